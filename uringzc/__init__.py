@@ -1,0 +1,42 @@
+"""Zero-copy network sends with notifier slots, over io_uring.
+
+``Scheduler`` gives control over lifetimes: requests are attached to notifiers in slots, and one notification
+per notifier says that all its memory is yours again. ``Ring`` is io_uring without slots, for programs written
+against liburing.
+"""
+
+from uringzc.errors import (
+    BufferModifiedError,
+    BusyError,
+    ClosedError,
+    PoisonedError,
+    SendError,
+    UringzcError,
+    WrongThreadError,
+)
+from uringzc.memory import Region
+from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
+from uringzc.ring import RawCompletion, Ring
+from uringzc.scheduler import Scheduler
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Batch",
+    "BufferModifiedError",
+    "BusyError",
+    "ClosedError",
+    "Completion",
+    "Notification",
+    "Notifier",
+    "PoisonedError",
+    "RawCompletion",
+    "Region",
+    "Ring",
+    "Scheduler",
+    "SendError",
+    "Slots",
+    "Stats",
+    "UringzcError",
+    "WrongThreadError",
+]

@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What the C files share among themselves: the boundary, and what liburing 2.3 does not define yet. */
+#ifndef UZC_INTERNAL_H
+#define UZC_INTERNAL_H
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "uringzc.h"
+
+#ifndef IORING_SEND_ZC_REPORT_USAGE
+#define IORING_SEND_ZC_REPORT_USAGE (1U << 3) /* Linux 6.2, liburing 2.4 */
+#endif
+#ifndef IORING_NOTIF_USAGE_ZC_COPIED
+#define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
+#endif
+
+/* Brackets of every call that changes an engine: refuse another thread, a call inside a call, and a closed
+ * or poisoned engine. uzc_slots_begin_any() lets a closed engine through, for what may still be reaped. */
+int uzc_slots_begin(uzc_slots *slots);
+int uzc_slots_begin_any(uzc_slots *slots);
+void uzc_slots_end(uzc_slots *slots);
+
+/* The kernel dropped a completion: what is in flight stays in flight for ever. */
+void uzc_slots_poison(uzc_slots *slots);
+
+/* The flush behind a request, for callers that are inside already. */
+void uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);
+
+void uzc_slots_stray(uzc_slots *slots);
+
+#endif

@@ -1,0 +1,678 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The per-request path: send() and run() as a small CPython type beside the cffi module. A method in C holds
+ * the GIL from its first check to the moment the request is in the accounts, so no signal handler, thread or
+ * exception can come between a buffer and the record that keeps it alive; and it costs a tenth of a Python
+ * method with a cffi call in it. The references it takes are C references, stored in the request's entry:
+ * interpreter shutdown never drops them.
+ *
+ * Queue works for every engine through uzc_calls. What needs policy or is not on the fast path is asked of
+ * Python callables: admit(sock), pin(data, offset, length), pack(family, to), refuse(code), and claimed(),
+ * which is told when the first submit has made this thread the engine's owner.
+ */
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030A0000
+#include <Python.h>
+#include <structmember.h>
+#include <sys/socket.h>
+
+#include "internal.h"
+
+/* Memory that can be sent: what requests hold while the kernel may read it. When the last of them and the
+ * Region are gone, the registered buffers under it are left to the engine, on `retired`. */
+typedef struct {
+    PyObject_HEAD PyObject *owner; /* whatever keeps the bytes where they are */
+    PyObject *retired;             /* a deque: (buffer, buffers) is appended to it */
+    unsigned long long address, length, engine;
+    int buffer; /* -1: not registered */
+    unsigned buffers;
+} Memory;
+
+/* A socket with requests that are not submitted: it must still be what it was when they are. */
+typedef struct {
+    PyObject *sock;
+    int fd;
+    int index; /* of a registered file, or -1 */
+    int family;
+    uint32_t most; /* bytes in one request; 0: no limit but the type's */
+    bool zero_copy;
+} Pending;
+
+typedef struct {
+    PyObject_HEAD const uzc_calls *calls;
+    void *engine;
+    PyObject *admit, *pin, *pack, *refuse, *claimed;
+    PyObject *region_type;
+    PyObject *released; /* a list in debug mode: what to check, else NULL */
+    PyObject *last_to, *last_packed;
+    int last_family;
+    Pending *pending;
+    Py_ssize_t pending_count, pending_room;
+    long long queued; /* requests queued and not submitted */
+    char busy, owned;
+} Queue;
+
+static PyObject *memory_type, *name_fileno, *name_memory;
+
+enum {
+    SOCK,
+    DATA,
+    SIZE,
+    COUNT,
+    STRIDE,
+    OFFSET,
+    LENGTH,
+    TO,
+    SEGMENT,
+    ZERO_COPY,
+    SLOT,
+    USER_DATA,
+    FLUSH,
+    FLAGS,
+    ARGUMENTS
+};
+static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",
+                                             "offset", "length",    "to",    "segment",  "zero_copy",
+                                             "slot",   "user_data", "flush", "msg_flags"};
+static PyObject *interned[ARGUMENTS];
+
+/* ---- arguments ---- */
+
+static int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t count,
+                 PyObject *keywords, PyObject **out) {
+    if (count > positional) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %d positional arguments, %zd were given", method,
+                     positional, count);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        out[i] = args[i];
+    Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
+    for (Py_ssize_t i = 0; i < named; i++) {
+        PyObject *name = PyTuple_GetItem(keywords, i);
+        int at = 0;
+        while (at < ARGUMENTS && interned[at] != name)
+            at++;
+        for (int j = 0; at == ARGUMENTS && j < ARGUMENTS; j++)
+            if (PyUnicode_CompareWithASCIIString(name, names[j]) == 0)
+                at = j;
+        if (at == ARGUMENTS && PyUnicode_CompareWithASCIIString(name, "region") == 0)
+            at = DATA;
+        if (at == ARGUMENTS ||
+            (at == LENGTH ? positional > 2 : (at >= SIZE && at <= STRIDE) && positional == 2)) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method, name);
+            return -1;
+        }
+        if (out[at]) {
+            PyErr_Format(PyExc_TypeError, "%s() got '%s' twice", method, names[at]);
+            return -1;
+        }
+        out[at] = args[count + i];
+    }
+    for (int at = SOCK; at <= (positional > 2 ? COUNT : DATA); at++)
+        if (!out[at]) {
+            PyErr_Format(PyExc_TypeError, "%s() needs '%s'", method, names[at]);
+            return -1;
+        }
+    return 0;
+}
+
+static int as_number(PyObject *value, int at, uint64_t most, uint64_t *out) {
+    if (!value)
+        return 0;
+    PyObject *index = PyLong_CheckExact(value) ? (Py_INCREF(value), value) : PyNumber_Index(value);
+    if (!index)
+        return -1;
+    unsigned long long number = PyLong_AsUnsignedLongLong(index);
+    bool wrong = PyErr_Occurred() != NULL;
+    if (wrong)
+        PyErr_Clear();
+    if (wrong || number > most) {
+        if (at == SLOT) /* an index out of range: the accounts refuse it, with EINVAL */
+            *out = UZC_NO_SLOT - 1;
+        else
+            PyErr_Format(PyExc_ValueError, "%s must be from 0 to %llu, not %R", names[at], most, value);
+        wrong = at != SLOT;
+    } else {
+        *out = number;
+    }
+    Py_DECREF(index);
+    return wrong ? -1 : 0;
+}
+
+static int as_bool(PyObject *value, uint32_t *out) {
+    int truth = value ? PyObject_IsTrue(value) : (int)*out;
+    *out = truth > 0;
+    return truth < 0 ? -1 : 0;
+}
+
+/* ---- memory ---- */
+
+/* What to hold, and where its bytes are. Fills data, base, buffer, buffers; a new reference in *holder. */
+static int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
+                   uint64_t *nbytes, PyObject **holder) {
+    PyObject *memory = NULL;
+    send->buffer = -1;
+    if (!q->released && PyBytes_CheckExact(data)) {
+        Py_INCREF(data);
+        *holder = data;
+        send->data = PyBytes_AsString(data);
+        *nbytes = (uint64_t)PyBytes_Size(data);
+        return 0;
+    }
+    if (!q->released && (PyObject *)Py_TYPE(data) == q->region_type) {
+        memory = PyObject_GetAttr(data, name_memory);
+        if (!memory)
+            return -1;
+        *holder = memory;
+    } else {
+        PyObject *pinned = PyObject_CallFunctionObjArgs(q->pin, data, offset ? offset : Py_None,
+                                                        length ? length : Py_None, NULL);
+        if (!pinned)
+            return -1;
+        unsigned long long address, bytes, count = 0;
+        if (!PyArg_ParseTuple(pinned, "OKKO|K", holder, &address, &bytes, &memory, &count)) {
+            Py_DECREF(pinned);
+            return -1;
+        }
+        Py_INCREF(*holder);
+        Py_DECREF(pinned);
+        send->data = (const char *)(uintptr_t)address;
+        *nbytes = bytes;
+        if (count)
+            send->message = (void *)(uintptr_t)address;
+        if (memory == Py_None)
+            return 0;
+    }
+    Memory *m = (Memory *)memory;
+    if ((PyObject *)Py_TYPE(memory) != memory_type || m->engine != (unsigned long long)(uintptr_t)q->engine) {
+        PyErr_SetString(PyExc_ValueError, "the region is closed, or was registered with another engine");
+        Py_CLEAR(*holder);
+        return -1;
+    }
+    if (*holder == memory) {
+        send->data = (const char *)(uintptr_t)m->address;
+        *nbytes = m->length;
+    }
+    send->base = (const char *)(uintptr_t)m->address;
+    send->buffer = m->buffer;
+    send->buffers = m->buffers;
+    return 0;
+}
+
+/* ---- sockets ---- */
+
+static int descriptor(PyObject *sock, int *fd) {
+    PyObject *number = PyObject_CallMethodObjArgs(sock, name_fileno, NULL);
+    if (!number) {
+        if (PyErr_ExceptionMatches(PyExc_AttributeError))
+            PyErr_Format(PyExc_TypeError, "sock must be a socket.socket, not %R", sock);
+        return -1;
+    }
+    long value = PyLong_AsLong(number);
+    Py_DECREF(number);
+    *fd = (int)value;
+    return value == -1 && PyErr_Occurred() ? -1 : 0;
+}
+
+static void forget_pending(Queue *q, Py_ssize_t at) {
+    PyObject *sock = q->pending[at].sock;
+    q->pending[at] = q->pending[--q->pending_count];
+    Py_DECREF(sock);
+}
+
+/* Requests of sockets that were closed since must not go to whoever has the descriptor now. */
+static int check_pending(Queue *q) {
+    for (Py_ssize_t i = 0; i < q->pending_count;) {
+        int fd, queued_on = q->pending[i].fd;
+        if (descriptor(q->pending[i].sock, &fd) < 0)
+            return -1;
+        if (fd == queued_on) {
+            i++;
+            continue;
+        }
+        if (q->pending[i].index < 0)
+            q->calls->revoke(q->engine, queued_on);
+        forget_pending(q, i);
+    }
+    return 0;
+}
+
+static Pending *find_pending(Queue *q, PyObject *sock) {
+    for (Py_ssize_t i = q->pending_count - 1; i >= 0; i--)
+        if (q->pending[i].sock == sock)
+            return &q->pending[i];
+    return NULL;
+}
+
+static Pending *add_pending(Queue *q, PyObject *sock) {
+    if (check_pending(q) < 0)
+        return NULL;
+    PyObject *admitted = PyObject_CallFunctionObjArgs(q->admit, sock, NULL);
+    if (!admitted)
+        return NULL;
+    Pending entry = {.sock = sock};
+    int zero_copy;
+    int parsed =
+        PyArg_ParseTuple(admitted, "iiiIp", &entry.fd, &entry.index, &entry.family, &entry.most, &zero_copy);
+    Py_DECREF(admitted);
+    if (!parsed)
+        return NULL;
+    entry.zero_copy = zero_copy;
+    if (q->pending_count == q->pending_room) {
+        Py_ssize_t room = q->pending_room ? 2 * q->pending_room : 8;
+        Pending *grown = PyMem_Realloc(q->pending, (size_t)room * sizeof *grown);
+        if (!grown)
+            return (Pending *)PyErr_NoMemory();
+        q->pending = grown;
+        q->pending_room = room;
+    }
+    Py_INCREF(sock);
+    q->pending[q->pending_count] = entry;
+    return &q->pending[q->pending_count++];
+}
+
+/* ---- the engine ---- */
+
+static PyObject *refuse(Queue *q, long long code) {
+    PyObject *raised = PyObject_CallFunction(q->refuse, "L", code);
+    if (raised) {
+        Py_DECREF(raised);
+        PyErr_Format(PyExc_SystemError, "refusal %lld was not raised", code);
+    }
+    return NULL;
+}
+
+static void release(Queue *q) {
+    void *sock, *memory;
+    uzc_slots *slots = q->calls->slots(q->engine);
+    while (q->calls->release(slots, &sock, &memory)) {
+        if (q->released && PyList_Append(q->released, memory) < 0)
+            PyErr_Clear();
+        Py_XDECREF((PyObject *)sock);
+        Py_XDECREF((PyObject *)memory);
+    }
+}
+
+/* Submits what is queued, waits for `wait` CQEs, takes all results, drops what is free again. */
+static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+    long long done;
+    char was = q->busy;
+    if (!q->calls->mine(q->calls->slots(q->engine)))
+        return UZC_E_THREAD;
+    q->busy = 1; /* what a finalizer in here calls on this engine is refused */
+    if (check_pending(q) < 0) {
+        q->busy = was;
+        return INT64_MIN;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    done = q->calls->enter(q->engine, submit, wait, timeout_ns);
+    Py_END_ALLOW_THREADS;
+    if (done > 0)
+        q->queued -= done;
+    while (q->queued <= 0 && q->pending_count)
+        forget_pending(q, q->pending_count - 1);
+    if (done > -4096) /* not refused */
+        release(q);
+    if (done > 0 && !q->owned) {
+        q->owned = 1;
+        PyObject *told = PyObject_CallFunctionObjArgs(q->claimed, NULL);
+        if (!told)
+            PyErr_WriteUnraisable(q->claimed);
+        Py_XDECREF(told);
+    }
+    q->busy = was;
+    return done;
+}
+
+static int full(long long code) {
+    return code == UZC_E_QUEUE || code == UZC_E_REQUESTS || code == UZC_E_COMPLETIONS ||
+           code == UZC_E_NOTIFICATIONS;
+}
+
+/* Queues up to send->count requests; a full queue is submitted, and submitting may make room in the accounts
+ * once. Returns how many, or -1 with an exception set when not one was queued. */
+static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send) {
+    uint32_t wanted = send->count;
+    long long total = 0;
+    bool looked = false;
+    while (total < wanted) {
+        int fd;
+        if (descriptor(sock, &fd) < 0)
+            return -1;
+        Pending *p = find_pending(q, sock);
+        if (!p || p->fd != fd)
+            p = add_pending(q, sock);
+        if (!p)
+            return -1;
+        send->fixed_file = p->index >= 0;
+        send->fd = send->fixed_file ? p->index : p->fd;
+        if (send->zero_copy && !p->zero_copy)
+            return refuse(q, -EOPNOTSUPP), -1;
+        if (p->most && !send->message && send->length > p->most)
+            return refuse(q, -EMSGSIZE), -1;
+        if (!p->most && send->segment) {
+            PyErr_SetString(PyExc_ValueError, "segment needs a UDP socket");
+            return -1;
+        }
+        send->count = wanted - (uint32_t)total;
+        long long done = q->calls->queue(q->engine, send);
+        if (done > 0) {
+            q->queued += done;
+            total += done;
+            send->data += (uint64_t)done * send->stride;
+            send->user_data += (uint64_t)done;
+            looked = false;
+            for (long long i = 0; i < done; i++) {
+                Py_INCREF(sock);
+                Py_INCREF(holder);
+            }
+            continue;
+        }
+        if (!full(done) || (looked && done != UZC_E_QUEUE))
+            return total ? total : (refuse(q, done), -1);
+        looked = done != UZC_E_QUEUE;
+        done = enter(q, 1, 0, 0);
+        if (done < 0 && done != -EINTR)
+            return total ? total : (done == INT64_MIN ? NULL : refuse(q, done), -1);
+    }
+    return total;
+}
+
+static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
+    if (!to || to == Py_None)
+        return 0;
+    Pending *p = find_pending(q, sock);
+    if (!p && !(p = add_pending(q, sock)))
+        return -1;
+    int family = p->family;
+    if (to != q->last_to || family != q->last_family) {
+        PyObject *packed = PyObject_CallFunction(q->pack, "iO", family, to);
+        if (!packed)
+            return -1;
+        PyObject *old_to = q->last_to, *old_packed = q->last_packed;
+        q->last_to = PyTuple_CheckExact(to) ? (Py_INCREF(to), to) : NULL; /* only what cannot change */
+        q->last_packed = packed;
+        q->last_family = family;
+        Py_XDECREF(old_to);
+        Py_XDECREF(old_packed);
+    }
+    send->to = PyBytes_AsString(q->last_packed);
+    send->to_length = (uint32_t)PyBytes_Size(q->last_packed);
+    return 0;
+}
+
+static int common(Queue *q, PyObject **a, uzc_send *send) {
+    uint64_t slot = 0, segment = 0, flags = 0;
+    send->zero_copy = 1;
+    if (as_number(a[SLOT], SLOT, UZC_NO_SLOT - 1, &slot) < 0 ||
+        as_number(a[SEGMENT], SEGMENT, UINT16_MAX, &segment) < 0 ||
+        as_number(a[FLAGS], FLAGS, INT32_MAX, &flags) < 0 ||
+        as_number(a[USER_DATA], USER_DATA, UINT64_MAX, &send->user_data) < 0 ||
+        as_bool(a[ZERO_COPY], &send->zero_copy) < 0 || as_bool(a[FLUSH], &send->flush) < 0)
+        return -1;
+    int refusal = !q->engine                                    ? UZC_E_CLOSED
+                  : !q->calls->mine(q->calls->slots(q->engine)) ? UZC_E_THREAD
+                  : q->busy                                     ? UZC_E_BUSY
+                                                                : 0;
+    if (refusal)
+        return refuse(q, refusal), -1;
+    send->slot = (uint32_t)slot;
+    send->segment = (uint32_t)segment;
+    send->msg_flags = (uint32_t)flags | MSG_NOSIGNAL;
+    return 0;
+}
+
+static PyObject *out_of_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
+    return PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of %s", offset,
+                        offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
+}
+
+static PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    Queue *q = (Queue *)self;
+    PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
+    uzc_send send = {.count = 1};
+    uint64_t offset = 0, length = UINT64_MAX, nbytes;
+    if (parse("send", 2, args, count, keywords, a) < 0 || common(q, a, &send) < 0)
+        return NULL;
+    if (a[LENGTH] == Py_None)
+        a[LENGTH] = NULL;
+    if (as_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0 ||
+        as_number(a[LENGTH], LENGTH, INT64_MAX, &length) < 0)
+        return NULL;
+    if (resolve(q, a[DATA], a[OFFSET], a[LENGTH], &send, &nbytes, &holder) < 0)
+        return NULL;
+    if (!a[LENGTH])
+        length = offset <= nbytes ? nbytes - offset : 0;
+    long long done = -1;
+    if (offset > nbytes || length > nbytes - offset)
+        out_of_range(a[DATA], offset, length, nbytes);
+    else if (length > UINT32_MAX)
+        PyErr_Format(PyExc_ValueError, "one send takes less than 4 GiB, not %llu bytes", length);
+    else if (address(q, a[TO], a[SOCK], &send) == 0) {
+        send.data += offset;
+        send.length = (uint32_t)length;
+        done = push(q, a[SOCK], holder, &send);
+    }
+    Py_DECREF(holder);
+    if (done < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    Queue *q = (Queue *)self;
+    PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
+    uzc_send send = {0};
+    uint64_t offset = 0, size = 0, datagrams = 0, nbytes;
+    if (parse("send_run", 5, args, count, keywords, a) < 0 || common(q, a, &send) < 0)
+        return NULL;
+    if (a[STRIDE] == Py_None)
+        a[STRIDE] = NULL;
+    if (as_number(a[SIZE], SIZE, UINT32_MAX, &size) < 0 ||
+        as_number(a[COUNT], COUNT, UINT32_MAX, &datagrams) < 0 ||
+        as_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0)
+        return NULL;
+    send.stride = size;
+    if (as_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
+        resolve(q, a[DATA], NULL, NULL, &send, &nbytes, &holder) < 0)
+        return NULL;
+    long long done = datagrams ? -1 : 0;
+    uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
+    if (offset > nbytes || span > nbytes - offset)
+        done = (out_of_range(a[DATA], offset, span, nbytes), -1);
+    else if (datagrams && address(q, a[TO], a[SOCK], &send) == 0) {
+        send.data += offset;
+        send.length = (uint32_t)size;
+        send.count = (uint32_t)datagrams;
+        done = push(q, a[SOCK], holder, &send);
+    }
+    Py_DECREF(holder);
+    return done < 0 ? NULL : PyLong_FromLongLong(done);
+}
+
+static PyObject *queue_enter(PyObject *self, PyObject *args) {
+    Queue *q = (Queue *)self;
+    int submit;
+    unsigned wait;
+    long long timeout_ns;
+    if (!PyArg_ParseTuple(args, "iIL", &submit, &wait, &timeout_ns))
+        return NULL;
+    if (!q->engine)
+        return refuse(q, UZC_E_CLOSED);
+    long long done = enter(q, submit, wait, timeout_ns);
+    if (done == INT64_MIN || PyErr_CheckSignals() < 0)
+        return NULL;
+    if (done < 0 && done != -EINTR)
+        return refuse(q, done);
+    return PyLong_FromLongLong(done > 0 ? done : 0);
+}
+
+static PyObject *queue_release(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (((Queue *)self)->engine)
+        release((Queue *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_detach(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Queue *q = (Queue *)self;
+    q->engine = NULL;
+    q->queued = 0;
+    while (q->pending_count)
+        forget_pending(q, q->pending_count - 1);
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_busy(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Queue *q = (Queue *)self;
+    if (q->busy)
+        return refuse(q, UZC_E_BUSY);
+    q->busy = 1;
+    Py_INCREF(self);
+    return self;
+}
+
+static PyObject *queue_unbusy(PyObject *self, PyObject *unused) {
+    (void)unused;
+    ((Queue *)self)->busy = 0;
+    Py_RETURN_NONE;
+}
+
+/* ---- types ---- */
+
+static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
+    Queue *q = (Queue *)self;
+    static char *accepted[] = {"engine", "calls",       "admit",   "pin",   "pack",
+                               "refuse", "region_type", "claimed", "debug", NULL};
+    unsigned long long engine, calls;
+    int debug = 0;
+    if (q->engine || q->admit) {
+        PyErr_SetString(PyExc_TypeError, "a Queue is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOO|p", accepted, &engine, &calls, &q->admit,
+                                     &q->pin, &q->pack, &q->refuse, &q->region_type, &q->claimed, &debug)) {
+        q->admit = q->pin = q->pack = q->refuse = q->region_type = q->claimed = NULL;
+        return -1;
+    }
+    Py_INCREF(q->admit);
+    Py_INCREF(q->pin);
+    Py_INCREF(q->pack);
+    Py_INCREF(q->refuse);
+    Py_INCREF(q->region_type);
+    Py_INCREF(q->claimed);
+    q->engine = (void *)(uintptr_t)engine;
+    q->calls = (const uzc_calls *)(uintptr_t)calls;
+    if (debug && !(q->released = PyList_New(0)))
+        return -1;
+    return 0;
+}
+
+static void free_object(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc free_it = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    free_it(self);
+    Py_DECREF(type);
+}
+
+static void queue_dealloc(PyObject *self) {
+    Queue *q = (Queue *)self;
+    while (q->pending_count)
+        forget_pending(q, q->pending_count - 1);
+    PyMem_Free(q->pending);
+    Py_XDECREF(q->admit);
+    Py_XDECREF(q->pin);
+    Py_XDECREF(q->pack);
+    Py_XDECREF(q->refuse);
+    Py_XDECREF(q->region_type);
+    Py_XDECREF(q->claimed);
+    Py_XDECREF(q->released);
+    Py_XDECREF(q->last_to);
+    Py_XDECREF(q->last_packed);
+    free_object(self);
+}
+
+static int memory_init(PyObject *self, PyObject *args, PyObject *keywords) {
+    Memory *m = (Memory *)self;
+    static char *accepted[] = {"owner", "address", "length", "engine", "retired", NULL};
+    PyObject *owner, *retired;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OKKKO", accepted, &owner, &m->address, &m->length,
+                                     &m->engine, &retired))
+        return -1;
+    Py_INCREF(owner);
+    Py_INCREF(retired);
+    m->owner = owner;
+    m->retired = retired;
+    m->buffer = -1;
+    return 0;
+}
+
+static void memory_dealloc(PyObject *self) {
+    Memory *m = (Memory *)self;
+    if (m->buffer >= 0) {
+        PyObject *type, *value, *trace;
+        PyErr_Fetch(&type, &value, &trace);
+        PyObject *done = PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers);
+        if (!done)
+            PyErr_WriteUnraisable(m->retired);
+        Py_XDECREF(done);
+        PyErr_Restore(type, value, trace);
+    }
+    Py_XDECREF(m->owner);
+    Py_XDECREF(m->retired);
+    free_object(self);
+}
+
+static PyMethodDef queue_methods[] = {
+    {"send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send."},
+    {"run", (PyCFunction)(void (*)(void))queue_run, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send_run."},
+    {"enter", queue_enter, METH_VARARGS,
+     "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
+    {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
+    {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
+    {"__enter__", queue_busy, METH_NOARGS, "Marks the engine as inside a call; BusyError if it is already."},
+    {"__exit__", queue_unbusy, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL}};
+
+static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
+                                      {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
+                                      {NULL, 0, 0, 0, NULL}};
+
+static PyMemberDef memory_members[] = {{"owner", T_OBJECT, offsetof(Memory, owner), READONLY, NULL},
+                                       {"address", T_ULONGLONG, offsetof(Memory, address), READONLY, NULL},
+                                       {"length", T_ULONGLONG, offsetof(Memory, length), READONLY, NULL},
+                                       {"buffer", T_INT, offsetof(Memory, buffer), 0, NULL},
+                                       {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
+                                       {NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},
+                                    {Py_tp_new, PyType_GenericNew}, {Py_tp_methods, queue_methods},
+                                    {Py_tp_members, queue_members}, {0, NULL}};
+static PyType_Slot memory_slots[] = {{Py_tp_init, memory_init},
+                                     {Py_tp_dealloc, memory_dealloc},
+                                     {Py_tp_new, PyType_GenericNew},
+                                     {Py_tp_members, memory_members},
+                                     {0, NULL}};
+static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT, queue_slots};
+static PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT,
+                                  memory_slots};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_send", NULL, -1, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__send(void) {
+    PyObject *module = PyModule_Create(&definition);
+    PyObject *queue_type = PyType_FromSpec(&queue_spec);
+    memory_type = PyType_FromSpec(&memory_spec);
+    name_fileno = PyUnicode_InternFromString("fileno");
+    name_memory = PyUnicode_InternFromString("_memory");
+    for (int i = 0; i < ARGUMENTS; i++)
+        interned[i] = PyUnicode_InternFromString(names[i]);
+    if (!module || !queue_type || !memory_type || PyModule_AddObject(module, "Queue", queue_type) < 0)
+        return NULL;
+    Py_INCREF(memory_type);
+    return PyModule_AddObject(module, "Memory", memory_type) < 0 ? NULL : module;
+}

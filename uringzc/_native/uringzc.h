@@ -1,0 +1,161 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The boundary: every function and struct that Python may see. It is read twice, by the C compiler and
+ * by cffi as the cdef, so it has no include guard and no #include: a C file includes "internal.h".
+ *
+ * Calls return 0 or a count, or -errno, or one of the refusals below, and never touch errno.
+ */
+
+#define UZC_NO_SLOT 0xffffffff /* a request of its own, outside any notifier (Ring) */
+#define UZC_MAX_SLOTS 32768
+
+/* Refusals that errno has no word for. Nothing was changed by the call that returns one. */
+#define UZC_E_THREAD -5001        /* another thread owns the engine */
+#define UZC_E_BUSY -5002          /* another call is inside the engine */
+#define UZC_E_CLOSED -5003        /* the engine is closed, or belongs to the parent of a fork */
+#define UZC_E_POISONED -5004      /* the kernel dropped a completion: nothing can be trusted any more */
+#define UZC_E_QUEUE -5005         /* the submission queue is full: submit, then try again */
+#define UZC_E_REQUESTS -5006      /* max_inflight requests are held */
+#define UZC_E_COMPLETIONS -5007   /* max_inflight completions are, or will be, unread */
+#define UZC_E_NOTIFICATIONS -5008 /* max_inflight notifiers are open, pending or unread */
+
+/* Which request completions are queued for reading. */
+#define UZC_NONE 0
+#define UZC_FAILED 1
+#define UZC_ALL 2
+#define UZC_RAW 3 /* every CQE as it came, the notifications too */
+
+typedef struct uzc_slots uzc_slots;
+typedef struct uzc_ring uzc_ring;
+
+/* One record of reap_completions(), and of Ring.reap(), where flags are the CQE's. */
+typedef struct {
+    uint64_t user_data;
+    int32_t result; /* bytes sent, or -errno */
+    uint32_t flags;
+} uzc_completion;
+
+/* One record of reap_notifications(): the fields of Notification, in its order. */
+typedef struct {
+    uint64_t tag;
+    uint32_t sequence;
+    uint32_t slot;
+    uint64_t requests;
+    uint64_t nbytes;
+    int64_t copied; /* requests that the kernel copied, -1 where it could not tell */
+    uint64_t failed;
+} uzc_notification;
+
+typedef struct {
+    uint64_t requests;      /* queued since the start */
+    uint64_t nbytes;        /* accepted by the kernel */
+    uint64_t completions;   /* results seen */
+    uint64_t failed;        /* of those, errors */
+    uint64_t notifications; /* posted */
+    uint64_t copied;        /* bytes of successful requests that the kernel copied */
+    uint64_t stray;         /* CQEs that matched no request */
+    uint32_t in_flight;     /* requests whose memory the kernel may still read */
+    uint32_t awaiting;      /* requests without a result */
+    uint32_t held;          /* requests whose notifier has not been posted */
+    uint32_t open;          /* notifiers with requests that were not flushed */
+    uint32_t flushed;       /* notifiers flushed and not posted */
+    uint32_t unsettled;     /* requests in flight of those */
+    uint32_t unread_completions;
+    uint32_t unread_notifications;
+} uzc_stats;
+
+/* One send, as an engine's queue() takes it. `socket` and `memory` are references that the accounts keep
+ * until the request's notifier is posted, and hand back through uzc_slots_release(). */
+typedef struct {
+    void *socket;
+    void *memory;
+    const char *data;
+    const char *base;   /* where the memory that data lies in begins, if it is registered */
+    const void *to;     /* struct sockaddr, NULL for a connected socket; copied */
+    void *message;      /* struct iovec *, instead of data; must live until the request is submitted */
+    uint64_t user_data; /* the caller's, returned with the result */
+    uint64_t stride;    /* a run: from one datagram's start to the next's */
+    uint32_t length;    /* bytes, or the count of iovecs */
+    uint32_t count;     /* 1, or the datagrams of a run, whose user_data counts up */
+    uint32_t slot;
+    uint32_t segment;   /* UDP_SEGMENT, 0 for none */
+    uint32_t msg_flags; /* MSG_* */
+    uint32_t zero_copy; /* bool */
+    uint32_t flush;     /* bool: flush the slot behind each request */
+    uint32_t to_length;
+    int32_t fd;         /* the descriptor, or the index of a registered file */
+    int32_t fixed_file; /* bool */
+    int32_t buffer;     /* first registered buffer under the memory, -1 if it is not registered */
+    uint32_t buffers;   /* how many registered buffers the memory spans */
+} uzc_send;
+
+/* What the per-request path needs of an engine; the same table for each kind of engine. */
+typedef struct {
+    /* Queues up to send->count requests; returns how many, or why not one. */
+    int64_t (*queue)(void *engine, const uzc_send *send);
+    /* Submits if asked, waits for `wait` CQEs or `timeout_ns` (< 0: for ever), takes every result there is.
+     * Returns the requests submitted. -EINTR: a signal came first. */
+    int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
+    /* The descriptor was closed: its requests that are queued and not submitted will fail with EBADF. */
+    void (*revoke)(void *engine, int fd);
+    uzc_slots *(*slots)(void *engine);
+    /* May this thread use the engine? */
+    int (*mine)(const uzc_slots *slots);
+    /* Hands back the references of one request whose notifier was posted; 0 if there is none. */
+    int (*release)(uzc_slots *slots, void **socket, void **memory);
+} uzc_calls;
+
+/* slots.c: the accounts */
+uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t completions);
+void uzc_slots_free(uzc_slots *slots);
+int uzc_slots_register(uzc_slots *slots, const uint64_t *tags, uint32_t count);
+int uzc_slots_unregister(uzc_slots *slots);
+int uzc_slots_update(uzc_slots *slots, uint32_t first, uint32_t count, uint64_t tag, int keep_tag);
+uint32_t uzc_slots_count(const uzc_slots *slots);
+int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot);
+uint32_t uzc_slots_unsettled(const uzc_slots *slots, uint64_t notifier);
+int uzc_slots_mine(const uzc_slots *slots);
+int uzc_slots_claim(uzc_slots *slots);
+int uzc_slots_check(const uzc_slots *slots);
+void uzc_slots_shut(uzc_slots *slots);
+void uzc_slots_close(uzc_slots *slots);
+void uzc_slots_clock(uzc_slots *slots, uint32_t now); /* milliseconds; wraps */
+int64_t uzc_slots_attach(uzc_slots *slots, const uzc_send *send, uint64_t user_data);
+int uzc_slots_result(uzc_slots *slots, uint64_t key, int32_t result, uint32_t flags);
+int uzc_slots_settle(uzc_slots *slots, uint64_t key, int copied, uint32_t flags);
+int uzc_slots_release(uzc_slots *slots, void **socket, void **memory);
+int64_t uzc_slots_completions(uzc_slots *slots, uzc_completion *out, uint32_t most);
+int64_t uzc_slots_notifications(uzc_slots *slots, uzc_notification *out, uint32_t most);
+void uzc_slots_stats(const uzc_slots *slots, uzc_stats *out);
+uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
+
+/* ring.c: io_uring */
+#define UZC_BUFFER_STRIDE 1072693248 /* 1 GiB - 1 MiB: registered buffers of a large region overlap */
+#define UZC_BUFFER_MOST 1073741824   /* the kernel's limit for one registered buffer */
+
+/* `flags` are IORING_SETUP_*; R_DISABLED is added, the first enter() enables the ring for its thread. */
+int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots);
+void uzc_ring_features(uzc_ring *ring, int report_usage, int fixed_message);
+/* Ends the ring. Not a barrier: what is in flight must have been waited for. */
+void uzc_ring_exit(uzc_ring *ring);
+/* In the child of a fork: drops the descriptors, and nothing else. */
+void uzc_ring_abandon(uzc_ring *ring);
+/* A descriptor that is readable while there is something to reap; uzc_ring_signal() brings it up to date. */
+int uzc_ring_fileno(uzc_ring *ring);
+void uzc_ring_signal(uzc_ring *ring);
+int uzc_ring_buffers(uzc_ring *ring, uint32_t count);
+/* length 0 empties the entry; then a tag given before is posted when the kernel's last use has ended. */
+int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length, uint64_t tag);
+int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int most);
+int uzc_ring_files(uzc_ring *ring, uint32_t count);
+int uzc_ring_set_file(uzc_ring *ring, uint32_t index, int fd);
+const uzc_calls *uzc_ring_calls(void);
+
+/* probe.c: what this kernel can do. -errno if io_uring cannot be used at all. */
+typedef struct {
+    int send_zc;       /* Linux 6.0 */
+    int sendmsg_zc;    /* Linux 6.1 */
+    int report_usage;  /* Linux 6.2: notifications say whether the kernel copied */
+    int fixed_message; /* Linux 6.15: SENDMSG_ZC from registered buffers */
+} uzc_features;
+int uzc_probe(uzc_features *out);

@@ -1,0 +1,55 @@
+"""Destinations: parsed once, packed once, cached.
+
+An address is what ``socket.sendto`` takes, ``(host, port)`` or ``(host, port, flowinfo, scope_id)``; what the
+kernel takes is a packed ``struct sockaddr``. Numeric hosts are packed once and remembered; a name is resolved
+each time that it is given, since what it means may change.
+"""
+
+import errno
+import socket
+import struct
+from functools import lru_cache
+from typing import Any
+
+Address = tuple[str, int] | tuple[str, int, int, int]
+
+
+def pack(family: int, to: Any) -> bytes:
+    """`to` as a struct sockaddr for a socket of `family` (AF_INET, or AF_INET6: also for mapped IPv4).
+
+    TypeError or ValueError for what is no address, socket.gaierror for a host that has none in the family.
+    """
+    if family not in (socket.AF_INET, socket.AF_INET6):
+        raise OSError(errno.EAFNOSUPPORT, "`to` needs an IPv4 or IPv6 socket")
+    if not isinstance(to, (tuple, list)) or len(to) not in (2, 4):
+        raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
+    host, port, *rest = to
+    if not isinstance(host, str) or not all(isinstance(number, int) for number in (port, *rest)):
+        raise TypeError(f"an address is a str and ints, not {to!r}")
+    if not 0 <= port <= 0xFFFF:
+        raise ValueError(f"a port is 0 to 65535, not {port}")
+    try:
+        return _pack_numeric(family, host, port, *rest)
+    except socket.gaierror as error:
+        if error.errno != socket.EAI_NONAME:
+            raise
+    return _pack(family, 0, host, port, *rest)
+
+
+def _pack(family: int, flags: int, host: str, port: int, flowinfo: int = 0, scope_id: int = 0) -> bytes:
+    if family == socket.AF_INET6:
+        flags |= socket.AI_V4MAPPED
+    found = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM, 0, flags)[0][4]
+    head = struct.pack("=H", family) + struct.pack("!H", port)
+    if family == socket.AF_INET:
+        return head + socket.inet_aton(str(found[0])) + bytes(8)
+    scope = scope_id or (found[3] if len(found) == 4 else 0)
+    address = str(found[0]).partition("%")[0]
+    return (
+        head + struct.pack("!I", flowinfo) + socket.inet_pton(socket.AF_INET6, address) + struct.pack("=I", scope)
+    )
+
+
+@lru_cache(maxsize=4096)
+def _pack_numeric(family: int, host: str, port: int, *rest: int) -> bytes:
+    return _pack(family, socket.AI_NUMERICHOST, host, port, *rest)

@@ -1,0 +1,72 @@
+"""What a Scheduler needs of an engine, and which engine it gets.
+
+The seam for further engines: each feeds the same accounts (``Slots``), and serves the same per-request path
+(``_send.Queue``) through a table of C functions.
+"""
+
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from uringzc.memory import Region
+from uringzc.notif import Slots
+from uringzc.ring import RingEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+
+    from uringzc._send import Queue
+
+
+class Engine(Protocol):
+    """Queues requests, submits them, and tells the accounts what became of them."""
+
+    name: str
+    slots: Slots
+    queue: "Queue"
+    debug: bool
+    closed: bool
+
+    def register(self, size_or_buffer: "int | Buffer") -> Region:
+        """Memory to send from, pinned once where the engine can."""
+
+    def register_socket(self, sock: socket.socket) -> None:
+        """A socket that the engine may hold open."""
+
+    def unregister_socket(self, sock: socket.socket) -> None:
+        """Takes it back."""
+
+    def submit(self) -> int:
+        """Hands what is queued to the kernel, and takes every result there is."""
+
+    def look(self) -> None:
+        """Takes every result there is."""
+
+    def tidy(self) -> None:
+        """Drops what posted notifiers held."""
+
+    def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str | None) -> None:
+        """Submits and waits until `missing()` results have come."""
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Waits until nothing is in flight."""
+
+    def fileno(self) -> int:
+        """Readable while there is something to reap."""
+
+    def signal(self) -> None:
+        """Brings fileno() up to date."""
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Drains and ends, or parks."""
+
+    def drop(self, lost: object) -> None:
+        """The program lost it without close()."""
+
+
+def choose(engine: str, max_inflight: int, completions: int, debug: bool) -> Engine:
+    """The engine of that name; "auto" is the best that works here. OSError says why one can not."""
+    if engine not in ("auto", "io_uring"):
+        raise ValueError(f"engine is 'auto' or 'io_uring', not {engine!r}")
+    entries = 1 << min(512, max_inflight).bit_length() - 1
+    return RingEngine(max_inflight, completions, entries, debug=debug)

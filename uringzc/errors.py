@@ -1,0 +1,92 @@
+"""Errors: ``check()`` turns what C returns into an exception, and the few that OSError cannot express.
+
+Whatever the kernel has an errno for is an ``OSError`` with that errno, so ``BlockingIOError``,
+``ConnectionRefusedError`` and the like can be caught as with sockets. The classes here are also
+``UringzcError``: a wrong use of the library (closed, wrong thread, busy), not a failure of the network.
+"""
+
+import errno
+import os
+
+# The refusals of _native/uringzc.h; the test of the boundary holds these to it.
+E_THREAD = -5001
+E_BUSY = -5002
+E_CLOSED = -5003
+E_POISONED = -5004
+E_QUEUE = -5005
+E_REQUESTS = -5006
+E_COMPLETIONS = -5007
+E_NOTIFICATIONS = -5008
+
+
+class UringzcError(Exception):
+    """Every exception that is this library's own."""
+
+
+class ClosedError(UringzcError, ValueError):
+    """The engine was closed, or belongs to the parent of a fork."""
+
+
+class WrongThreadError(UringzcError, RuntimeError):
+    """The engine belongs to another thread. Nothing was changed."""
+
+
+class BusyError(UringzcError, RuntimeError):
+    """Another call is inside the engine: a signal handler or a finalizer came in between. Nothing was changed."""
+
+
+class PoisonedError(UringzcError, RuntimeError):
+    """The kernel dropped a completion: no memory in flight is ever given back, and no new work is taken."""
+
+
+class BufferModifiedError(UringzcError, RuntimeError):
+    """Memory was changed while the kernel owned it (debug mode)."""
+
+
+class SendError(UringzcError, OSError):
+    """A datagram that the kernel did not send: ``index``, ``size`` and ``to`` say which."""
+
+    index: int
+    size: int
+    to: object
+
+
+_REFUSALS: dict[int, tuple[type[Exception], str]] = {
+    E_THREAD: (WrongThreadError, "the engine belongs to the thread that submitted first; nothing was changed"),
+    E_BUSY: (BusyError, "another call is inside the engine; nothing was changed"),
+    E_CLOSED: (ClosedError, "the engine is closed, or belongs to the parent of this process"),
+    E_POISONED: (PoisonedError, "the kernel dropped a completion: what is in flight is never given back"),
+}
+
+_FULL = {
+    E_QUEUE: "the submission queue is full and the kernel takes nothing; submit again later",
+    E_REQUESTS: "max_inflight requests are held: wait for notifications, and flush the slots that have none due",
+    E_COMPLETIONS: "max_inflight completions are unread or to come: call reap_completions()",
+    E_NOTIFICATIONS: "max_inflight notifications are unread or to come: call reap_notifications()",
+}
+
+_ERRNO = {
+    errno.EBADF: "the socket is closed",
+    errno.EMSGSIZE: "the datagram is larger than UDP can carry (65507 bytes over IPv4, 65527 over IPv6)",
+    errno.EOPNOTSUPP: "zero-copy sends need a UDP or TCP socket over IPv4 or IPv6; send with zero_copy=False",
+}
+
+
+def refuse(code: int) -> None:
+    """Raises what a negative `code` from C stands for: a refusal of uringzc.h, or -errno."""
+    if code in _REFUSALS:
+        kind, text = _REFUSALS[code]
+        raise kind(text)
+    if code in _FULL:
+        raise BlockingIOError(errno.EAGAIN, _FULL[code])
+    raise OSError(-code, _ERRNO.get(-code, os.strerror(-code)))
+
+
+def check(code: int, what: str = "") -> int:
+    """Returns `code` if it is no error; else raises it, `what` telling what was tried."""
+    if code >= 0:
+        return code
+    if what and code > -4096:
+        raise OSError(-code, f"{what}: {os.strerror(-code)}")
+    refuse(code)
+    raise AssertionError(code)

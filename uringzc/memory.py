@@ -1,0 +1,189 @@
+"""Memory that can be sent: regions, and what it takes to pin ordinary buffers and to register them.
+
+A request holds a reference to its memory until its notifier is posted: a ``bytes`` object itself, a memoryview
+(an export, so that a ``bytearray`` can not be resized) or a region's ``Memory``. Nothing else has to be kept
+by the program.
+
+No huge pages under registered memory: for a fixed buffer the kernel charges the socket PAGE_ALIGN(length +
+offset inside the page), so that 1,400 bytes at the end of a huge page cost 2 MB of SO_SNDBUF. Regions are
+mapped with MADV_NOHUGEPAGE; a caller's memory that lies on huge pages is sent unregistered.
+"""
+
+import mmap
+import sys
+import zlib
+from collections.abc import Iterator, Sequence
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
+
+from uringzc._uring import ffi
+from uringzc.errors import BufferModifiedError, ClosedError
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+
+    from uringzc._send import Memory
+
+#: what the per-request path wants to know: what to hold, its address, its bytes, its registration, its iovecs
+Pinned = tuple[Any, int, int, "Memory | None", int]
+
+
+class Region:
+    """Memory registered with one engine: made by ``register``, given back by ``close``.
+
+    ``view`` is its writable memoryview. It may be written whenever no notification is due for what was sent
+    from it. ``registered`` is False where the kernel could not pin it (shared or read-only file mappings) or
+    must not (huge pages): then it is sent as ordinary memory, correct and slower.
+    """
+
+    __slots__ = ("__weakref__", "_length", "_memory", "_view")
+
+    def __init__(self, memory: "Memory", view: memoryview) -> None:
+        self._memory: Memory | None = memory
+        self._view: memoryview | None = view
+        self._length = view.nbytes
+
+    @property
+    def view(self) -> memoryview:
+        """The memory, as bytes. ClosedError after close()."""
+        if self._view is None:
+            raise ClosedError("the region is closed")
+        return self._view
+
+    @property
+    def registered(self) -> bool:
+        """Whether the kernel has it pinned for this engine."""
+        return self._memory is not None and self._memory.buffer >= 0
+
+    def __len__(self) -> int:
+        return self._length
+
+    def close(self) -> None:
+        """Takes no new sends, and returns at once. May be repeated.
+
+        The registration and the hold on a caller's buffer end with the last notification for what was sent.
+        """
+        self._memory = self._view = None
+
+    def __enter__(self) -> "Region":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._view is None else "registered" if self.registered else "not registered"
+        return f"<Region of {self._length} bytes, {state}>"
+
+
+def allocate(size: int) -> memoryview:
+    """`size` bytes of zeros, page aligned, never on huge pages."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    try:
+        memory.madvise(mmap.MADV_NOHUGEPAGE)
+    except OSError:
+        pass  # a kernel without huge pages does not know the advice
+    return memoryview(memory)
+
+
+def export(buffer: "Buffer") -> memoryview:
+    """The caller's buffer as bytes. TypeError for what has no buffer, BufferError if it is not contiguous."""
+    view = memoryview(buffer)
+    if not view.c_contiguous:
+        raise BufferError("memory to be sent must be contiguous")
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def address_of(view: memoryview) -> int:
+    """Where the view's bytes are."""
+    return int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", view))) if view.nbytes else 0
+
+
+class Vector:
+    """Buffers that leave as one message: their exports, and the iovecs that name them."""
+
+    __slots__ = ("count", "iovecs", "views")
+
+    def __init__(self, buffers: "Sequence[Buffer]") -> None:
+        self.views = [export(buffer) for buffer in buffers]
+        self.count = len(self.views)
+        if not 1 <= self.count <= 1024:
+            raise ValueError(f"a message has 1 to 1024 buffers, not {self.count}")
+        pairs = [number for view in self.views for number in (address_of(view), view.nbytes)]
+        self.iovecs = ffi.new("size_t[]", pairs)  # struct iovec is an address and a size
+
+
+def pin(data: "Buffer | Vector", offset: int | None, length: int | None) -> Pinned:
+    """Holds `data` where it is: the export ends with the request."""
+    if isinstance(data, Vector):
+        return data, int(ffi.cast("uintptr_t", data.iovecs)), data.count, None, data.count
+    view = export(data)
+    return view, address_of(view), view.nbytes, None, 0
+
+
+class Checked:
+    """debug=True: what a request sends, and a checksum of it taken when it was queued."""
+
+    __slots__ = ("checksum", "holder", "place", "view")
+
+    def __init__(self, holder: Any, view: memoryview) -> None:
+        self.holder = holder
+        self.view = view
+        self.checksum = zlib.crc32(view)
+        frame: FrameType | None = sys._getframe(1)
+        while frame and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "uringzc":
+            frame = frame.f_back
+        self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "?"
+
+    def verify(self) -> None:
+        """BufferModifiedError if the bytes are not what they were."""
+        if zlib.crc32(self.view) != self.checksum:
+            raise BufferModifiedError(
+                f"{self.view.nbytes} bytes queued at {self.place} were changed while the kernel owned them: "
+                "wait for the notification before memory is written again"
+            )
+
+
+def pin_checked(data: Any, offset: int | None, length: int | None) -> Pinned:
+    """As pin(), for regions and bytes too, with a checksum of the part that is sent."""
+    if isinstance(data, Region):
+        memory, view = data._memory, data.view
+    else:
+        memory, view = None, export(data)
+    start = offset or 0
+    part = view[start : start + length] if length is not None else view[start:]
+    return Checked(memory or view, part), address_of(view), view.nbytes, memory, 0
+
+
+def on_huge_pages(address: int, length: int) -> bool:
+    """Whether a mapping that holds part of this memory has huge pages."""
+    wanted = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb")
+    for _, fields in _mappings(address, length):
+        if any(int(fields.get(name, "0 kB").split()[0]) for name in wanted):
+            return True
+    return False
+
+
+def is_read_only_mapping(address: int, length: int) -> bool:
+    """Whether all of this memory is mapped without permission to write, as files opened for reading are."""
+    return all("w" not in permissions for permissions, _ in _mappings(address, length))
+
+
+def _mappings(address: int, length: int) -> Iterator[tuple[str, dict[str, str]]]:
+    """Permissions and fields of each mapping in /proc/self/smaps that overlaps the memory."""
+    permissions, fields, inside = "", dict[str, str](), False
+    with open("/proc/self/smaps") as file:
+        for line in file:
+            head, _, rest = line.partition(" ")
+            if not head.endswith(":"):
+                if inside:
+                    yield permissions, fields
+                start, _, end = head.partition("-")
+                permissions, fields = rest[:4], {}
+                inside = int(start, 16) < address + length and address < int(end, 16)
+            elif inside:
+                fields[head[:-1]] = rest.strip()
+    if inside:
+        yield permissions, fields

@@ -1,0 +1,332 @@
+"""Slots, notifiers and notifications: the rules, and the accounts that keep them.
+
+The rules
+    - A *slot* holds one active *notifier*. A request that names the slot is attached to that notifier.
+    - ``flush`` detaches the active notifier: nothing more can be attached to it, and the slot's next request
+      starts the next one. A slot whose notifier has no request is skipped, and its sequence does not advance.
+    - A flushed notifier posts exactly one notification, once every request attached to it has completed and the
+      kernel no longer needs their memory: tag, sequence, and what became of the requests.
+    - A notifier takes its slot's tag and next sequence number (u32, wraps) with its first request.
+    - Notifications of one slot may come out of order, and any number may be outstanding. Never one before a
+      flush, never two, never one while the kernel can still read a byte.
+
+Theory of operation
+    Mainline kernels have no slots: every zero-copy request posts two completions, a result (with F_MORE) and,
+    when its memory is free, a notification (F_NOTIF). ``_native/slots.c`` keeps the accounts that turn those
+    into slots again. It does no I/O and knows no clock; an engine tells it what happened.
+
+    ======== ============== ============== =======================
+    request  result, MORE   result alone   NOTIF
+    ======== ============== ============== =======================
+    FREE     stray          stray          stray
+    QUEUED   PENDING        SETTLED        SETTLED (never ran)
+    PENDING  stray          stray          SETTLED
+    SETTLED  stray          stray          stray
+    ======== ============== ============== =======================
+
+    A notifier is ACTIVE until flushed, FLUSHED while a request of it is QUEUED or PENDING, and then DONE: its
+    notification is due, and the references that its requests held go back. A request is named by its index and
+    a generation, so that a key that is stale or invented is counted (``stats.stray``) and never believed.
+
+These slots are this library's; the kernel API of that name was withdrawn before Linux 6.0.
+"""
+
+import errno
+import os
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
+
+from uringzc._uring import ffi, lib
+from uringzc.errors import check
+
+T = TypeVar("T")
+
+MAX_SLOTS = 32768
+COMPLETIONS = {"none": 0, "failed": 1, "all": 2}
+RAW = 3
+_U32 = 0xFFFFFFFF
+_U64 = 0xFFFFFFFFFFFFFFFF
+_ORDER = "<" if sys.byteorder == "little" else ">"
+
+
+class Completion(NamedTuple):
+    """A request's result. Says nothing about its memory: that is the notification's."""
+
+    user_data: int  #: the caller's u64
+    result: int  #: bytes accepted by the kernel, or -errno
+
+    @property
+    def error(self) -> OSError | None:
+        """The failure as an exception (not raised), or None."""
+        return OSError(-self.result, os.strerror(-self.result)) if self.result < 0 else None
+
+
+class Notification(NamedTuple):
+    """The memory of every request of one notifier is the program's again."""
+
+    tag: int  #: the slot's u64 when the notifier's first request was queued
+    sequence: int  #: counts the slot's notifiers from 0, u32
+    slot: int
+    requests: int
+    nbytes: int  #: accepted by the kernel
+    copied: int | None  #: requests that the kernel copied after all; None where it can not tell
+    failed: int
+
+
+class Record(Generic[T]):
+    """How records of one kind lie in memory, and the item that each becomes when it is looked at."""
+
+    def __init__(self, fields: Sequence[tuple[str, str]], make: Callable[[tuple[int, ...]], T]) -> None:
+        codes = {"u8": "Q", "i8": "q", "u4": "I", "i4": "i"}
+        self.format = struct.Struct("=" + "".join(codes[kind] for _, kind in fields))
+        self.size = self.format.size
+        self.dtype = [(name, _ORDER + kind) for name, kind in fields]
+        self.make = make
+
+
+def _notification(fields: tuple[int, ...]) -> Notification:
+    tag, sequence, slot, requests, nbytes, copied, failed = fields
+    return Notification(tag, sequence, slot, requests, nbytes, None if copied < 0 else copied, failed)
+
+
+_NOTIFICATION_FIELDS = [
+    *(("tag", "u8"), ("sequence", "u4"), ("slot", "u4"), ("requests", "u8")),
+    *(("nbytes", "u8"), ("copied", "i8"), ("failed", "u8")),
+]
+COMPLETION_FIELDS = [("user_data", "u8"), ("result", "i4"), ("flags", "u4")]
+COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Completion(fields[0], fields[1]))
+NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
+#: where the kernel can not say what it copied, -1 stands for None
+NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, _notification)
+
+
+class Batch(Sequence[T]):
+    """What one call reaped: a sequence whose items are made only when they are looked at.
+
+    The records are also one buffer that the batch owns: ``view`` (bytes), ``dtype`` (its fields, as numpy
+    takes them) and ``numpy.asarray(batch)``, a structured array without a copy.
+    """
+
+    __slots__ = ("_data", "_record")
+
+    def __init__(self, data: bytearray, record: Record[T]) -> None:
+        self._data = data
+        self._record = record
+
+    def __len__(self) -> int:
+        return len(self._data) // self._record.size
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._record.make, self._record.format.iter_unpack(self._data))
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Batch[T]": ...
+    def __getitem__(self, index: "int | slice") -> "T | Batch[T]":
+        """One item, or a batch of some of the records."""
+        size = self._record.size
+        if isinstance(index, slice):
+            chosen = range(len(self))[index]
+            return Batch(bytearray().join(self._data[i * size : (i + 1) * size] for i in chosen), self._record)
+        at = range(len(self))[index]
+        return self._record.make(self._record.format.unpack_from(self._data, at * size))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
+        return f"<{len(self)} records: {shown}>"
+
+    @property
+    def view(self) -> memoryview:
+        """The records, as bytes."""
+        return memoryview(self._data)
+
+    @property
+    def dtype(self) -> list[tuple[str, str]]:
+        """The fields of a record, as ``numpy.dtype`` takes them."""
+        return list(self._record.dtype)
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {
+            "version": 3,
+            "shape": (len(self),),
+            "typestr": f"|V{self._record.size}",
+            "descr": self.dtype,
+            "data": self._data,
+        }
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What an engine has done up to a moment."""
+
+    requests: int  #: queued
+    bytes: int  #: accepted by the kernel
+    completions: int  #: results seen
+    failed: int  #: of those, errors
+    notifications: int  #: posted
+    copied: int  #: bytes that the kernel copied, as far as it tells
+    in_flight: int  #: requests whose memory the kernel may still read, or that are not submitted
+    oldest: float  #: seconds since the oldest of those was queued; 0.0 if there is none
+    stray: int  #: completions that matched no request; always 0 if kernel and library agree
+    held: int  #: requests whose notifier has not posted its notification
+    open: int  #: notifiers with requests that were not flushed
+    unread_completions: int
+    unread_notifications: int
+
+
+class Slots:
+    """The slots of one engine: ``register`` and ``unregister`` them, ``update`` a range of them."""
+
+    def __init__(self, max_inflight: int, completions: int) -> None:
+        pointer = lib.uzc_slots_new(max_inflight, completions)
+        if pointer == ffi.NULL:
+            raise MemoryError(f"no memory for the accounts of {max_inflight} requests")
+        self.pointer = ffi.gc(pointer, lib.uzc_slots_free)
+        self.completion: Record[Any] = COMPLETION
+        self.notification = NOTIFICATION
+        self._stats = ffi.new("uzc_stats *")
+
+    def __len__(self) -> int:
+        return int(lib.uzc_slots_count(self.pointer))
+
+    def register(self, tags: Iterable[int]) -> None:
+        """Makes slots with these u64 tags, numbered from 0; their sequences start at 0.
+
+        OSError EBUSY when slots are registered already, EINVAL for none or more than 32,768 tags.
+        """
+        tags = list(tags)
+        if not 1 <= len(tags) <= MAX_SLOTS:
+            raise OSError(errno.EINVAL, f"slots are 1 to {MAX_SLOTS}, not {len(tags)}")
+        for tag in tags:
+            _u64("tag", tag)
+        check(lib.uzc_slots_register(self.pointer, tags, len(tags)), "register slots")
+
+    def unregister(self) -> None:
+        """Flushes every slot that has requests, and returns at once; the notifications still come.
+
+        OSError ENXIO when no slots are registered.
+        """
+        check(lib.uzc_slots_unregister(self.pointer), "unregister slots")
+
+    def update(self, first: int, count: int, tag: int | None = None) -> None:
+        """Flushes `count` slots from `first`, and gives them `tag` for what comes next (None keeps theirs).
+
+        A slot without requests is skipped and keeps its tag. OSError EINVAL for a range that is not all there,
+        EOVERFLOW where first + count passes a u32; nothing was changed then.
+        """
+        if first < 0 or count < 0:
+            raise OSError(errno.EINVAL, f"no slots {first} to {first + count}")
+        if first + count > _U32:
+            raise OSError(errno.EOVERFLOW, "first + count passes a u32")
+        if tag is not None:
+            _u64("tag", tag)
+        check(lib.uzc_slots_update(self.pointer, first, count, tag or 0, tag is None), f"slots {first}+{count}")
+
+    def flush(self, slot: int) -> int:
+        """The number of the notifier that was flushed, 0 if the slot had none with requests."""
+        if not 0 <= slot <= _U32:
+            raise OSError(errno.EINVAL, f"no slot {slot}")
+        return int(check(lib.uzc_slots_flush(self.pointer, slot), f"slot {slot}"))
+
+    def unsettled(self, number: int) -> int:
+        """Requests of a flushed notifier that the kernel still holds; 0 when its notification was posted."""
+        return int(lib.uzc_slots_unsettled(self.pointer, number))
+
+    def counts(self) -> Any:
+        """The C struct, brought up to date: for the engine's own loops."""
+        lib.uzc_slots_stats(self.pointer, self._stats)
+        return self._stats
+
+    def stats(self) -> Stats:
+        """A snapshot for people and programs."""
+        c = self.counts()
+        now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 & _U32
+        oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
+        return Stats(
+            requests=c.requests,
+            bytes=c.nbytes,
+            completions=c.completions,
+            failed=c.failed,
+            notifications=c.notifications,
+            copied=c.copied,
+            in_flight=c.in_flight,
+            oldest=oldest,
+            stray=c.stray,
+            held=c.held,
+            open=c.open,
+            unread_completions=c.unread_completions,
+            unread_notifications=c.unread_notifications,
+        )
+
+    def take_completions(self) -> Batch[Any]:
+        """All unread completions, oldest first."""
+        data = bytearray(self.completion.size * self.counts().unread_completions)
+        if data:
+            out = ffi.from_buffer("uzc_completion[]", data)
+            check(lib.uzc_slots_completions(self.pointer, out, len(out)))
+        return Batch(data, self.completion)
+
+    def take_notifications(self) -> Batch[Notification]:
+        """All unread notifications, in the order in which they came due."""
+        data = bytearray(self.notification.size * self.counts().unread_notifications)
+        if data:
+            out = ffi.from_buffer("uzc_notification[]", data)
+            check(lib.uzc_slots_notifications(self.pointer, out, len(out)))
+        return Batch(data, self.notification)
+
+
+def _u64(name: str, value: int) -> None:
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 0 <= value <= _U64:
+        raise ValueError(f"{name} must fit a u64, not {value}")
+
+
+class Waiter(Protocol):
+    """What a Notifier needs of the engine that will post it."""
+
+    slots: Slots
+
+    def look(self) -> None:
+        """Takes what the kernel has, without waiting."""
+
+    def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str) -> None:
+        """Waits until `missing()`, a lower bound of the CQEs needed, is 0; TimeoutError."""
+
+
+class Notifier:
+    """A flushed notifier: whether its notification has been posted.
+
+    The notification itself is still read with ``reap_notifications()``.
+    """
+
+    __slots__ = ("_engine", "_number")
+
+    def __init__(self, engine: Waiter, number: int) -> None:
+        self._engine = engine
+        self._number = number
+
+    @property
+    def done(self) -> bool:
+        """True once the memory of all its requests is the program's again. Looks, and never blocks."""
+        slots = self._engine.slots
+        if slots.unsettled(self._number):
+            self._engine.look()
+        return not slots.unsettled(self._number)
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Submits what is queued and returns when it is done; TimeoutError after `timeout` seconds."""
+        slots = self._engine.slots
+        if slots.unsettled(self._number):
+            self._engine.wait_for(lambda: slots.unsettled(self._number), timeout, "the notifier")
+
+    def __repr__(self) -> str:
+        left = self._engine.slots.unsettled(self._number)
+        return f"<Notifier, {left} requests in flight>" if left else "<Notifier, done>"

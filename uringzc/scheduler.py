@@ -1,0 +1,285 @@
+"""Scheduler: slots over an engine. Attach requests, flush, submit; reap results and notifications apart."""
+
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from uringzc.address import Address
+from uringzc.engine import choose
+from uringzc.memory import Region
+from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots, Stats
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+
+
+class Scheduler:
+    """Zero-copy sends whose memory comes back through notifier slots.
+
+    `tags`: a u64 for each slot. `max_inflight`: the most requests held at once, counting those of notifiers
+    that were not flushed; also the most completions, and notifications, that can be unread. `completions`:
+    which results are kept for ``reap_completions``: "all", "failed" or "none". `debug`: a checksum of each
+    request's memory is taken when it is queued and again at its notification, and BufferModifiedError raised
+    where they differ (default: `python -X dev` or URINGZC_DEBUG=1).
+
+    May be built in one thread and used in another: it belongs to the thread that submits first; a call from
+    another raises WrongThreadError and changes nothing. After fork it is the parent's: ClosedError in the child.
+    A call that comes in between another (a signal handler, a finalizer) raises BusyError.
+
+    io_uring, Linux 6.0; OSError says why it can not be used here.
+    """
+
+    def __init__(
+        self,
+        tags: Iterable[int] = (0,),
+        *,
+        engine: str = "auto",
+        max_inflight: int = 8192,
+        completions: str = "all",
+        debug: bool | None = None,
+    ) -> None:
+        if completions not in COMPLETIONS:
+            raise ValueError(f"completions is 'all', 'failed' or 'none', not {completions!r}")
+        if debug is None:
+            debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
+        self._completions = completions
+        self._engine = choose(engine, max_inflight, COMPLETIONS[completions], debug)
+        try:
+            self._engine.slots.register(tags)
+        except BaseException:
+            self._engine.close()
+            raise
+        # The contract is the method below; an instance carries the compiled one, without a frame in between.
+        self.send = self._engine.queue.send  # type: ignore[method-assign]
+
+    def register(self, size_or_buffer: "int | Buffer") -> Region:
+        """Memory to send from, pinned once: `size` new bytes, or the caller's own writable buffer in place.
+
+        A caller's buffer is exported (a bytearray can not be resized) until ``Region.close`` and the last
+        notification. Memory that the kernel will not pin (shared or read-only file mappings) or that lies on
+        huge pages makes a region that is sent unregistered (``region.registered``). OSError ENOMEM says the
+        limit for locked memory, the need, and what raises it. TypeError for read-only memory.
+        Matches io_uring_register_buffers_update_tag().
+        """
+        return self._engine.register(size_or_buffer)
+
+    def register_socket(self, sock: socket.socket) -> None:
+        """Registers a socket as a fixed file: each request on it costs the kernel a little less.
+
+        The ring then holds the socket open: closing it frees neither its port nor its connection until
+        ``unregister_socket``. OSError EBUSY when it is registered already.
+        Matches io_uring_register_files_update().
+        """
+        self._engine.register_socket(sock)
+
+    def unregister_socket(self, sock: socket.socket) -> None:
+        """Submits what is queued, and lets a registered socket go. OSError ENXIO when it is not registered."""
+        self._engine.unregister_socket(sock)
+
+    def send(
+        self,
+        sock: socket.socket,
+        data: "Buffer | Region",
+        *,
+        offset: int = 0,
+        length: int | None = None,
+        to: Address | None = None,
+        segment: int = 0,
+        zero_copy: bool = True,
+        slot: int = 0,
+        user_data: int = 0,
+        flush: bool = False,
+    ) -> None:
+        """Queues one send and attaches it to the notifier active in `slot`. A full queue is submitted.
+
+        `data` (or `length` bytes of it from `offset`) and `sock` are held until that notifier's notification,
+        and must not be written before. `to`: (host, port) for a socket that is not connected. `segment`:
+        UDP_SEGMENT, the data leaves as datagrams of so many bytes. `user_data`: a u64 that comes back with the
+        result. `flush`: flush the slot right behind this request.
+
+        Nothing is queued when it raises: TypeError or BufferError for data or sockets that can not be sent
+        (from), ValueError for bytes that are not there, OSError EINVAL for a slot that does not exist, EBADF for
+        a closed socket, EMSGSIZE for more than a datagram can carry, EOPNOTSUPP for a socket that cannot send
+        zero-copy, BlockingIOError when too much is in flight or unread (it says which).
+
+        A socket that is closed between this and the submit fails with EBADF and sends nothing. With a full
+        SO_SNDBUF the kernel sends when there is room, and datagrams may then overtake each other.
+        Matches io_uring_prep_send_zc(), _fixed and sendmsg_zc(); io_uring_prep_send() with zero_copy=False.
+        """
+        # Only reached through the class; instances carry the compiled method.
+        self._engine.queue.send(
+            *(sock, data),
+            offset=offset,
+            length=length,
+            to=to,
+            segment=segment,
+            zero_copy=zero_copy,
+            slot=slot,
+            user_data=user_data,
+            flush=flush,
+        )
+
+    def send_run(
+        self,
+        sock: socket.socket,
+        region: "Region | Buffer",
+        size: int,
+        count: int,
+        stride: int | None = None,
+        *,
+        offset: int = 0,
+        to: Address | None = None,
+        zero_copy: bool = True,
+        slot: int = 0,
+        user_data: int = 0,
+        flush: bool = False,
+    ) -> int:
+        """Queues `count` sends of `size` bytes, each `stride` (default: size) behind the one before.
+
+        As many calls of ``send``, in one: request i has user_data + i, and with `flush` each request has a
+        notification of its own. Returns how many were queued: fewer than `count` when no more can be in flight.
+        BlockingIOError when that is none. A full queue is submitted on the way.
+        """
+        engine = self._engine
+        if not engine.debug:
+            return engine.queue.run(
+                *(sock, region, size, count, stride),
+                offset=offset,
+                to=to,
+                zero_copy=zero_copy,
+                slot=slot,
+                user_data=user_data,
+                flush=flush,
+            )
+        for i in range(count):  # each request has its own checksum
+            try:
+                engine.queue.send(
+                    *(sock, region),
+                    offset=offset + i * (size if stride is None else stride),
+                    length=size,
+                    to=to,
+                    zero_copy=zero_copy,
+                    slot=slot,
+                    user_data=user_data + i,
+                    flush=flush,
+                )
+            except BlockingIOError:
+                if not i:
+                    raise
+                return i
+        return count
+
+    def flush(self, slot: int) -> Notifier | None:
+        """Detaches the slot's notifier: no more is attached to it, and it will post its notification.
+
+        None if it has no request: it is skipped, and its sequence does not advance. Does not submit. OSError
+        EINVAL for a slot that does not exist.
+        """
+        with self._engine.queue:
+            number = self._engine.slots.flush(slot)
+            self._engine.tidy()
+        return Notifier(self._engine, number) if number else None
+
+    def submit(self) -> int:
+        """Hands what is queued to the kernel; returns how many requests. Takes in what has come back.
+
+        Matches io_uring_submit_and_get_events().
+        """
+        return self._engine.submit()
+
+    def reap_completions(self, wait: int = 0, timeout: float | None = None) -> Batch[Completion]:
+        """The results of requests. Says nothing about their memory.
+
+        With `wait`, submits and blocks until that many can be read, `timeout` seconds are over, or no more can
+        come. Without, it looks and never blocks.
+        """
+        counts = self._engine.slots.counts
+
+        def missing() -> int:
+            now = counts()
+            return max(0, wait - now.unread_completions) if now.awaiting else 0
+
+        self._wait(wait, timeout, missing if self._completions != "none" else lambda: 0)
+        batch: Batch[Completion] = self._engine.slots.take_completions()
+        self._engine.signal()
+        return batch
+
+    def reap_notifications(self, wait: int = 0, timeout: float | None = None) -> Batch[Notification]:
+        """Notifiers whose memory is the program's again. `wait` and `timeout` as in reap_completions."""
+        counts = self._engine.slots.counts
+
+        def missing() -> int:
+            now = counts()
+            more = wait - now.unread_notifications
+            # each request in flight owes at least a CQE: for all that were flushed, wait for all of those at once
+            return max(0, more if more < now.flushed else now.unsettled) if more > 0 else 0
+
+        self._wait(wait, timeout, missing)
+        batch = self._engine.slots.take_notifications()
+        self._engine.signal()
+        return batch
+
+    def _wait(self, wait: int, timeout: float | None, missing: Callable[[], int]) -> None:
+        if wait < 0:
+            raise ValueError(f"wait must not be negative: {wait}")
+        engine = self._engine
+        if not engine.closed:
+            if missing():
+                engine.wait_for(missing, timeout, None)
+            else:
+                engine.look()
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Submits, and returns when the kernel holds no memory any more. Flushes nothing.
+
+        TimeoutError says what it still holds.
+        """
+        self._engine.drain(timeout)
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Refuses new work, flushes every slot, waits for the kernel, and lets the ring go. May be repeated.
+
+        What the kernel still holds after `timeout` is parked: it stays held, with a ResourceWarning that says
+        how much, and the ring stays open until a later call of this thread finds it idle. So does
+        KeyboardInterrupt, at once. What was settled can still be reaped.
+        """
+        self._engine.close(timeout)
+
+    def fileno(self) -> int:
+        """A descriptor for poll and select: readable while there is something to reap."""
+        return self._engine.fileno()
+
+    @property
+    def slots(self) -> Slots:
+        """The slots: ``register``, ``unregister``, ``update``, ``len``."""
+        return self._engine.slots
+
+    @property
+    def stats(self) -> Stats:
+        """A snapshot of what it has done."""
+        return self._engine.slots.stats()
+
+    @property
+    def engine(self) -> str:
+        """The name of the engine that was chosen."""
+        return self._engine.name
+
+    def __enter__(self) -> "Scheduler":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        engine = self._engine
+        return f"<Scheduler, {engine.name}, {len(engine.slots)} slots{', closed' if engine.closed else ''}>"
+
+    def __del__(self) -> None:
+        engine: Any = getattr(self, "_engine", None)
+        if engine is not None:
+            engine.drop(self)

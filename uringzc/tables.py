@@ -1,0 +1,145 @@
+"""A ring's tables of registered buffers and registered sockets: who has which entry."""
+
+import errno
+import os
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import _socket
+from uringzc import memory
+from uringzc._send import Memory
+from uringzc._uring import ffi, lib
+from uringzc.errors import check, refuse
+from uringzc.memory import Region
+from uringzc.probe import memlock_hint
+
+if TYPE_CHECKING:
+    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+
+#: entries; the kernel allows no more buffers
+BUFFERS = 16384
+FILES = 1024
+_DATAGRAM_MOST: dict[int, int] = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
+
+
+class Buffers:
+    """The buffers of one ring: a sparse table, filled by regions and emptied when the last use has ended."""
+
+    def __init__(self, ring: Any) -> None:
+        self.engine = int(ffi.cast("uintptr_t", ring))
+        self.retired: deque[tuple[int, int]] = deque()  # (first, parts), from the end of a Memory, any thread
+        self._ring = ring
+        self._free: list[int] | None = None
+        self._next = 0
+
+    def register(self, size_or_buffer: "int | Buffer") -> Region:
+        """See Scheduler.register."""
+        own = isinstance(size_or_buffer, int)
+        if isinstance(size_or_buffer, int):
+            if not 0 < size_or_buffer <= 1 << 46:
+                raise ValueError(f"a region has at least a byte, and fits memory: not {size_or_buffer}")
+            view = memory.allocate(size_or_buffer)
+        else:
+            view = memory.export(size_or_buffer)
+            if not view.nbytes:
+                raise ValueError("a region has at least a byte")
+        where = memory.address_of(view)
+        if view.readonly and not memory.is_read_only_mapping(where, view.nbytes):
+            raise TypeError("register() takes writable memory or a mapped file; bytes are sent as they are")
+        held = Memory(view, where, view.nbytes, self.engine, self.retired)
+        self._pin(held, own)
+        return Region(held, view)
+
+    def _pin(self, held: Memory, own: bool) -> None:
+        most, stride = lib.UZC_BUFFER_MOST, lib.UZC_BUFFER_STRIDE
+        parts = 1 if held.length <= most else 1 + -(-(held.length - most) // stride)
+        first = self._take(parts)
+        code = 0
+        for part in range(parts):
+            start = part * stride
+            size = min(most, held.length - start)
+            code = lib.uzc_ring_set_buffer(self._ring, first + part, held.address + start, size, 0)
+            if code:
+                break
+        if not code and (own or not memory.on_huge_pages(held.address, held.length)):
+            held.buffers, held.buffer = parts, first
+            return
+        self.retired.append((first, parts))
+        self.clear_retired()
+        if code == -errno.ENOMEM:
+            page = os.sysconf("SC_PAGE_SIZE")
+            need = held.length + held.address % page + -(held.address + held.length) % page
+            raise OSError(errno.ENOMEM, f"{held.length} bytes can not be registered: {memlock_hint(need)}")
+        if code and (own or code != -errno.EFAULT):  # EFAULT: memory that the kernel will not pin
+            check(code, f"register {held.length} bytes")
+
+    def _take(self, parts: int) -> int:
+        self.clear_retired()
+        if self._free is None:
+            check(lib.uzc_ring_buffers(self._ring, BUFFERS), "register a table of buffers")
+            self._free = []
+        if parts == 1 and self._free:
+            return self._free.pop()
+        if self._next + parts > BUFFERS:
+            raise OSError(errno.ENOBUFS, f"{BUFFERS} buffers are registered, the most of one ring: close regions")
+        self._next += parts
+        return self._next - parts
+
+    def clear_retired(self) -> None:
+        """Empties the entries of regions that are closed and no longer in flight."""
+        while self.retired:
+            first, parts = self.retired.popleft()
+            for index in range(first, first + parts):
+                lib.uzc_ring_set_buffer(self._ring, index, 0, 0, 0)
+            if self._free is not None:
+                self._free.extend(range(first, first + parts))
+
+
+class Sockets:
+    """The sockets of one ring: which may be named, and which are registered as fixed files."""
+
+    def __init__(self) -> None:
+        self.registered: dict[socket.socket, int] = {}
+        self._free: list[int] | None = None
+
+    def admit(self, sock: socket.socket) -> tuple[int, int, int, int, bool]:
+        """Descriptor, registered index or -1, family, most bytes of a datagram or 0, whether zero-copy works.
+
+        TypeError for what is no socket, OSError EBADF for one that is closed.
+        """
+        if not isinstance(sock, socket.socket):
+            raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+        fd = sock.fileno()
+        if fd < 0:
+            refuse(-errno.EBADF)
+        plain = _socket.socket  # its members are ints, where socket.socket makes enums
+        family, kind = plain.family.__get__(sock), plain.type.__get__(sock)
+        internet = family in _DATAGRAM_MOST
+        datagram = internet and kind == socket.SOCK_DGRAM
+        stream = internet and kind == socket.SOCK_STREAM
+        usual = plain.proto.__get__(sock) in (0, socket.IPPROTO_UDP if datagram else socket.IPPROTO_TCP)
+        index = self.registered.get(sock, -1)
+        return fd, index, family, _DATAGRAM_MOST[family] if datagram else 0, usual and (datagram or stream)
+
+    def register(self, ring: Any, sock: socket.socket) -> None:
+        """See Scheduler.register_socket."""
+        fd = self.admit(sock)[0]
+        if sock in self.registered:
+            raise OSError(errno.EBUSY, "the socket is registered already")
+        if self._free is None:
+            check(lib.uzc_ring_files(ring, FILES), "register a table of files")
+            self._free = list(range(FILES - 1, -1, -1))
+        if not self._free:
+            raise OSError(errno.ENFILE, f"{FILES} sockets are registered, the most of one ring")
+        check(lib.uzc_ring_set_file(ring, self._free[-1], fd), "register a socket")
+        self.registered[sock] = self._free.pop()
+
+    def unregister(self, ring: Any, sock: socket.socket) -> None:
+        """See Scheduler.unregister_socket."""
+        if sock not in self.registered:
+            raise OSError(errno.ENXIO, "the socket is not registered")
+        index = self.registered.pop(sock)
+        check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
+        if self._free is not None:
+            self._free.append(index)
