@@ -12,6 +12,11 @@ require_liburing()
 setup(
     cffi_modules=["uringzc/_build.py:ffibuilder"],
     ext_modules=[
-        Extension("uringzc._send", ["uringzc/_native/send.c"], py_limited_api=True, extra_compile_args=CFLAGS)
+        Extension(
+            "uringzc._send",
+            [f"uringzc/_native/{name}.c" for name in ("send", "arguments", "memory")],
+            py_limited_api=True,
+            extra_compile_args=CFLAGS,
+        )
     ],
 )

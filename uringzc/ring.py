@@ -75,13 +75,14 @@ class RingEngine:
         self.sockets = Sockets()
         self._buffers = Buffers(self._ring)
         self.queue = Queue(
-            self._buffers.engine,
+            int(ffi.cast("uintptr_t", self._ring)),
             int(ffi.cast("uintptr_t", lib.uzc_ring_calls())),
             self.sockets.admit,
             memory.pin_checked if debug else memory.pin,
             address.pack,
             refuse,
             Region,
+            self._buffers.retired,
             partial(lifetime.claimed, weakref.ref(self)),
             debug,
         )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import _socket
 from uringzc import memory
 from uringzc._send import Memory
-from uringzc._uring import ffi, lib
+from uringzc._uring import lib
 from uringzc.errors import check, refuse
 from uringzc.memory import Region
 from uringzc.probe import memlock_hint
@@ -27,7 +27,6 @@ class Buffers:
     """The buffers of one ring: a sparse table, filled by regions and emptied when the last use has ended."""
 
     def __init__(self, ring: Any) -> None:
-        self.engine = int(ffi.cast("uintptr_t", ring))
         self.retired: deque[tuple[int, int]] = deque()  # (first, parts), from the end of a Memory, any thread
         self._ring = ring
         self._free: list[int] | None = None
@@ -47,7 +46,7 @@ class Buffers:
         where = memory.address_of(view)
         if view.readonly and not memory.is_read_only_mapping(where, view.nbytes):
             raise TypeError("register() takes writable memory or a mapped file; bytes are sent as they are")
-        held = Memory(view, where, view.nbytes, self.engine, self.retired)
+        held = Memory(view, where, view.nbytes, self.retired)
         self._pin(held, own)
         return Region(held, view)
 

@@ -10,197 +10,11 @@
  * Python callables: admit(sock), pin(data, offset, length), pack(family, to), refuse(code), and claimed(),
  * which is told when the first submit has made this thread the engine's owner.
  */
-#define PY_SSIZE_T_CLEAN
-#define Py_LIMITED_API 0x030A0000
-#include <Python.h>
-#include <structmember.h>
 #include <sys/socket.h>
 
-#include "internal.h"
+#include "send.h"
 
-/* Memory that can be sent: what requests hold while the kernel may read it. When the last of them and the
- * Region are gone, the registered buffers under it are left to the engine, on `retired`. */
-typedef struct {
-    PyObject_HEAD PyObject *owner; /* whatever keeps the bytes where they are */
-    PyObject *retired;             /* a deque: (buffer, buffers) is appended to it */
-    unsigned long long address, length, engine;
-    int buffer; /* -1: not registered */
-    unsigned buffers;
-} Memory;
-
-/* A socket with requests that are not submitted: it must still be what it was when they are. */
-typedef struct {
-    PyObject *sock;
-    int fd;
-    int index; /* of a registered file, or -1 */
-    int family;
-    uint32_t most; /* bytes in one request; 0: no limit but the type's */
-    bool zero_copy;
-} Pending;
-
-typedef struct {
-    PyObject_HEAD const uzc_calls *calls;
-    void *engine;
-    PyObject *admit, *pin, *pack, *refuse, *claimed;
-    PyObject *region_type;
-    PyObject *released; /* a list in debug mode: what to check, else NULL */
-    PyObject *last_to, *last_packed;
-    int last_family;
-    Pending *pending;
-    Py_ssize_t pending_count, pending_room;
-    long long queued; /* requests queued and not submitted */
-    char busy, owned;
-} Queue;
-
-static PyObject *memory_type, *name_fileno, *name_memory;
-
-enum {
-    SOCK,
-    DATA,
-    SIZE,
-    COUNT,
-    STRIDE,
-    OFFSET,
-    LENGTH,
-    TO,
-    SEGMENT,
-    ZERO_COPY,
-    SLOT,
-    USER_DATA,
-    FLUSH,
-    FLAGS,
-    ARGUMENTS
-};
-static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",
-                                             "offset", "length",    "to",    "segment",  "zero_copy",
-                                             "slot",   "user_data", "flush", "msg_flags"};
-static PyObject *interned[ARGUMENTS];
-
-/* ---- arguments ---- */
-
-static int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t count,
-                 PyObject *keywords, PyObject **out) {
-    if (count > positional) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %d positional arguments, %zd were given", method,
-                     positional, count);
-        return -1;
-    }
-    for (Py_ssize_t i = 0; i < count; i++)
-        out[i] = args[i];
-    Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
-    for (Py_ssize_t i = 0; i < named; i++) {
-        PyObject *name = PyTuple_GetItem(keywords, i);
-        int at = 0;
-        while (at < ARGUMENTS && interned[at] != name)
-            at++;
-        for (int j = 0; at == ARGUMENTS && j < ARGUMENTS; j++)
-            if (PyUnicode_CompareWithASCIIString(name, names[j]) == 0)
-                at = j;
-        if (at == ARGUMENTS && PyUnicode_CompareWithASCIIString(name, "region") == 0)
-            at = DATA;
-        if (at == ARGUMENTS ||
-            (at == LENGTH ? positional > 2 : (at >= SIZE && at <= STRIDE) && positional == 2)) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method, name);
-            return -1;
-        }
-        if (out[at]) {
-            PyErr_Format(PyExc_TypeError, "%s() got '%s' twice", method, names[at]);
-            return -1;
-        }
-        out[at] = args[count + i];
-    }
-    for (int at = SOCK; at <= (positional > 2 ? COUNT : DATA); at++)
-        if (!out[at]) {
-            PyErr_Format(PyExc_TypeError, "%s() needs '%s'", method, names[at]);
-            return -1;
-        }
-    return 0;
-}
-
-static int as_number(PyObject *value, int at, uint64_t most, uint64_t *out) {
-    if (!value)
-        return 0;
-    PyObject *index = PyLong_CheckExact(value) ? (Py_INCREF(value), value) : PyNumber_Index(value);
-    if (!index)
-        return -1;
-    unsigned long long number = PyLong_AsUnsignedLongLong(index);
-    bool wrong = PyErr_Occurred() != NULL;
-    if (wrong)
-        PyErr_Clear();
-    if (wrong || number > most) {
-        if (at == SLOT) /* an index out of range: the accounts refuse it, with EINVAL */
-            *out = UZC_NO_SLOT - 1;
-        else
-            PyErr_Format(PyExc_ValueError, "%s must be from 0 to %llu, not %R", names[at], most, value);
-        wrong = at != SLOT;
-    } else {
-        *out = number;
-    }
-    Py_DECREF(index);
-    return wrong ? -1 : 0;
-}
-
-static int as_bool(PyObject *value, uint32_t *out) {
-    int truth = value ? PyObject_IsTrue(value) : (int)*out;
-    *out = truth > 0;
-    return truth < 0 ? -1 : 0;
-}
-
-/* ---- memory ---- */
-
-/* What to hold, and where its bytes are. Fills data, base, buffer, buffers; a new reference in *holder. */
-static int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
-                   uint64_t *nbytes, PyObject **holder) {
-    PyObject *memory = NULL;
-    send->buffer = -1;
-    if (!q->released && PyBytes_CheckExact(data)) {
-        Py_INCREF(data);
-        *holder = data;
-        send->data = PyBytes_AsString(data);
-        *nbytes = (uint64_t)PyBytes_Size(data);
-        return 0;
-    }
-    if (!q->released && (PyObject *)Py_TYPE(data) == q->region_type) {
-        memory = PyObject_GetAttr(data, name_memory);
-        if (!memory)
-            return -1;
-        *holder = memory;
-    } else {
-        PyObject *pinned = PyObject_CallFunctionObjArgs(q->pin, data, offset ? offset : Py_None,
-                                                        length ? length : Py_None, NULL);
-        if (!pinned)
-            return -1;
-        unsigned long long address, bytes, count = 0;
-        if (!PyArg_ParseTuple(pinned, "OKKO|K", holder, &address, &bytes, &memory, &count)) {
-            Py_DECREF(pinned);
-            return -1;
-        }
-        Py_INCREF(*holder);
-        Py_DECREF(pinned);
-        send->data = (const char *)(uintptr_t)address;
-        *nbytes = bytes;
-        if (count)
-            send->message = (void *)(uintptr_t)address;
-        if (memory == Py_None)
-            return 0;
-    }
-    Memory *m = (Memory *)memory;
-    if ((PyObject *)Py_TYPE(memory) != memory_type || m->engine != (unsigned long long)(uintptr_t)q->engine) {
-        PyErr_SetString(PyExc_ValueError, "the region is closed, or was registered with another engine");
-        Py_CLEAR(*holder);
-        return -1;
-    }
-    if (*holder == memory) {
-        send->data = (const char *)(uintptr_t)m->address;
-        *nbytes = m->length;
-    }
-    send->base = (const char *)(uintptr_t)m->address;
-    send->buffer = m->buffer;
-    send->buffers = m->buffers;
-    return 0;
-}
-
-/* ---- sockets ---- */
+static PyObject *name_fileno;
 
 static int descriptor(PyObject *sock, int *fd) {
     PyObject *number = PyObject_CallMethodObjArgs(sock, name_fileno, NULL);
@@ -271,8 +85,6 @@ static Pending *add_pending(Queue *q, PyObject *sock) {
     q->pending[q->pending_count] = entry;
     return &q->pending[q->pending_count++];
 }
-
-/* ---- the engine ---- */
 
 static PyObject *refuse(Queue *q, long long code) {
     PyObject *raised = PyObject_CallFunction(q->refuse, "L", code);
@@ -528,6 +340,8 @@ static PyObject *queue_detach(PyObject *self, PyObject *unused) {
 static PyObject *queue_busy(PyObject *self, PyObject *unused) {
     (void)unused;
     Queue *q = (Queue *)self;
+    if (q->engine && !q->calls->mine(q->calls->slots(q->engine)))
+        return refuse(q, UZC_E_THREAD);
     if (q->busy)
         return refuse(q, UZC_E_BUSY);
     q->busy = 1;
@@ -541,21 +355,20 @@ static PyObject *queue_unbusy(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* ---- types ---- */
-
 static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
     Queue *q = (Queue *)self;
-    static char *accepted[] = {"engine", "calls",       "admit",   "pin",   "pack",
-                               "refuse", "region_type", "claimed", "debug", NULL};
+    static char *accepted[] = {"engine",      "calls",   "admit",   "pin",   "pack", "refuse",
+                               "region_type", "retired", "claimed", "debug", NULL};
     unsigned long long engine, calls;
     int debug = 0;
     if (q->engine || q->admit) {
         PyErr_SetString(PyExc_TypeError, "a Queue is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOO|p", accepted, &engine, &calls, &q->admit,
-                                     &q->pin, &q->pack, &q->refuse, &q->region_type, &q->claimed, &debug)) {
-        q->admit = q->pin = q->pack = q->refuse = q->region_type = q->claimed = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOO|p", accepted, &engine, &calls, &q->admit,
+                                     &q->pin, &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed,
+                                     &debug)) {
+        q->admit = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
         return -1;
     }
     Py_INCREF(q->admit);
@@ -563,19 +376,13 @@ static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
     Py_INCREF(q->pack);
     Py_INCREF(q->refuse);
     Py_INCREF(q->region_type);
+    Py_INCREF(q->retired);
     Py_INCREF(q->claimed);
     q->engine = (void *)(uintptr_t)engine;
     q->calls = (const uzc_calls *)(uintptr_t)calls;
     if (debug && !(q->released = PyList_New(0)))
         return -1;
     return 0;
-}
-
-static void free_object(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc free_it = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    free_it(self);
-    Py_DECREF(type);
 }
 
 static void queue_dealloc(PyObject *self) {
@@ -588,41 +395,11 @@ static void queue_dealloc(PyObject *self) {
     Py_XDECREF(q->pack);
     Py_XDECREF(q->refuse);
     Py_XDECREF(q->region_type);
+    Py_XDECREF(q->retired);
     Py_XDECREF(q->claimed);
     Py_XDECREF(q->released);
     Py_XDECREF(q->last_to);
     Py_XDECREF(q->last_packed);
-    free_object(self);
-}
-
-static int memory_init(PyObject *self, PyObject *args, PyObject *keywords) {
-    Memory *m = (Memory *)self;
-    static char *accepted[] = {"owner", "address", "length", "engine", "retired", NULL};
-    PyObject *owner, *retired;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OKKKO", accepted, &owner, &m->address, &m->length,
-                                     &m->engine, &retired))
-        return -1;
-    Py_INCREF(owner);
-    Py_INCREF(retired);
-    m->owner = owner;
-    m->retired = retired;
-    m->buffer = -1;
-    return 0;
-}
-
-static void memory_dealloc(PyObject *self) {
-    Memory *m = (Memory *)self;
-    if (m->buffer >= 0) {
-        PyObject *type, *value, *trace;
-        PyErr_Fetch(&type, &value, &trace);
-        PyObject *done = PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers);
-        if (!done)
-            PyErr_WriteUnraisable(m->retired);
-        Py_XDECREF(done);
-        PyErr_Restore(type, value, trace);
-    }
-    Py_XDECREF(m->owner);
-    Py_XDECREF(m->retired);
     free_object(self);
 }
 
@@ -641,38 +418,21 @@ static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), RE
                                       {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 
-static PyMemberDef memory_members[] = {{"owner", T_OBJECT, offsetof(Memory, owner), READONLY, NULL},
-                                       {"address", T_ULONGLONG, offsetof(Memory, address), READONLY, NULL},
-                                       {"length", T_ULONGLONG, offsetof(Memory, length), READONLY, NULL},
-                                       {"buffer", T_INT, offsetof(Memory, buffer), 0, NULL},
-                                       {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
-                                       {NULL, 0, 0, 0, NULL}};
-
 static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},
                                     {Py_tp_new, PyType_GenericNew}, {Py_tp_methods, queue_methods},
                                     {Py_tp_members, queue_members}, {0, NULL}};
-static PyType_Slot memory_slots[] = {{Py_tp_init, memory_init},
-                                     {Py_tp_dealloc, memory_dealloc},
-                                     {Py_tp_new, PyType_GenericNew},
-                                     {Py_tp_members, memory_members},
-                                     {0, NULL}};
 static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT, queue_slots};
-static PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT,
-                                  memory_slots};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, NULL, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    PyObject *queue_type = PyType_FromSpec(&queue_spec);
-    memory_type = PyType_FromSpec(&memory_spec);
+    PyObject *queue_type = PyType_FromSpec(&queue_spec), *memory_type = memory_init();
     name_fileno = PyUnicode_InternFromString("fileno");
-    name_memory = PyUnicode_InternFromString("_memory");
-    for (int i = 0; i < ARGUMENTS; i++)
-        interned[i] = PyUnicode_InternFromString(names[i]);
-    if (!module || !queue_type || !memory_type || PyModule_AddObject(module, "Queue", queue_type) < 0)
+    if (!module || !queue_type || !memory_type || !name_fileno || arguments_init() < 0 ||
+        PyModule_AddObject(module, "Queue", queue_type) < 0 ||
+        PyModule_AddObject(module, "Memory", memory_type) < 0)
         return NULL;
-    Py_INCREF(memory_type);
-    return PyModule_AddObject(module, "Memory", memory_type) < 0 ? NULL : module;
+    return module;
 }

@@ -122,8 +122,20 @@ int uzc_slots_claim(uzc_slots *s) {
     return s->owner == this_thread() ? 0 : UZC_E_THREAD;
 }
 
+/* May this thread use the engine? */
+int uzc_slots_mine(const uzc_slots *s) {
+    return !s->owner || s->owner == this_thread();
+}
+
 int uzc_slots_begin_any(uzc_slots *s) {
-    if (s->owner && s->owner != this_thread())
+    if (!uzc_slots_mine(s))
+        return UZC_E_THREAD;
+    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
+}
+
+/* Reading is open to every thread once the engine is closed. */
+static int begin_reading(uzc_slots *s) {
+    if (!s->closed && !uzc_slots_mine(s))
         return UZC_E_THREAD;
     return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
 }
@@ -131,7 +143,7 @@ int uzc_slots_begin_any(uzc_slots *s) {
 int uzc_slots_check(const uzc_slots *s) {
     if (s->closed)
         return UZC_E_CLOSED;
-    if (s->owner && s->owner != this_thread())
+    if (!uzc_slots_mine(s))
         return UZC_E_THREAD;
     return s->poisoned ? UZC_E_POISONED : 0;
 }
@@ -293,11 +305,6 @@ int64_t uzc_slots_flush(uzc_slots *s, uint32_t slot) {
 uint32_t uzc_slots_unsettled(const uzc_slots *s, uint64_t number) {
     const struct notifier *n = &s->notifiers[(uint32_t)number];
     return n->generation == number >> 32 ? n->unsettled : 0;
-}
-
-/* May this thread use the engine? */
-int uzc_slots_mine(const uzc_slots *s) {
-    return !s->owner || s->owner == this_thread();
 }
 
 static void free_request(uzc_slots *s, uint32_t index) {
@@ -465,7 +472,7 @@ int uzc_slots_release(uzc_slots *s, void **socket, void **memory) {
 }
 
 int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t most) {
-    int error = uzc_slots_begin_any(s);
+    int error = begin_reading(s);
     if (error)
         return error;
     uint32_t count = most < s->stats.unread_completions ? most : s->stats.unread_completions;
@@ -480,7 +487,7 @@ int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t most) 
 }
 
 int64_t uzc_slots_notifications(uzc_slots *s, uzc_notification *out, uint32_t most) {
-    int error = uzc_slots_begin_any(s);
+    int error = begin_reading(s);
     if (error)
         return error;
     uint32_t count = 0;

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The objects of the module _send, shared by its files. */
+#ifndef UZC_SEND_H
+#define UZC_SEND_H
+
+#define PY_SSIZE_T_CLEAN
+#define Py_LIMITED_API 0x030A0000
+#include <Python.h>
+#include <structmember.h>
+
+#include "internal.h"
+
+/* Memory that can be sent: what requests hold while the kernel may read it. When the last of them and the
+ * Region are gone, the registered buffers under it are left to the engine, on `retired`. */
+typedef struct {
+    PyObject_HEAD PyObject *owner; /* whatever keeps the bytes where they are */
+    PyObject *retired; /* the engine's deque, and its identity: (buffer, buffers) is appended to it */
+    unsigned long long address, length;
+    int buffer; /* -1: not registered */
+    unsigned buffers;
+} Memory;
+
+/* A socket with requests that are not submitted: it must still be what it was when they are. */
+typedef struct {
+    PyObject *sock;
+    int fd;
+    int index; /* of a registered file, or -1 */
+    int family;
+    uint32_t most; /* bytes in one request; 0: no limit but the type's */
+    bool zero_copy;
+} Pending;
+
+typedef struct {
+    PyObject_HEAD const uzc_calls *calls;
+    void *engine;
+    PyObject *admit, *pin, *pack, *refuse, *claimed;
+    PyObject *region_type, *retired;
+    PyObject *released; /* a list in debug mode: what to check, else NULL */
+    PyObject *last_to, *last_packed;
+    int last_family;
+    Pending *pending;
+    Py_ssize_t pending_count, pending_room;
+    long long queued; /* requests queued and not submitted */
+    char busy, owned;
+} Queue;
+
+/* arguments.c: what send() and run() take, by position or name */
+enum {
+    SOCK,
+    DATA,
+    SIZE,
+    COUNT,
+    STRIDE,
+    OFFSET,
+    LENGTH,
+    TO,
+    SEGMENT,
+    ZERO_COPY,
+    SLOT,
+    USER_DATA,
+    FLUSH,
+    FLAGS,
+    ARGUMENTS
+};
+
+int arguments_init(void);
+int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+          PyObject **out);
+/* An absent argument leaves *out as it is. A slot that cannot be becomes one that does not exist. */
+int as_number(PyObject *value, int at, uint64_t most, uint64_t *out);
+int as_bool(PyObject *value, uint32_t *out);
+
+/* memory.c */
+PyObject *memory_init(void);
+/* What to hold, and where its bytes are. Fills data, base, buffer, buffers; a new reference in *holder. */
+int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send, uint64_t *nbytes,
+            PyObject **holder);
+void free_object(PyObject *self);
+
+#endif
