@@ -46,7 +46,7 @@ if shutil.which("pkg-config") and not subprocess.run(["pkg-config", "--exists", 
     ffibuilder.set_source(
         "uringzc._uring",
         '#include "internal.h"',
-        sources=[f"{NATIVE}/{name}.c" for name in ("slots", "ring", "probe")],
+        sources=[f"{NATIVE}/{name}.c" for name in ("guard", "slots", "requests", "ring", "probe")],
         include_dirs=[NATIVE],
         extra_compile_args=[*CFLAGS, *_pkg_config("--cflags")],
         **_libraries(),

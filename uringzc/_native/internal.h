@@ -28,10 +28,9 @@ void uzc_slots_end(uzc_slots *slots);
 
 /* The kernel dropped a completion: what is in flight stays in flight for ever. */
 void uzc_slots_poison(uzc_slots *slots);
+bool uzc_slots_poisoned(const uzc_slots *slots);
 
 /* The flush behind a request, for callers that are inside already. */
 void uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);
-
-void uzc_slots_stray(uzc_slots *slots);
 
 #endif

@@ -259,7 +259,9 @@ static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns
     int error = uzc_slots_begin_any(r->slots);
     if (error)
         return error;
-    if (!r->enabled && ready && (submit || wait))
+    if (uzc_slots_poisoned(r->slots)) /* nothing that was in flight is believed to be free again */
+        error = UZC_E_POISONED;
+    else if (!r->enabled && ready && (submit || wait))
         error = enable(r);
     if (error || !r->enabled) {
         uzc_slots_end(r->slots);
@@ -282,9 +284,9 @@ static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns
     unsigned submitted = ready - io_uring_sq_ready(&r->ring);
     uzc_slots_end(r->slots);
     uzc_ring_signal(r);
-    if (error >= 0 || submitted || error == -ETIME || error == -EBUSY)
-        return submitted;
-    return error == -EBADR ? UZC_E_POISONED : error;
+    if (uzc_slots_poisoned(r->slots))
+        return UZC_E_POISONED;
+    return error >= 0 || submitted || error == -ETIME || error == -EBUSY ? (int64_t)submitted : error;
 }
 
 static uzc_slots *slots(void *engine) {

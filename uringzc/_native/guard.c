@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Who may enter an engine: the thread that submitted first, one call at a time, until it is closed. */
+#include "slots.h"
+
+/* A number for each thread that no other thread of the process ever had. */
+static uint64_t this_thread(void) {
+    static atomic_uint_fast64_t threads;
+    static _Thread_local uint64_t number;
+    if (!number)
+        number = atomic_fetch_add(&threads, 1) + 1;
+    return number;
+}
+
+int uzc_slots_claim(uzc_slots *s) {
+    if (!s->owner)
+        s->owner = this_thread();
+    return s->owner == this_thread() ? 0 : UZC_E_THREAD;
+}
+
+/* May this thread use the engine? */
+int uzc_slots_mine(const uzc_slots *s) {
+    return !s->owner || s->owner == this_thread();
+}
+
+int uzc_slots_begin_any(uzc_slots *s) {
+    if (!uzc_slots_mine(s))
+        return UZC_E_THREAD;
+    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
+}
+
+int uzc_slots_begin_reading(uzc_slots *s) {
+    if (!s->closed && !uzc_slots_mine(s))
+        return UZC_E_THREAD;
+    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
+}
+
+int uzc_slots_check(const uzc_slots *s) {
+    if (s->closed)
+        return UZC_E_CLOSED;
+    if (!uzc_slots_mine(s))
+        return UZC_E_THREAD;
+    return s->poisoned ? UZC_E_POISONED : 0;
+}
+
+int uzc_slots_begin(uzc_slots *s) {
+    int error = uzc_slots_check(s);
+    return error ? error : uzc_slots_begin_any(s);
+}
+
+void uzc_slots_end(uzc_slots *s) {
+    atomic_store_explicit(&s->inside, false, memory_order_release);
+}
+
+/* Takes no more work. Safe in any thread. */
+void uzc_slots_shut(uzc_slots *s) {
+    s->closed = true;
+}
+
+void uzc_slots_poison(uzc_slots *s) {
+    s->poisoned = true;
+}
+
+bool uzc_slots_poisoned(const uzc_slots *s) {
+    return s->poisoned;
+}
