@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Any
 
 import numpy
-import uringzc
 
+import uringzc
 from benchmarks.pairs import Contender, Sample
 
 BATCH = 2048  # datagrams behind one notification, where not each has its own

@@ -46,7 +46,10 @@ def _pack(family: int, flags: int, host: str, port: int, flowinfo: int = 0, scop
     scope = scope_id or (found[3] if len(found) == 4 else 0)
     address = str(found[0]).partition("%")[0]
     return (
-        head + struct.pack("!I", flowinfo) + socket.inet_pton(socket.AF_INET6, address) + struct.pack("=I", scope)
+        head
+        + struct.pack("!I", flowinfo)
+        + socket.inet_pton(socket.AF_INET6, address)
+        + struct.pack("=I", scope)
     )
 
 

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Protocol
 
 from uringzc.memory import Region
 from uringzc.notif import Slots
-from uringzc.ring import RingEngine
+from uringzc.uring import RingEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+    from typing_extensions import Buffer
 
     from uringzc._send import Queue
 

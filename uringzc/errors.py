@@ -32,7 +32,7 @@ class WrongThreadError(UringzcError, RuntimeError):
 
 
 class BusyError(UringzcError, RuntimeError):
-    """Another call is inside the engine: a signal handler or a finalizer came in between. Nothing was changed."""
+    """A signal handler or a finalizer called an engine that is inside another call. Nothing was changed."""
 
 
 class PoisonedError(UringzcError, RuntimeError):
@@ -52,15 +52,18 @@ class SendError(UringzcError, OSError):
 
 
 _REFUSALS: dict[int, tuple[type[Exception], str]] = {
-    E_THREAD: (WrongThreadError, "the engine belongs to the thread that submitted first; nothing was changed"),
-    E_BUSY: (BusyError, "another call is inside the engine; nothing was changed"),
+    E_THREAD: (
+        WrongThreadError,
+        "the engine belongs to the thread that submitted first",
+    ),
+    E_BUSY: (BusyError, "another call is inside the engine"),
     E_CLOSED: (ClosedError, "the engine is closed, or belongs to the parent of this process"),
     E_POISONED: (PoisonedError, "the kernel dropped a completion: what is in flight is never given back"),
 }
 
 _FULL = {
     E_QUEUE: "the submission queue is full and the kernel takes nothing; submit again later",
-    E_REQUESTS: "max_inflight requests are held: wait for notifications, and flush the slots that have none due",
+    E_REQUESTS: "max_inflight requests are held: wait for notifications, and flush slots that were not",
     E_COMPLETIONS: "max_inflight completions are unread or to come: call reap_completions()",
     E_NOTIFICATIONS: "max_inflight notifications are unread or to come: call reap_notifications()",
 }

@@ -1,9 +1,9 @@
 """Who keeps memory alive when a program does not: dropped engines, ended threads, forks, interpreter exit.
 
-Closing a ring is no barrier: the kernel goes on reading memory that was sent from it, and says so only on that
-ring. So an engine that can not be closed cleanly is *parked*: kept open, with everything that its requests
-hold, until its owner's next call on any engine finds that the kernel is done. What requests hold is held by C
-references in their entries, which interpreter shutdown does not drop.
+Closing a ring is no barrier: the kernel goes on reading memory that was sent from it, and says so only on
+that ring. So an engine that can not be closed cleanly is *parked*: kept open, with everything that its
+requests hold, until its owner's next call on any engine finds that the kernel is done. What requests hold
+is held by C references in their entries, which interpreter shutdown does not drop.
 
 Finalizers run in any thread and inside any call, so they never touch a ring: they park it.
 """

@@ -1,8 +1,8 @@
 """Memory that can be sent: regions, and what it takes to pin ordinary buffers and to register them.
 
-A request holds a reference to its memory until its notifier is posted: a ``bytes`` object itself, a memoryview
-(an export, so that a ``bytearray`` can not be resized) or a region's ``Memory``. Nothing else has to be kept
-by the program.
+A request holds a reference to its memory until its notifier is posted: a ``bytes`` object itself, a
+memoryview (an export, so that a ``bytearray`` can not be resized) or a region's ``Memory``. Nothing else
+has to be kept by the program.
 
 No huge pages under registered memory: for a fixed buffer the kernel charges the socket PAGE_ALIGN(length +
 offset inside the page), so that 1,400 bytes at the end of a huge page cost 2 MB of SO_SNDBUF. Regions are
@@ -13,6 +13,7 @@ import mmap
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from uringzc._uring import ffi
 from uringzc.errors import BufferModifiedError, ClosedError
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+    from typing_extensions import Buffer
 
     from uringzc._send import Memory
 
@@ -81,10 +82,8 @@ class Region:
 def allocate(size: int) -> memoryview:
     """`size` bytes of zeros, page aligned, never on huge pages."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    try:
+    with suppress(OSError):  # a kernel without huge pages does not know the advice
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    except OSError:
-        pass  # a kernel without huge pages does not know the advice
     return memoryview(memory)
 
 

@@ -4,8 +4,8 @@ The rules
     - A *slot* holds one active *notifier*. A request that names the slot is attached to that notifier.
     - ``flush`` detaches the active notifier: nothing more can be attached to it, and the slot's next request
       starts the next one. A slot whose notifier has no request is skipped, and its sequence does not advance.
-    - A flushed notifier posts exactly one notification, once every request attached to it has completed and the
-      kernel no longer needs their memory: tag, sequence, and what became of the requests.
+    - A flushed notifier posts exactly one notification, once every request attached to it has completed and
+      the kernel no longer needs their memory: tag, sequence, and what became of the requests.
     - A notifier takes its slot's tag and next sequence number (u32, wraps) with its first request.
     - Notifications of one slot may come out of order, and any number may be outstanding. Never one before a
       flush, never two, never one while the kernel can still read a byte.
@@ -25,8 +25,9 @@ Theory of operation
     ======== ============== ============== =======================
 
     A notifier is ACTIVE until flushed, FLUSHED while a request of it is QUEUED or PENDING, and then DONE: its
-    notification is due, and the references that its requests held go back. A request is named by its index and
-    a generation, so that a key that is stale or invented is counted (``stats.stray``) and never believed.
+    notification is due, and the references that its requests held go back. A request is named by its index
+    and a generation, so that a key that is stale or invented is counted (``stats.stray``) and never
+    believed.
 
 These slots are this library's; the kernel API of that name was withdrawn before Linux 6.0.
 """
@@ -133,7 +134,9 @@ class Batch(Sequence[T]):
         size = self._record.size
         if isinstance(index, slice):
             chosen = range(len(self))[index]
-            return Batch(bytearray().join(self._data[i * size : (i + 1) * size] for i in chosen), self._record)
+            return Batch(
+                bytearray().join(self._data[i * size : (i + 1) * size] for i in chosen), self._record
+            )
         at = range(len(self))[index]
         return self._record.make(self._record.format.unpack_from(self._data, at * size))
 
@@ -218,8 +221,8 @@ class Slots:
     def update(self, first: int, count: int, tag: int | None = None) -> None:
         """Flushes `count` slots from `first`, and gives them `tag` for what comes next (None keeps theirs).
 
-        A slot without requests is skipped and keeps its tag. OSError EINVAL for a range that is not all there,
-        EOVERFLOW where first + count passes a u32; nothing was changed then.
+        A slot without requests is skipped and keeps its tag. OSError EINVAL for a range that is not all
+        there, EOVERFLOW where first + count passes a u32; nothing was changed then.
         """
         if first < 0 or count < 0:
             raise OSError(errno.EINVAL, f"no slots {first} to {first + count}")
@@ -227,7 +230,9 @@ class Slots:
             raise OSError(errno.EOVERFLOW, "first + count passes a u32")
         if tag is not None:
             _u64("tag", tag)
-        check(lib.uzc_slots_update(self.pointer, first, count, tag or 0, tag is None), f"slots {first}+{count}")
+        check(
+            lib.uzc_slots_update(self.pointer, first, count, tag or 0, tag is None), f"slots {first}+{count}"
+        )
 
     def flush(self, slot: int) -> int:
         """The number of the notifier that was flushed, 0 if the slot had none with requests."""

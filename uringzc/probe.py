@@ -43,7 +43,7 @@ def _why(code: int) -> str:
         except OSError:
             disabled = "0"
         if disabled != "0":
-            return f"kernel.io_uring_disabled is {disabled}; `sysctl kernel.io_uring_disabled=0` allows it (EPERM)"
+            return f"`sysctl kernel.io_uring_disabled=0` would allow it, it is {disabled} (EPERM)"
         return "a seccomp filter or security module forbids it, as container profiles do (EPERM)"
     if code == errno.ENOMEM:
         return memlock_hint(0)

@@ -1,257 +1,21 @@
-"""io_uring: the engine under a Scheduler, and Ring, the same without slots.
+"""Ring: io_uring without slots, for programs written against liburing."""
 
-The ring is created disabled and enabled by the first submit, whose thread owns it from then on
-(SINGLE_ISSUER, DEFER_TASKRUN). Results are taken out of the completion queue at every submit and look, so
-nothing depends on its size. The per-request path is ``_native/send.c``.
-"""
-
-import errno
 import socket
-import time
-import warnings
-import weakref
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from uringzc import address, lifetime, memory
-from uringzc._send import Queue
-from uringzc._uring import ffi, lib
-from uringzc.errors import E_BUSY, E_THREAD, ClosedError, UringzcError, check, refuse
+from uringzc import memory
+from uringzc.address import Address
 from uringzc.memory import Region
-from uringzc.notif import COMPLETION_FIELDS, NOTIFICATION_UNKNOWN, RAW, Batch, Record, Slots, Stats
-from uringzc.probe import features, memlock_hint
-from uringzc.tables import Buffers, Sockets
+from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
+from uringzc.uring import RingEngine
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+    from typing_extensions import Buffer
 
-_SUBMIT_ALL, _COOP_TASKRUN, _SINGLE_ISSUER, _DEFER_TASKRUN = 1 << 7, 1 << 8, 1 << 12, 1 << 13
-#: IORING_SETUP_* sets, best first; a kernel that does not know one says EINVAL
-SETUP = (
-    _SINGLE_ISSUER | _DEFER_TASKRUN | _SUBMIT_ALL,  # Linux 6.1
-    _SINGLE_ISSUER | _COOP_TASKRUN | _SUBMIT_ALL,  # 6.0
-    _COOP_TASKRUN | _SUBMIT_ALL,  # 5.19
-    _SUBMIT_ALL,  # 5.18
-)
-MAX_INFLIGHT = 1 << 20
-_CQ_MOST = 65536
 _CQE_F_MORE, _CQE_F_NOTIF, _COPIED = 1 << 1, 1 << 3, 1 << 31
-
-
-class RingEngine:
-    """One ring, its accounts, its registered memory and sockets."""
-
-    name = "io_uring"
-
-    def __init__(
-        self,
-        max_inflight: int,
-        completions: int,
-        entries: int = 512,
-        cq_entries: int | None = None,
-        debug: bool = False,
-    ) -> None:
-        self.closed = True
-        for name, value, most in (
-            ("max_inflight", max_inflight, MAX_INFLIGHT),
-            ("entries", entries, 32768),
-            ("cq_entries", cq_entries or 1, _CQ_MOST),
-        ):
-            if not 1 <= value <= most:
-                raise ValueError(f"{name} must be from 1 to {most}, not {value}")
-        offered = features()
-        if not offered.send_zc:
-            raise OSError(errno.EOPNOTSUPP, "this kernel has no IORING_OP_SEND_ZC (Linux 6.0)")
-        self.slots = Slots(max_inflight, completions)
-        if not offered.report_usage:
-            self.slots.notification = NOTIFICATION_UNKNOWN
-        self._ring = self._create(entries, cq_entries or min(2 * max(max_inflight, entries), _CQ_MOST))
-        lib.uzc_ring_features(self._ring, offered.report_usage, offered.fixed_message)
-        self.closed = False
-        self.debug = debug
-        self.sockets = Sockets()
-        self._buffers = Buffers(self._ring)
-        self.queue = Queue(
-            int(ffi.cast("uintptr_t", self._ring)),
-            int(ffi.cast("uintptr_t", lib.uzc_ring_calls())),
-            self.sockets.admit,
-            memory.pin_checked if debug else memory.pin,
-            address.pack,
-            refuse,
-            Region,
-            self._buffers.retired,
-            partial(lifetime.claimed, weakref.ref(self)),
-            debug,
-        )
-        lifetime.born(self)
-
-    def _create(self, entries: int, cq_entries: int) -> Any:
-        out = ffi.new("uzc_ring **")
-        code = -errno.EINVAL
-        for self.setup in SETUP:
-            code = lib.uzc_ring_new(out, entries, max(cq_entries, entries), self.setup, self.slots.pointer)
-            if code != -errno.EINVAL:
-                break
-        if code == -errno.ENOMEM:
-            raise OSError(errno.ENOMEM, f"no memory for a ring of {cq_entries} completions: {memlock_hint(0)}")
-        check(code, "io_uring_setup")
-        return out[0]
-
-    def check(self) -> None:
-        """Raises what a new request would be refused with."""
-        check(lib.uzc_slots_check(self.slots.pointer))
-
-    def mine(self) -> bool:
-        """Whether this thread may use the engine."""
-        return bool(lib.uzc_slots_mine(self.slots.pointer))
-
-    def register(self, size_or_buffer: "int | Buffer") -> Region:
-        """See Scheduler.register."""
-        self.check()
-        return self._buffers.register(size_or_buffer)
-
-    def register_socket(self, sock: socket.socket) -> None:
-        """See Scheduler.register_socket."""
-        self.check()
-        self.submit()  # what is queued goes by the descriptor
-        self.sockets.register(self._ring, sock)
-
-    def unregister_socket(self, sock: socket.socket) -> None:
-        """See Scheduler.unregister_socket."""
-        self.check()
-        self.submit()
-        self.sockets.unregister(self._ring, sock)
-
-    # -- the kernel
-
-    def submit(self) -> int:
-        """Hands what is queued to the kernel, and takes every result there is."""
-        with self.queue:
-            return self._enter(1, 0, 0)
-
-    def look(self) -> None:
-        """Takes every result there is."""
-        with self.queue:
-            self._enter(0, 0, 0)
-
-    def _enter(self, submit: int, wait: int, timeout_ns: int) -> int:
-        lifetime.sweep()
-        try:
-            return self.queue.enter(submit, wait, timeout_ns)
-        finally:
-            self.tidy()
-
-    def tidy(self) -> None:
-        """After whatever may have posted notifiers: drops what they held, verifies it in debug mode."""
-        self.queue.release()
-        if self._buffers.retired and self.mine() and not self.closed:
-            self._buffers.clear_retired()
-        released = self.queue.released
-        while released:
-            held = released.pop()
-            if isinstance(held, memory.Checked):
-                held.verify()
-
-    def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str | None) -> None:
-        """Submits, and waits until `missing()`, a lower bound of the CQEs that are needed, is 0.
-
-        At the end of `timeout` it raises TimeoutError that names `what`, or returns if that is None.
-        """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        with self.queue:
-            while need := missing():
-                left = -1 if deadline is None else max(0, int((deadline - time.monotonic()) * 1e9))
-                # wait for all of them at once: a DEFER ring then sleeps once
-                self._enter(1, min(need, _CQ_MOST // 2) if left else 0, left)
-                if left == 0 and missing():
-                    if what is None:
-                        return
-                    raise TimeoutError(f"{what} is not done after {timeout} s: {self.describe()}")
-
-    def describe(self) -> str:
-        """What the kernel still holds."""
-        stats = self.slots.stats()
-        return f"{stats.in_flight} requests are in flight, the oldest for {stats.oldest:.3f} s"
-
-    def drain(self, timeout: float | None = None) -> None:
-        """Waits until nothing is in flight, else TimeoutError."""
-        self.wait_for(lambda: int(self.slots.counts().in_flight), timeout, "drain")
-
-    def fileno(self) -> int:
-        """A descriptor that is readable while there is something to reap."""
-        if self.closed:
-            raise ClosedError("the engine is closed")
-        return check(lib.uzc_ring_fileno(self._ring), "a descriptor to wait on")
-
-    def signal(self) -> None:
-        """Brings fileno() up to date after records were read."""
-        if not self.closed:
-            lib.uzc_ring_signal(self._ring)
-
-    # -- the end
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
-        if self.closed:
-            return
-        if not self.mine():
-            refuse(E_THREAD)
-        if self.queue.busy:
-            refuse(E_BUSY)
-        self.closed = True
-        lib.uzc_slots_close(self.slots.pointer)
-        try:
-            self.drain(timeout)
-        except TimeoutError:
-            self._park()
-        except BaseException:
-            self._park()
-            raise
-        else:
-            self._exit()
-
-    def _park(self) -> None:
-        lifetime.park(self)
-        message = f"an engine was closed and is parked: {self.describe()}, their memory stays held"
-        warnings.warn(message, ResourceWarning, stacklevel=4)
-
-    def drop(self, lost: object) -> None:
-        """The program lost it without close(): what it holds stays held, its owner's next call closes it."""
-        if not self.closed:
-            self.closed = True
-            lib.uzc_slots_shut(self.slots.pointer)
-            warnings.warn(f"{type(lost).__name__} was not closed", ResourceWarning, source=lost, stacklevel=3)
-            lifetime.park(self)
-
-    def settle(self) -> bool:
-        """Of a parked engine: whether it could be let go."""
-        if self._ring is not None and not self.queue.busy:
-            lib.uzc_slots_close(self.slots.pointer)
-            with suppress(UringzcError, OSError):
-                self.queue.enter(1, 0, 0)
-            if not self.slots.counts().in_flight:
-                self._exit()
-        return self._ring is None
-
-    def _exit(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            self.queue.release()
-            self.queue.detach()
-            self.sockets.registered.clear()
-            lib.uzc_ring_exit(ring)
-
-    def abandon(self) -> None:
-        """In the child of a fork: the ring is the parent's."""
-        self.closed = True
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            lib.uzc_slots_close(self.slots.pointer)
-            self.queue.detach()
-            lib.uzc_ring_abandon(ring)
 
 
 class RawCompletion(NamedTuple):
@@ -313,7 +77,7 @@ class Ring:
         *,
         offset: int = 0,
         length: int | None = None,
-        to: address.Address | None = None,
+        to: Address | None = None,
         segment: int = 0,
         msg_flags: int = 0,
         user_data: int = 0,
@@ -337,7 +101,7 @@ class Ring:
         *,
         offset: int = 0,
         length: int | None = None,
-        to: address.Address | None = None,
+        to: Address | None = None,
         segment: int = 0,
         msg_flags: int = 0,
         user_data: int = 0,
@@ -362,7 +126,7 @@ class Ring:
         sock: socket.socket,
         buffers: "Sequence[Buffer]",
         *,
-        to: address.Address | None = None,
+        to: Address | None = None,
         segment: int = 0,
         msg_flags: int = 0,
         user_data: int = 0,

@@ -13,7 +13,7 @@ from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots, Stats
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+    from typing_extensions import Buffer
 
 
 class Scheduler:
@@ -26,8 +26,8 @@ class Scheduler:
     where they differ (default: `python -X dev` or URINGZC_DEBUG=1).
 
     May be built in one thread and used in another: it belongs to the thread that submits first; a call from
-    another raises WrongThreadError and changes nothing. After fork it is the parent's: ClosedError in the child.
-    A call that comes in between another (a signal handler, a finalizer) raises BusyError.
+    another raises WrongThreadError and changes nothing. After fork it is the parent's: ClosedError in the
+    child. A call that comes in between another (a signal handler, a finalizer) raises BusyError.
 
     io_uring, Linux 6.0; OSError says why it can not be used here.
     """
@@ -76,7 +76,7 @@ class Scheduler:
         self._engine.register_socket(sock)
 
     def unregister_socket(self, sock: socket.socket) -> None:
-        """Submits what is queued, and lets a registered socket go. OSError ENXIO when it is not registered."""
+        """Submits what is queued, and lets a registered socket go. OSError ENXIO if it is not registered."""
         self._engine.unregister_socket(sock)
 
     def send(
@@ -97,13 +97,13 @@ class Scheduler:
 
         `data` (or `length` bytes of it from `offset`) and `sock` are held until that notifier's notification,
         and must not be written before. `to`: (host, port) for a socket that is not connected. `segment`:
-        UDP_SEGMENT, the data leaves as datagrams of so many bytes. `user_data`: a u64 that comes back with the
-        result. `flush`: flush the slot right behind this request.
+        UDP_SEGMENT, the data leaves as datagrams of so many bytes. `user_data`: a u64 that comes back with
+        the result. `flush`: flush the slot right behind this request.
 
         Nothing is queued when it raises: TypeError or BufferError for data or sockets that can not be sent
-        (from), ValueError for bytes that are not there, OSError EINVAL for a slot that does not exist, EBADF for
-        a closed socket, EMSGSIZE for more than a datagram can carry, EOPNOTSUPP for a socket that cannot send
-        zero-copy, BlockingIOError when too much is in flight or unread (it says which).
+        (from), ValueError for bytes that are not there, OSError EINVAL for a slot that does not exist, EBADF
+        for a closed socket, EMSGSIZE for more than a datagram can carry, EOPNOTSUPP for a socket that can not
+        send zero-copy, BlockingIOError when too much is in flight or unread (it says which).
 
         A socket that is closed between this and the submit fails with EBADF and sends nothing. With a full
         SO_SNDBUF the kernel sends when there is room, and datagrams may then overtake each other.
@@ -140,8 +140,8 @@ class Scheduler:
         """Queues `count` sends of `size` bytes, each `stride` (default: size) behind the one before.
 
         As many calls of ``send``, in one: request i has user_data + i, and with `flush` each request has a
-        notification of its own. Returns how many were queued: fewer than `count` when no more can be in flight.
-        BlockingIOError when that is none. A full queue is submitted on the way.
+        notification of its own. Returns how many were queued: fewer than `count` when no more can be in
+        flight. BlockingIOError when that is none. A full queue is submitted on the way.
         """
         engine = self._engine
         if not engine.debug:
@@ -193,8 +193,8 @@ class Scheduler:
     def reap_completions(self, wait: int = 0, timeout: float | None = None) -> Batch[Completion]:
         """The results of requests. Says nothing about their memory.
 
-        With `wait`, submits and blocks until that many can be read, `timeout` seconds are over, or no more can
-        come. Without, it looks and never blocks.
+        With `wait`, submits and blocks until that many can be read, `timeout` seconds are over, or no more
+        can come. Without, it looks and never blocks.
         """
         counts = self._engine.slots.counts
 
@@ -214,7 +214,7 @@ class Scheduler:
         def missing() -> int:
             now = counts()
             more = wait - now.unread_notifications
-            # each request in flight owes at least a CQE: for all that were flushed, wait for all of those at once
+            # each request in flight owes a CQE at least: for all notifiers, wait for all of those at once
             return max(0, more if more < now.flushed else now.unsettled) if more > 0 else 0
 
         self._wait(wait, timeout, missing)

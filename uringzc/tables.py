@@ -1,12 +1,12 @@
 """A ring's tables of registered buffers and registered sockets: who has which entry."""
 
+import _socket
 import errno
 import os
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import _socket
 from uringzc import memory
 from uringzc._send import Memory
 from uringzc._uring import lib
@@ -15,7 +15,7 @@ from uringzc.memory import Region
 from uringzc.probe import memlock_hint
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined,unused-ignore]
+    from typing_extensions import Buffer
 
 #: entries; the kernel allows no more buffers
 BUFFERS = 16384
@@ -81,7 +81,9 @@ class Buffers:
         if parts == 1 and self._free:
             return self._free.pop()
         if self._next + parts > BUFFERS:
-            raise OSError(errno.ENOBUFS, f"{BUFFERS} buffers are registered, the most of one ring: close regions")
+            raise OSError(
+                errno.ENOBUFS, f"{BUFFERS} buffers are registered, the most of one ring: close regions"
+            )
         self._next += parts
         return self._next - parts
 
