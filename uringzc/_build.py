@@ -1,53 +1,70 @@
-"""cffi: builds ``uringzc._uring`` from the C sources in ``_native`` against the system liburing.
+"""cffi: builds ``uringzc._uring`` from the C sources in ``_native``, against the system's liburing.
 
 The cdef is ``_native/uringzc.h`` itself, so that Python and C can not disagree about the boundary.
-Run by setup.py through ``cffi_modules``; imports nothing of the package.
+Called by setup.py through ``cffi_modules``; imports nothing of the package. URINGZC_STATIC=1 takes liburing
+into the module, for a wheel that needs nothing of the machine it is installed on.
 """
 
 import os
 import shutil
 import subprocess
+import sys
+import sysconfig
 from pathlib import Path
 
 import cffi
 
-NEEDS = "liburing >= 2.3"
-CFLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", *os.environ.get("URINGZC_CFLAGS", "").split()]
+LIBURING = "2.3"
 NATIVE = "uringzc/_native"  # setuptools wants paths relative to setup.py
 
 
-def require_liburing() -> None:
-    """Ends the build with one sentence where a tool or the library is missing."""
-    how = "on Debian and Ubuntu: apt-get install gcc pkg-config liburing-dev"
-    compiler = os.environ.get("CC", "cc").split()[0]
-    missing = [tool for tool in (compiler, "pkg-config") if not shutil.which(tool)]
-    if missing:
-        raise SystemExit(f"uringzc needs {' and '.join(missing)} to build; {how}")
-    if subprocess.run(["pkg-config", "--exists", NEEDS], check=False).returncode:
-        raise SystemExit(f"uringzc needs {NEEDS} with its headers to build; {how}")
-
-
-def _pkg_config(option: str) -> list[str]:
-    return subprocess.run(
-        ["pkg-config", option, "liburing"], check=True, capture_output=True, text=True
-    ).stdout.split()
-
-
-def _libraries() -> dict[str, list[str]]:
-    if os.environ.get("URINGZC_STATIC"):  # a wheel that needs nothing of the machine it is installed on
-        directory = _pkg_config("--variable=libdir")[0]
-        return {"extra_objects": [str(Path(directory) / "liburing.a")]}
-    return {"extra_link_args": _pkg_config("--libs")}
-
-
-ffibuilder = cffi.FFI()
-ffibuilder.cdef((Path(__file__).parent / "_native" / "uringzc.h").read_text())
-if shutil.which("pkg-config") and not subprocess.run(["pkg-config", "--exists", NEEDS], check=False).returncode:
-    ffibuilder.set_source(
+def ffibuilder() -> cffi.FFI:
+    """The module, as cffi wants it; SystemExit with one sentence where something is missing."""
+    require()
+    libraries = _pkg_config("--libs").split()
+    if os.environ.get("URINGZC_STATIC"):
+        libraries = [{"-luring": "-l:liburing.a"}.get(flag, flag) for flag in libraries]
+        libraries.append("-Wl,--exclude-libs,ALL")  # its names stay inside
+    ffi = cffi.FFI()
+    ffi.cdef((Path(__file__).parent / "_native" / "uringzc.h").read_text())
+    ffi.set_source(
         "uringzc._uring",
         '#include "internal.h"',
         sources=[f"{NATIVE}/{name}.c" for name in ("guard", "slots", "requests", "ring", "probe")],
+        depends=[str(header) for header in Path(NATIVE).glob("*.h")],
         include_dirs=[NATIVE],
-        extra_compile_args=[*CFLAGS, *_pkg_config("--cflags")],
-        **_libraries(),
+        extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", *_pkg_config("--cflags").split()],
+        extra_link_args=libraries,
     )
+    return ffi
+
+
+def require() -> None:
+    """Ends the build with one sentence: all that is missing, and the command that installs it."""
+    missing = {}  # what, and the packages that have it
+    compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
+    if not shutil.which(compiler):
+        missing[f"a C compiler ({compiler})"] = "gcc libc6-dev"
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        missing[f"Python.h of Python {sys.version_info[0]}.{sys.version_info[1]}"] = "python3-dev"
+    if not shutil.which("pkg-config"):
+        missing["pkg-config"] = "pkg-config liburing-dev"
+    elif subprocess.run(["pkg-config", "--exists", f"liburing >= {LIBURING}"], check=False).returncode:
+        found = _pkg_config("--modversion")
+        missing[f"liburing {LIBURING} or newer" + (f" (this is {found})" if found else "")] = "liburing-dev"
+    elif (
+        os.environ.get("URINGZC_STATIC") and not Path(_pkg_config("--variable=libdir"), "liburing.a").exists()
+    ):
+        missing["liburing.a (for URINGZC_STATIC)"] = "liburing-dev"
+    if missing:
+        raise SystemExit(
+            f"uringzc cannot be built without {' and '.join(missing)}; "
+            f"on Debian 12, Ubuntu 24.04 and later: apt-get install {' '.join(missing.values())}"
+        )
+
+
+def _pkg_config(option: str) -> str:
+    """What pkg-config says of liburing, or nothing where it is not known."""
+    return subprocess.run(
+        ["pkg-config", option, "liburing"], check=False, capture_output=True, text=True
+    ).stdout.strip()

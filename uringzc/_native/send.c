@@ -142,53 +142,65 @@ static int full(long long code) {
            code == UZC_E_NOTIFICATIONS;
 }
 
-/* Queues up to send->count requests; a full queue is submitted, and submitting may make room in the accounts
- * once. Returns how many, or -1 with an exception set when not one was queued. */
+/* Names the socket in `send`, if it is open and can send that. */
+static int aim(Queue *q, PyObject *sock, uzc_send *send) {
+    int fd;
+    if (descriptor(sock, &fd) < 0)
+        return -1;
+    Pending *p = find_pending(q, sock);
+    if (!p || p->fd != fd)
+        p = add_pending(q, sock);
+    if (!p)
+        return -1;
+    send->fixed_file = p->index >= 0;
+    send->fd = send->fixed_file ? p->index : p->fd;
+    if (send->zero_copy && !p->zero_copy)
+        return refuse(q, -EOPNOTSUPP), -1;
+    if (p->most && !send->message && send->length > p->most)
+        return refuse(q, -EMSGSIZE), -1;
+    if (!p->most && send->segment) {
+        PyErr_SetString(PyExc_ValueError, "segment needs a UDP socket");
+        return -1;
+    }
+    return 0;
+}
+
+/* Queues up to send->count requests. A full queue is submitted, and when there is no room in the accounts a
+ * look may make some, once. Returns how many, or -1 with an exception set when not one was queued. */
 static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send) {
-    uint32_t wanted = send->count;
+    const uint32_t wanted = send->count;
     long long total = 0;
     bool looked = false;
-    while (total < wanted) {
-        int fd;
-        if (descriptor(sock, &fd) < 0)
-            return -1;
-        Pending *p = find_pending(q, sock);
-        if (!p || p->fd != fd)
-            p = add_pending(q, sock);
-        if (!p)
-            return -1;
-        send->fixed_file = p->index >= 0;
-        send->fd = send->fixed_file ? p->index : p->fd;
-        if (send->zero_copy && !p->zero_copy)
-            return refuse(q, -EOPNOTSUPP), -1;
-        if (p->most && !send->message && send->length > p->most)
-            return refuse(q, -EMSGSIZE), -1;
-        if (!p->most && send->segment) {
-            PyErr_SetString(PyExc_ValueError, "segment needs a UDP socket");
-            return -1;
-        }
+    send->socket = sock;
+    send->memory = holder;
+    while (total < wanted && aim(q, sock, send) == 0) {
         send->count = wanted - (uint32_t)total;
         long long done = q->calls->queue(q->engine, send);
         if (done > 0) {
+            for (long long i = 0; i < done; i++) { /* the entries' references; release() drops them */
+                Py_INCREF(sock);
+                Py_INCREF(holder);
+            }
             q->queued += done;
             total += done;
             send->data += (uint64_t)done * send->stride;
             send->user_data += (uint64_t)done;
             looked = false;
-            for (long long i = 0; i < done; i++) {
-                Py_INCREF(sock);
-                Py_INCREF(holder);
-            }
             continue;
         }
-        if (!full(done) || (looked && done != UZC_E_QUEUE))
-            return total ? total : (refuse(q, done), -1);
-        looked = done != UZC_E_QUEUE;
-        done = enter(q, 1, 0, 0);
-        if (done < 0 && done != -EINTR)
-            return total ? total : (done == INT64_MIN ? NULL : refuse(q, done), -1);
+        if (full(done) && !(looked && done != UZC_E_QUEUE)) {
+            looked = done != UZC_E_QUEUE;
+            done = enter(q, 1, 0, 0);
+        }
+        if (done < 0 && done != -EINTR) {
+            if (done != INT64_MIN)
+                refuse(q, done);
+            break;
+        }
     }
-    return total;
+    if (total)
+        PyErr_Clear(); /* what stopped a run that has begun will stop the next call */
+    return total ? total : -1;
 }
 
 static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
