@@ -147,8 +147,13 @@ class RingEngine:
     def tidy(self) -> None:
         """After whatever may have posted notifiers: drops what they held, verifies it in debug mode."""
         self.queue.release()
-        if self._buffers.retired and self.mine() and not self.closed:
-            self._buffers.clear_retired()
+        try:
+            self._verify()
+        finally:
+            if self._buffers.retired and self.mine() and not self.closed:
+                self._buffers.clear_retired()
+
+    def _verify(self) -> None:
         released = self.queue.released
         while released:
             held = released.pop()

@@ -3,14 +3,6 @@
  * The table of requests: attached, given a result, settled, and released again. */
 #include "slots.h"
 
-void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last) {
-    if (s->released.last == NONE)
-        s->released.first = first;
-    else
-        s->requests[s->released.last].next = first;
-    s->released.last = last;
-}
-
 static void free_request(uzc_slots *s, uint32_t index) {
     struct request *r = &s->requests[index];
     r->state = FREE;

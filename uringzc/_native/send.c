@@ -14,87 +14,6 @@
 
 #include "send.h"
 
-static PyObject *name_fileno;
-
-static int descriptor(PyObject *sock, int *fd) {
-    PyObject *number = PyObject_CallMethodObjArgs(sock, name_fileno, NULL);
-    if (!number) {
-        if (PyErr_ExceptionMatches(PyExc_AttributeError))
-            PyErr_Format(PyExc_TypeError, "sock must be a socket.socket, not %R", sock);
-        return -1;
-    }
-    long value = PyLong_AsLong(number);
-    Py_DECREF(number);
-    *fd = (int)value;
-    return value == -1 && PyErr_Occurred() ? -1 : 0;
-}
-
-static void forget_pending(Queue *q, Py_ssize_t at) {
-    PyObject *sock = q->pending[at].sock;
-    q->pending[at] = q->pending[--q->pending_count];
-    Py_DECREF(sock);
-}
-
-/* Requests of sockets that were closed since must not go to whoever has the descriptor now. */
-static int check_pending(Queue *q) {
-    for (Py_ssize_t i = 0; i < q->pending_count;) {
-        int fd, queued_on = q->pending[i].fd;
-        if (descriptor(q->pending[i].sock, &fd) < 0)
-            return -1;
-        if (fd == queued_on) {
-            i++;
-            continue;
-        }
-        if (q->pending[i].index < 0)
-            q->calls->revoke(q->engine, queued_on);
-        forget_pending(q, i);
-    }
-    return 0;
-}
-
-static Pending *find_pending(Queue *q, PyObject *sock) {
-    for (Py_ssize_t i = q->pending_count - 1; i >= 0; i--)
-        if (q->pending[i].sock == sock)
-            return &q->pending[i];
-    return NULL;
-}
-
-static Pending *add_pending(Queue *q, PyObject *sock) {
-    if (check_pending(q) < 0)
-        return NULL;
-    PyObject *admitted = PyObject_CallFunctionObjArgs(q->admit, sock, NULL);
-    if (!admitted)
-        return NULL;
-    Pending entry = {.sock = sock};
-    int zero_copy;
-    int parsed =
-        PyArg_ParseTuple(admitted, "iiiIp", &entry.fd, &entry.index, &entry.family, &entry.most, &zero_copy);
-    Py_DECREF(admitted);
-    if (!parsed)
-        return NULL;
-    entry.zero_copy = zero_copy;
-    if (q->pending_count == q->pending_room) {
-        Py_ssize_t room = q->pending_room ? 2 * q->pending_room : 8;
-        Pending *grown = PyMem_Realloc(q->pending, (size_t)room * sizeof *grown);
-        if (!grown)
-            return (Pending *)PyErr_NoMemory();
-        q->pending = grown;
-        q->pending_room = room;
-    }
-    Py_INCREF(sock);
-    q->pending[q->pending_count] = entry;
-    return &q->pending[q->pending_count++];
-}
-
-static PyObject *refuse(Queue *q, long long code) {
-    PyObject *raised = PyObject_CallFunction(q->refuse, "L", code);
-    if (raised) {
-        Py_DECREF(raised);
-        PyErr_Format(PyExc_SystemError, "refusal %lld was not raised", code);
-    }
-    return NULL;
-}
-
 static void release(Queue *q) {
     void *sock, *memory;
     uzc_slots *slots = q->calls->slots(q->engine);
@@ -122,8 +41,8 @@ static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns
     Py_END_ALLOW_THREADS;
     if (done > 0)
         q->queued -= done;
-    while (q->queued <= 0 && q->pending_count)
-        forget_pending(q, q->pending_count - 1);
+    if (q->queued <= 0)
+        forget_all_pending(q);
     if (done > -4096) /* not refused */
         release(q);
     if (done > 0 && !q->owned) {
@@ -140,29 +59,6 @@ static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns
 static int full(long long code) {
     return code == UZC_E_QUEUE || code == UZC_E_REQUESTS || code == UZC_E_COMPLETIONS ||
            code == UZC_E_NOTIFICATIONS;
-}
-
-/* Names the socket in `send`, if it is open and can send that. */
-static int aim(Queue *q, PyObject *sock, uzc_send *send) {
-    int fd;
-    if (descriptor(sock, &fd) < 0)
-        return -1;
-    Pending *p = find_pending(q, sock);
-    if (!p || p->fd != fd)
-        p = add_pending(q, sock);
-    if (!p)
-        return -1;
-    send->fixed_file = p->index >= 0;
-    send->fd = send->fixed_file ? p->index : p->fd;
-    if (send->zero_copy && !p->zero_copy)
-        return refuse(q, -EOPNOTSUPP), -1;
-    if (p->most && !send->message && send->length > p->most)
-        return refuse(q, -EMSGSIZE), -1;
-    if (!p->most && send->segment) {
-        PyErr_SetString(PyExc_ValueError, "segment needs a UDP socket");
-        return -1;
-    }
-    return 0;
 }
 
 /* Queues up to send->count requests. A full queue is submitted, and when there is no room in the accounts a
@@ -206,10 +102,9 @@ static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send
 static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
     if (!to || to == Py_None)
         return 0;
-    Pending *p = find_pending(q, sock);
-    if (!p && !(p = add_pending(q, sock)))
+    int family = family_of(q, sock);
+    if (family < 0)
         return -1;
-    int family = p->family;
     if (to != q->last_to || family != q->last_family) {
         PyObject *packed = PyObject_CallFunction(q->pack, "iO", family, to);
         if (!packed)
@@ -252,7 +147,7 @@ static PyObject *out_of_range(PyObject *data, uint64_t offset, uint64_t length, 
                         offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
 }
 
-static PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     Queue *q = (Queue *)self;
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {.count = 1};
@@ -284,7 +179,7 @@ static PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t co
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     Queue *q = (Queue *)self;
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {0};
@@ -315,7 +210,7 @@ static PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t cou
     return done < 0 ? NULL : PyLong_FromLongLong(done);
 }
 
-static PyObject *queue_enter(PyObject *self, PyObject *args) {
+PyObject *queue_enter(PyObject *self, PyObject *args) {
     Queue *q = (Queue *)self;
     int submit;
     unsigned wait;
@@ -332,24 +227,23 @@ static PyObject *queue_enter(PyObject *self, PyObject *args) {
     return PyLong_FromLongLong(done > 0 ? done : 0);
 }
 
-static PyObject *queue_release(PyObject *self, PyObject *unused) {
+PyObject *queue_release(PyObject *self, PyObject *unused) {
     (void)unused;
     if (((Queue *)self)->engine)
         release((Queue *)self);
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_detach(PyObject *self, PyObject *unused) {
+PyObject *queue_detach(PyObject *self, PyObject *unused) {
     (void)unused;
     Queue *q = (Queue *)self;
     q->engine = NULL;
     q->queued = 0;
-    while (q->pending_count)
-        forget_pending(q, q->pending_count - 1);
+    forget_all_pending(q);
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_busy(PyObject *self, PyObject *unused) {
+PyObject *queue_busy(PyObject *self, PyObject *unused) {
     (void)unused;
     Queue *q = (Queue *)self;
     if (q->engine && !q->calls->mine(q->calls->slots(q->engine)))
@@ -361,90 +255,8 @@ static PyObject *queue_busy(PyObject *self, PyObject *unused) {
     return self;
 }
 
-static PyObject *queue_unbusy(PyObject *self, PyObject *unused) {
+PyObject *queue_unbusy(PyObject *self, PyObject *unused) {
     (void)unused;
     ((Queue *)self)->busy = 0;
     Py_RETURN_NONE;
-}
-
-static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
-    Queue *q = (Queue *)self;
-    static char *accepted[] = {"engine",      "calls",   "admit",   "pin",   "pack", "refuse",
-                               "region_type", "retired", "claimed", "debug", NULL};
-    unsigned long long engine, calls;
-    int debug = 0;
-    if (q->engine || q->admit) {
-        PyErr_SetString(PyExc_TypeError, "a Queue is made once");
-        return -1;
-    }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOO|p", accepted, &engine, &calls, &q->admit,
-                                     &q->pin, &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed,
-                                     &debug)) {
-        q->admit = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
-        return -1;
-    }
-    Py_INCREF(q->admit);
-    Py_INCREF(q->pin);
-    Py_INCREF(q->pack);
-    Py_INCREF(q->refuse);
-    Py_INCREF(q->region_type);
-    Py_INCREF(q->retired);
-    Py_INCREF(q->claimed);
-    q->engine = (void *)(uintptr_t)engine;
-    q->calls = (const uzc_calls *)(uintptr_t)calls;
-    if (debug && !(q->released = PyList_New(0)))
-        return -1;
-    return 0;
-}
-
-static void queue_dealloc(PyObject *self) {
-    Queue *q = (Queue *)self;
-    while (q->pending_count)
-        forget_pending(q, q->pending_count - 1);
-    PyMem_Free(q->pending);
-    Py_XDECREF(q->admit);
-    Py_XDECREF(q->pin);
-    Py_XDECREF(q->pack);
-    Py_XDECREF(q->refuse);
-    Py_XDECREF(q->region_type);
-    Py_XDECREF(q->retired);
-    Py_XDECREF(q->claimed);
-    Py_XDECREF(q->released);
-    Py_XDECREF(q->last_to);
-    Py_XDECREF(q->last_packed);
-    free_object(self);
-}
-
-static PyMethodDef queue_methods[] = {
-    {"send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send."},
-    {"run", (PyCFunction)(void (*)(void))queue_run, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send_run."},
-    {"enter", queue_enter, METH_VARARGS,
-     "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
-    {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
-    {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
-    {"__enter__", queue_busy, METH_NOARGS, "Marks the engine as inside a call; BusyError if it is already."},
-    {"__exit__", queue_unbusy, METH_VARARGS, NULL},
-    {NULL, NULL, 0, NULL}};
-
-static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
-                                      {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
-                                      {NULL, 0, 0, 0, NULL}};
-
-static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},
-                                    {Py_tp_new, PyType_GenericNew}, {Py_tp_methods, queue_methods},
-                                    {Py_tp_members, queue_members}, {0, NULL}};
-static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT, queue_slots};
-
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_send", NULL, -1, NULL, NULL, NULL, NULL, NULL};
-
-PyMODINIT_FUNC PyInit__send(void) {
-    PyObject *module = PyModule_Create(&definition);
-    PyObject *queue_type = PyType_FromSpec(&queue_spec), *memory_type = memory_init();
-    name_fileno = PyUnicode_InternFromString("fileno");
-    if (!module || !queue_type || !memory_type || !name_fileno || arguments_init() < 0 ||
-        PyModule_AddObject(module, "Queue", queue_type) < 0 ||
-        PyModule_AddObject(module, "Memory", memory_type) < 0)
-        return NULL;
-    return module;
 }

@@ -71,6 +71,27 @@ int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t 
 int as_number(PyObject *value, int at, uint64_t most, uint64_t *out);
 int as_bool(PyObject *value, uint32_t *out);
 
+/* sockets.c */
+int sockets_init(void);
+/* Names the socket in `send`, if it is open and can send that. */
+int aim(Queue *q, PyObject *sock, uzc_send *send);
+int family_of(Queue *q, PyObject *sock);
+/* Requests of sockets that were closed since must not go to whoever has the descriptor now. */
+int check_pending(Queue *q);
+void forget_all_pending(Queue *q);
+
+/* send.c: the methods of Queue */
+PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
+PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
+PyObject *queue_enter(PyObject *self, PyObject *args);
+PyObject *queue_release(PyObject *self, PyObject *unused);
+PyObject *queue_detach(PyObject *self, PyObject *unused);
+PyObject *queue_busy(PyObject *self, PyObject *unused);
+PyObject *queue_unbusy(PyObject *self, PyObject *unused);
+
+/* module.c: raises what a refusal stands for; always NULL */
+PyObject *refuse(Queue *q, long long code);
+
 /* memory.c */
 PyObject *memory_init(void);
 /* What to hold, and where its bytes are. Fills data, base, buffer, buffers; a new reference in *holder. */

@@ -131,6 +131,14 @@ uint32_t uzc_active_notifier(uzc_slots *s, uint32_t index) {
     return notifier;
 }
 
+void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last) {
+    if (s->released.last == NONE)
+        s->released.first = first;
+    else
+        s->requests[s->released.last].next = first;
+    s->released.last = last;
+}
+
 /* Flushed, and nothing of it is in flight: its notification is due, its requests' references go back. */
 static void post(uzc_slots *s, uint32_t index) {
     struct notifier *n = &s->notifiers[index];

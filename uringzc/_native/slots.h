@@ -77,7 +77,7 @@ struct uzc_slots {
 uint32_t uzc_active_notifier(uzc_slots *s, uint32_t slot);
 /* slots.c: a request of this notifier has settled. */
 void uzc_notifier_settled(uzc_slots *s, uint32_t index);
-/* requests.c: a chain of requests whose references may be handed back. */
+/* slots.c: a chain of requests whose references may be handed back. */
 void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last);
 /* guard.c: reading is open to every thread once the engine is closed. */
 int uzc_slots_begin_reading(uzc_slots *s);

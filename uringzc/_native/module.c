@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The module _send: its types, made and unmade. */
+#include "send.h"
+
+PyObject *refuse(Queue *q, long long code) {
+    PyObject *raised = PyObject_CallFunction(q->refuse, "L", code);
+    if (raised) {
+        Py_DECREF(raised);
+        PyErr_Format(PyExc_SystemError, "refusal %lld was not raised", code);
+    }
+    return NULL;
+}
+
+static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
+    Queue *q = (Queue *)self;
+    static char *accepted[] = {"engine",      "calls",   "admit",   "pin",   "pack", "refuse",
+                               "region_type", "retired", "claimed", "debug", NULL};
+    unsigned long long engine, calls;
+    int debug = 0;
+    if (q->engine || q->admit) {
+        PyErr_SetString(PyExc_TypeError, "a Queue is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOO|p", accepted, &engine, &calls, &q->admit,
+                                     &q->pin, &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed,
+                                     &debug)) {
+        q->admit = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
+        return -1;
+    }
+    Py_INCREF(q->admit);
+    Py_INCREF(q->pin);
+    Py_INCREF(q->pack);
+    Py_INCREF(q->refuse);
+    Py_INCREF(q->region_type);
+    Py_INCREF(q->retired);
+    Py_INCREF(q->claimed);
+    q->engine = (void *)(uintptr_t)engine;
+    q->calls = (const uzc_calls *)(uintptr_t)calls;
+    if (debug && !(q->released = PyList_New(0)))
+        return -1;
+    return 0;
+}
+
+static void queue_dealloc(PyObject *self) {
+    Queue *q = (Queue *)self;
+    forget_all_pending(q);
+    PyMem_Free(q->pending);
+    Py_XDECREF(q->admit);
+    Py_XDECREF(q->pin);
+    Py_XDECREF(q->pack);
+    Py_XDECREF(q->refuse);
+    Py_XDECREF(q->region_type);
+    Py_XDECREF(q->retired);
+    Py_XDECREF(q->claimed);
+    Py_XDECREF(q->released);
+    Py_XDECREF(q->last_to);
+    Py_XDECREF(q->last_packed);
+    free_object(self);
+}
+
+static PyMethodDef queue_methods[] = {
+    {"send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send."},
+    {"run", (PyCFunction)(void (*)(void))queue_run, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send_run."},
+    {"enter", queue_enter, METH_VARARGS,
+     "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
+    {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
+    {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
+    {"__enter__", queue_busy, METH_NOARGS, "Marks the engine as inside a call; BusyError if it is already."},
+    {"__exit__", queue_unbusy, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL}};
+
+static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
+                                      {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
+                                      {NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},
+                                    {Py_tp_new, PyType_GenericNew}, {Py_tp_methods, queue_methods},
+                                    {Py_tp_members, queue_members}, {0, NULL}};
+static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT, queue_slots};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_send", NULL, -1, NULL, NULL, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__send(void) {
+    PyObject *module = PyModule_Create(&definition);
+    PyObject *queue_type = PyType_FromSpec(&queue_spec), *memory_type = memory_init();
+    if (!module || !queue_type || !memory_type || sockets_init() < 0 || arguments_init() < 0 ||
+        PyModule_AddObject(module, "Queue", queue_type) < 0 ||
+        PyModule_AddObject(module, "Memory", memory_type) < 0)
+        return NULL;
+    return module;
+}
