@@ -1,17 +1,13 @@
 # The typed face of the compiled module. tests/test_structure.py holds it to what is there.
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, final
 
+from typing_extensions import Buffer
+
 from uringzc.address import Address
 from uringzc.memory import Pinned, Region, Vector
-
-if sys.version_info >= (3, 12):
-    from collections.abc import Buffer
-else:
-    from typing_extensions import Buffer
 
 @final
 class Memory:
@@ -76,6 +72,7 @@ class Queue:
     ) -> int: ...
     def enter(self, submit: int, wait: int, timeout_ns: int, /) -> int: ...
     def release(self) -> None: ...
+    def readmit(self) -> None: ...
     def detach(self) -> None: ...
     def __enter__(self) -> Queue: ...
     def __exit__(self, *error: object) -> None: ...

@@ -118,12 +118,14 @@ class RingEngine:
         self.check()
         self.submit()  # what is queued goes by the descriptor
         self.sockets.register(self._ring, sock)
+        self.queue.readmit()
 
     def unregister_socket(self, sock: socket.socket) -> None:
         """See Scheduler.unregister_socket."""
         self.check()
         self.submit()
         self.sockets.unregister(self._ring, sock)
+        self.queue.readmit()
 
     # -- the kernel
 

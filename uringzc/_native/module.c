@@ -45,6 +45,7 @@ static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
 static void queue_dealloc(PyObject *self) {
     Queue *q = (Queue *)self;
     forget_all_pending(q);
+    forget_known(q);
     PyMem_Free(q->pending);
     Py_XDECREF(q->admit);
     Py_XDECREF(q->pin);
@@ -65,6 +66,7 @@ static PyMethodDef queue_methods[] = {
     {"enter", queue_enter, METH_VARARGS,
      "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
     {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
+    {"readmit", queue_readmit, METH_NOARGS, "Asks admit() again of every socket."},
     {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
     {"__enter__", queue_busy, METH_NOARGS, "Marks the engine as inside a call; BusyError if it is already."},
     {"__exit__", queue_unbusy, METH_VARARGS, NULL},

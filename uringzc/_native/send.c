@@ -234,6 +234,12 @@ PyObject *queue_release(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
+PyObject *queue_readmit(PyObject *self, PyObject *unused) {
+    (void)unused;
+    forget_known((Queue *)self);
+    Py_RETURN_NONE;
+}
+
 PyObject *queue_detach(PyObject *self, PyObject *unused) {
     (void)unused;
     Queue *q = (Queue *)self;

@@ -31,6 +31,12 @@ typedef struct {
     bool zero_copy;
 } Pending;
 
+enum { KNOWN = 16 };
+typedef struct {
+    PyObject *reference; /* weak */
+    Pending facts;
+} Known;
+
 typedef struct {
     PyObject_HEAD const uzc_calls *calls;
     void *engine;
@@ -41,7 +47,8 @@ typedef struct {
     int last_family;
     Pending *pending;
     Py_ssize_t pending_count, pending_room;
-    long long queued; /* requests queued and not submitted */
+    Known known[KNOWN]; /* by address */
+    long long queued;   /* requests queued and not submitted */
     char busy, owned;
 } Queue;
 
@@ -79,12 +86,15 @@ int family_of(Queue *q, PyObject *sock);
 /* Requests of sockets that were closed since must not go to whoever has the descriptor now. */
 int check_pending(Queue *q);
 void forget_all_pending(Queue *q);
+/* Registering a socket changes what is known of it. */
+void forget_known(Queue *q);
 
 /* send.c: the methods of Queue */
 PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *queue_enter(PyObject *self, PyObject *args);
 PyObject *queue_release(PyObject *self, PyObject *unused);
+PyObject *queue_readmit(PyObject *self, PyObject *unused);
 PyObject *queue_detach(PyObject *self, PyObject *unused);
 PyObject *queue_busy(PyObject *self, PyObject *unused);
 PyObject *queue_unbusy(PyObject *self, PyObject *unused);

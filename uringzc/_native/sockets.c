@@ -53,20 +53,45 @@ static Pending *find_pending(Queue *q, PyObject *sock) {
     return NULL;
 }
 
-static Pending *add_pending(Queue *q, PyObject *sock) {
-    if (check_pending(q) < 0)
-        return NULL;
+/* What is known of a socket is remembered while it lives, and as long as it has the same descriptor. */
+static Known *known_of(Queue *q, PyObject *sock) {
+    return &q->known[((uintptr_t)sock >> 6) % KNOWN];
+}
+
+void forget_known(Queue *q) {
+    for (int i = 0; i < KNOWN; i++)
+        Py_CLEAR(q->known[i].reference);
+}
+
+static int admit(Queue *q, PyObject *sock, int fd, Pending *out) {
+    Known *k = known_of(q, sock);
+    PyObject *living = k->reference && k->facts.fd == fd ? PyObject_CallNoArgs(k->reference) : NULL;
+    Py_XDECREF(living);
+    if (living == sock) {
+        *out = k->facts;
+        return 0;
+    }
     PyObject *admitted = PyObject_CallFunctionObjArgs(q->admit, sock, NULL);
     if (!admitted)
-        return NULL;
-    Pending entry = {.sock = sock};
-    int zero_copy;
-    int parsed =
-        PyArg_ParseTuple(admitted, "iiiIp", &entry.fd, &entry.index, &entry.family, &entry.most, &zero_copy);
+        return -1;
+    Pending facts = {.sock = sock};
+    int zero_copy, parsed = PyArg_ParseTuple(admitted, "iiiIp", &facts.fd, &facts.index, &facts.family,
+                                             &facts.most, &zero_copy);
     Py_DECREF(admitted);
     if (!parsed)
+        return -1;
+    facts.zero_copy = zero_copy;
+    PyObject *old = k->reference;
+    k->reference = PyWeakref_NewRef(sock, NULL);
+    k->facts = *out = facts;
+    Py_XDECREF(old);
+    return k->reference ? 0 : -1;
+}
+
+static Pending *add_pending(Queue *q, PyObject *sock, int fd) {
+    Pending entry;
+    if (check_pending(q) < 0 || admit(q, sock, fd, &entry) < 0)
         return NULL;
-    entry.zero_copy = zero_copy;
     if (q->pending_count == q->pending_room) {
         Py_ssize_t room = q->pending_room ? 2 * q->pending_room : 8;
         Pending *grown = PyMem_Realloc(q->pending, (size_t)room * sizeof *grown);
@@ -80,14 +105,19 @@ static Pending *add_pending(Queue *q, PyObject *sock) {
     return &q->pending[q->pending_count++];
 }
 
-/* Names the socket in `send`, if it is open and can send that. */
-int aim(Queue *q, PyObject *sock, uzc_send *send) {
+/* The socket's entry: a request on it is about to be queued. NULL with an exception if it is no open socket.
+ */
+static Pending *pending_of(Queue *q, PyObject *sock) {
     int fd;
     if (descriptor(sock, &fd) < 0)
-        return -1;
+        return NULL;
     Pending *p = find_pending(q, sock);
-    if (!p || p->fd != fd)
-        p = add_pending(q, sock);
+    return p && p->fd == fd ? p : add_pending(q, sock, fd);
+}
+
+/* Names the socket in `send`, if it is open and can send that. */
+int aim(Queue *q, PyObject *sock, uzc_send *send) {
+    Pending *p = pending_of(q, sock);
     if (!p)
         return -1;
     send->fixed_file = p->index >= 0;
@@ -104,9 +134,7 @@ int aim(Queue *q, PyObject *sock, uzc_send *send) {
 }
 
 int family_of(Queue *q, PyObject *sock) {
-    Pending *p = find_pending(q, sock);
-    if (!p)
-        p = add_pending(q, sock);
+    Pending *p = pending_of(q, sock);
     return p ? p->family : -1;
 }
 
