@@ -27,7 +27,7 @@ class Engine(Protocol):
         """Whether this thread may use it."""
 
     def settle(self) -> bool:
-        """Submits and takes what there is; True, and the engine is gone, if nothing is in flight any more."""
+        """Submits and takes what there is; ends, and leaves the parked, if nothing is in flight any more."""
 
     def close(self, timeout: float = 5.0) -> None:
         """Drains, or parks."""
@@ -51,6 +51,12 @@ def park(engine: Engine) -> None:
     _parked.append(engine)
 
 
+def unpark(engine: Engine) -> None:
+    """It has ended."""
+    if engine in _parked:
+        _parked.remove(engine)
+
+
 def parked() -> list[Engine]:
     """The engines that are kept, of all threads."""
     return list(_parked)
@@ -64,8 +70,8 @@ def sweep() -> None:
 
 def _sweep() -> None:
     for engine in list(_parked):
-        if engine.mine() and engine.settle() and engine in _parked:
-            _parked.remove(engine)
+        if engine.mine():
+            engine.settle()
 
 
 class _Guard:

@@ -58,7 +58,7 @@ class Buffers:
         for part in range(parts):
             start = part * stride
             size = min(most, held.length - start)
-            code = lib.uzc_ring_set_buffer(self._ring, first + part, held.address + start, size, 0)
+            code = lib.uzc_ring_set_buffer(self._ring[0], first + part, held.address + start, size, 0)
             if code:
                 break
         if not code and (own or not memory.on_huge_pages(held.address, held.length)):
@@ -76,7 +76,7 @@ class Buffers:
     def _take(self, parts: int) -> int:
         self.clear_retired()
         if self._free is None:
-            check(lib.uzc_ring_buffers(self._ring, BUFFERS), "register a table of buffers")
+            check(lib.uzc_ring_buffers(self._ring[0], BUFFERS), "register a table of buffers")
             self._free = []
         if parts == 1 and self._free:
             return self._free.pop()
@@ -92,7 +92,7 @@ class Buffers:
         while self.retired:
             first, parts = self.retired.popleft()
             for index in range(first, first + parts):
-                lib.uzc_ring_set_buffer(self._ring, index, 0, 0, 0)
+                lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0, 0)
             if self._free is not None:
                 self._free.extend(range(first, first + parts))
 

@@ -66,12 +66,13 @@ class RingEngine:
         self.slots = Slots(max_inflight, completions)
         if not offered.report_usage:
             self.slots.notification = NOTIFICATION_UNKNOWN
-        self._ring = self._create(entries, cq_entries or min(2 * max(max_inflight, entries), _CQ_MOST))
+        self._out = ffi.new("uzc_ring **")  # NULL when the ring has ended
+        self._create(entries, cq_entries or min(2 * max(max_inflight, entries), _CQ_MOST))
         lib.uzc_ring_features(self._ring, offered.report_usage, offered.fixed_message)
         self.closed = False
         self.debug = debug
         self.sockets = Sockets()
-        self._buffers = Buffers(self._ring)
+        self._buffers = Buffers(self._out)
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._ring)),
             int(ffi.cast("uintptr_t", lib.uzc_ring_calls())),
@@ -86,19 +87,21 @@ class RingEngine:
         )
         lifetime.born(self)
 
-    def _create(self, entries: int, cq_entries: int) -> Any:
-        out = ffi.new("uzc_ring **")
+    def _create(self, entries: int, cq_entries: int) -> None:
         code = -errno.EINVAL
         for self.setup in SETUP:
-            code = lib.uzc_ring_new(out, entries, max(cq_entries, entries), self.setup, self.slots.pointer)
+            cq_entries = max(cq_entries, entries)
+            code = lib.uzc_ring_new(self._out, entries, cq_entries, self.setup, self.slots.pointer)
             if code != -errno.EINVAL:
                 break
         if code == -errno.ENOMEM:
-            raise OSError(
-                errno.ENOMEM, f"no memory for a ring of {cq_entries} completions: {memlock_hint(0)}"
-            )
+            hint = memlock_hint(0)
+            raise OSError(errno.ENOMEM, f"no memory for a ring of {cq_entries} completions: {hint}")
         check(code, "io_uring_setup")
-        return out[0]
+
+    @property
+    def _ring(self) -> Any:
+        return self._out[0]
 
     def check(self) -> None:
         """Raises what a new request would be refused with."""
@@ -208,54 +211,51 @@ class RingEngine:
             refuse(E_THREAD)
         if self.queue.busy:
             refuse(E_BUSY)
+        lifetime.park(self)  # first, and until it has ended: an interrupt anywhere in here leaves it parked
         self.closed = True
         lib.uzc_slots_close(self.slots.pointer)
         try:
             self.drain(timeout)
         except TimeoutError:
-            self._park()
+            self._warn()
         except BaseException:
-            self._park()
+            self._warn()
             raise
         else:
-            self._exit()
+            self.settle()
 
-    def _park(self) -> None:
-        lifetime.park(self)
+    def _warn(self) -> None:
         message = f"an engine was closed and is parked: {self.describe()}, their memory stays held"
         warnings.warn(message, ResourceWarning, stacklevel=4)
 
     def drop(self, lost: object) -> None:
         """The program lost it without close(): what it holds stays held, its owner's next call closes it."""
         if not self.closed:
+            lifetime.park(self)
             self.closed = True
             lib.uzc_slots_shut(self.slots.pointer)
             warnings.warn(f"{type(lost).__name__} was not closed", ResourceWarning, source=lost, stacklevel=3)
-            lifetime.park(self)
 
     def settle(self) -> bool:
-        """Of a parked engine: whether it could be let go."""
-        if self._ring is not None and not self.queue.busy:
+        """Of a parked engine: submits, takes what there is, and ends if nothing is in flight any more."""
+        if self._ring and not self.queue.busy:
+            self.closed = True
             lib.uzc_slots_close(self.slots.pointer)
             with suppress(UringzcError, OSError):
                 self.queue.enter(1, 0, 0)
             if not self.slots.counts().in_flight:
-                self._exit()
-        return self._ring is None
-
-    def _exit(self) -> None:
-        ring, self._ring = self._ring, None
-        if ring is not None:
-            self.queue.release()
-            self.queue.detach()
-            self.sockets.registered.clear()
-            lib.uzc_ring_exit(ring)
+                self.queue.release()
+                self.queue.detach()
+                self.sockets.registered.clear()
+                lib.uzc_ring_exit(self._out)
+        if not self._ring:
+            lifetime.unpark(self)
+        return not self._ring
 
     def abandon(self) -> None:
         """In the child of a fork: the ring is the parent's."""
         self.closed = True
-        ring, self._ring = self._ring, None
-        if ring is not None:
+        if self._ring:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()
-            lib.uzc_ring_abandon(ring)
+            lib.uzc_ring_abandon(self._out)

@@ -61,7 +61,7 @@ int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t
     r->messages = calloc(params.sq_entries, sizeof *r->messages);
     error = r->messages ? io_uring_ring_dontfork(&r->ring) : -ENOMEM;
     if (error) {
-        uzc_ring_exit(r);
+        uzc_ring_exit(&r);
         return error;
     }
     *out = r;
@@ -81,7 +81,11 @@ static void close_descriptors(uzc_ring *r) {
     r->epoll_fd = r->event_fd = -1;
 }
 
-void uzc_ring_exit(uzc_ring *r) {
+void uzc_ring_exit(uzc_ring **ring) {
+    uzc_ring *r = *ring;
+    *ring = NULL;
+    if (!r)
+        return;
     io_uring_queue_exit(&r->ring);
     close_descriptors(r);
     free(r->messages);
@@ -89,7 +93,11 @@ void uzc_ring_exit(uzc_ring *r) {
     free(r);
 }
 
-void uzc_ring_abandon(uzc_ring *r) {
+void uzc_ring_abandon(uzc_ring **ring) {
+    uzc_ring *r = *ring;
+    *ring = NULL;
+    if (!r)
+        return;
     r->dead = true;
     close(r->ring.ring_fd);
     close_descriptors(r);
@@ -331,7 +339,7 @@ void uzc_ring_signal(uzc_ring *r) {
 }
 
 static int begin_register(uzc_ring *r) {
-    return r->dead ? UZC_E_CLOSED : uzc_slots_begin(r->slots);
+    return !r || r->dead ? UZC_E_CLOSED : uzc_slots_begin(r->slots);
 }
 
 int uzc_ring_buffers(uzc_ring *r, uint32_t count) {

@@ -136,10 +136,11 @@ uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
 /* `flags` are IORING_SETUP_*; R_DISABLED is added, the first enter() enables the ring for its thread. */
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots);
 void uzc_ring_features(uzc_ring *ring, int report_usage, int fixed_message);
-/* Ends the ring. Not a barrier: what is in flight must have been waited for. */
-void uzc_ring_exit(uzc_ring *ring);
-/* In the child of a fork: drops the descriptors, and nothing else. */
-void uzc_ring_abandon(uzc_ring *ring);
+/* Ends the ring, if there is one, and leaves NULL: an interrupt in the caller can not make it happen twice,
+ * or never. Not a barrier: what is in flight must have been waited for. */
+void uzc_ring_exit(uzc_ring **ring);
+/* In the child of a fork: drops the descriptors, and nothing else. Leaves NULL. */
+void uzc_ring_abandon(uzc_ring **ring);
 /* A descriptor that is readable while there is something to reap; uzc_ring_signal() brings it up to date. */
 int uzc_ring_fileno(uzc_ring *ring);
 void uzc_ring_signal(uzc_ring *ring);
