@@ -10,9 +10,11 @@ Finalizers run in any thread and inside any call, so they never touch a ring: th
 
 import atexit
 import os
+import sys
 import threading
 import weakref
-from typing import Protocol
+from types import TracebackType
+from typing import NamedTuple, Protocol
 
 #: seconds that an ending thread, or the interpreter, waits for the kernel
 DRAIN_AT_END = 2.0
@@ -39,6 +41,14 @@ class Engine(Protocol):
 _living: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _parked: list[Engine] = []
 _local = threading.local()
+
+
+class _Unraisable(NamedTuple):
+    exc_type: type[BaseException]
+    exc_value: BaseException
+    exc_traceback: TracebackType | None
+    err_msg: str
+    object: object
 
 
 def born(engine: Engine) -> None:
@@ -89,7 +99,14 @@ def end(engines: "list[weakref.ref[Engine]]") -> None:
     for reference in engines:
         engine = reference()
         if engine is not None and not engine.closed:
-            engine.close(DRAIN_AT_END)
+            _close(engine)
+
+
+def _close(engine: Engine) -> None:
+    try:
+        engine.close(DRAIN_AT_END)
+    except Exception as error:  # nobody is left to catch it, and the next engine is to be closed too
+        sys.unraisablehook(_Unraisable(type(error), error, error.__traceback__, "closing an engine", engine))  # type: ignore[arg-type]
 
 
 def claimed(reference: "weakref.ref[Engine]") -> None:
@@ -104,7 +121,7 @@ def claimed(reference: "weakref.ref[Engine]") -> None:
 def _at_exit() -> None:
     for engine in list(_living):
         if not engine.closed and engine.mine():
-            engine.close(DRAIN_AT_END)
+            _close(engine)
     sweep()
 
 

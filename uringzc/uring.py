@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from uringzc import address, lifetime, memory
 from uringzc._send import Queue
 from uringzc._uring import ffi, lib
-from uringzc.errors import E_BUSY, E_THREAD, ClosedError, UringzcError, check, refuse
+from uringzc.errors import E_BUSY, E_THREAD, UringzcError, check, refuse
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN, Slots
 from uringzc.probe import features, memlock_hint
@@ -27,12 +27,14 @@ from uringzc.tables import Buffers, Sockets
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-_SUBMIT_ALL, _COOP_TASKRUN, _SINGLE_ISSUER, _DEFER_TASKRUN = 1 << 7, 1 << 8, 1 << 12, 1 << 13
+_SUBMIT_ALL, _COOP_TASKRUN, _TASKRUN_FLAG, _SINGLE_ISSUER, _DEFER_TASKRUN = (
+    1 << n for n in (7, 8, 9, 12, 13)
+)
 #: IORING_SETUP_* sets, best first; a kernel that does not know one says EINVAL
 SETUP = (
-    _SINGLE_ISSUER | _DEFER_TASKRUN | _SUBMIT_ALL,  # Linux 6.1
-    _SINGLE_ISSUER | _COOP_TASKRUN | _SUBMIT_ALL,  # 6.0
-    _COOP_TASKRUN | _SUBMIT_ALL,  # 5.19
+    _SINGLE_ISSUER | _DEFER_TASKRUN | _TASKRUN_FLAG | _SUBMIT_ALL,  # Linux 6.1
+    _SINGLE_ISSUER | _COOP_TASKRUN | _TASKRUN_FLAG | _SUBMIT_ALL,  # 6.0
+    _COOP_TASKRUN | _TASKRUN_FLAG | _SUBMIT_ALL,  # 5.19
     _SUBMIT_ALL,  # 5.18
 )
 MAX_INFLIGHT = 1 << 20
@@ -192,8 +194,7 @@ class RingEngine:
 
     def fileno(self) -> int:
         """A descriptor that is readable while there is something to reap."""
-        if self.closed:
-            raise ClosedError("the engine is closed")
+        self.check()
         return check(lib.uzc_ring_fileno(self._ring), "a descriptor to wait on")
 
     def signal(self) -> None:
@@ -216,13 +217,12 @@ class RingEngine:
         lib.uzc_slots_close(self.slots.pointer)
         try:
             self.drain(timeout)
+            self.tidy()
         except TimeoutError:
-            self._warn()
-        except BaseException:
-            self._warn()
-            raise
-        else:
-            self.settle()
+            pass
+        finally:
+            if not self.settle():
+                self._warn()
 
     def _warn(self) -> None:
         message = f"an engine was closed and is parked: {self.describe()}, their memory stays held"

@@ -9,7 +9,6 @@
 #include <liburing.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
-#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -38,9 +37,8 @@ struct uzc_ring {
     struct message *messages; /* one for each entry of the submission queue */
     char *controls;           /* a UDP_SEGMENT control message for each size, constant once written */
     bool report_usage, fixed_message;
-    bool enabled, dead;
-    int epoll_fd, event_fd;
-    bool signalled;
+    bool enabled, registered, dead;
+    int event_fd;        /* of fileno(), -1 until it is asked for */
     uint64_t tags[TAGS]; /* of buffers that the kernel has let go */
     int tag_count;
 };
@@ -57,7 +55,7 @@ int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t
         return error;
     }
     r->slots = slots;
-    r->epoll_fd = r->event_fd = -1;
+    r->event_fd = -1;
     r->messages = calloc(params.sq_entries, sizeof *r->messages);
     error = r->messages ? io_uring_ring_dontfork(&r->ring) : -ENOMEM;
     if (error) {
@@ -73,21 +71,14 @@ void uzc_ring_features(uzc_ring *r, int report_usage, int fixed_message) {
     r->fixed_message = fixed_message;
 }
 
-static void close_descriptors(uzc_ring *r) {
-    if (r->epoll_fd >= 0)
-        close(r->epoll_fd);
-    if (r->event_fd >= 0)
-        close(r->event_fd);
-    r->epoll_fd = r->event_fd = -1;
-}
-
 void uzc_ring_exit(uzc_ring **ring) {
     uzc_ring *r = *ring;
     *ring = NULL;
     if (!r)
         return;
     io_uring_queue_exit(&r->ring);
-    close_descriptors(r);
+    if (r->event_fd >= 0)
+        close(r->event_fd);
     free(r->messages);
     free(r->controls);
     free(r);
@@ -100,7 +91,8 @@ void uzc_ring_abandon(uzc_ring **ring) {
         return;
     r->dead = true;
     close(r->ring.ring_fd);
-    close_descriptors(r);
+    if (r->event_fd >= 0)
+        close(r->event_fd);
 }
 
 static uint32_t milliseconds(void) {
@@ -254,9 +246,19 @@ static int enable(uzc_ring *r) {
     /* by number: the shared library of liburing 2.3 does not export io_uring_enable_rings() */
     if (syscall(__NR_io_uring_register, r->ring.ring_fd, IORING_REGISTER_ENABLE_RINGS, NULL, 0) < 0)
         return -errno;
-    io_uring_register_ring_fd(&r->ring); /* where it is refused, the plain descriptor serves */
+    r->registered = io_uring_register_ring_fd(&r->ring) == 1; /* if not, the plain descriptor serves */
     r->enabled = true;
     return 0;
+}
+
+/* One call into the kernel: liburing's own goes in again when a signal came, and Python would not see it. */
+static int wait_until(uzc_ring *r, uint32_t wait, int64_t timeout_ns) {
+    struct __kernel_timespec time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
+    struct io_uring_getevents_arg arg = {.ts = (uint64_t)(uintptr_t)&time};
+    unsigned flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
+    if (r->registered)
+        flags |= IORING_ENTER_REGISTERED_RING;
+    return io_uring_enter2((unsigned)r->ring.enter_ring_fd, 0, wait, flags, (sigset_t *)&arg, sizeof arg);
 }
 
 static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
@@ -275,17 +277,14 @@ static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns
         uzc_slots_end(r->slots);
         return error;
     }
-    if (wait && timeout_ns >= 0) {
-        struct __kernel_timespec time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
-        struct io_uring_cqe *cqe;
-        error = io_uring_submit_and_wait_timeout(&r->ring, &cqe, wait, &time, NULL);
-    } else if (wait) {
+    if (wait && timeout_ns < 0)
         error = io_uring_submit_and_wait(&r->ring, wait);
-    } else if (submit && ready) {
+    else if (ready && (submit || wait))
         error = io_uring_submit_and_get_events(&r->ring);
-    } else {
+    else if (wait)
+        error = wait_until(r, wait, timeout_ns);
+    else
         error = io_uring_get_events(&r->ring);
-    }
     if (error == -EBADR)
         uzc_slots_poison(r->slots);
     reap(r);
@@ -306,36 +305,36 @@ const uzc_calls *uzc_ring_calls(void) {
     return &calls;
 }
 
+/* An eventfd that the ring signals when there is work, before its CQEs can be seen. A poll on the ring itself
+ * is not woken by deferred work. */
 int uzc_ring_fileno(uzc_ring *r) {
-    if (r->epoll_fd >= 0)
-        return r->epoll_fd;
-    r->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-    r->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
-    struct epoll_event event = {.events = EPOLLIN};
-    if (r->epoll_fd < 0 || r->event_fd < 0 ||
-        epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, r->ring.ring_fd, &event) < 0 ||
-        epoll_ctl(r->epoll_fd, EPOLL_CTL_ADD, r->event_fd, &event) < 0) {
-        int error = -errno;
-        close_descriptors(r);
+    if (r->event_fd >= 0)
+        return r->event_fd;
+    int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    int error = io_uring_register_eventfd(&r->ring, fd);
+    if (error) {
+        close(fd);
         return error;
     }
-    r->signalled = false;
+    r->event_fd = fd;
     uzc_ring_signal(r);
-    return r->epoll_fd;
+    return fd;
 }
 
+/* Cleared first and looked at after, so that what comes in between is not lost. */
 void uzc_ring_signal(uzc_ring *r) {
     if (r->event_fd < 0)
         return;
     uzc_stats stats;
+    uint64_t count = 1;
+    (void)!read(r->event_fd, &count, sizeof count);
     uzc_slots_stats(r->slots, &stats);
-    bool due = stats.unread_completions || stats.unread_notifications;
-    uint64_t one = 1;
-    if (due == r->signalled)
-        return;
-    ssize_t done = due ? write(r->event_fd, &one, sizeof one) : read(r->event_fd, &one, sizeof one);
-    if (done == sizeof one)
-        r->signalled = due;
+    unsigned work = IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+    count = 1;
+    if (stats.unread_completions || stats.unread_notifications || work || io_uring_cq_ready(&r->ring))
+        (void)!write(r->event_fd, &count, sizeof count);
 }
 
 static int begin_register(uzc_ring *r) {

@@ -25,7 +25,8 @@ static void release(Queue *q) {
     }
 }
 
-/* Submits what is queued, waits for `wait` CQEs, takes all results, drops what is free again. */
+/* Submits what is queued, waits for `wait` CQEs, takes all results, drops what is free again. INT64_MIN:
+ * Python code that it called has raised. */
 static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done;
     char was = q->busy;
@@ -46,11 +47,11 @@ static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns
     if (done > -4096) /* not refused */
         release(q);
     if (done > 0 && !q->owned) {
-        q->owned = 1;
         PyObject *told = PyObject_CallFunctionObjArgs(q->claimed, NULL);
-        if (!told)
-            PyErr_WriteUnraisable(q->claimed);
+        q->owned = told != NULL; /* else an interrupt came: told again next time */
         Py_XDECREF(told);
+        if (!told)
+            done = INT64_MIN;
     }
     q->busy = was;
     return done;
@@ -94,9 +95,12 @@ static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send
             break;
         }
     }
-    if (total)
-        PyErr_Clear(); /* what stopped a run that has begun will stop the next call */
-    return total ? total : -1;
+    if (!PyErr_Occurred())
+        return total;
+    if (!total || !PyErr_ExceptionMatches(PyExc_Exception)) /* an interrupt is passed on */
+        return -1;
+    PyErr_Clear(); /* what stopped a run that has begun will stop the next call */
+    return total;
 }
 
 static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
@@ -130,16 +134,25 @@ static int common(Queue *q, PyObject **a, uzc_send *send) {
         as_number(a[USER_DATA], USER_DATA, UINT64_MAX, &send->user_data) < 0 ||
         as_bool(a[ZERO_COPY], &send->zero_copy) < 0 || as_bool(a[FLUSH], &send->flush) < 0)
         return -1;
+    send->slot = (uint32_t)slot;
+    send->segment = (uint32_t)segment;
+    send->msg_flags = (uint32_t)flags | MSG_NOSIGNAL;
+    return 0;
+}
+
+/* Queues it. What Python code on the way asks of this engine (a socket's fileno(), a finalizer) is refused.
+ */
+static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *send) {
     int refusal = !q->engine                                    ? UZC_E_CLOSED
                   : !q->calls->mine(q->calls->slots(q->engine)) ? UZC_E_THREAD
                   : q->busy                                     ? UZC_E_BUSY
                                                                 : 0;
     if (refusal)
         return refuse(q, refusal), -1;
-    send->slot = (uint32_t)slot;
-    send->segment = (uint32_t)segment;
-    send->msg_flags = (uint32_t)flags | MSG_NOSIGNAL;
-    return 0;
+    q->busy = 1;
+    long long done = address(q, a[TO], a[SOCK], send) == 0 ? push(q, a[SOCK], holder, send) : -1;
+    q->busy = 0;
+    return done;
 }
 
 static PyObject *out_of_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
@@ -168,10 +181,10 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
         out_of_range(a[DATA], offset, length, nbytes);
     else if (length > UINT32_MAX)
         PyErr_Format(PyExc_ValueError, "one send takes less than 4 GiB, not %llu bytes", length);
-    else if (address(q, a[TO], a[SOCK], &send) == 0) {
+    else {
         send.data += offset;
         send.length = (uint32_t)length;
-        done = push(q, a[SOCK], holder, &send);
+        done = dispatch(q, a, holder, &send);
     }
     Py_DECREF(holder);
     if (done < 0)
@@ -196,15 +209,15 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     if (as_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
         resolve(q, a[DATA], NULL, NULL, &send, &nbytes, &holder) < 0)
         return NULL;
-    long long done = datagrams ? -1 : 0;
+    long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
     if (offset > nbytes || span > nbytes - offset)
         done = (out_of_range(a[DATA], offset, span, nbytes), -1);
-    else if (datagrams && address(q, a[TO], a[SOCK], &send) == 0) {
+    else if (datagrams) {
         send.data += offset;
         send.length = (uint32_t)size;
         send.count = (uint32_t)datagrams;
-        done = push(q, a[SOCK], holder, &send);
+        done = dispatch(q, a, holder, &send);
     }
     Py_DECREF(holder);
     return done < 0 ? NULL : PyLong_FromLongLong(done);

@@ -94,7 +94,8 @@ typedef struct {
     /* Queues up to send->count requests; returns how many, or why not one. */
     int64_t (*queue)(void *engine, const uzc_send *send);
     /* Submits if asked, waits for `wait` CQEs or `timeout_ns` (< 0: for ever), takes every result there is.
-     * Returns the requests submitted. -EINTR: a signal came first. */
+     * May come back before that, when it submitted or when a signal came (-EINTR): the caller looks, and
+     * calls again. Returns the requests submitted. */
     int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
     /* The descriptor was closed: its requests that are queued and not submitted will fail with EBADF. */
     void (*revoke)(void *engine, int fd);
