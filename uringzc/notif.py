@@ -309,7 +309,8 @@ class Waiter(Protocol):
 class Notifier:
     """A flushed notifier: whether its notification has been posted.
 
-    The notification itself is still read with ``reap_notifications()``.
+    The notification itself is still to be read, with ``reap_notifications()``: unread ones count against
+    ``max_inflight``.
     """
 
     __slots__ = ("_engine", "_number")

@@ -140,8 +140,10 @@ class Scheduler:
         """Queues `count` sends of `size` bytes, each `stride` (default: size) behind the one before.
 
         As many calls of ``send``, in one: request i has user_data + i, and with `flush` each request has a
-        notification of its own. Returns how many were queued: fewer than `count` when no more can be in
-        flight. BlockingIOError when that is none. A full queue is submitted on the way.
+        notification of its own. A full queue is submitted on the way.
+
+        Returns how many were queued, which a program has to look at: fewer than `count` when no more can be in
+        flight. The rest is to be sent again after notifications were reaped. BlockingIOError when it is none.
         """
         engine = self._engine
         if not engine.debug:
@@ -175,8 +177,9 @@ class Scheduler:
     def flush(self, slot: int) -> Notifier | None:
         """Detaches the slot's notifier: no more is attached to it, and it will post its notification.
 
-        None if it has no request: it is skipped, and its sequence does not advance. Does not submit. OSError
-        EINVAL for a slot that does not exist.
+        None if it has no request: it is skipped, and its sequence does not advance. Does not submit. The
+        notification counts as unread until ``reap_notifications`` has returned it. OSError EINVAL for a slot
+        that does not exist.
         """
         with self._engine.queue:
             number = self._engine.slots.flush(slot)

@@ -97,9 +97,9 @@ static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send
     }
     if (!PyErr_Occurred())
         return total;
-    if (!total || !PyErr_ExceptionMatches(PyExc_Exception)) /* an interrupt is passed on */
+    if (!total || !PyErr_ExceptionMatches(PyExc_BlockingIOError))
         return -1;
-    PyErr_Clear(); /* what stopped a run that has begun will stop the next call */
+    PyErr_Clear(); /* no more room, and the count says so; anything else, an interrupt too, is passed on */
     return total;
 }
 

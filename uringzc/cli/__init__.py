@@ -2,12 +2,14 @@
 
 try:
     import click
-    import rich as _  # what the subcommands print with
+
+    from uringzc.cli import demo
 except ModuleNotFoundError as error:
+    if error.name not in ("click", "rich"):
+        raise
     raise SystemExit(f"the uringzc command needs {error.name}: pip install 'uringzc[cli]'") from None
 
 from uringzc import __version__
-from uringzc.cli.demo import demo
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -16,4 +18,4 @@ def main() -> None:
     """Zero-copy network sends with notifier slots, over io_uring."""
 
 
-main.add_command(demo)
+main.add_command(demo.demo)

@@ -1,0 +1,84 @@
+"""Where the demo's datagrams lie while they are sent: in registered windows, or in the mapped file itself."""
+
+import errno
+import mmap
+import os
+import time
+from typing import BinaryIO
+
+import uringzc
+from uringzc.cli.receiver import NUMBER, Plan
+
+_WINDOW = 1 << 20
+_MOST_DATAGRAMS = 256  # preadv takes 1024 buffers at most
+
+
+def datagrams_in_window(plan: Plan) -> int:
+    """As many as make about 1 MiB."""
+    return max(1, min(_MOST_DATAGRAMS, plan.per_pass, _WINDOW // plan.size))
+
+
+class LostError(Exception):
+    """What arrived, or will, is not the file: why, in a sentence."""
+
+
+class Windows:
+    """Registered memory for the pieces that are on their way: one window for each slot.
+
+    The file is read into a window right behind the places of the datagrams' numbers, in one system call.
+    """
+
+    def __init__(self, scheduler: uringzc.Scheduler, file: BinaryIO, plan: Plan) -> None:
+        self._file, self._plan = file, plan
+        self.size = plan.size
+        self.count = datagrams_in_window(plan)  #: datagrams in a window
+        self.memory = self._register(scheduler)
+        self.reading = 0.0  #: seconds of CPU
+        datagrams = [self.memory.view[at : at + self.size] for at in range(0, len(self.memory), self.size)]
+        self._numbers = [datagram[: NUMBER.size] for datagram in datagrams]
+        self._pieces = [datagram[NUMBER.size :] for datagram in datagrams]
+
+    def _register(self, scheduler: uringzc.Scheduler) -> uringzc.Region:
+        while True:
+            try:
+                return scheduler.register(len(scheduler.slots) * self.count * self.size)
+            except OSError as error:  # where little memory may be locked, smaller windows do
+                if error.errno != errno.ENOMEM or self.count == 1:
+                    raise
+                self.count //= 2
+
+    def length(self, number: int) -> int:
+        """A datagram's size."""
+        return self._plan.length(number)
+
+    def fill(self, slot: int, number: int, count: int) -> int:
+        """Makes `count` datagrams, from `number` on, in the slot's window; returns where they begin."""
+        start = time.thread_time()
+        plan, at = self._plan, slot * self.count
+        for i in range(count):
+            NUMBER.pack_into(self._numbers[at + i], 0, number + i)
+        offset = plan.offset(number)
+        read = os.preadv(self._file.fileno(), self._pieces[at : at + count], offset)
+        if read != min(count * plan.piece, plan.file_size - offset):
+            raise LostError(f"{self._file.name} changed its size meanwhile")
+        self.reading += time.thread_time() - start
+        return at * self.size
+
+
+class Mapped:
+    """The file itself, mapped: nothing is read, nothing registered, and the datagrams carry no numbers."""
+
+    def __init__(self, file: BinaryIO, plan: Plan) -> None:
+        self._plan = plan
+        self.size = plan.piece
+        self.count = datagrams_in_window(plan)
+        self.memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        self.reading = 0.0
+
+    def length(self, number: int) -> int:
+        """A datagram's size."""
+        return self._plan.length(number) - NUMBER.size
+
+    def fill(self, slot: int, number: int, count: int) -> int:
+        """Where in the file the datagrams from `number` on begin."""
+        return self._plan.offset(number)
