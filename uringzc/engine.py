@@ -24,7 +24,6 @@ class Engine(Protocol):
     name: str
     slots: Slots
     queue: "Queue"
-    debug: bool
     closed: bool
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
@@ -41,9 +40,6 @@ class Engine(Protocol):
 
     def look(self) -> None:
         """Takes every result there is."""
-
-    def tidy(self) -> None:
-        """Drops what posted notifiers held."""
 
     def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str | None) -> None:
         """Submits and waits until `missing()` results have come."""
@@ -68,6 +64,4 @@ def choose(engine: str, max_inflight: int, completions: int, debug: bool) -> Eng
     """The engine of that name; "auto" is the best that works here. OSError says why one can not."""
     if engine not in ("auto", "io_uring"):
         raise ValueError(f"engine is 'auto' or 'io_uring', not {engine!r}")
-    # Small batches keep the kernel's request memory in the cache: 32 to a submit took 0.9 of the time of 512.
-    entries = 1 << min(32, max_inflight).bit_length() - 1
-    return RingEngine(max_inflight, completions, entries, debug=debug)
+    return RingEngine(max_inflight, completions, debug=debug)

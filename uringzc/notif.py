@@ -195,6 +195,7 @@ class Slots:
         self.completion: Record[Any] = COMPLETION
         self.notification = NOTIFICATION
         self._stats = ffi.new("uzc_stats *")
+        self.posted: Callable[[], None] = lambda: None  #: the engine's: notifiers may have been posted
 
     def __len__(self) -> int:
         return int(lib.uzc_slots_count(self.pointer))
@@ -217,6 +218,7 @@ class Slots:
         OSError ENXIO when no slots are registered.
         """
         check(lib.uzc_slots_unregister(self.pointer), "unregister slots")
+        self.posted()
 
     def update(self, first: int, count: int, tag: int | None = None) -> None:
         """Flushes `count` slots from `first`, and gives them `tag` for what comes next (None keeps theirs).
@@ -230,15 +232,17 @@ class Slots:
             raise OSError(errno.EOVERFLOW, "first + count passes a u32")
         if tag is not None:
             _u64("tag", tag)
-        check(
-            lib.uzc_slots_update(self.pointer, first, count, tag or 0, tag is None), f"slots {first}+{count}"
-        )
+        code = lib.uzc_slots_update(self.pointer, first, count, tag or 0, tag is None)
+        check(code, f"slots {first}+{count}")
+        self.posted()
 
     def flush(self, slot: int) -> int:
         """The number of the notifier that was flushed, 0 if the slot had none with requests."""
         if not 0 <= slot <= _U32:
             raise OSError(errno.EINVAL, f"no slot {slot}")
-        return int(check(lib.uzc_slots_flush(self.pointer, slot), f"slot {slot}"))
+        number = int(check(lib.uzc_slots_flush(self.pointer, slot), f"slot {slot}"))
+        self.posted()
+        return number
 
     def unsettled(self, number: int) -> int:
         """Requests of a flushed notifier that the kernel still holds; 0 when its notification was posted."""

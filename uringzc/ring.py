@@ -153,7 +153,7 @@ class Ring:
 
             def missing() -> int:
                 now = counts()
-                return max(0, wait - now.unread_completions) if now.in_flight else 0
+                return max(0, min(wait - int(now.unread_completions), int(now.in_flight)))
 
             self._engine.wait_for(missing, timeout, None)
         return submitted

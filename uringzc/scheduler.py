@@ -143,36 +143,17 @@ class Scheduler:
         notification of its own. A full queue is submitted on the way.
 
         Returns how many were queued, which a program has to look at: fewer than `count` when no more can be in
-        flight. The rest is to be sent again after notifications were reaped. BlockingIOError when it is none.
+        flight. The rest is to be sent when notifications were reaped. BlockingIOError when it is none.
         """
-        engine = self._engine
-        if not engine.debug:
-            return engine.queue.run(
-                *(sock, region, size, count, stride),
-                offset=offset,
-                to=to,
-                zero_copy=zero_copy,
-                slot=slot,
-                user_data=user_data,
-                flush=flush,
-            )
-        for i in range(count):  # each request has its own checksum
-            try:
-                engine.queue.send(
-                    *(sock, region),
-                    offset=offset + i * (size if stride is None else stride),
-                    length=size,
-                    to=to,
-                    zero_copy=zero_copy,
-                    slot=slot,
-                    user_data=user_data + i,
-                    flush=flush,
-                )
-            except BlockingIOError:
-                if not i:
-                    raise
-                return i
-        return count
+        return self._engine.queue.run(
+            *(sock, region, size, count, stride),
+            offset=offset,
+            to=to,
+            zero_copy=zero_copy,
+            slot=slot,
+            user_data=user_data,
+            flush=flush,
+        )
 
     def flush(self, slot: int) -> Notifier | None:
         """Detaches the slot's notifier: no more is attached to it, and it will post its notification.
@@ -183,7 +164,6 @@ class Scheduler:
         """
         with self._engine.queue:
             number = self._engine.slots.flush(slot)
-            self._engine.tidy()
         return Notifier(self._engine, number) if number else None
 
     def submit(self) -> int:
@@ -203,7 +183,7 @@ class Scheduler:
 
         def missing() -> int:
             now = counts()
-            return max(0, wait - now.unread_completions) if now.awaiting else 0
+            return max(0, min(wait - int(now.unread_completions), int(now.awaiting)))
 
         self._wait(wait, timeout, missing if self._completions != "none" else lambda: 0)
         batch: Batch[Completion] = self._engine.slots.take_completions()

@@ -155,6 +155,31 @@ static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *se
     return done;
 }
 
+/* debug: each request of a run has a holder, and so a checksum, of its own. */
+static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uzc_send *run) {
+    for (uint32_t i = 0; i < run->count; i++) {
+        uzc_send send = *run;
+        uint64_t nbytes, start = offset + i * run->stride;
+        PyObject *holder, *first = PyLong_FromUnsignedLongLong(start),
+                          *length = PyLong_FromUnsignedLong(run->length);
+        int error = first && length ? resolve(q, a[DATA], first, length, &send, &nbytes, &holder) : -1;
+        Py_XDECREF(first);
+        Py_XDECREF(length);
+        if (error < 0)
+            return -1;
+        send.data += start;
+        send.user_data += i;
+        send.count = 1;
+        long long done = dispatch(q, a, holder, &send);
+        Py_DECREF(holder);
+        if (done < 0 && i && PyErr_ExceptionMatches(PyExc_BlockingIOError))
+            return PyErr_Clear(), i;
+        if (done < 0)
+            return -1;
+    }
+    return run->count;
+}
+
 static PyObject *out_of_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
     return PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of %s", offset,
                         offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
@@ -197,6 +222,9 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {0};
     uint64_t offset = 0, size = 0, datagrams = 0, nbytes;
+    static PyObject *nothing; /* no bytes are checked where the run's requests will each have theirs */
+    if (!nothing && !(nothing = PyLong_FromLong(0)))
+        return NULL;
     if (parse("send_run", 5, args, count, keywords, a) < 0 || common(q, a, &send) < 0)
         return NULL;
     if (a[STRIDE] == Py_None)
@@ -207,17 +235,18 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
         return NULL;
     send.stride = size;
     if (as_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
-        resolve(q, a[DATA], NULL, NULL, &send, &nbytes, &holder) < 0)
+        resolve(q, a[DATA], NULL, q->released ? nothing : NULL, &send, &nbytes, &holder) < 0)
         return NULL;
     long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
     if (offset > nbytes || span > nbytes - offset)
         done = (out_of_range(a[DATA], offset, span, nbytes), -1);
     else if (datagrams) {
-        send.data += offset;
+        if (!q->released)
+            send.data += offset;
         send.length = (uint32_t)size;
         send.count = (uint32_t)datagrams;
-        done = dispatch(q, a, holder, &send);
+        done = q->released ? dispatch_each(q, a, offset, &send) : dispatch(q, a, holder, &send);
     }
     Py_DECREF(holder);
     return done < 0 ? NULL : PyLong_FromLongLong(done);
