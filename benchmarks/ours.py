@@ -65,11 +65,13 @@ class Ours:
 
         return self._contender(name, chunk)
 
-    def _send_batch(self, size: int, **options: bool) -> int:
+    def _send_batch(self, size: int, zero_copy: bool = True, flush: bool = False) -> int:
         stride, sent = stride_of(size), 0
         count = min(BATCH, POOL // stride)
         while sent < BATCH:
-            sent += self.s.send_run(self.sock, self.region, size, count, stride, **options)
+            sent += self.s.send_run(
+                *(self.sock, self.region, size, count, stride), zero_copy=zero_copy, flush=flush
+            )
         return sent
 
     def calls(self, name: str, size: int, *, registered: bool) -> Contender:

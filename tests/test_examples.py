@@ -51,7 +51,8 @@ def test_hello() -> None:
         "b'hello'",
     ]
     program = (EXAMPLES / "hello.py").read_text().partition('"""\n\n')[2]
-    assert f"```python\n{program}```" in (EXAMPLES.parent / "README.md").read_text()  # it is the README's code
+    readme = (EXAMPLES.parent / "README.md").read_text()
+    assert f"```python\n{program}```" in readme  # it is the README's code
 
 
 def test_slots() -> None:

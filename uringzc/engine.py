@@ -24,6 +24,7 @@ class Engine(Protocol):
     name: str
     slots: Slots
     queue: "Queue"
+    debug: bool
     closed: bool
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:

@@ -142,8 +142,8 @@ class Scheduler:
         As many calls of ``send``, in one: request i has user_data + i, and with `flush` each request has a
         notification of its own. A full queue is submitted on the way.
 
-        Returns how many were queued, which a program has to look at: fewer than `count` when no more can be in
-        flight. The rest is to be sent when notifications were reaped. BlockingIOError when it is none.
+        Returns how many were queued, which a program has to look at: fewer than `count` when no more can be
+        in flight. The rest is to be sent when notifications were reaped. BlockingIOError when it is none.
         """
         return self._engine.queue.run(
             *(sock, region, size, count, stride),

@@ -125,7 +125,7 @@ static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
     return 0;
 }
 
-static int common(Queue *q, PyObject **a, uzc_send *send) {
+static int common(PyObject **a, uzc_send *send) {
     uint64_t slot = 0, segment = 0, flags = 0;
     send->zero_copy = 1;
     if (as_number(a[SLOT], SLOT, UZC_NO_SLOT - 1, &slot) < 0 ||
@@ -190,7 +190,7 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {.count = 1};
     uint64_t offset = 0, length = UINT64_MAX, nbytes;
-    if (parse("send", 2, args, count, keywords, a) < 0 || common(q, a, &send) < 0)
+    if (parse("send", 2, args, count, keywords, a) < 0 || common(a, &send) < 0)
         return NULL;
     if (a[LENGTH] == Py_None)
         a[LENGTH] = NULL;
@@ -225,7 +225,7 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     static PyObject *nothing; /* no bytes are checked where the run's requests will each have theirs */
     if (!nothing && !(nothing = PyLong_FromLong(0)))
         return NULL;
-    if (parse("send_run", 5, args, count, keywords, a) < 0 || common(q, a, &send) < 0)
+    if (parse("send_run", 5, args, count, keywords, a) < 0 || common(a, &send) < 0)
         return NULL;
     if (a[STRIDE] == Py_None)
         a[STRIDE] = NULL;

@@ -1,0 +1,81 @@
+# `make` says what there is. Everything that is missing is installed: packages of the system with apt-get, the
+# rest into .venv.
+
+PYTHON = python3
+ARGS =
+
+VENV = .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check
+
+NATIVE = $(wildcard uringzc/_native/*.c uringzc/_native/*.h)
+C_FILES = $(NATIVE) $(wildcard benchmarks/*.c benchmarks/*.h)
+C_STRICT = -std=gnu11 -O2 -Wall -Wextra -Werror -Iuringzc/_native
+
+# Stamps: the environment of one interpreter, the package in it, and what tests need besides.
+ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
+PACKAGE = $(VENV)/.package
+DEV = $(VENV)/.dev
+
+.PHONY: help demo test bench check wheel clean
+help:
+	@echo 'make demo    watch zero-copy sends and their notifications   (ARGS: to uringzc demo)'
+	@echo 'make test    run the tests                                   (ARGS: to pytest)'
+	@echo 'make bench   measure                                         (ARGS: to python -m benchmarks)'
+	@echo 'make check   lint, types, formatting, and the C sources with -Werror'
+	@echo 'make wheel   a wheel for CPython 3.10 and later, with liburing inside, in dist/'
+	@echo 'make clean   remove all that these made'
+	@echo
+	@echo 'PYTHON=python3.12 chooses the interpreter. What is missing is installed: with apt-get, and into .venv.'
+
+demo: $(PACKAGE)
+	@$(BIN)/uringzc demo $(ARGS)
+
+test: $(DEV)
+	@$(BIN)/python -m pytest $(ARGS)
+
+bench: $(DEV)
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+check: $(DEV)
+	@scripts/system-packages $(PYTHON) clang-format
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+	clang-format --dry-run -Werror $(C_FILES)
+	@flags="$(C_STRICT) $$(pkg-config --cflags liburing) \
+	    -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
+	for file in $(filter %.c,$(C_FILES)); do \
+	    echo "gcc -Wall -Wextra -Werror $$file"; gcc $$flags -c -o /dev/null $$file || exit; \
+	done
+
+# Also tries it, in an environment of its own. What an earlier build left would go into the wheel.
+wheel: $(ENVIRONMENT)
+	@rm -rf build dist/*.whl
+	URINGZC_STATIC=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist \
+	    --config-settings=--build-option=--py-limited-api=cp310 .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/pip --disable-pip-version-check install --quiet abi3audit dist/*.whl
+	build/wheel/bin/python -I -c 'import uringzc; assert "liburing" not in open("/proc/self/maps").read()'
+	build/wheel/bin/abi3audit --strict --summary dist/*.whl
+	@ls dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info uringzc/*.so benchmarks/build
+	find . -name .git -prune -o -type d \( -name __pycache__ -o -name '.*_cache' -o -name .hypothesis \) \
+	    -prune -exec rm -rf {} +
+
+# Another PYTHON starts afresh.
+$(ENVIRONMENT): scripts/system-packages
+	@scripts/system-packages $(PYTHON)
+	@if ls $(VENV)/.made-by-* >/dev/null 2>&1; then rm -rf $(VENV); fi
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(PACKAGE): $(ENVIRONMENT) pyproject.toml setup.py uringzc/_build.py $(NATIVE)
+	$(PIP) install --quiet --editable '.[cli,testing]'
+	@touch $@
+
+$(DEV): $(PACKAGE) pyproject.toml
+	$(PIP) install --quiet 'uringzc[all]'
+	@touch $@

@@ -1,0 +1,161 @@
+"""Sockets and sandboxes to test with, and what is asserted after every test: that nothing is left behind."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+import hypothesis
+import pytest
+
+from uringzc import lifetime, testing
+from uringzc._uring import ffi, lib
+from uringzc.notif import Slots
+
+hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
+hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
+hypothesis.settings.load_profile("default")  # --hypothesis-profile=explore looks further
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "parks: leaves an engine parked on purpose, and sees to it itself")
+    config.addinivalue_line("markers", "strays: feeds an engine completions that match no request")
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Nothing in flight, no engine parked or open, no reference held, no completion that matched nothing."""
+    made: list[Slots] = []  # the accounts outlive their engine, and do not keep it
+    born = lifetime.born
+
+    def born_here(engine: lifetime.Engine) -> None:
+        slots: Slots = engine.slots  # type: ignore[attr-defined]
+        made.append(slots)
+        born(engine)
+
+    monkeypatch.setattr(lifetime, "born", born_here)
+    threads = set(threading.enumerate())
+    yield
+    assert [thread for thread in threading.enumerate() if thread not in threads] == []
+    if request.node.get_closest_marker("parks"):
+        return
+    lifetime.sweep()
+    assert lifetime.parked() == []
+    assert [engine for engine in lifetime._living if not engine.closed] == []
+    for slots in made:
+        stats = slots.stats()
+        assert (stats.in_flight, stats.held, stats.open) == (0, 0, 0)
+        assert stats.stray == 0 or request.node.get_closest_marker("strays")
+        assert not lib.uzc_slots_release(slots.pointer, ffi.new("void **"), ffi.new("void **"))
+
+
+class Pair(NamedTuple):
+    """Two sockets of this machine, the second with room for what the first sends."""
+
+    tx: socket.socket
+    rx: socket.socket
+
+    def receive(self, count: int) -> list[bytes]:
+        """The next datagrams; TimeoutError if they do not come."""
+        return [self.rx.recv(1 << 16) for _ in range(count)]
+
+    def empty(self) -> bool:
+        """Whether nothing waits to be received."""
+        try:
+            self.rx.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
+        except BlockingIOError:
+            return True
+        return False
+
+
+MakePair = Callable[..., Pair]
+HOSTS = {socket.AF_INET: "127.0.0.1", socket.AF_INET6: "::1"}
+SO_RCVBUFFORCE, SO_SNDBUFFORCE = 33, 32
+
+
+def force(sock: socket.socket, option: int, size: int) -> None:
+    """SO_RCVBUFFORCE or SO_SNDBUFFORCE, or what a user without privileges gets."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, option, size)
+    except PermissionError:
+        plain = socket.SO_RCVBUF if option == SO_RCVBUFFORCE else socket.SO_SNDBUF
+        sock.setsockopt(socket.SOL_SOCKET, plain, size)
+
+
+@contextmanager
+def _udp(family: int = socket.AF_INET, connected: bool = True) -> Iterator[Pair]:
+    with socket.socket(family, socket.SOCK_DGRAM) as rx, socket.socket(family, socket.SOCK_DGRAM) as tx:
+        rx.bind((HOSTS[socket.AddressFamily(family)], 0))
+        rx.settimeout(10)
+        force(rx, SO_RCVBUFFORCE, 8 << 20)
+        force(tx, SO_SNDBUFFORCE, 8 << 20)
+        if connected:
+            tx.connect(rx.getsockname())
+        yield Pair(tx, rx)
+
+
+@contextmanager
+def _tcp(family: int = socket.AF_INET) -> Iterator[Pair]:
+    with ExitStack() as stack:
+        listener = stack.enter_context(
+            socket.create_server((HOSTS[socket.AddressFamily(family)], 0), family=family)
+        )
+        listener.settimeout(10)
+        tx = stack.enter_context(socket.create_connection(listener.getsockname()[:2]))
+        rx = stack.enter_context(listener.accept()[0])
+        rx.settimeout(10)
+        yield Pair(tx, rx)
+
+
+@pytest.fixture
+def make_udp() -> Iterator[MakePair]:
+    """Makes pairs: make_udp(family, connected)."""
+    with ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(_udp(*args, **options))
+
+
+@pytest.fixture
+def make_tcp() -> Iterator[MakePair]:
+    """Makes connections: make_tcp(family)."""
+    with ExitStack() as stack:
+        yield lambda *args, **options: stack.enter_context(_tcp(*args, **options))
+
+
+@pytest.fixture
+def udp_pair(make_udp: MakePair) -> Pair:
+    """A connected UDP sender on loopback, and its receiver."""
+    return make_udp()
+
+
+@pytest.fixture
+def tcp_pair(make_tcp: MakePair) -> Pair:
+    """The two ends of a TCP connection over loopback."""
+    return make_tcp()
+
+
+@pytest.fixture(scope="session")
+def _network() -> Iterator[testing.Hold]:
+    try:
+        with testing.hold() as box:
+            yield box
+    except PermissionError as error:
+        pytest.skip(error.strerror or "needs privileges")
+
+
+@pytest.fixture
+def box(_network: testing.Hold) -> Iterator[testing.Hold]:
+    """A sandbox that delivers, until its stop(); open again after the test."""
+    _network.release()
+    yield _network
+    _network.release()
+
+
+@pytest.fixture(scope="session")
+def sink() -> Iterator[testing.Sandbox]:
+    """A sandbox that swallows everything, with an MTU of 1500."""
+    try:
+        with testing.sink() as box:
+            yield box
+    except PermissionError as error:
+        pytest.skip(error.strerror or "needs privileges")

@@ -1,0 +1,275 @@
+"""What the tests of lifetimes share: child programs, the unguarded engine of their controls, what is held."""
+
+import ctypes
+import fcntl
+import gc
+import mmap
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uringzc
+from uringzc import lifetime, testing
+from uringzc._uring import ffi, lib
+from uringzc.errors import check
+from uringzc.uring import SETUP
+
+HERE = Path(__file__).parent
+SO_SNDBUFFORCE = 32
+
+
+class Unguarded:
+    """The C engine alone, as a plain binding has it: nothing keeps memory or sockets. For controls."""
+
+    def __init__(self, max_inflight: int = 512) -> None:
+        self.slots = lib.uzc_slots_new(max_inflight, 2)
+        check(lib.uzc_slots_register(self.slots, [0], 1))
+        before = ring_fds()
+        self.pointer = ffi.new("uzc_ring **")
+        check(lib.uzc_ring_new(self.pointer, 512, 2 * max(512, max_inflight), SETUP[0], self.slots))
+        self.ring = self.pointer[0]
+        (self.fd,) = ring_fds() - before
+        self.calls = lib.uzc_ring_calls()
+
+    def send(self, sock: socket.socket, data: Any, buffer: int = -1) -> None:
+        """Queues a send of all of `data`, and forgets about it."""
+        memory = ffi.from_buffer("char[]", data)
+        send = ffi.new("uzc_send *")
+        send.data = send.base = memory
+        send.length = send.stride = len(memory)
+        send.count = send.zero_copy = 1
+        send.fd = sock.fileno()
+        send.buffer, send.buffers = buffer, 1
+        check(self.calls.queue(self.ring, send))
+
+    def submit(self, wait: int = 0) -> int:
+        """Submits, waits for as many CQEs, takes what there is."""
+        return check(self.calls.enter(self.ring, 1, wait, -1))
+
+    @property
+    def stats(self) -> Any:
+        """The C struct."""
+        out = ffi.new("uzc_stats *")
+        lib.uzc_slots_stats(self.slots, out)
+        return out
+
+    def completions(self) -> list[tuple[int, int]]:
+        """User data and result of each unread completion."""
+        out = ffi.new("uzc_completion[]", 1024)
+        return [
+            (out[i].user_data, out[i].result)
+            for i in range(check(lib.uzc_slots_completions(self.slots, out, 1024)))
+        ]
+
+    def exit(self) -> None:
+        """Waits for the kernel, and ends the ring."""
+        while self.stats.in_flight:
+            self.submit(1)
+        lib.uzc_ring_exit(ffi.new("uzc_ring **", self.ring))
+        lib.uzc_slots_free(self.slots)
+
+
+class Child:
+    """A program in another process: it prints lines, and reads lines."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self.process = process
+
+    def line(self) -> str:
+        """The next line it prints; with none, an assertion that shows its errors."""
+        assert self.process.stdout
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(self.end(None)[1])
+        return line.rstrip("\n")
+
+    def tell(self, line: str = "") -> None:
+        """Writes a line to it."""
+        assert self.process.stdin
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
+
+    def end(self, code: int | None = 0) -> tuple[str, str]:
+        """What else it printed, and its errors; it has to end with `code`."""
+        out, errors = self.process.communicate(timeout=60)
+        if code is not None:
+            assert self.process.returncode == code, errors
+        return out, errors
+
+
+@contextmanager
+def child(program: str, *args: object, box: testing.Sandbox | None = None) -> Iterator[Child]:
+    """A Python program with these arguments, inside `box`; killed if the block leaves it running."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONWARNINGS", "PYTHONDEVMODE")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(uringzc.__file__).parents[1]), str(HERE)])
+
+    def start() -> "subprocess.Popen[str]":
+        return subprocess.Popen(
+            [sys.executable, "-W", "default", "-c", textwrap.dedent(program), *map(str, args)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+
+    process = box.run(start) if box else start()
+    with process:
+        try:
+            yield Child(process)
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def run(program: str, *args: object, box: testing.Sandbox | None = None) -> tuple[str, str]:
+    """What a program prints, to stdout and stderr. It has to end with 0."""
+    with child(program, *args, box=box) as started:
+        return started.end()
+
+
+@contextmanager
+def stopped(box: testing.Hold) -> Iterator[None]:
+    """Nothing is delivered in the block, and everything after it."""
+    box.stop()
+    try:
+        yield
+    finally:
+        box.release()
+
+
+def charged(sock: socket.socket) -> int:
+    """Bytes of SO_SNDBUF that are in use (SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def room(sock: socket.socket, size: int = 16 << 20) -> None:
+    """A large SO_SNDBUF."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, size)
+
+
+def ring_fds() -> set[int]:
+    """The io_uring descriptors that this process has."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            if "io_uring" in os.readlink(f"/proc/self/fd/{fd}"):
+                found.add(int(fd))
+        except OSError:
+            pass
+    return found
+
+
+def rings() -> int:
+    """How many there are."""
+    return len(ring_fds())
+
+
+def pinned(pid: int | str = "self") -> int:
+    """KiB that the kernel has pinned for a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("VmPin:")[2].split()[0])
+
+
+def until(condition: Callable[[], object], timeout: float = 20.0) -> bool:
+    """Whether `condition` came true: for what the kernel does later and tells nobody."""
+    end = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.001)
+    return True
+
+
+def wait_readable(fd: int, timeout: float = 20.0) -> None:
+    """Returns when a descriptor is readable."""
+    assert select.select([fd], [], [], timeout)[0], "nothing to reap came"
+
+
+def readable(fd: int) -> bool:
+    """Whether a descriptor is readable now."""
+    return bool(select.select([fd], [], [], 0)[0])
+
+
+def is_held(data: bytearray) -> bool:
+    """Whether somebody holds an export of it."""
+    try:
+        data.append(0)
+    except BufferError:
+        return True
+    data.pop()
+    return False
+
+
+def let_go(fileno: int, other: uringzc.Scheduler) -> None:
+    """Waits for what parked engines hold; `other` sweeps them. `fileno` is that of the last to be settled."""
+    while lifetime.parked():
+        wait_readable(fileno)
+        other.submit()
+
+
+def drop_a_completion() -> None:
+    """Counts a dropped completion in the only ring of this process, where the kernel counts them."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parameters = (ctypes.c_uint32 * 30)()
+    other = libc.syscall(425, 1, parameters)  # io_uring_setup: says where things are
+    assert other >= 0
+    os.close(other)
+    (fd,) = ring_fds()
+    with mmap.mmap(fd, mmap.PAGESIZE) as shared:  # IORING_OFF_SQ_RING
+        overflow = parameters[24]  # cq_off.overflow
+        shared[overflow : overflow + 4] = struct.pack("I", 1)
+
+
+class Alarms:
+    """KeyboardInterrupt out of SIGALRM: again and again in `exhaust`, or once in the block."""
+
+    def __init__(self, interval: float, repeat: bool = True) -> None:
+        self.interval = interval
+        self.repeat = repeat
+        self.armed = False
+        self.raised = 0
+
+    def _alarm(self, number: int, frame: FrameType | None) -> None:
+        if self.armed:
+            self.armed = False
+            self.raised += 1
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> "Alarms":
+        gc.disable()  # an interrupt in somebody's gc callback would be lost there
+        self.before = signal.signal(signal.SIGALRM, self._alarm)
+        self.armed = not self.repeat
+        signal.setitimer(signal.ITIMER_REAL, self.interval, self.interval if self.repeat else 0)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, self.before)
+        gc.enable()
+
+    def exhaust(self, step: Callable[[], object], times: int) -> None:
+        """`step()` so often, whatever comes in between."""
+        done = 0
+        while done < times:
+            try:
+                self.armed = True
+                while done < times:
+                    done += 1
+                    step()
+                self.armed = False
+            except KeyboardInterrupt:
+                pass

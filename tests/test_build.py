@@ -1,0 +1,163 @@
+"""What is said when the package can not be built, and what its files must agree about."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import cffi
+import pytest
+
+import uringzc
+from uringzc import _build
+
+ROOT = Path(__file__).parent.parent
+NATIVE = ROOT / "uringzc" / "_native"
+
+Build = Callable[..., str]
+
+
+@pytest.fixture
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
+    """Asks for what a build needs on a machine that has certain tools; returns the sentence, or nothing."""
+
+    def tool(name: str, script: str) -> None:
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+
+    monkeypatch.delenv("URINGZC_STATIC", raising=False)
+
+    def attempt(
+        compiler: bool = True, liburing: str | None = "2.3", pkg_config: bool = True, headers: bool = True
+    ) -> str:
+        if headers:
+            (tmp_path / "Python.h").touch()
+        if compiler:
+            tool("gcc", "true")
+        if pkg_config:
+            new_enough = liburing is not None and tuple(map(int, liburing.split("."))) >= (2, 3)
+            answers = {
+                "--exists": f"exit {int(not new_enough)}",
+                "--modversion": f"echo {liburing}" if liburing else "exit 1",
+                "--variable=libdir": f"echo {tmp_path}",
+            }
+            cases = "".join(f"{option}) {answer};;" for option, answer in answers.items())
+            tool("pkg-config", f'case "$1" in {cases} esac')
+        monkeypatch.setenv("PATH", str(tmp_path))
+        monkeypatch.setenv("CC", "gcc")
+        monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+        try:
+            _build.require()
+        except SystemExit as refused:
+            return str(refused)
+        return ""
+
+    return attempt
+
+
+def test_a_machine_with_everything_builds(build: Build) -> None:
+    assert build() == ""
+
+
+def test_newer_liburing_is_welcome(build: Build) -> None:
+    assert build(liburing="2.15") == ""
+
+
+def test_without_a_compiler(build: Build) -> None:
+    said = build(compiler=False)
+    assert said.startswith("uringzc cannot be built without a C compiler (gcc); ")
+    assert said.endswith("apt-get install gcc libc6-dev")
+
+
+def test_without_pkg_config(build: Build) -> None:
+    said = build(pkg_config=False)
+    assert "without pkg-config; " in said
+    assert said.endswith("apt-get install pkg-config liburing-dev")
+
+
+def test_without_liburing(build: Build) -> None:
+    said = build(liburing=None)
+    assert "without liburing 2.3 or newer; " in said
+    assert said.endswith("apt-get install liburing-dev")
+
+
+def test_with_an_older_liburing(build: Build) -> None:
+    assert "without liburing 2.3 or newer (this is 2.1); " in build(liburing="2.1")
+
+
+def test_without_python_headers(build: Build) -> None:
+    said = build(headers=False)
+    assert f"without Python.h of Python {sys.version_info[0]}.{sys.version_info[1]}; " in said
+    assert said.endswith("apt-get install python3-dev")
+
+
+def test_without_anything(build: Build) -> None:
+    said = build(compiler=False, pkg_config=False)
+    assert "without a C compiler (gcc) and pkg-config; " in said
+    assert "\n" not in said
+
+
+def test_a_static_build_without_the_static_library(
+    build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("URINGZC_STATIC", "1")
+    assert "without liburing.a" in build()
+    (tmp_path / "liburing.a").touch()
+    assert build() == ""
+
+
+def test_setup_says_one_sentence_and_nothing_else(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path), "CC": "gcc"}
+    environment.pop("PYTHONPATH", None)
+    tried = subprocess.run(
+        [sys.executable, "setup.py", "--version"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (tried.returncode, tried.stdout) == (1, "")
+    assert re.fullmatch(r"uringzc cannot be built without [^\n]+ apt-get install [^\n]+\n", tried.stderr)
+
+
+# -- what files must agree about
+
+
+def test_the_header_is_a_cdef() -> None:
+    ffi = cffi.FFI()
+    ffi.cdef((NATIVE / "uringzc.h").read_text())
+    assert ffi.sizeof("uzc_completion") == 16
+
+
+def test_every_source_is_built_into_one_module() -> None:
+    listed = re.findall(
+        r'for name in \(("[^)]+)\)',
+        (ROOT / "setup.py").read_text() + (ROOT / "uringzc/_build.py").read_text(),
+    )
+    names = [name for names in listed for name in re.findall(r'"(\w+)"', names)]
+    assert sorted(names) == sorted(file.stem for file in NATIVE.glob("*.c"))
+
+
+def test_names_of_liburing_are_only_defined_where_it_lacks_them() -> None:
+    for file in NATIVE.iterdir():
+        code = file.read_text()
+        for name in re.findall(r"#define ((?:IO|UDP_|SO_|MSG_)\w+)", code):
+            assert f"#ifndef {name}\n#define {name} " in code, f"{file.name} defines {name}"
+        assert not re.search(r"^(?:static )?\w[\w ]*[ *]io_uring_\w+\([^;]*\{", code, re.MULTILINE), file.name
+
+
+def test_make_installs_the_liburing_that_the_build_asks_for() -> None:
+    script = (ROOT / "scripts" / "system-packages").read_text()
+    assert f"'liburing >= {_build.LIBURING}'" in script
+
+
+def test_there_is_one_version() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'\nversion = "{uringzc.__version__}"\n' in project
+    assert f"## [{uringzc.__version__}]" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,624 @@
+"""The end of engines: closed, dropped, parked, poisoned, full; and that memory is held exactly so long."""
+
+# ruff: noqa: PT012, PT031 - what is to be raised or warned of comes at the end of what leads to it
+
+import errno
+import gc
+import os
+import socket
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import Alarms, is_held, let_go, ring_fds, rings, run, stopped, wait_readable
+
+import uringzc
+from uringzc import Completion, Notification, lifetime, testing, uring
+
+if TYPE_CHECKING:
+    from conftest import Pair
+
+EITHER = pytest.mark.parametrize("make", [uringzc.Scheduler, uringzc.Ring])
+
+
+@pytest.fixture
+def sock(box: testing.Hold) -> Iterator[socket.socket]:
+    """A socket whose datagrams `box.stop()` holds."""
+    with box.receiver_socket(), box.socket() as sock:
+        sock.connect(box.address)
+        yield sock
+
+
+@pytest.fixture
+def other() -> Iterator[uringzc.Scheduler]:
+    """Another engine of this thread, whose calls sweep the parked ones."""
+    with uringzc.Scheduler(max_inflight=8) as other:
+        yield other
+
+
+def queue(engine: uringzc.Scheduler | uringzc.Ring, sock: socket.socket, data: bytearray) -> None:
+    if isinstance(engine, uringzc.Ring):
+        engine.send_zc(sock, data)
+    else:
+        engine.send(sock, data)
+
+
+# -- close
+
+
+@EITHER
+def test_close_waits_for_the_kernel(
+    make: Callable[[], uringzc.Scheduler | uringzc.Ring], udp_pair: "Pair"
+) -> None:
+    before = rings()
+    engine = make()
+    data = bytearray(b"last")
+    queue(engine, udp_pair.tx, data)
+    assert is_held(data)
+    engine.close()
+    assert not is_held(data)
+    assert rings() == before
+    assert udp_pair.receive(1) == [b"last"]  # what was queued, too, was sent
+    engine.close()
+    engine.close(0)
+    with pytest.raises(uringzc.ClosedError, match="closed"):
+        queue(engine, udp_pair.tx, data)
+    assert not is_held(data)
+
+
+def test_what_was_settled_can_be_reaped_after_close(udp_pair: "Pair") -> None:
+    s = uringzc.Scheduler(tags=[5, 6])
+    s.send(udp_pair.tx, b"one", user_data=1, slot=1)
+    s.send(udp_pair.tx, b"three", user_data=2, slot=1)
+    s.close()
+    assert list(s.reap_completions(wait=5)) == [Completion(1, 3), Completion(2, 5)]
+    assert list(s.reap_notifications(wait=5)) == [Notification(6, 0, 1, 2, 8, 2, 0)]
+    assert len(s.reap_completions()) == len(s.reap_notifications()) == 0
+    assert "closed" in repr(s)
+
+
+@EITHER
+def test_close_with_sends_held(
+    make: Callable[[], uringzc.Scheduler | uringzc.Ring],
+    box: testing.Hold,
+    sock: socket.socket,
+    other: uringzc.Scheduler,
+) -> None:
+    before = rings()
+    engine = make()
+    data = bytearray(b"held")
+    fileno = engine.fileno()
+    references = sys.getrefcount(sock)
+    with stopped(box):
+        queue(engine, sock, data)
+        with pytest.warns(ResourceWarning, match="closed and is parked: 1 requests are in flight, the"):
+            engine.close(timeout=0.01)
+        engine.close()  # again: nothing more to do, and no wait
+        assert len(lifetime.parked()) == 1
+        assert is_held(data)
+        assert sys.getrefcount(sock) > references
+        with pytest.raises(uringzc.ClosedError):
+            queue(engine, sock, bytearray(1))
+        other.submit()  # sweeps, and finds that the kernel is not done
+        assert len(lifetime.parked()) == 1
+        assert is_held(data)
+    let_go(fileno, other)
+    assert not is_held(data)
+    assert sys.getrefcount(sock) == references
+    assert rings() == before
+    engine.close()
+
+
+@pytest.mark.parametrize("call", ["submit", "reap_completions", "reap_notifications", "drain", "close"])
+def test_any_engine_of_the_owner_sweeps(box: testing.Hold, sock: socket.socket, call: str) -> None:
+    with uringzc.Scheduler(max_inflight=8) as other:
+        s = uringzc.Scheduler(completions="none")
+        fileno = s.fileno()
+        with stopped(box), pytest.warns(ResourceWarning, match="parked"):
+            s.send(sock, b"held", user_data=1)
+            s.close(0)
+        wait_readable(fileno)
+        other.send(sock, b"for drain to have something to wait for")
+        while lifetime.parked():
+            getattr(other, call)()
+            if call in ("drain", "close"):
+                break
+        other.submit() if call == "drain" else None
+        assert lifetime.parked() == []
+    assert len(s.reap_notifications()) == 1
+
+
+def test_close_flushes_and_parks_everything_open(
+    box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
+) -> None:
+    s = uringzc.Scheduler(tags=[1, 2, 3])
+    data = [bytearray(b"slot%d" % i) for i in range(3)]
+    fileno = s.fileno()
+    with stopped(box), pytest.warns(ResourceWarning, match="3 requests are in flight"):
+        for i in range(3):
+            s.send(sock, data[i], slot=i)
+        s.close(0.01)
+    let_go(fileno, other)
+    assert not any(map(is_held, data))
+    assert sorted(n.tag for n in s.reap_notifications()) == [1, 2, 3]
+
+
+# -- dropped
+
+
+@EITHER
+@pytest.mark.parametrize("held", [True, False])
+def test_dropped_without_close(
+    make: Callable[[], uringzc.Scheduler | uringzc.Ring],
+    held: bool,
+    box: testing.Hold,
+    sock: socket.socket,
+    other: uringzc.Scheduler,
+) -> None:
+    before = rings()
+    data = bytearray(b"lost")
+    with stopped(box):
+        engine = make()
+        fileno = engine.fileno()
+        queue(engine, sock, data)
+        if held:
+            engine.submit()
+        with pytest.warns(ResourceWarning, match=f"{make.__name__} was not closed"):
+            del engine
+            gc.collect()
+        assert len(lifetime.parked()) == 1
+        assert is_held(data)
+        other.submit()  # what was only queued is submitted by the sweep
+        assert len(lifetime.parked()) == 1
+        assert is_held(data)
+    let_go(fileno, other)
+    assert not is_held(data)
+    assert rings() == before
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+    before = rings()
+    data = bytearray(b"lost")
+    s = uringzc.Scheduler()
+    s.send(udp_pair.tx, data)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del s
+        gc.collect()
+    assert len(lifetime.parked()) == 1
+    other.submit()
+    assert lifetime.parked() == []
+    assert rings() == before
+    assert not is_held(data)
+
+
+def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.me = self
+            self.scheduler = uringzc.Scheduler()
+
+    owner = Owner()
+    data = bytearray(b"round")
+    owner.scheduler.send(udp_pair.tx, data)
+    del owner
+    with pytest.warns(ResourceWarning, match="Scheduler was not closed"):
+        gc.collect()
+    other.submit()
+    assert lifetime.parked() == []
+    assert udp_pair.receive(1) == [b"round"]
+    assert not is_held(data)
+
+
+def test_closed_and_dropped_says_nothing() -> None:
+    with uringzc.Scheduler() as s, uringzc.Ring() as r:
+        pass
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        del s, r
+        gc.collect()
+
+
+# -- exceptions
+
+
+def test_exception_in_the_block(udp_pair: "Pair") -> None:
+    before = rings()
+    data = bytearray(b"sent")
+    with pytest.raises(ZeroDivisionError), uringzc.Scheduler() as s:
+        s.send(udp_pair.tx, data)
+        raise ZeroDivisionError
+    assert not is_held(data)
+    assert rings() == before
+    assert udp_pair.receive(1) == [b"sent"]
+
+
+def test_exception_in_the_block_while_held(
+    box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bytearray(b"held")
+    close = uringzc.Scheduler.close
+    monkeypatch.setattr(uringzc.Scheduler, "close", lambda self, timeout=0.01: close(self, timeout))
+    with stopped(box):
+        with (
+            pytest.warns(ResourceWarning, match="parked"),
+            pytest.raises(ZeroDivisionError),
+            uringzc.Scheduler() as s,
+        ):
+            fileno = s.fileno()
+            s.send(sock, data)
+            raise ZeroDivisionError
+        assert is_held(data)
+    let_go(fileno, other)
+    assert not is_held(data)
+
+
+def test_interrupt_in_drain_leaves_it_usable(box: testing.Hold, sock: socket.socket) -> None:
+    data = bytearray(b"held")
+    with uringzc.Scheduler() as s:
+        with stopped(box):
+            s.send(sock, data, flush=True)
+            for _ in range(3):
+                with pytest.raises(KeyboardInterrupt), Alarms(0.01, repeat=False):
+                    s.drain()
+                assert is_held(data)
+                assert s.stats.in_flight == 1
+        s.drain()
+        assert not is_held(data)
+        assert len(s.reap_notifications()) == 1
+    assert lifetime.parked() == []
+
+
+def test_interrupt_in_close_parks_at_once(
+    box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
+) -> None:
+    data = bytearray(b"held")
+    s = uringzc.Scheduler()
+    fileno = s.fileno()
+    with stopped(box):
+        s.send(sock, data)
+        s.submit()
+        with (
+            pytest.warns(ResourceWarning, match="parked: 1 requests"),
+            pytest.raises(KeyboardInterrupt),
+            Alarms(0.01, repeat=False),
+        ):
+            s.close(timeout=60)
+        assert len(lifetime.parked()) == 1
+        assert is_held(data)
+    let_go(fileno, other)
+    assert not is_held(data)
+
+
+def test_interrupt_in_close_as_the_first_submission(
+    box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
+) -> None:
+    # the results, too, are not there yet: the first entry into the kernel is the one that blocks
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+    s = uringzc.Scheduler()
+    fileno = s.fileno()
+    with stopped(box):
+        for _ in range(20):
+            s.send(sock, bytes(1000))
+        with (
+            pytest.warns(ResourceWarning, match="parked: 20 requests"),
+            pytest.raises(KeyboardInterrupt),
+            Alarms(0.05, repeat=False),
+        ):
+            s.close(timeout=10)
+    let_go(fileno, other)
+
+
+@pytest.mark.filterwarnings("ignore:an engine was closed:ResourceWarning")
+def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+    before, interrupted = rings(), 0
+    for turn in range(3000):
+        s = uringzc.Scheduler(max_inflight=8)
+        s.send(udp_pair.tx, b"x")
+        s.submit()
+        try:
+            with Alarms(1e-6 * (1 + turn % 60), repeat=False):
+                s.close()
+        except KeyboardInterrupt:
+            interrupted += 1
+        # closed and gone, or open and to be closed, or parked
+        s.close()
+        other.submit()
+        assert lifetime.parked() == []
+    assert interrupted > 100
+    assert rings() == before
+
+
+# -- interpreter exit, the quiet ways; with sends held: test_traps.py
+
+
+@pytest.mark.parametrize("how", ["closed", "settled", "queued", "ring", "exception", "exit"])
+def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
+    program = """
+        import socket, sys, uringzc
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        sock.connect(("127.0.0.1", int(sys.argv[2])))
+        s = uringzc.Ring() if sys.argv[1] == "ring" else uringzc.Scheduler()
+        send = s.send_zc if sys.argv[1] == "ring" else s.send
+        region = s.register(4096)
+        send(sock, region, length=10)
+        send(sock, bytearray(10))
+        if sys.argv[1] != "queued":
+            s.submit()
+        if sys.argv[1] == "closed":
+            s.close()
+        if sys.argv[1] == "exception":
+            raise ZeroDivisionError
+        if sys.argv[1] == "exit":
+            sys.exit(3)
+    """
+    port = udp_pair.rx.getsockname()[1]
+    if how in ("exception", "exit"):
+        program = program.replace("import socket", "import atexit, os, socket", 1)
+        program = program.replace(
+            "sock = socket", "atexit.register(lambda: print('after'))\n        sock = socket", 1
+        )
+        from helpers import child
+
+        with child(program, how, port) as started:
+            out, errors = started.end(1 if how == "exception" else 3)
+        assert out == "after\n"
+        assert ("ZeroDivisionError" in errors) == (how == "exception")
+    else:
+        out, errors = run(program, how, port)
+    assert "parked" not in errors
+    assert "Exception ignored" not in errors
+    assert udp_pair.receive(2) == [bytes(10)] * 2
+
+
+# -- bounds
+
+
+def test_more_completions_than_the_queue_has_entries(
+    box: testing.Hold, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # without DEFER_TASKRUN notifications come by themselves, and overflow while nobody looks
+    monkeypatch.setattr(uring, "SETUP", (uring.SETUP[-1],))
+    sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
+    before = ring_fds()
+    with uringzc.Ring(entries=8, cq_entries=8, max_inflight=256) as r:
+        (fd,) = ring_fds() - before
+        info = Path(f"/proc/self/fdinfo/{fd}")
+        with stopped(box):
+            for i in range(200):
+                r.send_zc(sock, b"%03d" % i, user_data=i)
+            r.submit()
+            assert len(r.reap()) == 200
+        wait_readable(r.fileno())
+        while overflowed(info) < 100:  # each look at the file is a call that takes notifications in
+            pass
+        notifications = r.reap()  # one look takes in all of them
+        assert sorted(c.user_data for c in notifications) == list(range(200))
+        assert all(c.notif for c in notifications)
+        assert r.stats.stray == 0
+        assert r.stats.in_flight == 0
+
+
+def overflowed(info: Path) -> int:
+    return info.read_text().partition("CqOverflowList:")[2].count("user_data")
+
+
+def test_more_notifications_than_the_queue_has_entries(box: testing.Hold, sock: socket.socket) -> None:
+    sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
+    with uringzc.Ring(entries=4, cq_entries=4, max_inflight=1024) as r:
+        with stopped(box):
+            for i in range(1000):
+                r.send_zc(sock, b"%03d" % i, user_data=i)
+            r.submit(wait=1000)
+            assert [c.user_data for c in r.reap()] == list(range(1000))
+        r.submit(wait=1000)
+        assert sorted(c.user_data for c in r.reap()) == list(range(1000))
+
+
+@contextmanager
+def refused(s: uringzc.Scheduler, text: str) -> Iterator[None]:
+    """The block raises BlockingIOError that says `text`, and queues nothing."""
+    before = s.stats.requests
+    with pytest.raises(BlockingIOError, match=text) as caught:
+        yield
+    assert caught.value.errno == errno.EAGAIN
+    assert s.stats.requests == before
+
+
+def test_too_many_requests(box: testing.Hold, sock: socket.socket) -> None:
+    with uringzc.Scheduler(max_inflight=4) as s:
+        with stopped(box):
+            for i in range(4):
+                s.send(sock, b"x", user_data=i, flush=True)
+            data = bytearray(1)
+            with refused(s, "max_inflight requests are held: wait for notifications"):
+                s.send(sock, data)
+            with refused(s, "max_inflight requests are held"):
+                s.send_run(sock, data, 1, 1)
+            assert not is_held(data)
+            s.reap_completions()
+            with refused(s, "max_inflight requests are held"):  # results do not help
+                s.send(sock, data)
+        s.reap_notifications(wait=4)
+        assert s.send_run(sock, b"x", 1, 4, 0, flush=True) == 4
+
+
+def test_requests_of_open_notifiers_are_held(udp_pair: "Pair") -> None:
+    with uringzc.Scheduler(max_inflight=4, completions="none") as s:
+        for _ in range(4):
+            s.send(udp_pair.tx, b"x")
+        s.drain()
+        assert s.stats.in_flight == 0
+        with refused(s, "max_inflight requests are held: .* flush"):
+            s.send(udp_pair.tx, b"x")
+        s.flush(0)
+        s.send(udp_pair.tx, b"x")
+
+
+def test_unread_completions(udp_pair: "Pair") -> None:
+    with uringzc.Scheduler(max_inflight=4) as s:
+        for i in range(4):
+            s.send(udp_pair.tx, b"x", user_data=i)
+        s.flush(0)
+        s.drain()
+        s.reap_notifications()
+        with refused(s, r"max_inflight completions are unread or to come: call reap_completions\(\)"):
+            s.send(udp_pair.tx, b"x")
+        assert [c.user_data for c in s.reap_completions()] == [0, 1, 2, 3]
+        s.send(udp_pair.tx, b"x")
+
+
+def test_unread_notifications(udp_pair: "Pair") -> None:
+    with uringzc.Scheduler(max_inflight=4, completions="none") as s:
+        for _ in range(4):
+            s.send(udp_pair.tx, b"x", flush=True)
+            s.drain()
+        with refused(s, r"max_inflight notifications are unread or to come: call reap_notifications\(\)"):
+            s.send(udp_pair.tx, b"x")
+        assert [n.sequence for n in s.reap_notifications()] == [0, 1, 2, 3]
+        s.send(udp_pair.tx, b"x", flush=True)
+        assert [n.sequence for n in s.reap_notifications(wait=1)] == [4]
+
+
+def test_a_full_run_says_how_many(box: testing.Hold, sock: socket.socket) -> None:
+    with uringzc.Scheduler(max_inflight=10) as s:
+        region = s.register(4096)
+        with stopped(box):
+            assert s.send_run(sock, region, 100, 4) == 4
+            assert s.send_run(sock, region, 100, 40, user_data=4) == 6
+            with refused(s, "max_inflight requests are held"):
+                s.send_run(sock, region, 100, 40)
+            assert s.stats.requests == 10
+        assert sorted(c.user_data for c in s.reap_completions(wait=10)) == list(range(10))
+
+
+# -- little memory to lock
+
+LITTLE = """
+    import encodings.idna, os, resource, socket, sys, uringzc
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (int(sys.argv[1]) << 10,) * 2)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.connect(("127.0.0.1", int(sys.argv[2])))
+    try:
+        s = uringzc.Scheduler(max_inflight=64)
+    except OSError as error:
+        print("scheduler", error.errno, error.strerror)
+        sys.exit()
+    try:
+        s.register(1 << 20)
+    except OSError as error:
+        print("region", error.errno, error.strerror)
+    small = s.register(4096)
+    print(small.registered)
+    s.send(sock, small, length=4, flush=True)
+    s.send(sock, b"plain", flush=True)
+    s.submit()
+    print([c.result for c in s.reap_completions(wait=2)])
+    s.close()
+"""
+
+
+@testing.requires("unprivileged")
+def test_little_memory_to_lock(udp_pair: "Pair") -> None:
+    out, errors = run(LITTLE, 256, udp_pair.rx.getsockname()[1])
+    region, registered, results = out.splitlines()
+    assert region.startswith("region 12 1048576 bytes can not be registered: the limit for locked memory")
+    assert "(RLIMIT_MEMLOCK) is 256 KiB per user, 1024 KiB are needed; raise it with `ulimit -l`" in region
+    assert "LimitMEMLOCK=" in region
+    assert (registered, results) == ("True", "[4, 5]"), errors
+    assert sorted(udp_pair.receive(2)) == [bytes(4), b"plain"]
+
+
+@testing.requires("unprivileged")
+def test_no_memory_to_lock(udp_pair: "Pair") -> None:
+    out, errors = run(LITTLE, 4, udp_pair.rx.getsockname()[1])
+    assert "RLIMIT_MEMLOCK) is 4 KiB per user, more is needed; raise it with `ulimit -l`" in out, errors
+    assert "Traceback" not in errors
+
+
+@testing.requires("unprivileged")
+def test_control_much_memory_to_lock(udp_pair: "Pair") -> None:
+    out, errors = run(LITTLE, 8192, udp_pair.rx.getsockname()[1])
+    assert out.splitlines() == ["True", "[4, 5]"], errors
+
+
+# -- a completion that the kernel dropped
+
+
+@testing.requires("net_admin")
+def test_poisoned() -> None:
+    program = """
+        import uringzc
+        from helpers import drop_a_completion, is_held
+        from uringzc import lifetime, testing
+        lifetime.DRAIN_AT_END = 0.01
+        with testing.hold() as box, box.socket() as sock, box.receiver_socket() as rx:
+            sock.connect(box.address)
+            box.stop()
+            s = uringzc.Scheduler()
+            data = bytearray(b"for ever")
+            s.send(sock, data)
+            s.submit()
+            drop_a_completion()
+            for call in (
+                lambda: s.submit(),
+                lambda: s.send(sock, b"x"),
+                lambda: s.send_run(sock, b"x", 1, 1),
+                lambda: s.reap_notifications(wait=1),
+                lambda: s.register(4096),
+                lambda: s.flush(0),
+                lambda: s.slots.update(0, 1),
+                lambda: s.drain(),
+            ):
+                try:
+                    call()
+                except uringzc.PoisonedError as error:
+                    print(error)
+            print(is_held(data))
+            try:
+                s.close(0.01)
+            except uringzc.PoisonedError:
+                pass
+            print(len(lifetime.parked()), is_held(data))
+            box.release()
+            rx.recv(10)
+            other = uringzc.Scheduler()
+            other.submit()
+            print(len(lifetime.parked()), is_held(data))
+            other.close()
+    """
+    out, errors = run(program)
+    lines = out.splitlines()
+    refusal = "the kernel dropped a completion: what is in flight is never given back"
+    assert lines[:-3] == [refusal] * 8, errors
+    assert lines[-3:] == ["True", "1 True", "1 True"]
+    assert "parked" in errors
+
+
+def test_control_not_poisoned(udp_pair: "Pair") -> None:
+    data = bytearray(b"for now")
+    with uringzc.Scheduler() as s:
+        s.send(udp_pair.tx, data, flush=True)
+        s.drain()
+        assert not is_held(data)
+
+
+def test_descriptors_and_memory_come_back(udp_pair: "Pair") -> None:
+    before, open_rings = len(os.listdir("/proc/self/fd")), rings()
+    for _ in range(50):
+        with uringzc.Scheduler() as s:
+            s.fileno()
+            s.register_socket(udp_pair.tx)
+            region = s.register(1 << 16)
+            s.send(udp_pair.tx, region, length=100, flush=True)
+            s.submit()
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert rings() == open_rings

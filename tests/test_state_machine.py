@@ -1,0 +1,563 @@
+"""Random programs against the model: slots.c with an invented kernel, and a Scheduler with the real one.
+
+Each has its controls: the same programs against a wrong rule must end in a difference.
+"""
+
+import errno
+import gc
+import socket
+import weakref
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, TypeVar
+
+import pytest
+from hypothesis import Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
+from model import QUEUED, SETTLED, Accounts, Model, ModelNotifier, Request
+
+import uringzc
+from uringzc import testing
+from uringzc._uring import lib
+from uringzc.errors import _FULL
+from uringzc.notif import Notification
+
+T = TypeVar("T")
+U64 = st.integers(0, 2**64 - 1)
+TAGS = st.lists(U64, min_size=1, max_size=4)
+SLOT = st.sampled_from([0, 0, 0, 0, 1, 1, 1, 2, 3, 4])
+COUNT = st.integers(0, 3) | st.sampled_from([4, 5, 2**32 - 1, 2**32 - 2])
+COMPLETIONS = st.sampled_from(["all", "failed", "none"])
+RARELY = st.integers(0, 7).map(lambda number: number == 7)
+PICK = st.integers(0, 99)
+RESULTS = st.integers(0, 65507) | st.sampled_from(
+    [-errno.EMSGSIZE, -errno.EAGAIN, -errno.ECANCELED, 2**31 - 1]
+)
+
+
+def steps(*kinds: tuple[Any, ...]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """One step of a program: a method's name, and strategies for its arguments.
+
+    As one rule, because of several rules each example would use only some, and few that lead anywhere.
+    """
+    return st.one_of(*(st.tuples(st.just(name), *arguments) for name, *arguments in kinds))
+
+
+def one_of(things: Sequence[T], pick: int) -> T | None:
+    return things[pick % len(things)] if things else None
+
+
+class SlotsMachine(RuleBasedStateMachine):
+    """slots.c and the model hear the same, from a program and from a kernel that completes in any order."""
+
+    model_type = Model
+    accounts_type = Accounts
+
+    @initialize(most=st.sampled_from([1, 2, 3, 8, 30]), completions=COMPLETIONS, tags=TAGS)
+    def start(self, most: int, completions: str, tags: list[int]) -> None:
+        self.model = self.model_type(most, completions, tags)
+        self.accounts = self.accounts_type(most, completions, tags)
+        self.flying: list[tuple[Request, int]] = []
+        self.gone: list[int] = []
+        self.flushed: list[tuple[ModelNotifier, int]] = []
+
+    @rule(
+        step=steps(
+            *[("send", SLOT, st.integers(0, 2**63), st.booleans())] * 4,
+            ("flush", SLOT),
+            ("update", COUNT, COUNT, st.none() | U64),
+            ("register", RARELY, TAGS),
+            *[("kernel", PICK, RESULTS, st.sampled_from([0, 1, -1]), RARELY)] * 4,
+            ("speak_of_the_dead", PICK, st.booleans()),
+            ("release",),
+            ("read",),
+        )
+    )
+    def step(self, step: tuple[Any, ...]) -> None:
+        getattr(self, step[0])(*step[1:])
+
+    def send(self, slot: int, user_data: int, flush: bool) -> None:
+        request, key = self.model.attach(slot, user_data), self.accounts.attach(slot, user_data)
+        if isinstance(request, int):
+            assert key == request
+            return
+        assert key >= 0
+        self.flying.append((request, key))
+        if flush:
+            self.flush(slot)
+
+    def flush(self, slot: int) -> None:
+        notifier, number = self.model.flush(slot), self.accounts.flush(slot)
+        if isinstance(notifier, ModelNotifier):
+            assert number > 0
+            self.flushed.append((notifier, number))
+        else:
+            assert number == (notifier or 0)
+
+    def update(self, first: int, count: int, tag: int | None) -> None:
+        assert self.accounts.update(first, count, tag) == self.model.update(first, count, tag)
+
+    def register(self, unregister: bool, tags: list[int]) -> None:
+        if unregister:
+            assert self.accounts.unregister() == self.model.unregister()
+        assert self.accounts.register(tags) == self.model.register(tags)
+
+    def kernel(self, pick: int, result: int, copied: int, strange: bool) -> None:
+        """A result, or the notification after it; strange: a notification alone, or a result alone."""
+        chosen = one_of(self.flying, pick)
+        if chosen is None:
+            return
+        request, key = chosen
+        alone = request.state == QUEUED and strange and result < 0
+        if request.state == QUEUED and not alone:
+            self.model.result(request, result)
+            assert self.accounts.result(key, result) == 0
+            if not strange:
+                return
+        self.model.settle(request, copied)
+        assert self.accounts.settle(key, copied) == 0
+        self.flying.remove(chosen)
+        self.gone.append(key)
+
+    def speak_of_the_dead(self, pick: int, result: bool) -> None:
+        key = one_of(self.gone, pick)
+        if key is not None:
+            assert (self.accounts.result(key, 1) if result else self.accounts.settle(key)) == -errno.ENOENT
+            self.model.stray += 1
+
+    def release(self) -> None:
+        assert sorted(self.accounts.release()) == sorted(self.model.release())
+
+    def read(self) -> None:
+        assert self.accounts.take_completions() == self.model.take_completions()
+        assert self.accounts.take_notifications() == self.model.take_notifications()
+
+    @invariant()
+    def same(self) -> None:
+        assert self.accounts.stats() == self.model.stats()
+        for notifier, number in self.flushed[-8:]:
+            left = sum(request.state != SETTLED for request in notifier.requests)
+            assert self.accounts.unsettled(number) == left
+
+    def teardown(self) -> None:
+        if not hasattr(self, "model"):
+            return
+        self.model.unregister()
+        lib.uzc_slots_close(self.accounts.pointer)
+        while self.flying:
+            self.kernel(len(self.flying), 1, 0, strange=False)
+        self.release()
+        self.read()
+        stats = self.accounts.stats()
+        assert stats == self.model.stats()
+        assert (stats["held"], stats["in_flight"], stats["awaiting"], stats["flushed"]) == (0, 0, 0, 0)
+
+
+# -- a Scheduler, the kernel, and sockets of this machine
+
+
+class Memory(bytearray):
+    """A buffer of which one can see whether it is still held."""
+
+
+ENTRIES = {1: 1, 5: 4, 24: 16, 80: 32}  # of the submission queue, by max_inflight
+WAIT = st.sampled_from([0, 0, 1, 3, 1000])
+SEND = st.sampled_from(["plain", "zc", "zc", "region", "nobody", "broadcast", "closed", "stream"])
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """A Scheduler and the model hear the same program. The kernel answers only one of them.
+
+    Results come with the submit, as the model has them. When memory is free only the kernel knows: the model
+    calls a request settled when the Scheduler has said so, and `_agree` makes both wait for all of it.
+    """
+
+    model_type = Model
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.rx.bind(("127.0.0.1", 0))
+        self.tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.tx.connect(self.rx.getsockname())
+        self.unconnected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+
+    @initialize(most=st.sampled_from(list(ENTRIES)), completions=COMPLETIONS, tags=TAGS)
+    def start(self, most: int, completions: str, tags: list[int]) -> None:
+        self.real = uringzc.Scheduler(tags, max_inflight=most, completions=completions)
+        self.model = self.model_type(most, completions, tags)
+        self.entries = ENTRIES[most]
+        self.region = self.real.register(1 << 16)
+        self.expected: list[tuple[Request, int]] = []  # queued and not submitted: what the kernel will say
+        self.notifiers: list[tuple[uringzc.Notifier, ModelNotifier]] = []
+        self.memories: list[tuple[Request, weakref.ref[Memory]]] = []
+
+    # -- what the model knows of the kernel
+
+    def _submitted(self) -> None:
+        for request, result in self.expected:
+            self.model.result(request, result)
+        self.expected.clear()
+
+    def _settled(self, notifier: ModelNotifier) -> None:
+        for request in notifier.requests:
+            if request.state != SETTLED:
+                assert request.state != QUEUED, "said to be free, and was never submitted"
+                self.model.settle(request, 1)  # loopback copies, always
+
+    def _agree(self) -> None:
+        self.real.drain(timeout=30)
+        self.real.submit()
+        self._submitted()
+        for notifier in self.model.notifiers:
+            self._settled(notifier)
+        self.model.release()
+
+    # -- what a program does
+
+    def _refused(self, slot: int) -> AbstractContextManager[Any]:
+        """What the next send for the slot is met with."""
+        if len(self.expected) == self.entries:
+            self._submitted()
+        if self.model.refusal(slot):
+            self._agree()
+        code = self.model.refusal(slot)
+        if code == -errno.EINVAL:
+            return pytest.raises(OSError, match="Invalid argument")
+        return pytest.raises(BlockingIOError, match=_FULL[code].split(":")[0]) if code else nullcontext()
+
+    def _attached(self, slot: int, user_data: int, result: int, flush: bool) -> Request | None:
+        request = self.model.attach(slot, user_data)
+        if isinstance(request, int):
+            return None
+        self.expected.append((request, result))
+        if flush:
+            self.model.flush(slot)
+        return request
+
+    @rule(
+        step=steps(
+            *[("send", SEND, SLOT, st.integers(0, 3000), U64, st.booleans())] * 4,
+            ("send_run", SLOT, st.integers(1, 1400), st.integers(1, 8), st.integers(0, 99), st.booleans()),
+            ("refused", st.sampled_from(["large", "closed", "text", "range", "address", "number"])),
+            ("flush", SLOT),
+            ("update", COUNT, COUNT, st.none() | U64),
+            ("register", RARELY, TAGS),
+            ("submit",),
+            ("reap_completions", WAIT),
+            ("reap_notifications", WAIT),
+            ("notifier", PICK, st.booleans()),
+            ("drain",),
+        )
+    )
+    def step(self, step: tuple[Any, ...]) -> None:
+        getattr(self, step[0])(*step[1:])
+
+    def send(self, kind: str, slot: int, size: int, user_data: int, flush: bool) -> None:
+        sock, to, memory, result = self.tx, None, Memory(size), size
+        if kind == "nobody":
+            sock, result = self.unconnected, -errno.EDESTADDRREQ
+        elif kind == "broadcast":
+            sock, to, result = self.unconnected, ("127.255.255.255", 9), -errno.EACCES
+        elif kind == "stream":
+            sock, result = self.stream, -errno.EPIPE
+        elif kind == "closed":
+            sock, result = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), -errno.EBADF
+        options: dict[str, Any] = {"slot": slot, "user_data": user_data, "flush": flush, "to": to}
+        with self._refused(slot):
+            if kind == "region":
+                self.real.send(sock, self.region, offset=100, length=size, **options)
+            else:
+                self.real.send(sock, memory, zero_copy=kind != "plain", **options)
+        if kind == "closed":
+            sock.close()
+        request = self._attached(slot, user_data, result, flush)
+        if request and kind != "region":
+            self.memories.append((request, weakref.ref(memory)))
+
+    @rule(
+        slot=SLOT,
+        size=st.integers(1, 1400),
+        count=st.integers(1, 8),
+        user_data=st.integers(0, 2**64 - 8),
+        flush=st.booleans(),
+    )
+    def send_run(self, slot: int, size: int, count: int, user_data: int, flush: bool) -> None:
+        self._agree()  # so that there is room for all of them, or for none
+        room = self.model.most - max(
+            len(self.model.held),
+            len(self.model.unread_completions),
+            len(self.model.unread_notifications) + sum(not n.flushed for n in self.model.notifiers),
+        )
+        if room < count and not self.model.refusal(slot):
+            return
+        with self._refused(slot):
+            queued = self.real.send_run(
+                self.tx, self.region, size, count, 64, slot=slot, user_data=user_data, flush=flush
+            )
+            assert queued == count
+        for i in range(count):
+            if len(self.expected) == self.entries:
+                self._submitted()
+            self._attached(slot, user_data + i, size, flush)
+
+    def refused(self, what: str) -> None:
+        unix = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        unix.close()
+        attempts: dict[str, tuple[type[Exception], Callable[[], None]]] = {
+            "large": (OSError, lambda: self.real.send(self.tx, bytes(65508))),
+            "closed": (OSError, lambda: self.real.send(unix, b"x")),
+            "text": (TypeError, lambda: self.real.send(self.tx, "text")),  # type: ignore[arg-type]
+            "range": (ValueError, lambda: self.real.send(self.tx, self.region, offset=65536, length=1)),
+            "address": (ValueError, lambda: self.real.send(self.tx, b"x", to=("127.0.0.1", 65536))),
+            "number": (ValueError, lambda: self.real.send(self.tx, b"x", user_data=2**64)),
+        }
+        kind, attempt = attempts[what]
+        with pytest.raises(kind):
+            attempt()
+
+    def flush(self, slot: int) -> None:
+        expected = self.model.flush(slot)
+        if isinstance(expected, int):
+            with pytest.raises(OSError, match="Invalid argument"):
+                self.real.flush(slot)
+            return
+        notifier = self.real.flush(slot)
+        assert (notifier is None) == (expected is None)
+        if notifier and expected:
+            self.notifiers.append((notifier, expected))
+
+    def update(self, first: int, count: int, tag: int | None) -> None:
+        self._same_errno(
+            lambda: self.real.slots.update(first, count, tag), self.model.update(first, count, tag)
+        )
+
+    def register(self, unregister: bool, tags: list[int]) -> None:
+        if unregister:
+            self._same_errno(self.real.slots.unregister, self.model.unregister())
+        self._same_errno(lambda: self.real.slots.register(tags), self.model.register(tags))
+
+    def _same_errno(self, call: Callable[[], None], expected: int) -> None:
+        if expected:
+            with pytest.raises(OSError) as caught:  # noqa: PT011
+                call()
+            assert caught.value.errno == -expected
+        else:
+            call()
+
+    def submit(self) -> None:
+        assert self.real.submit() == len(self.expected)
+        self._submitted()
+
+    def reap_completions(self, wait: int) -> None:
+        missing = self.model.completions != "none" and len(self.model.unread_completions) < wait
+        if missing and self.expected:
+            self._submitted()
+        assert list(self.real.reap_completions(wait, timeout=30)) == self.model.take_completions()
+
+    def reap_notifications(self, wait: int) -> None:
+        self.real.submit()
+        self._submitted()
+        flushed = [n for n in self.model.notifiers if n.flushed and not n.posted]
+        due = len(self.model.unread_notifications) + len(flushed)
+        reaped = list(self.real.reap_notifications(wait, timeout=30))
+        assert len(reaped) >= min(wait, due)
+        for notification in reaped:
+            if notification in self.model.unread_notifications:
+                self.model.unread_notifications.remove(notification)
+                continue
+            notifier = next(n for n in flushed if _would_be(n) == notification)
+            flushed.remove(notifier)
+            self._settled(notifier)
+            assert notifier.posted
+            self.model.unread_notifications.remove(notification)
+
+    def notifier(self, pick: int, wait: bool) -> None:
+        chosen = one_of(self.notifiers, pick)
+        if chosen is None:
+            return
+        real, model = chosen
+        if wait and not model.posted:
+            real.wait(timeout=30)
+            self.real.submit()
+            self._submitted()
+        done = real.done
+        assert done or not wait
+        assert done or not model.posted
+        if done:
+            self._settled(model)
+
+    def drain(self) -> None:
+        self._agree()
+        real, model = self.real.slots.counts(), self.model.stats()
+        assert {name: int(getattr(real, name)) for name in model} == model
+        for request, memory in self.memories:
+            assert (memory() is None) == request.notifier.posted
+        self.memories = [pair for pair in self.memories if not pair[0].notifier.posted]
+
+    # -- what must hold after every step
+
+    @invariant()
+    def same(self) -> None:
+        real, model = self.real.slots.counts(), self.model.stats()
+        for name in ("requests", "nbytes", "completions", "failed", "awaiting", "open", "unread_completions"):
+            assert getattr(real, name) == model[name], name
+        for name in ("in_flight", "held", "flushed", "unsettled"):  # the kernel may be ahead of the model
+            assert getattr(real, name) <= model[name], name
+        assert real.notifications >= model["notifications"]
+        assert real.stray == 0
+
+    @invariant()
+    def held(self) -> None:
+        for request, memory in self.memories:
+            if not request.notifier.flushed or request.state == QUEUED:
+                assert memory() is not None
+
+    def teardown(self) -> None:
+        try:
+            if hasattr(self, "real"):
+                self._end()
+        finally:
+            for sock in (self.rx, self.tx, self.unconnected, self.stream):
+                sock.close()
+
+    def _end(self) -> None:
+        self.region.close()
+        self.real.close()
+        self._submitted()
+        self.model.unregister()
+        for notifier in self.model.notifiers:
+            self._settled(notifier)
+        assert list(self.real.reap_completions()) == self.model.take_completions()
+        rest = sorted(self.model.take_notifications())
+        assert sorted(self.real.reap_notifications()) == rest
+        assert all(memory() is None for _, memory in self.memories)
+
+
+def _would_be(notifier: ModelNotifier) -> Notification:
+    """Its notification, if all its requests are settled, on loopback."""
+    succeeded = sum(request.result >= 0 for request in notifier.requests)
+    return notifier.notification()._replace(copied=succeeded)
+
+
+MANY = settings(max_examples=120, stateful_step_count=60, phases=[Phase.generate, Phase.shrink])
+TestSlots = SlotsMachine.TestCase
+TestSlots.settings = MANY
+TestScheduler = pytest.mark.usefixtures("loopback_results")(SchedulerMachine.TestCase)
+TestScheduler.settings = settings(MANY, max_examples=100, stateful_step_count=50)
+
+
+@pytest.fixture
+def loopback_results() -> None:
+    if reason := testing.missing("send_zc"):
+        pytest.skip(reason)
+
+
+# -- controls: each wrong rule is found
+
+
+class TooEarly(Accounts):
+    """Takes a request's result for the end of it."""
+
+    def result(self, key: int, result: int, flags: int = 0) -> int:
+        code = super().result(key, result, flags)
+        super().settle(key)
+        return code
+
+
+class SkippedSlotsCount(Model):
+    """A flush of a slot without requests takes a sequence number."""
+
+    def flush(self, slot: int) -> ModelNotifier | int | None:
+        notifier = super().flush(slot)
+        if notifier is None:
+            self.slots[slot].sequence += 1
+        return notifier
+
+
+class UpdateTagsEmptySlots(Model):
+    """An update gives its tag to skipped slots too."""
+
+    def update(self, first: int, count: int, tag: int | None = None) -> int:
+        code = super().update(first, count, tag)
+        for slot in self.slots[first : first + count] if tag is not None and not code else []:
+            slot.tag = tag or 0
+        return code
+
+
+class RefusedTakesASequence(Model):
+    """A request that finds no room has made its notifier all the same."""
+
+    def attach(self, slot: int, user_data: int) -> Request | int:
+        refusal = self.refusal(slot)
+        if refusal and slot < len(self.slots) and self.slots[slot].active is None:
+            self.slots[slot].sequence += 1
+        return super().attach(slot, user_data)
+
+
+class FailureKeepsItOpen(Model):
+    """The withdrawn rule, as far as one can know it here: a failed request is not counted."""
+
+    def _post(self, notifier: ModelNotifier) -> None:
+        notifier.requests = [r for r in notifier.requests if r.state != SETTLED or r.result >= 0]
+        if notifier.requests:
+            super()._post(notifier)
+
+
+class FreeAtTheNotification(Model):
+    """Room is made by the notification, not when references have gone back."""
+
+    def _post(self, notifier: ModelNotifier) -> None:
+        super()._post(notifier)
+        self.held = [request for request in self.held if request not in self.released]
+
+
+class TagOfTheFlush(Model):
+    """The notification carries the tag that the slot has at the end, not at the first request."""
+
+    def update(self, first: int, count: int, tag: int | None = None) -> int:
+        for slot in self.slots[first : first + count] if tag is not None else []:
+            if slot.active:
+                slot.active.tag = tag or 0
+        return super().update(first, count, tag)
+
+
+def differs(machine: type[RuleBasedStateMachine]) -> bool:
+    find = settings(MANY, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
+    try:
+        run_state_machine_as_test(machine, settings=find)
+    except (AssertionError, StopIteration, IndexError):
+        return True
+    return False
+
+
+WRONG = [
+    *(SkippedSlotsCount, UpdateTagsEmptySlots, RefusedTakesASequence),
+    *(FailureKeepsItOpen, FreeAtTheNotification, TagOfTheFlush),
+]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_a_wrong_rule_is_found(wrong: type[Model]) -> None:
+    assert differs(type("Wrong", (SlotsMachine,), {"model_type": wrong}))
+
+
+def test_wrong_accounts_are_found() -> None:
+    assert differs(type("Wrong", (SlotsMachine,), {"accounts_type": TooEarly}))
+
+
+@pytest.mark.parametrize(
+    "wrong", [SkippedSlotsCount, UpdateTagsEmptySlots, FailureKeepsItOpen, TagOfTheFlush]
+)
+@testing.requires("send_zc")
+def test_a_wrong_rule_is_found_with_the_kernel(wrong: type[Model]) -> None:
+    assert differs(type("Wrong", (SchedulerMachine,), {"model_type": wrong}))
+    gc.collect()  # what the example that failed has left
