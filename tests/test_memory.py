@@ -330,7 +330,7 @@ def test_references_are_given_back(udp_pair: "Pair") -> None:
     data, constant = Named(b"object"), b"constant %d" % os.getpid()
     gone = weakref.ref(data)
     before = sys.getrefcount(constant), sys.getrefcount(udp_pair.tx)
-    with S(max_inflight=256) as s:
+    with S(max_inflight=256, debug=False) as s:
         region = s.register(4096)
 
         def holders() -> int:

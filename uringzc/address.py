@@ -33,7 +33,11 @@ def pack(family: int, to: Any) -> bytes:
     except socket.gaierror as error:
         if error.errno != socket.EAI_NONAME:
             raise
-    return _pack(family, 0, host, port, *rest)
+    return Resolved(_pack(family, 0, host, port, *rest))
+
+
+class Resolved(bytes):
+    """What a name stood for at the moment: not to be remembered."""
 
 
 def _pack(family: int, flags: int, host: str, port: int, flowinfo: int = 0, scope_id: int = 0) -> bytes:

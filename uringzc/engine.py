@@ -26,6 +26,7 @@ class Engine(Protocol):
     queue: "Queue"
     debug: bool
     closed: bool
+    dead: bool  # it is the parent's, and this is the child of a fork
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from, pinned once where the engine can."""

@@ -10,6 +10,7 @@ mapped with MADV_NOHUGEPAGE; a caller's memory that lies on huge pages is sent u
 """
 
 import mmap
+import operator
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -151,8 +152,8 @@ def pin_checked(data: Any, offset: int | None, length: int | None) -> Pinned:
         memory, view = data._memory, data.view
     else:
         memory, view = None, export(data)
-    start = offset or 0
-    part = view[start : start + length] if length is not None else view[start:]
+    start = operator.index(offset or 0)
+    part = view[start : start + operator.index(length)] if length is not None else view[start:]
     return Checked(memory or view, part), address_of(view), view.nbytes, memory, 0
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc.address import Address
 from uringzc.engine import choose
+from uringzc.errors import E_CLOSED, refuse
 from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots, Stats
 
@@ -209,11 +210,16 @@ class Scheduler:
         if wait < 0:
             raise ValueError(f"wait must not be negative: {wait}")
         engine = self._engine
-        if not engine.closed:
-            if missing():
-                engine.wait_for(missing, timeout, None)
-            else:
-                engine.look()
+        if engine.dead:
+            refuse(E_CLOSED)
+        if engine.closed:
+            return
+        if missing():
+            engine.wait_for(missing, timeout, None)
+        elif wait:
+            engine.submit()
+        else:
+            engine.look()
 
     def drain(self, timeout: float | None = None) -> None:
         """Submits, and returns when the kernel holds no memory any more. Flushes nothing.

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from uringzc import address, lifetime, memory
 from uringzc._send import Queue
 from uringzc._uring import ffi, lib
-from uringzc.errors import E_BUSY, E_THREAD, UringzcError, check, refuse
+from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN, Slots
 from uringzc.probe import features, memlock_hint
@@ -57,7 +57,7 @@ class RingEngine:
         cq_entries: int | None = None,
         debug: bool = False,
     ) -> None:
-        self.closed = True
+        self.closed, self.dead = True, False
         for name, value, most in (
             ("max_inflight", max_inflight, MAX_INFLIGHT),
             ("entries", 1 if entries is None else entries, 32768),
@@ -76,7 +76,9 @@ class RingEngine:
         self._out = ffi.new("uzc_ring **")  # NULL when the ring has ended
         if entries is None:
             entries = 1 << min(_BATCH, max_inflight).bit_length() - 1
-        self._create(entries, cq_entries or min(2 * max(max_inflight, entries), _CQ_MOST))
+        self._create(
+            entries, cq_entries if cq_entries is not None else min(2 * max(max_inflight, entries), _CQ_MOST)
+        )
         lib.uzc_ring_features(self._ring, offered.report_usage, offered.fixed_message)
         self.closed = False
         self.debug = debug
@@ -183,7 +185,7 @@ class RingEngine:
         deadline = None if timeout is None else time.monotonic() + timeout
         with self.queue:
             while need := missing():
-                left = -1 if deadline is None else max(0, int((deadline - time.monotonic()) * 1e9))
+                left = -1 if deadline is None else int(min(max(0, deadline - time.monotonic()), 1e9) * 1e9)
                 # wait for all of them at once: a DEFER ring then sleeps once
                 self._enter(1, min(need, _CQ_MOST // 2) if left else 0, left)
                 if left == 0 and missing():
@@ -251,8 +253,13 @@ class RingEngine:
             lib.uzc_slots_close(self.slots.pointer)
             with suppress(UringzcError, OSError):
                 self.queue.enter(1, 0, 0)
-            if not self.slots.counts().in_flight:
+            idle = not self.slots.counts().in_flight
+            if idle:
                 self.queue.release()
+            while self.queue.released:
+                with suppress(BufferModifiedError):  # nobody asked this engine for anything
+                    self._verify()
+            if idle:
                 self.queue.detach()
                 self.sockets.registered.clear()
                 lib.uzc_ring_exit(self._out)
@@ -262,7 +269,7 @@ class RingEngine:
 
     def abandon(self) -> None:
         """In the child of a fork: the ring is the parent's."""
-        self.closed = True
+        self.closed = self.dead = True
         if self._ring:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()

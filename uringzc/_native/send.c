@@ -114,7 +114,9 @@ static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
         if (!packed)
             return -1;
         PyObject *old_to = q->last_to, *old_packed = q->last_packed;
-        q->last_to = PyTuple_CheckExact(to) ? (Py_INCREF(to), to) : NULL; /* only what cannot change */
+        bool lasting =
+            PyTuple_CheckExact(to) && PyBytes_CheckExact(packed); /* and no name that was resolved */
+        q->last_to = lasting ? (Py_INCREF(to), to) : NULL;
         q->last_packed = packed;
         q->last_family = family;
         Py_XDECREF(old_to);
@@ -152,6 +154,8 @@ static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *se
     q->busy = 1;
     long long done = address(q, a[TO], a[SOCK], send) == 0 ? push(q, a[SOCK], holder, send) : -1;
     q->busy = 0;
+    if (done < 0 && !q->queued) /* refused: its socket is not kept */
+        forget_all_pending(q);
     return done;
 }
 
@@ -239,7 +243,9 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
         return NULL;
     long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
-    if (offset > nbytes || span > nbytes - offset)
+    if (datagrams && datagrams - 1 > UINT64_MAX - send.user_data)
+        done = (PyErr_SetString(PyExc_ValueError, "user_data of the last request does not fit a u64"), -1);
+    else if (offset > nbytes || span > nbytes - offset)
         done = (out_of_range(a[DATA], offset, span, nbytes), -1);
     else if (datagrams) {
         if (!q->released)
