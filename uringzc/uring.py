@@ -76,9 +76,9 @@ class RingEngine:
         self._out = ffi.new("uzc_ring **")  # NULL when the ring has ended
         if entries is None:
             entries = 1 << min(_BATCH, max_inflight).bit_length() - 1
-        self._create(
-            entries, cq_entries if cq_entries is not None else min(2 * max(max_inflight, entries), _CQ_MOST)
-        )
+        if cq_entries is None:
+            cq_entries = min(2 * max(max_inflight, entries), _CQ_MOST)
+        self._create(entries, cq_entries)
         lib.uzc_ring_features(self._ring, offered.report_usage, offered.fixed_message)
         self.closed = False
         self.debug = debug
