@@ -18,7 +18,7 @@ from benchmarks.pairs import Row, Sample
 REASONS = {
     "1": """The kernel's part of a send is the same; what is left is the accounts: a request's entry is
 written when it is queued, at each of its two completions, and when it is released, which the C loop
-does not do.""",
+does not do: 40 to 55 ns of user time for each request, against less than 10.""",
     "2": "Both sides carry the accounts' fixed cost, so the ratio follows C's where sizes are large.",
     "3": """A notification costs its notifier: opened, posted, read, freed; and a namedtuple, if each
 is wanted.""",
