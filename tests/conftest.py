@@ -24,6 +24,17 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "strays: feeds an engine completions that match no request")
 
 
+#: the rest talk to the kernel, and are skipped by name where it has no zero-copy sends
+PURE = ("test_accounts.py", "test_build.py", "test_state_machine.py", "test_structure.py", "test_testing.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    needs_kernel = testing.requires("send_zc")
+    for item in items:
+        if item.path.name not in PURE:
+            item.add_marker(needs_kernel)
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing in flight, no engine parked or open, no reference held, no completion that matched nothing."""
