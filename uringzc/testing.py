@@ -320,7 +320,10 @@ def _no_send_zc() -> str | None:
 
 def _no_nobody() -> str | None:
     become = "import os; os.setgroups([]); os.setgid(65534); os.setuid(65534)"
-    tried = subprocess.run([sys.executable, "-c", become], stderr=subprocess.DEVNULL, check=False)
+    try:
+        tried = subprocess.run([sys.executable, "-c", become], stderr=subprocess.DEVNULL, check=False)
+    except OSError as error:
+        return f"needs to start {sys.executable}: {error.strerror}"
     return "needs to become the user nobody: run as root" if tried.returncode else None
 
 
