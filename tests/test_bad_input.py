@@ -4,6 +4,7 @@ import errno
 import gc
 import os
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ import pytest
 from helpers import is_held
 
 import uringzc
+from uringzc.address import pack
 
 if TYPE_CHECKING:
     from conftest import Pair
@@ -449,3 +451,33 @@ def test_numbers_that_close_the_engine(udp_pair: "Pair", argument: str) -> None:
             queued = 0
         assert s.stats.requests == queued
         assert outcomes == [uringzc.BusyError if queued else None]
+
+
+@pytest.mark.parametrize("call", ["send", "register_socket"])
+def test_an_encrypted_socket_is_refused(tcp_pair: "Pair", call: str) -> None:
+    context = ssl.create_default_context()
+    plain = tcp_pair.tx.dup()
+    with context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname="x") as sock, S() as s:
+        arguments = (sock, b"secret") if call == "send" else (sock,)
+        with pytest.raises(TypeError, match="SSLSocket"):
+            getattr(s, call)(*arguments)
+        assert s.stats.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("to", "kind"),
+    [
+        (("::1", 9, 1 << 20, 0), ValueError),
+        (("::1", 9, 0, 1 << 32), ValueError),
+        (("::1", 9, -1, 0), ValueError),
+        (("::1", True), TypeError),
+    ],
+)
+def test_scoped_addresses(to: object, kind: type[Exception]) -> None:
+    with pytest.raises(kind):
+        pack(socket.AF_INET6, to)
+
+
+def test_addresses_with_a_name_of_the_socket_modules() -> None:
+    assert pack(socket.AF_INET, ("<broadcast>", 9)) == pack(socket.AF_INET, ("255.255.255.255", 9))
+    assert pack(socket.AF_INET, ("", 9)) == pack(socket.AF_INET, ("0.0.0.0", 9))

@@ -197,6 +197,29 @@ def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Sche
     assert not is_held(data)
 
 
+def test_dropped_in_a_cycle_with_its_accounts() -> None:
+    # in a process of its own: what failed was a use of freed memory
+    program = """
+        import gc, warnings, uringzc
+        from uringzc import lifetime
+        warnings.simplefilter("ignore")
+        class App:
+            def __init__(self):
+                self.scheduler = uringzc.Scheduler()
+                self.callback = self.run
+            def run(self): pass
+        for _ in range(20):
+            App()
+        gc.collect()
+        assert len(lifetime.parked()) == 20
+        with uringzc.Scheduler() as other:
+            other.submit()
+            print(len(lifetime.parked()))
+    """
+    out, errors = run(program)
+    assert out == "0\n", errors
+
+
 def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
     class Owner:
         def __init__(self) -> None:

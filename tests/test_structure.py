@@ -22,7 +22,7 @@ ORDER = [
 ]
 COMPILED = {
     "_uring": {"probe", "memory", "notif", "tables", "uring"},
-    "_send": {"tables", "uring"},
+    "_send": {"notif", "tables", "uring"},
 }
 #: what a module may have that is neither its own package's nor the standard library's
 INSTALLED = {"testing": {"pytest", "pyroute2"}, "cli": {"click", "rich"}, "_build": {"cffi"}}

@@ -24,6 +24,12 @@ class Memory:
     buffers: int
 
 @final
+class Owner:
+    """Frees what it was given when its last reference goes."""
+
+    def __init__(self, pointer: int, free: int) -> None: ...
+
+@final
 class Queue:
     """The per-request path of one engine. As a context manager it marks the engine as inside a call."""
 

@@ -23,11 +23,18 @@ def pack(family: int, to: Any) -> bytes:
         raise OSError(errno.EAFNOSUPPORT, "`to` needs an IPv4 or IPv6 socket")
     if not isinstance(to, (tuple, list)) or len(to) not in (2, 4):
         raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
+    if len(to) == 4 and family == socket.AF_INET:
+        raise TypeError(f"an address of an IPv4 socket is (host, port), not {to!r}")
     host, port, *rest = to
-    if not isinstance(host, str) or not all(isinstance(number, int) for number in (port, *rest)):
+    if not isinstance(host, str) or not all(type(number) is int for number in (port, *rest)):
         raise TypeError(f"an address is a str and ints, not {to!r}")
     if not 0 <= port <= 0xFFFF:
         raise ValueError(f"a port is 0 to 65535, not {port}")
+    if rest and not (0 <= rest[0] <= 0xFFFFF and 0 <= rest[1] <= 0xFFFFFFFF):
+        raise ValueError(f"flowinfo has 20 bits, scope_id 32: not {rest}")
+    if host in ("", "<broadcast>"):  # as the socket module has them
+        any_host = "0.0.0.0" if family == socket.AF_INET else "::"
+        host = "255.255.255.255" if host else any_host
     try:
         return _pack_numeric(family, host, port, *rest)
     except socket.gaierror as error:

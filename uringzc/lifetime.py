@@ -9,12 +9,11 @@ Finalizers run in any thread and inside any call, so they never touch a ring: th
 """
 
 import atexit
+import logging
 import os
-import sys
 import threading
 import weakref
-from types import TracebackType
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 #: seconds that an ending thread, or the interpreter, waits for the kernel
 DRAIN_AT_END = 2.0
@@ -41,14 +40,6 @@ class Engine(Protocol):
 _living: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _parked: list[Engine] = []
 _local = threading.local()
-
-
-class _Unraisable(NamedTuple):
-    exc_type: type[BaseException]
-    exc_value: BaseException
-    exc_traceback: TracebackType | None
-    err_msg: str
-    object: object
 
 
 def born(engine: Engine) -> None:
@@ -105,8 +96,8 @@ def end(engines: "list[weakref.ref[Engine]]") -> None:
 def _close(engine: Engine) -> None:
     try:
         engine.close(DRAIN_AT_END)
-    except Exception as error:  # nobody is left to catch it, and the next engine is to be closed too
-        sys.unraisablehook(_Unraisable(type(error), error, error.__traceback__, "closing an engine", engine))  # type: ignore[arg-type]
+    except Exception:  # nobody is left to catch it, and the next engine is to be closed too
+        logging.getLogger("uringzc").exception("an engine could not be closed")
 
 
 def claimed(reference: "weakref.ref[Engine]") -> None:

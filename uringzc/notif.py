@@ -42,6 +42,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
+from uringzc._send import Owner
 from uringzc._uring import ffi, lib
 from uringzc.errors import check
 
@@ -191,7 +192,10 @@ class Slots:
         pointer = lib.uzc_slots_new(max_inflight, completions)
         if pointer == ffi.NULL:
             raise MemoryError(f"no memory for the accounts of {max_inflight} requests")
-        self.pointer = ffi.gc(pointer, lib.uzc_slots_free)
+        self.pointer = pointer
+        # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
+        free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
+        self._owner = Owner(int(ffi.cast("uintptr_t", pointer)), int(free))
         self.completion: Record[Any] = COMPLETION
         self.notification = NOTIFICATION
         self._stats = ffi.new("uzc_stats *")

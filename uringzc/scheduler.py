@@ -106,6 +106,9 @@ class Scheduler:
         for a closed socket, EMSGSIZE for more than a datagram can carry, EOPNOTSUPP for a socket that can not
         send zero-copy, BlockingIOError when too much is in flight or unread (it says which).
 
+        A stream takes one send at a time: look at its result, which may be less than was given, before the
+        next one is queued, else what is left of the first is overtaken. Not for SSLSocket, which encrypts.
+
         A socket that is closed between this and the submit fails with EBADF and sends nothing. With a full
         SO_SNDBUF the kernel sends when there is room, and datagrams may then overtake each other.
         Matches io_uring_prep_send_zc(), _fixed and sendmsg_zc(); io_uring_prep_send() with zero_copy=False.

@@ -4,6 +4,7 @@ import _socket
 import errno
 import os
 import socket
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -111,6 +112,11 @@ class Sockets:
         """
         if not isinstance(sock, socket.socket):
             raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+        ssl = sys.modules.get("ssl")
+        if ssl is not None and isinstance(sock, ssl.SSLSocket):
+            raise TypeError(
+                "an SSLSocket encrypts what is sent through it, and nothing else: this would not be"
+            )
         fd = sock.fileno()
         if fd < 0:
             refuse(-errno.EBADF)

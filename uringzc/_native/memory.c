@@ -80,7 +80,7 @@ static int init(PyObject *self, PyObject *args, PyObject *keywords) {
 
 static void dealloc(PyObject *self) {
     Memory *m = (Memory *)self;
-    if (m->buffer >= 0) {
+    if (m->retired && m->buffer >= 0) {
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
         PyObject *done = PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers);

@@ -3,7 +3,37 @@
  * The module _send: its types, made and unmade. */
 #include "send.h"
 
+/* Frees what it was given when its last reference goes, and not before: a finalizer in a cycle would run
+ * while the object that it belongs to is being resurrected. */
+typedef struct {
+    PyObject_HEAD void *pointer;
+    void (*free)(void *);
+} Owner;
+
+static int owner_init(PyObject *self, PyObject *args, PyObject *keywords) {
+    static char *accepted[] = {"pointer", "free", NULL};
+    unsigned long long pointer, free_it;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KK", accepted, &pointer, &free_it))
+        return -1;
+    ((Owner *)self)->pointer = (void *)(uintptr_t)pointer;
+    ((Owner *)self)->free = (void (*)(void *))(uintptr_t)free_it;
+    return 0;
+}
+
+static void owner_dealloc(PyObject *self) {
+    Owner *o = (Owner *)self;
+    if (o->free)
+        o->free(o->pointer);
+    free_object(self);
+}
+
+static PyType_Slot owner_slots[] = {
+    {Py_tp_init, owner_init}, {Py_tp_dealloc, owner_dealloc}, {Py_tp_new, PyType_GenericNew}, {0, NULL}};
+static PyType_Spec owner_spec = {"uringzc._send.Owner", sizeof(Owner), 0, Py_TPFLAGS_DEFAULT, owner_slots};
+
 PyObject *refuse(Queue *q, long long code) {
+    if (!q->refuse)
+        return PyErr_Format(PyExc_SystemError, "a Queue that was not made");
     PyObject *raised = PyObject_CallFunction(q->refuse, "L", code);
     if (raised) {
         Py_DECREF(raised);
@@ -87,8 +117,10 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
     PyObject *queue_type = PyType_FromSpec(&queue_spec), *memory_type = memory_init();
-    if (!module || !queue_type || !memory_type || sockets_init() < 0 || arguments_init() < 0 ||
+    PyObject *owner_type = PyType_FromSpec(&owner_spec);
+    if (!module || !queue_type || !memory_type || !owner_type || sockets_init() < 0 || arguments_init() < 0 ||
         PyModule_AddObject(module, "Queue", queue_type) < 0 ||
+        PyModule_AddObject(module, "Owner", owner_type) < 0 ||
         PyModule_AddObject(module, "Memory", memory_type) < 0)
         return NULL;
     return module;
