@@ -8,7 +8,10 @@ NATIVE = "uringzc/_native"
 
 send = Extension(
     "uringzc._send",
-    [f"{NATIVE}/{name}.c" for name in ("module", "send", "sockets", "arguments", "memory")],
+    [
+        f"{NATIVE}/{name}.c"
+        for name in ("module", "send", "sockets", "arguments", "memory", "arena", "gather", "trains")
+    ],
     depends=[str(header) for header in Path(NATIVE).glob("*.h")],
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
     py_limited_api=True,

@@ -18,11 +18,11 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 #: each may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
     *("errors", "probe", "memory", "notif", "address", "lifetime", "tables", "uring", "ring", "engine"),
-    *("scheduler", "__init__", "testing", "cli", "__main__"),
+    *("scheduler", "sockopt", "policy", "mender", "udp", "__init__", "testing", "cli", "__main__"),
 ]
 COMPILED = {
     "_uring": {"probe", "memory", "notif", "tables", "uring"},
-    "_send": {"notif", "tables", "uring"},
+    "_send": {"notif", "tables", "uring", "udp", "__init__"},
 }
 #: what a module may have that is neither its own package's nor the standard library's
 INSTALLED = {"testing": {"pytest", "pyroute2"}, "cli": {"click", "rich"}, "_build": {"cffi"}}

@@ -5,6 +5,7 @@ per notifier says that all its memory is yours again. ``Ring`` is io_uring witho
 against liburing.
 """
 
+from uringzc._send import Lease
 from uringzc.errors import (
     BufferModifiedError,
     BusyError,
@@ -18,6 +19,7 @@ from uringzc.memory import Region
 from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
 from uringzc.ring import RawCompletion, Ring
 from uringzc.scheduler import Scheduler
+from uringzc.udp import UdpSender, UdpStats
 
 __version__ = "0.1.0"
 
@@ -27,6 +29,7 @@ __all__ = [
     "BusyError",
     "ClosedError",
     "Completion",
+    "Lease",
     "Notification",
     "Notifier",
     "PoisonedError",
@@ -37,6 +40,8 @@ __all__ = [
     "SendError",
     "Slots",
     "Stats",
+    "UdpSender",
+    "UdpStats",
     "UringzcError",
     "WrongThreadError",
 ]

@@ -43,6 +43,15 @@ def pack(family: int, to: Any) -> bytes:
     return Resolved(_pack(family, 0, host, port, *rest))
 
 
+def unpack(packed: bytes) -> Address:
+    """A struct sockaddr as the address that it is."""
+    if struct.unpack_from("=H", packed)[0] == socket.AF_INET:
+        return socket.inet_ntoa(packed[4:8]), struct.unpack_from("!H", packed, 2)[0]
+    port, flowinfo = struct.unpack_from("!HI", packed, 2)
+    host = socket.inet_ntop(socket.AF_INET6, packed[8:24])
+    return host, port, flowinfo, struct.unpack_from("=I", packed, 24)[0]
+
+
 class Resolved(bytes):
     """What a name stood for at the moment: not to be remembered."""
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from uringzc.memory import Region
 from uringzc.notif import Slots
-from uringzc.uring import RingEngine
+from uringzc.uring import RingEngine, Sender
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from uringzc._send import Queue
+    from uringzc._send import Arena, Gather, Queue
 
 
 class Engine(Protocol):
@@ -36,6 +36,24 @@ class Engine(Protocol):
 
     def unregister_socket(self, sock: socket.socket) -> None:
         """Takes it back."""
+
+    def check(self) -> None:
+        """Raises what a new request would be refused with."""
+
+    def mine(self) -> bool:
+        """Whether this thread may use it."""
+
+    def claim(self) -> None:
+        """This thread becomes the owner."""
+
+    def make_arena(self, size: int) -> "Arena":
+        """The memory that its senders gather in."""
+
+    def attach(self, sender: Sender, gather: "Gather") -> None:
+        """Closing the engine closes the sender."""
+
+    def detach(self, gather: "Gather") -> None:
+        """The sender is closed."""
 
     def submit(self) -> int:
         """Hands what is queued to the kernel, and takes every result there is."""

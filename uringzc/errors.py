@@ -44,11 +44,18 @@ class BufferModifiedError(UringzcError, RuntimeError):
 
 
 class SendError(UringzcError, OSError):
-    """A datagram that the kernel did not send: ``index``, ``size`` and ``to`` say which."""
+    """What was learned of a datagram after ``send`` had taken it: ``errno``, and which one.
 
-    index: int
-    size: int
-    to: object
+    ``index`` counts the datagrams of the sender from 0, ``size`` is its bytes, ``to`` its address (None for
+    where the socket is connected to). ``others``: what else had gone wrong when this was raised.
+    """
+
+    def __init__(self, number: int, text: str, index: int, size: int, to: object) -> None:
+        super().__init__(number, text)
+        self.index = index
+        self.size = size
+        self.to = to
+        self.others: list[SendError] = []
 
 
 _REFUSALS: dict[int, tuple[type[Exception], str]] = {

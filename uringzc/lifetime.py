@@ -33,6 +33,9 @@ class Engine(Protocol):
     def close(self, timeout: float = 5.0) -> None:
         """Drains, or parks."""
 
+    def rescue(self) -> None:
+        """Sends what its senders have gathered, without the ring, in any thread."""
+
     def abandon(self) -> None:
         """In the child of a fork: forgets the parent's engine."""
 
@@ -113,6 +116,8 @@ def _at_exit() -> None:
     for engine in list(_living):
         if not engine.closed and engine.mine():
             _close(engine)
+        elif not engine.closed:
+            engine.rescue()
     sweep()
 
 

@@ -193,6 +193,7 @@ class Slots:
         if pointer == ffi.NULL:
             raise MemoryError(f"no memory for the accounts of {max_inflight} requests")
         self.pointer = pointer
+        self.most = max_inflight
         # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
         self._owner = Owner(int(ffi.cast("uintptr_t", pointer)), int(free))
@@ -318,29 +319,31 @@ class Notifier:
     """A flushed notifier: whether its notification has been posted.
 
     The notification itself is still to be read, with ``reap_notifications()``: unread ones count against
-    ``max_inflight``.
+    ``max_inflight``. A sender's stands for all that was flushed before, and reads its notifications itself.
     """
 
-    __slots__ = ("_engine", "_number")
+    __slots__ = ("_engine", "_numbers")
 
-    def __init__(self, engine: Waiter, number: int) -> None:
+    def __init__(self, engine: Waiter, *numbers: int) -> None:
         self._engine = engine
-        self._number = number
+        self._numbers = numbers
+
+    def _unsettled(self) -> int:
+        unsettled = self._engine.slots.unsettled
+        return sum(map(unsettled, self._numbers))
 
     @property
     def done(self) -> bool:
         """True once the memory of all its requests is the program's again. Looks, and never blocks."""
-        slots = self._engine.slots
-        if slots.unsettled(self._number):
+        if self._unsettled():
             self._engine.look()
-        return not slots.unsettled(self._number)
+        return not self._unsettled()
 
     def wait(self, timeout: float | None = None) -> None:
         """Submits what is queued and returns when it is done; TimeoutError after `timeout` seconds."""
-        slots = self._engine.slots
-        if slots.unsettled(self._number):
-            self._engine.wait_for(lambda: slots.unsettled(self._number), timeout, "the notifier")
+        if self._unsettled():
+            self._engine.wait_for(self._unsettled, timeout, "the notifier")
 
     def __repr__(self) -> str:
-        left = self._engine.slots.unsettled(self._number)
+        left = self._unsettled()
         return f"<Notifier, {left} requests in flight>" if left else "<Notifier, done>"

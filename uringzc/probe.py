@@ -2,10 +2,13 @@
 
 import errno
 import os
+import socket
 from dataclasses import dataclass
 from functools import lru_cache
 
 from uringzc._uring import ffi, lib
+
+UDP_SEGMENT = 103  # <linux/udp.h>
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,25 @@ def features() -> Features:
         report_usage=bool(out.report_usage),
         fixed_message=bool(out.fixed_message),
     )
+
+
+@lru_cache(maxsize=1)
+def most_segments() -> int:
+    """How many datagrams a send with UDP_SEGMENT may become: 64 or 128, found by asking; 1 if there is none.
+
+    Sends a few bytes to itself over loopback; where that is down, 64 is what every kernel takes.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 1)
+        except OSError:  # before Linux 4.18
+            return 1
+        try:
+            sock.bind(("127.0.0.1", 0))
+            sock.sendto(bytes(128), sock.getsockname())
+        except OSError:
+            return 64
+    return 128
 
 
 def _why(code: int) -> str:

@@ -51,6 +51,11 @@ class Buffers:
         self._pin(held, own)
         return Region(held, view)
 
+    def unregistered(self, size: int) -> Region:
+        """Memory as register(size) makes it, that the kernel would not lock."""
+        view = memory.allocate(size)
+        return Region(Memory(view, memory.address_of(view), size, self.retired), view)
+
     def _pin(self, held: Memory, own: bool) -> None:
         most, stride = lib.UZC_BUFFER_MOST, lib.UZC_BUFFER_STRIDE
         parts = 1 if held.length <= most else 1 + -(-(held.length - most) // stride)

@@ -19,8 +19,9 @@ socket made there works from everywhere.
             box.release()
             assert rx.wait(1) == [b"hello"]
 
-`sink()` swallows everything and copies nothing; `hold()` delivers, late or when told. Without the privileges
-they raise PermissionError when entered. Inside `unshare --map-root-user`, everybody has them.
+`sink()` swallows everything and copies nothing; `hold()` delivers, late or when told. What else can go wrong
+for a sender is a method: another MTU, missing offloads, a full queue, a neighbour to find. Without the
+privileges they raise PermissionError when entered. Inside `unshare --map-root-user`, everybody has them.
 """
 
 from __future__ import annotations
@@ -61,6 +62,7 @@ PORT = 9000
 _NEAR = _End("10.0.0.1", "fd00::1", "02:00:00:00:00:01")
 _FAR = _End("10.0.0.2", "fd00::2", "02:00:00:00:00:02")
 
+_ROOM = 1 << 30
 _CLONE_NEWNET = 0x40000000
 _IFA_F_NODAD = 0x02
 _SO_RCVBUFFORCE = 33
@@ -73,7 +75,8 @@ class Sandbox:
     address: Address = (_FAR.ip, PORT)
     address6: Address = (_FAR.ip6, PORT)
 
-    def __init__(self) -> None:
+    def __init__(self, device: str = "veth0") -> None:
+        self.device = device
         with ThreadPoolExecutor(1) as helper:
             self.fd = helper.submit(_unshare).result()
 
@@ -90,6 +93,31 @@ class Sandbox:
     def socket(self, family: int = socket.AF_INET, type: int = socket.SOCK_DGRAM) -> Socket:
         """A new socket of this network, for any thread to use; the caller's to close."""
         return self.run(lambda: Socket(family, type))
+
+    def set_mtu(self, mtu: int) -> None:
+        """Change the device's MTU, as in `sink`; connected sockets follow at once."""
+        self.run(lambda: _set_mtu(self.device, _checked(mtu)))
+
+    def offload(
+        self,
+        *,
+        checksum: bool | None = None,
+        scatter_gather: bool | None = None,
+        segmentation: bool | None = None,
+    ) -> None:
+        """Switch what the device does for a sender, all of which is on at first; None leaves it as it is.
+
+        Without `checksum` or `scatter_gather` the kernel copies what is sent. `segmentation` is of UDP
+        trains: without it the kernel cuts them up, and copies nothing. It is off while `checksum` is, and
+        comes back with that. OSError EOPNOTSUPP if a feature, read back, is not as it was asked to be.
+        """
+        asked = {
+            "tx-checksum-ip-generic": checksum,
+            "tx-scatter-gather": scatter_gather,
+            "tx-udp-segmentation": segmentation,
+        }
+        wanted = {name: on for name, on in asked.items() if on is not None}
+        self.run(lambda: _set_features(self.device, wanted))
 
     def close(self) -> None:
         """Let go of the namespace. Leaving the `with` block does this."""
@@ -109,6 +137,8 @@ class Hold(Sandbox):
     def __init__(self, peer: Sandbox) -> None:
         super().__init__()
         self.peer = peer
+        self._room = _ROOM
+        self._setting = (0, 0, 0)  # of the gate, once there is one
 
     def receiver_socket(
         self, family: int = socket.AF_INET, type: int = socket.SOCK_DGRAM, port: int = PORT
@@ -133,6 +163,31 @@ class Hold(Sandbox):
         # Much faster, and small packets overrun the far side's backlog (net.core.netdev_max_backlog).
         self._gate(250_000_000)
 
+    def limit(self, nbytes: int = _ROOM) -> None:
+        """Let no more than `nbytes`, with headers, wait at the gate: what finds it full is dropped.
+
+        The sender hears of it (ENOBUFS) if it asked, with IP_RECVERR or IPV6_RECVERR. Stopped, slow or
+        released, the gate stays so; a slow one begins with its 76 KiB again. What waits already stays.
+        """
+        if not 0 < nbytes <= _ROOM:
+            raise ValueError(f"limit must be 1 to {_ROOM} bytes, not {nbytes}")
+        self._room = nbytes
+        self._gate(*self._setting)
+
+    def forget_neighbour(self) -> None:
+        """Forget the receiver's MAC: the next datagram makes the kernel ask for it, with ARP or ND.
+
+        Through an open gate the answer comes before that send returns, and nothing is lost. Behind `stop` it
+        comes after `release`: until then the kernel keeps some datagrams (unres_qlen_bytes, 92 of 1,400
+        bytes), drops the oldest of more, and after 3 s all of them, while the sends succeed.
+        """
+        self.run(lambda: _delete_neighbours(self.device, _FAR))
+
+    def set_mtu(self, mtu: int) -> None:
+        """As in a `Sandbox`. The receiver's MTU may grow and never shrinks: what is held still arrives."""
+        self.peer.run(lambda: _set_mtu(self.peer.device, _checked(mtu), shrink=False))
+        super().set_mtu(mtu)
+
     def _slow_down(self, delay: float) -> None:
         with self.socket() as sock:
             in_flight = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
@@ -142,7 +197,8 @@ class Hold(Sandbox):
         # The overhead makes a datagram cost about what the socket buffer is charged for a zero-copy send, by
         # the page. The bucket has room for the longest train (65,535 bytes and 127 more headers), because tbf
         # cuts up longer ones.
-        self.run(lambda: _replace_tbf("veth0", rate, bucket, overhead))
+        self._setting = (rate, bucket, overhead)
+        self.run(lambda: _replace_tbf(self.device, rate, bucket, overhead, self._room))
 
 
 @contextmanager
@@ -151,8 +207,8 @@ def sink(mtu: int = 1500) -> Iterator[Sandbox]:
 
     Any port will do, and any address of 10.0.0.0/24 and fd00::/64. `mtu`: 1280, which IPv6 needs, to 65535.
     """
-    with closing(Sandbox()) as box:
-        _bring_up(box, "ifb0", _NEAR, _FAR, kind="ifb", mtu=_checked(mtu))
+    with closing(Sandbox("ifb0")) as box:
+        _bring_up(box, _NEAR, _FAR, kind="ifb", mtu=_checked(mtu))
         yield box
 
 
@@ -168,9 +224,9 @@ def hold(delay: float = 0.05, mtu: int = 1500) -> Iterator[Hold]:
     if delay <= 0:
         raise ValueError(f"delay must be positive, not {delay}")
     with closing(Sandbox()) as peer, closing(Hold(peer)) as box:
-        far = {"ifname": "veth0", "address": _FAR.mac, "mtu": _checked(mtu), "net_ns_fd": peer.fd}
-        _bring_up(box, "veth0", _NEAR, _FAR, kind="veth", address=_NEAR.mac, mtu=mtu, peer=far)
-        _bring_up(peer, "veth0", _FAR, _NEAR)
+        far = {"ifname": peer.device, "address": _FAR.mac, "mtu": _checked(mtu), "net_ns_fd": peer.fd}
+        _bring_up(box, _NEAR, _FAR, kind="veth", address=_NEAR.mac, mtu=mtu, peer=far)
+        _bring_up(peer, _FAR, _NEAR)
         # Last: the near end came up without a carrier; a new qdisc starts it now, and not a little later.
         box._slow_down(delay)
         yield box
@@ -294,7 +350,7 @@ def missing(capability: str) -> str | None:
 def _no_network() -> str | None:
     try:
         with closing(Sandbox()) as box:
-            _bring_up(box, "veth0", _NEAR, _FAR, kind="veth", peer="veth1")
+            _bring_up(box, _NEAR, _FAR, kind="veth", peer="veth1")
     except PermissionError as error:
         return error.strerror
     except ImportError:
@@ -346,15 +402,15 @@ def _checked(mtu: int) -> int:
     return mtu
 
 
-def _bring_up(box: Sandbox, device: str, here: _End, there: _End, **new: Any) -> None:
-    """Make `device`, if `new` says what it is; give it its addresses, and the other side's for good."""
+def _bring_up(box: Sandbox, here: _End, there: _End, **new: Any) -> None:
+    """Make the device, if `new` says what it is; give it its addresses, and the other side's for good."""
     from pyroute2 import IPRoute, NetlinkError
 
     def build() -> None:
         with IPRoute() as ip:
             if new:
-                ip.link("add", ifname=device, **new)
-            index = socket.if_nametoindex(device)
+                ip.link("add", ifname=box.device, **new)
+            index = socket.if_nametoindex(box.device)
             ip.link("set", index=socket.if_nametoindex("lo"), state="up")
             ip.link("set", index=index, state="up")
             ip.addr("add", index=index, address=here.ip, prefixlen=24)
@@ -366,15 +422,53 @@ def _bring_up(box: Sandbox, device: str, here: _End, there: _End, **new: Any) ->
     try:
         box.run(build)
     except NetlinkError as error:
-        raise _refusal(error.code, f"make {device}, of kind {new.get('kind')}") from error
+        raise _refusal(error.code, f"make {box.device}, of kind {new.get('kind')}") from error
 
 
-def _replace_tbf(device: str, rate: int, bucket: int, overhead: int) -> None:
+def _set_mtu(device: str, mtu: int, shrink: bool = True) -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        index = socket.if_nametoindex(device)
+        (link,) = ip.get_links(index)
+        if shrink or mtu > link.get_attr("IFLA_MTU"):
+            ip.link("set", index=index, mtu=mtu)
+
+
+def _delete_neighbours(device: str, end: _End) -> None:
+    from pyroute2 import IPRoute, NetlinkError
+
+    with IPRoute() as ip:
+        for address in (end.ip, end.ip6):
+            try:
+                ip.neigh("del", ifindex=socket.if_nametoindex(device), dst=address)
+            except NetlinkError as error:
+                if error.code != errno.ENOENT:  # forgotten before, and not asked for since
+                    raise
+
+
+def _set_features(device: str, wanted: dict[str, bool]) -> None:
+    from pyroute2 import Ethtool
+    from pyroute2.ethtool.ioctl import NotSupportedError
+
+    with Ethtool() as ethtool:
+        features = ethtool.get_features(device)
+        for name, on in wanted.items():
+            features.features[name].enable = on
+        with suppress(NotSupportedError):  # it does not say which one
+            ethtool.set_features(device, features)
+        now = ethtool.get_features(device).features
+    for name, on in wanted.items():
+        if now[name].enable != on:
+            raise OSError(errno.EOPNOTSUPP, f"cannot switch {name} of {device} {'on' if on else 'off'}")
+
+
+def _replace_tbf(device: str, rate: int, bucket: int, overhead: int, room: int) -> None:
     """`tc qdisc replace dev DEVICE root handle 1: tbf ...`: what waits there goes on waiting.
 
     By hand, because pyroute2 0.9 cannot say TCA_TBF_BURST, which `Hold.stop` is made of.
     """
-    parameters = struct.pack("=BBHhHI12x3I", 0, 1, overhead, 0, 0, rate, 1 << 30, 0, 0)
+    parameters = struct.pack("=BBHhHI12x3I", 0, 1, overhead, 0, 0, rate, room, 0, 0)
     options = _attribute(1, parameters) + _attribute(6, struct.pack("=I", bucket))  # TCA_TBF_PARMS, _BURST
     body = struct.pack("=B3xi3I", 0, socket.if_nametoindex(device), 0x10000, 0xFFFFFFFF, 0)
     body += _attribute(1, b"tbf\0") + _attribute(2, options)  # TCA_KIND, TCA_OPTIONS

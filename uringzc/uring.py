@@ -13,10 +13,10 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uringzc import address, lifetime, memory
-from uringzc._send import Queue
+from uringzc._send import Arena, Gather, Queue
 from uringzc._uring import ffi, lib
 from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
 from uringzc.memory import Region
@@ -42,6 +42,15 @@ MAX_INFLIGHT = 1 << 20
 #: memory for requests in the cache: 32 took 0.9 of the time of 512.
 _BATCH = 32
 _CQ_MOST = 65536
+#: the smallest arena
+ARENA_LEAST = 256 << 10
+
+
+class Sender(Protocol):
+    """What an engine needs of a sender."""
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Sends what waits, drains, and ends."""
 
 
 class RingEngine:
@@ -85,6 +94,9 @@ class RingEngine:
         self.slots.posted = partial(_after_posting, weakref.ref(self))
         self.sockets = Sockets()
         self._buffers = Buffers(self._out)
+        self.arena: Arena | None = None
+        self.senders: weakref.WeakSet[Sender] = weakref.WeakSet()
+        self._gathers: list[Gather] = []  # the accounts tell them what becomes of their requests
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._ring)),
             int(ffi.cast("uintptr_t", lib.uzc_ring_calls())),
@@ -141,6 +153,40 @@ class RingEngine:
         self.submit()
         self.sockets.unregister(self._ring, sock)
         self.queue.readmit()
+
+    # -- senders
+
+    def claim(self) -> None:
+        """This thread becomes the owner, before it has submitted anything."""
+        check(lib.uzc_slots_claim(self.slots.pointer))
+        lifetime.claimed(weakref.ref(self))
+
+    def make_arena(self, size: int) -> Arena:
+        """The memory that all senders of this engine gather in. Halved while it can not be locked."""
+        if self.arena is None:
+            region = None
+            while region is None:
+                try:
+                    region = self.register(size)
+                except OSError as error:
+                    if error.errno != errno.ENOMEM:
+                        raise
+                    if size <= ARENA_LEAST:
+                        region = self._buffers.unregistered(size)
+                    size = max(size // 2, ARENA_LEAST)
+            assert region._memory is not None
+            self.arena = Arena(region._memory)
+        return self.arena
+
+    def attach(self, sender: "Sender", gather: Gather) -> None:
+        """Closing the engine closes the sender; its gather is kept while requests of it are in flight."""
+        self.senders.add(sender)
+        self._gathers.append(gather)
+
+    def detach(self, gather: Gather) -> None:
+        """The sender is closed. While requests of it are in flight its gather stays."""
+        if gather in self._gathers and gather.unwatch():
+            self._gathers.remove(gather)
 
     # -- the kernel
 
@@ -222,6 +268,10 @@ class RingEngine:
             refuse(E_THREAD)
         if self.queue.busy:
             refuse(E_BUSY)
+        for sender in list(self.senders):
+            sender.close(timeout)
+        if self.closed:
+            return
         lifetime.park(self)  # first, and until it has ended: an interrupt anywhere in here leaves it parked
         self.closed = True
         lib.uzc_slots_close(self.slots.pointer)
@@ -267,9 +317,17 @@ class RingEngine:
             lifetime.unpark(self)
         return not self._ring
 
+    def rescue(self) -> None:
+        """The process ends, and the owner does not come back: senders send what waits without the ring."""
+        for gather in self._gathers:
+            if not gather.closed:
+                gather.rescue(False)
+
     def abandon(self) -> None:
         """In the child of a fork: the ring is the parent's."""
         self.closed = self.dead = True
+        for gather in self._gathers:
+            gather.close()
         if self._ring:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()

@@ -301,7 +301,17 @@ static uzc_slots *slots(void *engine) {
 }
 
 const uzc_calls *uzc_ring_calls(void) {
-    static const uzc_calls calls = {queue, enter, revoke_fd, slots, uzc_slots_mine, uzc_slots_release};
+    static const uzc_calls calls = {.queue = queue,
+                                    .enter = enter,
+                                    .revoke = revoke_fd,
+                                    .slots = slots,
+                                    .mine = uzc_slots_mine,
+                                    .release = uzc_slots_release,
+                                    .watch = uzc_slots_watch,
+                                    .unwatch = uzc_slots_unwatch,
+                                    .flush = uzc_slots_flush,
+                                    .unsettled = uzc_slots_unsettled,
+                                    .posted = uzc_slots_posted};
     return &calls;
 }
 

@@ -14,7 +14,7 @@
 
 #include "send.h"
 
-static void release(Queue *q) {
+void release(Queue *q) {
     void *sock, *memory;
     uzc_slots *slots = q->calls->slots(q->engine);
     while (q->calls->release(slots, &sock, &memory)) {
@@ -55,6 +55,13 @@ static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns
     }
     q->busy = was;
     return done;
+}
+
+int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+    long long done = enter(q, submit, wait, timeout_ns);
+    if (done == INT64_MIN || PyErr_CheckSignals() < 0)
+        return -1;
+    return done < 0 && done != -EINTR ? (refuse(q, done), -1) : 0;
 }
 
 static int full(long long code) {

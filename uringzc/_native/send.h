@@ -83,11 +83,18 @@ int sockets_init(void);
 /* Names the socket in `send`, if it is open and can send that. */
 int aim(Queue *q, PyObject *sock, uzc_send *send);
 int family_of(Queue *q, PyObject *sock);
+/* Its fileno(), 0 or -1 with an exception. */
+int descriptor(PyObject *sock, int *fd);
 /* Requests of sockets that were closed since must not go to whoever has the descriptor now. */
 int check_pending(Queue *q);
 void forget_all_pending(Queue *q);
 /* Registering a socket changes what is known of it. */
 void forget_known(Queue *q);
+
+/* send.c: for a sender, that is inside. enter(): 0, or -1 with an exception. */
+int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns);
+/* Drops what notifiers held that were posted. */
+void release(Queue *q);
 
 /* send.c: the methods of Queue */
 PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);

@@ -37,6 +37,7 @@ void uzc_slots_free(uzc_slots *s) {
     free(s->notifiers);
     free(s->completions);
     free(s->slots);
+    free(s->watched);
     free(s);
 }
 
@@ -81,6 +82,8 @@ int uzc_slots_unregister(uzc_slots *s) {
 void uzc_slots_close(uzc_slots *s) {
     for (uint32_t i = 0; i < s->count; i++)
         uzc_slots_flush_inside(s, i);
+    for (uint32_t i = 0; i < s->watched_count; i++)
+        uzc_slots_flush_inside(s, UZC_MAX_SLOTS + i);
     s->closed = true;
 }
 
@@ -112,8 +115,12 @@ static uint32_t take_notifier(uzc_slots *s) {
     return i;
 }
 
+static struct slot *slot_at(uzc_slots *s, uint32_t index) {
+    return index < UZC_MAX_SLOTS ? &s->slots[index] : &s->watched[index - UZC_MAX_SLOTS].slot;
+}
+
 uint32_t uzc_active_notifier(uzc_slots *s, uint32_t index) {
-    struct slot *slot = &s->slots[index];
+    struct slot *slot = slot_at(s, index);
     if (slot->active != NONE)
         return slot->active;
     uint32_t notifier = take_notifier(s);
@@ -142,17 +149,23 @@ void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last) {
 /* Flushed, and nothing of it is in flight: its notification is due, its requests' references go back. */
 static void post(uzc_slots *s, uint32_t index) {
     struct notifier *n = &s->notifiers[index];
+    struct watched *w = uzc_watched(s, n->slot);
+    struct list *posted = w ? &w->posted : &s->posted;
     n->generation++;
     n->next = NONE;
-    if (s->posted.last == NONE)
-        s->posted.first = index;
+    if (posted->last == NONE)
+        posted->first = index;
     else
-        s->notifiers[s->posted.last].next = index;
-    s->posted.last = index;
+        s->notifiers[posted->last].next = index;
+    posted->last = index;
     uzc_release_chain(s, n->first, n->last);
     s->stats.held -= n->requests;
-    s->stats.flushed--;
     s->stats.notifications++;
+    if (w) {
+        w->requests -= n->requests;
+        return;
+    }
+    s->stats.flushed--;
     s->stats.unread_notifications++;
 }
 
@@ -161,21 +174,24 @@ void uzc_notifier_settled(uzc_slots *s, uint32_t index) {
     n->unsettled--;
     if (!n->flushed)
         return;
-    s->stats.unsettled--;
+    if (n->slot < UZC_MAX_SLOTS)
+        s->stats.unsettled--;
     if (!n->unsettled)
         post(s, index);
 }
 
 void uzc_slots_flush_inside(uzc_slots *s, uint32_t slot) {
-    uint32_t index = s->slots[slot].active;
+    uint32_t index = slot_at(s, slot)->active;
     if (index == NONE)
         return;
     struct notifier *n = &s->notifiers[index];
-    s->slots[slot].active = NONE;
+    slot_at(s, slot)->active = NONE;
     n->flushed = true;
     s->stats.open--;
-    s->stats.flushed++;
-    s->stats.unsettled += n->unsettled;
+    if (slot < UZC_MAX_SLOTS) { /* the program waits for these, a sender for its own */
+        s->stats.flushed++;
+        s->stats.unsettled += n->unsettled;
+    }
     if (!n->unsettled)
         post(s, index);
 }
@@ -185,9 +201,9 @@ int64_t uzc_slots_flush(uzc_slots *s, uint32_t slot) {
     int error = uzc_slots_begin(s);
     if (error)
         return error;
-    int64_t number = slot < s->count ? 0 : -EINVAL;
-    if (!number && s->slots[slot].active != NONE) {
-        uint32_t index = s->slots[slot].active;
+    int64_t number = slot < s->count || uzc_watched(s, slot) ? 0 : -EINVAL;
+    if (!number && slot_at(s, slot)->active != NONE) {
+        uint32_t index = slot_at(s, slot)->active;
         number = (int64_t)((uint64_t)s->notifiers[index].generation << 32 | index);
         uzc_slots_flush_inside(s, slot);
     }
@@ -201,15 +217,12 @@ uint32_t uzc_slots_unsettled(const uzc_slots *s, uint64_t number) {
     return n->generation == number >> 32 ? n->unsettled : 0;
 }
 
-int64_t uzc_slots_notifications(uzc_slots *s, uzc_notification *out, uint32_t most) {
-    int error = uzc_slots_begin_reading(s);
-    if (error)
-        return error;
+static uint32_t read_posted(uzc_slots *s, struct list *posted, uzc_notification *out, uint32_t most) {
     uint32_t count = 0;
-    while (count < most && s->posted.first != NONE) {
-        uint32_t index = s->posted.first;
+    while (count < most && posted->first != NONE) {
+        uint32_t index = posted->first;
         struct notifier *n = &s->notifiers[index];
-        s->posted.first = n->next;
+        posted->first = n->next;
         out[count++] = (uzc_notification){.tag = n->tag,
                                           .sequence = n->sequence,
                                           .slot = n->slot,
@@ -220,9 +233,63 @@ int64_t uzc_slots_notifications(uzc_slots *s, uzc_notification *out, uint32_t mo
         n->next = s->free_notifiers;
         s->free_notifiers = index;
     }
-    if (s->posted.first == NONE)
-        s->posted.last = NONE;
+    if (posted->first == NONE)
+        posted->last = NONE;
+    return count;
+}
+
+int64_t uzc_slots_notifications(uzc_slots *s, uzc_notification *out, uint32_t most) {
+    int error = uzc_slots_begin_reading(s);
+    if (error)
+        return error;
+    uint32_t count = read_posted(s, &s->posted, out, most);
     s->stats.unread_notifications -= count;
+    uzc_slots_end(s);
+    return count;
+}
+
+int64_t uzc_slots_watch(uzc_slots *s, const uzc_watcher *watcher) {
+    int error = uzc_slots_begin(s);
+    if (error)
+        return error;
+    uint32_t index = 0;
+    while (index < s->watched_count && s->watched[index].watcher.context)
+        index++;
+    if (index == UZC_MAX_WATCHED)
+        error = -ENFILE;
+    else if (index == s->watched_count) {
+        struct watched *grown = realloc(s->watched, (index + 1) * sizeof *grown);
+        error = grown ? 0 : -ENOMEM;
+        s->watched = grown ? grown : s->watched;
+        s->watched_count += grown != NULL;
+    }
+    if (!error)
+        s->watched[index] =
+            (struct watched){.slot = {.active = NONE}, .watcher = *watcher, .posted = {NONE, NONE}};
+    uzc_slots_end(s);
+    return error ? error : UZC_MAX_SLOTS + (int64_t)index;
+}
+
+int uzc_slots_unwatch(uzc_slots *s, uint32_t slot) {
+    struct watched *w = uzc_watched(s, slot);
+    if (!w)
+        return -EINVAL;
+    uzc_slots_flush_inside(s, slot);
+    if (w->requests)
+        return -EBUSY;
+    uzc_notification unread;
+    while (read_posted(s, &w->posted, &unread, 1))
+        ;
+    w->watcher.context = NULL;
+    return 0;
+}
+
+int64_t uzc_slots_posted(uzc_slots *s, uint32_t slot, uzc_notification *out, uint32_t most) {
+    struct watched *w = uzc_watched(s, slot);
+    int error = w ? uzc_slots_begin_reading(s) : -EINVAL;
+    if (error)
+        return error;
+    uint32_t count = read_posted(s, &w->posted, out, most);
     uzc_slots_end(s);
     return count;
 }

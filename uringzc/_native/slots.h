@@ -50,13 +50,23 @@ struct list {
     uint32_t first, last;
 };
 
+/* A sender's own slot. Free ones have no watcher. */
+struct watched {
+    struct slot slot;
+    uzc_watcher watcher;
+    struct list posted;
+    uint32_t requests; /* whose notifier was not posted */
+};
+
 struct uzc_slots {
     struct request *requests;
     struct notifier *notifiers;
     struct slot *slots;
     uzc_completion *completions; /* a ring of `capacity` */
     uint32_t count;              /* slots */
-    uint32_t max;                /* requests, and notifiers */
+    struct watched *watched;
+    uint32_t watched_count;
+    uint32_t max; /* requests, and notifiers */
     uint32_t capacity;
     uint32_t head;     /* oldest unread completion */
     uint32_t reserved; /* completions that requests in flight will still post */
@@ -72,6 +82,14 @@ struct uzc_slots {
     atomic_bool inside;
     uzc_stats stats;
 };
+
+/* The watched slot of that number, NULL for a registered one or none. */
+static inline struct watched *uzc_watched(const uzc_slots *s, uint32_t slot) {
+    uint32_t index = slot - UZC_MAX_SLOTS;
+    return slot >= UZC_MAX_SLOTS && index < s->watched_count && s->watched[index].watcher.context
+               ? &s->watched[index]
+               : NULL;
+}
 
 /* slots.c: the slot's active notifier, a fresh one if it has none; NONE if all are in use. */
 uint32_t uzc_active_notifier(uzc_slots *s, uint32_t slot);

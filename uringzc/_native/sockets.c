@@ -11,7 +11,7 @@ int sockets_init(void) {
     return name_fileno ? 0 : -1;
 }
 
-static int descriptor(PyObject *sock, int *fd) {
+int descriptor(PyObject *sock, int *fd) {
     PyObject *number = PyObject_CallMethodObjArgs(sock, name_fileno, NULL);
     if (!number) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError))

@@ -8,6 +8,7 @@
 
 #define UZC_NO_SLOT 0xffffffff /* a request of its own, outside any notifier (Ring) */
 #define UZC_MAX_SLOTS 32768
+#define UZC_MAX_WATCHED 4096 /* slots of senders, numbered from UZC_MAX_SLOTS */
 
 /* Refusals that errno has no word for. Nothing was changed by the call that returns one. */
 #define UZC_E_THREAD -5001        /* another thread owns the engine */
@@ -89,6 +90,15 @@ typedef struct {
     uint32_t buffers;   /* how many registered buffers the memory spans */
 } uzc_send;
 
+/* Whom the accounts tell what becomes of the requests of a watched slot: a slot of a sender's own, outside
+ * the registered ones. Its results are queued for nobody, and its notifications are read apart. Called inside
+ * enter(), without the GIL. */
+typedef struct {
+    void *context;
+    void (*result)(void *context, uint64_t user_data, int32_t result);
+    void (*settled)(void *context, uint64_t user_data, int copied); /* 1, 0, or -1: not known */
+} uzc_watcher;
+
 /* What the per-request path needs of an engine; the same table for each kind of engine. */
 typedef struct {
     /* Queues up to send->count requests; returns how many, or why not one. */
@@ -104,6 +114,13 @@ typedef struct {
     int (*mine)(const uzc_slots *slots);
     /* Hands back the references of one request whose notifier was posted; 0 if there is none. */
     int (*release)(uzc_slots *slots, void **socket, void **memory);
+    /* A watched slot: opens one and returns its number; ends one, EBUSY while it has requests; what a flush
+     * of it, as of any slot, gives; reads its notifications. */
+    int64_t (*watch)(uzc_slots *slots, const uzc_watcher *watcher);
+    int (*unwatch)(uzc_slots *slots, uint32_t slot);
+    int64_t (*flush)(uzc_slots *slots, uint32_t slot);
+    uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
+    int64_t (*posted)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
 } uzc_calls;
 
 /* slots.c: the accounts */
@@ -127,6 +144,9 @@ int uzc_slots_settle(uzc_slots *slots, uint64_t key, int copied, uint32_t flags)
 int uzc_slots_release(uzc_slots *slots, void **socket, void **memory);
 int64_t uzc_slots_completions(uzc_slots *slots, uzc_completion *out, uint32_t most);
 int64_t uzc_slots_notifications(uzc_slots *slots, uzc_notification *out, uint32_t most);
+int64_t uzc_slots_watch(uzc_slots *slots, const uzc_watcher *watcher);
+int uzc_slots_unwatch(uzc_slots *slots, uint32_t slot);
+int64_t uzc_slots_posted(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
 void uzc_slots_stats(const uzc_slots *slots, uzc_stats *out);
 uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
 

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What a sender is made of: an arena of registered memory, trains of datagrams that lie in it, and the batch
+ * of trains that leaves with one submission.
+ *
+ *     send() -> the open train -> (full, or another size or destination) -> the batch -> admitted -> the ring
+ *
+ * Everything here belongs to one thread, with the GIL. Beside it, and never at the same time, the timer's
+ * thread may send what waits by plain system calls: `ready` is the lock. Blocks alone are counted by several
+ * threads. */
+#ifndef UZC_GATHER_H
+#define UZC_GATHER_H
+
+#include <netinet/in.h>
+#include <pthread.h>
+
+#include "send.h"
+
+#define BLOCK 65536u      /* of the arena; no datagram, and no train, is larger */
+#define TRAIN_MOST 65507u /* bytes of a train */
+#define BATCH 32u         /* trains of one submission */
+#define NO_BLOCK UINT16_MAX
+#define NO_TRAIN UINT32_MAX /* as the open train's size */
+#define MAX_ROUTES 16384u
+
+/* Registered memory, cut into blocks. A block is free when nothing counts it: no sender that fills it, no
+ * lease, no train in a batch, no request in flight. */
+typedef struct {
+    PyObject_HEAD PyObject *memory; /* Memory */
+    char *base;
+    uint32_t blocks;
+    _Atomic uint32_t *uses;
+    _Atomic uint32_t leases; /* not sent and not given back */
+} Arena;
+
+/* A destination, and what was learned of it. */
+struct route {
+    struct sockaddr_in6 to;
+    uint32_t to_length;
+    uint32_t segments;     /* most datagrams of a train; 1: no trains */
+    uint32_t segment_most; /* largest datagram of a train: the MTU without headers, where it is known */
+    uint32_t proved;       /* largest datagram of a train that has left */
+    enum { COLD, FIRST, WARM } state;
+    bool zero_copy;
+    /* while FIRST: what says that it has arrived at the device, or that waiting was long enough */
+    int outq;
+    uint64_t mark;
+    int64_t deadline;
+    /* since the policy was asked, and after how many requests it is asked again */
+    uint32_t requests, look;
+    uint32_t settled, copied; /* zero-copy ones */
+    uint64_t returned;        /* all that were settled, ever */
+};
+
+/* Datagrams that leave as one request: `count` of `size` bytes, the last one maybe shorter. */
+struct train {
+    const char *data;
+    PyObject *holder; /* NULL: it lies in the arena, in `block` */
+    const char *base; /* of the holder's registered buffers */
+    int32_t buffer;
+    uint32_t buffers;
+    uint64_t first; /* the number of its first datagram */
+    uint32_t nbytes, size, count, route;
+    int32_t result; /* bytes, or -errno */
+    uint16_t block;
+    bool zero_copy, ahead;
+    enum { CLOSED, QUEUED, DONE, FAILED } state;
+};
+
+typedef struct {
+    PyObject_HEAD Queue *queue;
+    Arena *arena;
+    PyObject *sock;
+    PyObject *mender;     /* the Python part, for what is not fast */
+    unsigned long ready;  /* the thread that may stage; 0 while somebody is inside, and when closed */
+    unsigned long thread; /* the owner, 0 until the first call */
+    unsigned long inside; /* the thread that is inside, and has the lock */
+    PyThread_type_lock lock;
+    char own, blocking, strict, always, closed;
+    char news; /* the mender has something to tell the program */
+    int fd, sndbuf;
+    uint32_t slot;
+    uint32_t most;           /* bytes of a datagram */
+    uint32_t large;          /* from here on, immutable data is sent from where it is */
+    uint32_t least;          /* smaller requests are copied */
+    uint32_t limit;          /* datagrams of a train that the kernel takes */
+    uint32_t sock_segment;   /* UDP_SEGMENT, the socket's option */
+    uint32_t flush_requests; /* the notifier is flushed after so many requests, */
+    uint64_t flush_bytes;    /* or so many bytes */
+
+    struct train open; /* its size is NO_TRAIN while there is none */
+    char *at, *end;    /* in the block that is being filled */
+    uint16_t block;
+    uint32_t room; /* bytes that can be appended to the open train at `at` */
+    struct train trains[BATCH];
+    uint32_t count, next, awaited; /* closed; queued up to here; without a result */
+    struct route *routes;          /* 0: where send() goes without `to` */
+    uint32_t route_count, route_room;
+    PyObject *destinations; /* dict: address -> number of its route */
+    PyObject *last_to;      /* neighbours are often the same */
+    uint32_t last_route;
+    PyObject *length; /* the int that send() returned before */
+    size_t length_value;
+    uint32_t in_flight, attached; /* requests; those of the notifier that is not flushed */
+    uint64_t attached_bytes;
+    int64_t *notifiers; /* flushed, and not known to be done */
+    uint32_t notifier_count, notifier_room;
+    unsigned long long datagrams, nbytes, requests, plain, waits, settled, copied, reordered; /* so far */
+
+    int64_t max_delay;     /* of the timer, nanoseconds; 0: none */
+    _Atomic int64_t since; /* when the oldest datagram that waits was gathered; 0: none waits */
+    _Atomic bool asleep, ended;
+    pthread_mutex_t mutex;
+    pthread_cond_t woken;
+} Gather;
+
+/* A piece of the arena that the program fills. */
+typedef struct {
+    PyObject_HEAD Gather *gather;
+    Arena *arena;
+    char *data;
+    size_t length;
+    Py_ssize_t exports;
+    PyObject *view; /* weak */
+    uint16_t block;
+    bool held;
+} Lease;
+
+/* arena.c */
+int arena_init(PyObject *module);
+extern PyTypeObject *arena_type, *lease_type;
+/* A free block, counted once; NO_BLOCK if there is none. */
+uint16_t arena_take(Arena *arena);
+static inline void arena_use(Arena *arena, uint16_t block) {
+    if (block != NO_BLOCK)
+        atomic_fetch_add_explicit(&arena->uses[block], 1, memory_order_relaxed);
+}
+static inline void arena_drop(Arena *arena, uint16_t block) {
+    if (block != NO_BLOCK)
+        atomic_fetch_sub_explicit(&arena->uses[block], 1, memory_order_release);
+}
+
+/* gather.c */
+int gather_init(PyObject *module);
+int64_t nanoseconds(void);
+/* Every call that changes a sender begins and ends so: 0, or -1 with an exception. */
+int gather_begin(Gather *g);
+void gather_end(Gather *g);
+/* Inside only, as all below: the open train goes to the batch. */
+void close_train(Gather *g);
+/* A datagram that lies in the arena already. */
+int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block);
+int find_route(Gather *g, PyObject *to, uint32_t *route);
+/* What send() returns. */
+PyObject *sent_bytes(Gather *g, size_t n);
+
+/* trains.c. 0; 1: not everything, and the sender does not wait; -1: an exception. */
+int trains_submit(Gather *g);
+/* Waits until something of this sender's comes back. 1 if it does not wait, or nothing would come. */
+int trains_wait(Gather *g);
+/* Takes what has come back, without waiting. */
+int trains_look(Gather *g);
+/* Flushes the notifier of what was queued. */
+int trains_flush(Gather *g);
+/* Datagrams [from, from + count) by a system call, without the ring. 0, -errno, or INT_MIN: an exception. */
+int trains_resend(Gather *g, const struct train *t, uint32_t from, uint32_t count);
+/* Everything that waits, in order, by system calls. The same; -EAGAIN: the rest must wait. */
+int trains_rescue(Gather *g);
+void trains_watcher(Gather *g, uzc_watcher *watcher);
+
+#endif

@@ -1,0 +1,471 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Trains leave: admitted as far as the socket has room, queued as requests, submitted together. A datagram
+ * request carries MSG_DONTWAIT, so every one has its result when enter() comes back, and nothing that is
+ * submitted later can overtake it. What fails is left to the mender, in Python.
+ *
+ * The kernel loses the order of datagrams when the socket's buffer fills. So room = SO_SNDBUF - SIOCOUTQ is
+ * asked for before each submission, and only as many trains are queued as it holds.
+ */
+#include <limits.h>
+#include <linux/sockios.h>
+#include <netinet/udp.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+#include <time.h>
+
+#include "gather.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+#define PAGE 4096u
+#define ARRIVAL 200000000 /* ns: how long the first request to a destination is waited for */
+
+/* -- what the accounts tell; without the GIL, but in the thread that is inside */
+
+/* A request's user_data: its place in the batch, whether it is zero-copy, its block, its route. */
+static uint64_t name_request(const struct train *t, uint32_t number) {
+    return (uint64_t)number << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->route;
+}
+
+static void on_result(void *context, uint64_t name, int32_t result) {
+    Gather *g = context;
+    struct train *t = &g->trains[name >> 56];
+    t->result = result;
+    t->state = result < 0 ? FAILED : DONE;
+    g->awaited--;
+}
+
+static void on_settled(void *context, uint64_t name, int copied) {
+    Gather *g = context;
+    struct route *r = &g->routes[(uint32_t)name];
+    arena_drop(g->arena, (uint16_t)(name >> 32));
+    g->in_flight--;
+    r->returned++;
+    if (!(name >> 48 & 1))
+        return;
+    g->settled++;
+    g->copied += copied > 0;
+    r->settled++;
+    r->copied += copied > 0;
+}
+
+void trains_watcher(Gather *g, uzc_watcher *watcher) {
+    *watcher = (uzc_watcher){g, on_result, on_settled};
+}
+
+/* -- admission */
+
+/* The socket's descriptor, and how large its buffer is: one that is not ours may have changed. */
+static int take_socket(Gather *g) {
+    if (descriptor(g->sock, &g->fd) < 0)
+        return -1;
+    if (g->fd < 0)
+        return refuse(g->queue, -EBADF), -1;
+    if (!g->own || !g->sndbuf)
+        getsockopt(g->fd, SOL_SOCKET, SO_SNDBUF, &g->sndbuf, &(socklen_t){sizeof g->sndbuf});
+    return 0;
+}
+
+static int waiting_bytes(const Gather *g) {
+    int bytes = 0;
+    return ioctl(g->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
+/* What the socket is charged at most until the request has left. A qdisc may cut a train up, and then there
+ * is a head for each datagram; a copy is charged by what was allocated for it. */
+static int64_t charge(const struct train *t) {
+    uint64_t heads = 1024 + (uint64_t)t->count * 768;
+    if (!t->zero_copy)
+        return (int64_t)(2 * (uint64_t)t->nbytes + heads + 1280);
+    uint64_t offset = (uintptr_t)t->data % PAGE;
+    return (int64_t)((offset + t->nbytes + PAGE - 1) / PAGE * PAGE + heads);
+}
+
+/* Whether the first request to a destination has arrived at the device: a neighbour that must be asked for
+ * drops all but a few that come meanwhile. Known by its return, by the socket's queue, or not at all. */
+static bool arrived(const struct route *r, int outq) {
+    return r->returned > r->mark || outq <= r->outq || nanoseconds() > r->deadline;
+}
+
+static bool may_go(struct route *r, int outq) {
+    if (r->state == WARM)
+        return true;
+    if (r->state == FIRST) {
+        if (!arrived(r, outq))
+            return false;
+        r->state = WARM;
+        return true;
+    }
+    r->state = FIRST;
+    r->outq = outq;
+    r->mark = r->returned;
+    r->deadline = nanoseconds() + ARRIVAL;
+    return true;
+}
+
+/* Up to which train what waits may go now. */
+static uint32_t admit(Gather *g) {
+    int outq = waiting_bytes(g);
+    int64_t room = g->sndbuf - outq;
+    uint32_t at = 0;
+    for (bool alone = false; at < g->count && room > 0 && !alone; at++) {
+        struct train *t = &g->trains[at];
+        struct route *r = &g->routes[t->route];
+        const bool larger = t->count > 1 && t->size > r->proved;
+        if ((at && (g->strict || larger)) || !may_go(r, outq))
+            break;
+        t->zero_copy =
+            t->nbytes && (g->always || (r->zero_copy && t->nbytes >= g->least && t->size <= r->segment_most));
+        room -= charge(t);
+        alone = larger; /* a route that can not segment is found out before anything can overtake */
+    }
+    return at;
+}
+
+static uint32_t unsettled(Gather *g, int64_t number) {
+    return g->queue->calls->unsettled(g->queue->calls->slots(g->queue->engine), (uint64_t)number);
+}
+
+/* The notifications of its notifiers: for the program's callback, if it has one. */
+static int trains_read(Gather *g) {
+    uzc_notification n;
+    uzc_slots *slots = g->queue->calls->slots(g->queue->engine);
+    int error = 0;
+    while (!error && g->queue->calls->posted(slots, g->slot, &n, 1) == 1) {
+        PyObject *told = PyObject_CallMethod(g->mender, "posted", "IKKLK", (unsigned)n.sequence,
+                                             (unsigned long long)n.requests, (unsigned long long)n.nbytes,
+                                             (long long)n.copied, (unsigned long long)n.failed);
+        g->news = 1;
+        error = told ? 0 : -1;
+        Py_XDECREF(told);
+    }
+    return error;
+}
+
+int trains_look(Gather *g) {
+    return queue_inside(g->queue, 0, 0, 0) < 0 ? -1 : trains_read(g);
+}
+
+/* Nothing may go now: until the socket has room, or the first request to a destination has arrived. 1 if the
+ * sender does not wait. */
+static int wait_for_room(Gather *g) {
+    if (!g->blocking) {
+        PyObject *told = PyObject_CallMethod(g->mender, "blocked", NULL);
+        Py_XDECREF(told);
+        return told ? 1 : -1;
+    }
+    g->waits++;
+    const struct route *r = &g->routes[g->trains[0].route];
+    bool first = r->state == FIRST && waiting_bytes(g) < g->sndbuf;
+    struct pollfd p = {.fd = g->fd, .events = POLLOUT};
+    Py_BEGIN_ALLOW_THREADS;
+    if (first)
+        nanosleep(&(struct timespec){0, 50000}, NULL); /* its end gives no event */
+    else
+        poll(&p, 1, 100);
+    Py_END_ALLOW_THREADS;
+    return trains_look(g);
+}
+
+/* -- requests */
+
+/* A socket of our own has trains of one size as its option, which is cheaper than a control message. */
+static void set_segment(Gather *g, uint32_t segment) {
+    if (g->own && segment != g->sock_segment &&
+        setsockopt(g->fd, IPPROTO_UDP, UDP_SEGMENT, &(int){(int)segment}, sizeof(int)) == 0)
+        g->sock_segment = segment;
+}
+
+/* The control message that a train needs beside the option: 0 for none. */
+static uint32_t segment_of(const Gather *g, const struct train *t) {
+    if (t->count > 1)
+        return t->size == g->sock_segment ? 0 : t->size;
+    return g->sock_segment && t->size > g->sock_segment ? t->size : 0;
+}
+
+static void describe(const Gather *g, const struct train *t, uzc_send *send) {
+    const struct route *r = &g->routes[t->route];
+    const Memory *m = (const Memory *)g->arena->memory;
+    send->data = t->data;
+    send->length = t->nbytes;
+    send->memory = t->holder ? t->holder : g->arena->memory;
+    send->base = t->holder ? t->base : g->arena->base;
+    send->buffer = t->holder ? t->buffer : m->buffer;
+    send->buffers = t->holder ? t->buffers : m->buffers;
+    send->to = r->to_length ? &r->to : NULL;
+    send->to_length = r->to_length;
+    send->segment = segment_of(g, t);
+    send->zero_copy = t->zero_copy;
+}
+
+int trains_flush(Gather *g) {
+    int64_t number = g->queue->calls->flush(g->queue->calls->slots(g->queue->engine), g->slot);
+    uint32_t kept = 0;
+    g->attached = 0;
+    g->attached_bytes = 0;
+    for (uint32_t i = 0; i < g->notifier_count; i++)
+        if (unsettled(g, g->notifiers[i]))
+            g->notifiers[kept++] = g->notifiers[i];
+    g->notifier_count = kept;
+    if (number > 0 && unsettled(g, number)) {
+        if (kept == g->notifier_room) {
+            uint32_t room = kept ? 2 * kept : 16;
+            int64_t *grown = PyMem_Realloc(g->notifiers, room * sizeof *grown);
+            if (!grown)
+                return PyErr_NoMemory(), -1;
+            g->notifiers = grown;
+            g->notifier_room = room;
+        }
+        g->notifiers[g->notifier_count++] = number;
+    }
+    release(g->queue);
+    return trains_read(g);
+}
+
+/* Waits until something that is this sender's comes back. 1 if it does not wait, or nothing would come. */
+int trains_wait(Gather *g) {
+    if (trains_flush(g) < 0)
+        return -1;
+    if (!g->in_flight || !g->blocking)
+        return 1;
+    g->waits++;
+    return queue_inside(g->queue, 1, 1, -1) < 0 ? -1 : trains_flush(g);
+}
+
+/* Queues one, making room in the ring and in the accounts as needed. 0, 1, or -1. */
+static int push(Gather *g, uzc_send *send) {
+    for (;;) {
+        long long done = g->queue->calls->queue(g->queue->engine, send);
+        int code = 0;
+        if (done == 1)
+            return 0;
+        if (done == UZC_E_QUEUE)
+            code = queue_inside(g->queue, 1, 0, 0) < 0 ? -1 : 0;
+        else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS)
+            code = trains_wait(g);
+        else
+            refuse(g->queue, done), code = -1;
+        if (code)
+            return code;
+    }
+}
+
+/* Makes requests of the trains up to `until`. 0, 1: not of all of them, or -1. */
+static int submit_some(Gather *g, uint32_t until) {
+    Queue *q = g->queue;
+    uzc_send send = {
+        .slot = g->slot, .count = 1, .socket = g->sock, .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL};
+    int code = aim(q, g->sock, &send);
+    for (uint32_t i = 0; i < until && g->own && !code; i++)
+        if (g->trains[i].count > 1) {
+            set_segment(g, g->trains[i].size);
+            break;
+        }
+    for (; !code && g->next < until; g->next++) {
+        struct train *t = &g->trains[g->next];
+        describe(g, t, &send);
+        send.user_data = name_request(t, g->next);
+        g->awaited++; /* before: the kernel may run it at once */
+        g->in_flight++;
+        arena_use(g->arena, t->block);
+        code = push(g, &send);
+        if (code) {
+            g->awaited--;
+            g->in_flight--;
+            arena_drop(g->arena, t->block);
+            break;
+        }
+        Py_INCREF(g->sock);
+        Py_INCREF((PyObject *)send.memory);
+        q->queued++;
+        t->state = QUEUED;
+        g->attached++;
+        g->attached_bytes += t->nbytes;
+        g->requests++;
+        g->routes[t->route].requests++;
+    }
+    return code; /* conclude() submits them */
+}
+
+/* -- after a submission */
+
+/* The trains that were queued, as rows, for the mender: it sends again what failed, and says mended(). */
+static int mend(Gather *g) {
+    PyObject *rows = PyList_New(0);
+    for (uint32_t i = 0; rows && i < g->next; i++) {
+        const struct train *t = &g->trains[i];
+        PyObject *row =
+            Py_BuildValue("(IKiIIIIi)", i, (unsigned long long)t->first, t->state == FAILED ? t->result : 0,
+                          t->route, t->size, t->count, t->nbytes, (int)t->zero_copy);
+        if (!row || PyList_Append(rows, row) < 0)
+            Py_CLEAR(rows);
+        Py_XDECREF(row);
+    }
+    g->news = 1;
+    PyObject *mended = rows ? PyObject_CallMethod(g->mender, "mend", "OO", g, rows) : NULL;
+    Py_XDECREF(rows);
+    Py_XDECREF(mended);
+    return mended ? 0 : -1;
+}
+
+/* Where somebody else filled the socket, trains wait again, in their order. Whether any other failed. */
+static bool put_back(Gather *g) {
+    bool failed = false;
+    for (uint32_t i = 0; i < g->next; i++) {
+        struct train *t = &g->trains[i];
+        if (t->state != FAILED)
+            continue;
+        for (uint32_t j = i + 1; j < g->next; j++) /* what left meanwhile has overtaken it */
+            if (g->trains[j].state == DONE && g->trains[j].route == t->route && !g->trains[j].ahead) {
+                g->trains[j].ahead = true;
+                g->reordered += g->trains[j].count;
+            }
+        if (t->result == -EAGAIN)
+            t->state = CLOSED;
+        else
+            failed = true;
+    }
+    return failed;
+}
+
+/* What was learned of the routes of trains that have left; asks the policy where it is time. */
+static int learn(Gather *g) {
+    for (uint32_t i = 0; i < g->next; i++) {
+        const struct train *t = &g->trains[i];
+        struct route *r = &g->routes[t->route];
+        if (t->state == DONE && t->result > 0 && t->count > 1 && t->size > r->proved)
+            r->proved = t->size;
+        if (r->requests < r->look)
+            continue;
+        PyObject *decision =
+            PyObject_CallMethod(g->mender, "observe", "III", t->route, r->settled, r->copied);
+        int zero_copy = 0;
+        int parsed = decision && PyArg_ParseTuple(decision, "pI", &zero_copy, &r->look);
+        Py_XDECREF(decision);
+        if (!parsed)
+            return -1;
+        r->zero_copy = zero_copy;
+        r->requests = r->settled = r->copied = 0;
+    }
+    return 0;
+}
+
+/* Forgets trains that have left: their requests have references of their own. */
+static void finish(Gather *g) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < g->count; i++) {
+        struct train *t = &g->trains[i];
+        if (t->state == CLOSED) {
+            g->trains[kept++] = *t;
+            continue;
+        }
+        arena_drop(g->arena, t->block);
+        Py_CLEAR(t->holder);
+    }
+    g->count = kept;
+    g->next = 0;
+    if (!kept && g->open.size == NO_TRAIN)
+        atomic_store(&g->since, 0);
+}
+
+/* Takes the results of what was queued, mends what failed. 0 or -1. */
+static int conclude(Gather *g) {
+    while (g->awaited)
+        if (queue_inside(g->queue, 1, 0, 0) < 0)
+            return -1;
+    if (!g->next)
+        return 0;
+    if ((put_back(g) && mend(g) < 0) || learn(g) < 0)
+        return -1;
+    finish(g);
+    return 0;
+}
+
+/* A single small datagram, and nothing before it: nothing is faster than a plain send. */
+static bool is_lone(const Gather *g) {
+    const struct train *t = &g->trains[0];
+    return g->count == 1 && !g->next && t->count == 1 && t->nbytes < g->large && !g->always;
+}
+
+int trains_submit(Gather *g) {
+    int code = 0;
+    if (conclude(g) < 0)
+        return -1;
+    if (!g->count)
+        return 0;
+    if (is_lone(g)) {
+        code = trains_rescue(g);
+        if (code != -EAGAIN)
+            return code == INT_MIN ? -1 : 0;
+    }
+    if (take_socket(g) < 0)
+        return -1;
+    for (code = 0; g->count && !code;) {
+        uint32_t until = admit(g);
+        code = until ? submit_some(g, until) : wait_for_room(g);
+        if (code >= 0 && conclude(g) < 0)
+            code = -1;
+    }
+    if (code >= 0 && (g->attached >= g->flush_requests || g->attached_bytes >= g->flush_bytes))
+        return trains_flush(g) < 0 ? -1 : code;
+    return code;
+}
+
+/* -- plain system calls */
+
+int trains_resend(Gather *g, const struct train *t, uint32_t from, uint32_t count) {
+    const struct route *r = &g->routes[t->route];
+    uint32_t start = from * t->size, length = count * t->size;
+    if (length > t->nbytes - start)
+        length = t->nbytes - start;
+    uint32_t segment = count > 1 ? t->size : g->sock_segment && length > g->sock_segment ? length : 0;
+    union {
+        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        struct cmsghdr header;
+    } control = {.header = {CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT}};
+    memcpy(CMSG_DATA(&control.header), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
+    struct iovec piece = {(void *)(t->data + start), length};
+    struct msghdr message = {.msg_name = r->to_length ? (void *)&r->to : NULL,
+                             .msg_namelen = r->to_length,
+                             .msg_iov = &piece,
+                             .msg_iovlen = 1,
+                             .msg_control = segment && segment != g->sock_segment ? control.bytes : NULL,
+                             .msg_controllen = segment && segment != g->sock_segment ? sizeof control : 0};
+    if (descriptor(g->sock, &g->fd) < 0)
+        return INT_MIN;
+    int fd = g->fd;
+    ssize_t sent;
+    Py_BEGIN_ALLOW_THREADS;
+    sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0)
+        sent = -errno;
+    Py_END_ALLOW_THREADS;
+    g->plain += sent >= 0;
+    return sent < 0 ? (int)sent : 0;
+}
+
+int trains_rescue(Gather *g) {
+    if (g->awaited && g->inside != g->thread)
+        return -EAGAIN; /* requests are in the ring, which is the owner's */
+    int code = conclude(g) < 0 ? INT_MIN : 0;
+    while (g->count && !code) {
+        struct train *t = &g->trains[0];
+        if (take_socket(g) < 0)
+            return INT_MIN;
+        if (!may_go(&g->routes[t->route], waiting_bytes(g)))
+            return -EAGAIN;
+        code = trains_resend(g, t, 0, t->count);
+        if (code == INT_MIN || code == -EAGAIN)
+            return code;
+        t->zero_copy = false;
+        t->result = code ? code : (int32_t)t->nbytes;
+        t->state = code ? FAILED : DONE;
+        g->next = 1;
+        code = conclude(g) < 0 ? INT_MIN : 0;
+    }
+    return code;
+}

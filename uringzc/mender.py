@@ -1,0 +1,258 @@
+"""What a sender does that is not fast: destinations, failures, decisions, and telling the program.
+
+The compiled part of a sender (``_native/gather.c``, ``trains.c``) calls these methods from inside a call of
+the program, at most once per submission, and ``deliver`` when the call is about to return.
+"""
+
+import errno
+import logging
+import os
+import select
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from uringzc import address
+from uringzc.errors import SendError
+from uringzc.notif import Notification
+from uringzc.policy import Policy
+
+if TYPE_CHECKING:
+    from uringzc._send import Gather
+    from uringzc.engine import Engine
+
+log = logging.getLogger("uringzc")
+
+#: how often a datagram is sent again before it is given up
+TRIES = 4
+#: seconds that a full queue on the way is waited for, in all tries together
+PATIENCE = 0.2
+#: the destination can not take the train, maybe its datagrams
+_SPLIT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE)
+#: the kernel has no memory to lock or to send from: copying needs less
+_COPY = (errno.ENOMEM, errno.EFAULT, errno.EOPNOTSUPP)
+#: news of the socket that came with this datagram, and not its own: of an earlier one, or of a full queue
+_NEWS = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
+
+
+class Row(NamedTuple):
+    """A train of the last submission."""
+
+    train: int
+    first: int  #: the number of its first datagram
+    result: int  #: 0, or -errno
+    route: int
+    size: int
+    datagrams: int
+    nbytes: int
+    zero_copy: bool
+
+
+class Mender:
+    """The Python part of one sender. Knows nothing of the UdpSender, so that no cycle keeps either alive."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        family: int,
+        mode: str,
+        max_delay: float | None,
+        engine: "Engine",
+        on_error: Callable[[SendError], object] | None,
+        notify: Callable[[Notification], object] | None,
+    ) -> None:
+        self.sock = sock
+        self.family = family
+        self._max_delay = max_delay
+        self._engine = engine
+        self._timer: threading.Thread | None = None
+        self.poll: select.epoll | None = None
+        self._mode = mode
+        self._on_error = on_error
+        self._notify = notify
+        self._policies: dict[int, Policy] = {}
+        self._headers = 28 if family == socket.AF_INET else 48
+        self._delivering = False
+        self.errors: list[SendError] = []  #: not delivered
+        self.notifications: list[Notification] = []
+        self.resent = self.lost = self.news = self.split = 0  #: datagrams, datagrams, times, destinations
+
+    # -- a sender's life
+
+    def begin(self, gather: "Gather") -> None:
+        """The first call: this thread is the owner from now on, and the timer starts."""
+        self._engine.claim()
+        if self._max_delay and self._timer is None:
+            self._timer = threading.Thread(
+                target=_keep_time, args=(gather,), name="uringzc timer", daemon=True
+            )
+            self._timer.start()
+
+    def join(self) -> None:
+        """Waits for the timer's thread, which was told to end."""
+        if self._timer is not None and self._timer is not threading.current_thread():
+            self._timer.join()
+        self._timer = None
+
+    def blocked(self) -> None:
+        """A call would have to wait for the socket: the program's poll is told when that is over."""
+        if self.poll is not None:
+            self.poll.modify(self.sock, select.EPOLLOUT | select.EPOLLONESHOT)
+
+    # -- destinations
+
+    def pack(self, to: Any) -> bytes:
+        """An address as a sockaddr."""
+        return address.pack(self.family, to)
+
+    def route(self, number: int, packed: bytes | None) -> tuple[bool, int, int]:
+        """A new destination: its first decision, and the largest datagram of a train."""
+        self._policies[number] = policy = Policy(self._mode)
+        most = 65507
+        if not packed and (mtu := self._mtu()):
+            most = mtu - self._headers
+        return *policy.start(), most
+
+    def _mtu(self) -> int:
+        """What the kernel knows of a connected socket's path, 0 for another."""
+        try:
+            if self.family == socket.AF_INET6:
+                return self.sock.getsockopt(socket.IPPROTO_IPV6, 24)  # IPV6_MTU
+            return self.sock.getsockopt(socket.IPPROTO_IP, 14)  # IP_MTU
+        except OSError:
+            return 0
+
+    def address_of(self, gather: "Gather", route: int) -> object:
+        """Where a route goes, as the program would say it; None for where the socket is connected to."""
+        packed = gather.route(route)[0]
+        return address.unpack(packed) if packed else None
+
+    def observe(self, route: int, settled: int, copied: int) -> tuple[bool, int]:
+        """The policy's next decision."""
+        return self._policies[route].observe(settled, copied)
+
+    @property
+    def copying(self) -> int:
+        """Destinations where the kernel would copy, and so a plain copy is sent."""
+        return sum(policy.copying for policy in self._policies.values())
+
+    # -- failures
+
+    def mend(self, gather: "Gather", rows: list[tuple[Any, ...]]) -> None:
+        """Sends again, in their order and by system calls, the trains that failed; says which it gave up."""
+        for fields in rows:
+            row = Row(*fields)
+            if row.result == 0:
+                continue
+            number = -row.result
+            if row.datagrams > 1 and number in _SPLIT:
+                self._split(gather, row, number)
+            elif number in _COPY or number in _NEWS or number == errno.ENOBUFS:
+                if self._again(gather, row, 0, row.datagrams) and number in _NEWS:
+                    self._report(
+                        gather, row, number, 0, "word of an earlier datagram, this one was sent again"
+                    )
+            else:
+                self._give_up(gather, row, 0, row.datagrams, number)
+            gather.mended(row.train)
+
+    def _split(self, gather: "Gather", row: Row, number: int) -> None:
+        """A destination that can not take such a train gets its datagrams one by one, and from now on too."""
+        self.split += 1
+        _, segments, most, _ = gather.route(row.route)
+        if number == errno.EMSGSIZE:  # the path takes no datagram of this size whole
+            gather.limit(row.route, segments, min(most, row.size - 1))
+            why = f"datagrams of {row.size} bytes are larger than the path takes"
+        elif number == errno.EINVAL and segments > 64 and row.datagrams > 64:
+            gather.limit(row.route, 64, most)
+            why = "64 datagrams are the most of a train there"
+        else:
+            gather.limit(row.route, 1, most)
+            why = "no trains there"
+        log.info("to %s: %s (%s)", self.address_of(gather, row.route), why, os.strerror(number))
+        for at in range(row.datagrams):
+            self._again(gather, row, at, 1)
+
+    def _again(self, gather: "Gather", row: Row, at: int, count: int) -> bool:
+        """Some datagrams of a train, until they are sent (then True) or there is no hope."""
+        patience = time.monotonic() + PATIENCE
+        tries = 0
+        while code := gather.resend(row.train, at, count):
+            number = -code
+            if number == errno.EAGAIN:  # somebody fills the socket: there will be room
+                select.select([], [self.sock], [], 0.1)
+                continue
+            tries += 1
+            if count > 1 and number in _SPLIT:
+                sent = [self._again(gather, row, one, 1) for one in range(at, at + count)]
+                return all(sent)
+            late = time.monotonic() > patience
+            if number == errno.ENOBUFS and not late:  # a queue on the way is full: it empties as it sends
+                time.sleep(0.001)
+                tries = 0
+            elif tries >= TRIES or number not in (*_NEWS, errno.ENOBUFS) or late:
+                self._give_up(gather, row, at, count, number)
+                return False
+        self.resent += count
+        return True
+
+    def _give_up(self, gather: "Gather", row: Row, at: int, count: int, number: int) -> None:
+        self.lost += count
+        for one in range(at, at + count):
+            self._report(gather, row, number, one, "it was not sent")
+
+    def gave_up(self, count: int) -> None:
+        """The sender was closed before so many datagrams could be sent."""
+        self.lost += count
+        text = f"{count} datagrams could not be sent before the sender was closed"
+        self.errors.append(SendError(errno.ETIMEDOUT, text, -1, 0, None))
+
+    def _report(self, gather: "Gather", row: Row, number: int, at: int, what: str) -> None:
+        size = min(row.size, row.nbytes - at * row.size)
+        to = self.address_of(gather, row.route)
+        self.news += 1
+        if len(self.errors) < 1024:
+            which = f"datagram {row.first + at} of {size} bytes to {to or 'the peer'}"
+            text = f"{os.strerror(number)}: {which}: {what}"
+            self.errors.append(SendError(number, text, row.first + at, size, to))
+
+    # -- telling
+
+    def posted(self, sequence: int, requests: int, nbytes: int, copied: int, failed: int) -> None:
+        """A notifier of the sender has posted."""
+        if self._notify:
+            known = None if copied < 0 else copied
+            self.notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
+
+    def deliver(self) -> None:
+        """Calls the program's callbacks. What they raise goes to the program, through its call."""
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._notify and self.notifications:
+                self._notify(self.notifications.pop(0))
+            while self._on_error and self.errors:
+                self._on_error(self.errors.pop(0))
+        finally:
+            self._delivering = False
+
+    def take_errors(self) -> SendError | None:
+        """The first that nobody was told, with the rest in its ``others``."""
+        if self._on_error or not self.errors:
+            return None
+        first, *others = self.errors
+        first.others = others
+        self.errors = []
+        return first
+
+
+def _keep_time(gather: "Gather") -> None:
+    """The timer's thread: sends by plain system calls what has waited for too long."""
+    try:
+        while gather.wait():
+            gather.rescue(True)
+    except Exception:  # the program's next call meets the same: a socket that was closed, say
+        log.debug("the timer of a sender has ended", exc_info=True)

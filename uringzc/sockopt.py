@@ -1,0 +1,128 @@
+"""UDP sockets as a sender wants them: opened and set up, or checked."""
+
+import errno
+import ipaddress
+import socket
+import struct
+from contextlib import suppress
+
+from uringzc import address
+from uringzc.address import Address
+
+FAMILIES = (socket.AF_INET, socket.AF_INET6)
+_SO_SNDBUFFORCE = 32
+_IP_RECVERR, _IPV6_RECVERR = 11, 25
+
+
+def open_udp(
+    remote: Address | None,
+    bind: Address | None,
+    family: int | None,
+    ttl: int | None,
+    interface: str | None,
+) -> socket.socket:
+    """A socket of the sender's own: bound and connected where that was asked for.
+
+    IP_RECVERR is set, so that a full queue on the way is reported and not silent.
+    """
+    if family is None:
+        family = _family_of(remote or bind)
+    if family not in FAMILIES:
+        raise ValueError(f"family is AF_INET or AF_INET6, not {family!r}")
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    try:
+        six = family == socket.AF_INET6
+        level = socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP
+        sock.setsockopt(level, _IPV6_RECVERR if six else _IP_RECVERR, 1)
+        if ttl is not None:
+            _set_ttl(sock, level, six, ttl)
+        if interface is not None:
+            _leave_by(sock, level, six, interface)
+        if bind is not None:
+            sock.bind(bind)
+        if remote is not None:
+            address.pack(family, remote)  # says what is wrong with it better than connect() does
+            sock.connect(remote)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def check_udp(sock: socket.socket) -> None:
+    """An existing socket that can be sent through. TypeError, ValueError, or OSError EBADF."""
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+    if sock.fileno() < 0:
+        raise OSError(errno.EBADF, "the socket is closed")
+    if sock.family not in FAMILIES or sock.type != socket.SOCK_DGRAM:
+        raise ValueError(f"a UdpSender sends through an IPv4 or IPv6 UDP socket, not {sock!r}")
+
+
+def make_room(sock: socket.socket, wanted: int) -> int:
+    """Raises SO_SNDBUF to `wanted` bytes, or as far as this process may; returns what there is.
+
+    The kernel counts double what is asked for, since it charges its own structures too.
+    """
+    granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
+        if granted < wanted:
+            with suppress(PermissionError):
+                sock.setsockopt(socket.SOL_SOCKET, option, min(wanted // 2, 0x3FFFFFFF))
+            granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    return granted
+
+
+def _family_of(to: Address | None) -> int:
+    if to is None:
+        return socket.AF_INET
+    if not isinstance(to, (tuple, list)) or len(to) not in (2, 4) or not isinstance(to[0], str):
+        raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
+    if len(to) == 4:
+        return socket.AF_INET6
+    if not to[0]:
+        return socket.AF_INET
+    return socket.getaddrinfo(to[0], None, 0, socket.SOCK_DGRAM)[0][0]
+
+
+def _set_ttl(sock: socket.socket, level: int, six: bool, ttl: int) -> None:
+    if not isinstance(ttl, int) or not 0 <= ttl <= 255:
+        raise ValueError(f"ttl is 0 to 255, not {ttl!r}")
+    if six:
+        sock.setsockopt(level, socket.IPV6_UNICAST_HOPS, ttl)
+        sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, ttl)
+        return
+    if ttl:  # the kernel takes no 0 for unicast
+        sock.setsockopt(level, socket.IP_TTL, ttl)
+    sock.setsockopt(level, socket.IP_MULTICAST_TTL, ttl)
+
+
+def _leave_by(sock: socket.socket, level: int, six: bool, interface: str) -> None:
+    """Multicast leaves by the interface of that name or address."""
+    try:
+        at = ipaddress.ip_address(interface)
+    except ValueError:
+        at = None
+    if at is not None and at.version == 4 and not six:
+        sock.setsockopt(level, socket.IP_MULTICAST_IF, at.packed)
+        return
+    if at is not None:
+        raise ValueError(
+            f"the interface of an IPv{6 if six else 4} sender is a name{'' if six else ' or its address'}"
+        )
+    index = _index_of(sock, interface)
+    if six:
+        sock.setsockopt(level, socket.IPV6_MULTICAST_IF, index)
+    else:
+        sock.setsockopt(level, socket.IP_MULTICAST_IF, struct.pack("=4s4si", bytes(4), bytes(4), index))
+
+
+def _index_of(sock: socket.socket, name: str) -> int:
+    """As the socket's network numbers it, which need not be the one that this thread is in."""
+    import fcntl
+
+    try:
+        found = fcntl.ioctl(sock, 0x8933, struct.pack("=16sI12x", name.encode()[:15], 0))  # SIOCGIFINDEX
+    except OSError as error:
+        raise OSError(error.errno, f"no interface {name!r}: {error.strerror}") from None
+    return int(struct.unpack_from("=I", found, 16)[0])

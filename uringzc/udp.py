@@ -1,0 +1,559 @@
+"""UdpSender: send() that is safe like a socket's, and several times faster.
+
+Theory of operation
+    ``send`` copies a datagram into registered memory, behind the one before it: datagrams of one size to one
+    destination form a *train*, which leaves as one request (UDP_SEGMENT) without another copy. Trains wait in
+    a batch and are submitted together; each has its result when the submission returns, and what failed is
+    sent again by a plain system call. All of that is compiled (``_native/gather.c``, ``trains.c``) and calls
+    the Mender for what is not fast. Nothing that the program still owns is ever referred to by ``send``, so
+    there are no lifetime rules; the calls that do not copy (``send_region``, a large ``bytes``, a lease) say
+    what they hold and until when.
+
+    What waits leaves with the next full batch, flush, drain or close, and after ``max_delay`` by a plain send
+    of a timer's thread, which does not touch the ring: the ring stays with the thread that it belongs to.
+"""
+
+import logging
+import operator
+import os
+import select
+import socket
+import sys
+import time
+import warnings
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from uringzc import address, memory
+from uringzc._send import Gather, Lease
+from uringzc.address import Address
+from uringzc.engine import Engine, choose
+from uringzc.errors import E_THREAD, SendError, refuse
+from uringzc.memory import Region
+from uringzc.mender import Mender
+from uringzc.notif import COMPLETIONS, Notification, Notifier
+from uringzc.policy import MODES
+from uringzc.probe import most_segments
+from uringzc.scheduler import Scheduler
+from uringzc.sockopt import check_udp, make_room, open_udp
+from uringzc.uring import ARENA_LEAST
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+#: from so many bytes on, what can not change is sent from where it is
+LARGE = 16 << 10
+#: requests below so many bytes are copied: that is faster
+LEAST = 1024
+MAX_INFLIGHT = 1024
+_SLICES = 4096  # datagrams of send_slices() between two looks at the world
+log = logging.getLogger("uringzc")
+_KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
+
+
+@dataclass(frozen=True)
+class UdpStats:
+    """What a sender has done up to a moment. Counts of datagrams, unless it says requests."""
+
+    datagrams: int  #: taken, and not only waiting to be joined by others
+    bytes: int  #: of those
+    waiting: int  #: taken, and not yet given to the kernel
+    requests: int  #: given to the kernel through the ring: trains, and single datagrams
+    plain: int  #: system calls: single datagrams, what max_delay sent, what was sent again
+    zero_copy: int  #: requests sent zero-copy whose memory is free again
+    copied: int  #: of those, copied by the kernel after all
+    in_flight: int  #: requests whose memory the kernel may still read
+    resent: int  #: sent again after a failure
+    reordered: int  #: had overtaken one that was sent again
+    lost: int  #: given up, each with a SendError
+    unsegmented: int  #: times that a destination could not take a train
+    waits: int  #: times that a call waited for the network
+    sndbuf: int  #: bytes of SO_SNDBUF that were granted, as the kernel counts them
+
+
+class UdpSender:
+    """Sends datagrams. Any data may be reused as soon as the call returns, but for what the calls say.
+
+    `remote`: where ``send`` goes; without it each call names an address, or `sock` is connected. `sock`: an
+    existing IPv4 or IPv6 UDP socket, which stays the program's; without it the sender has one of its own,
+    `bind`: its own address, `family`: its address family (that of `remote`, else IPv4), `ttl`: of unicast and
+    multicast, `interface`: a name or the address of one, which multicast leaves by.
+
+    `scheduler`: share the ring, the arena and the charge for locked memory of another, in its thread.
+    `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
+    less if the limit for locked memory is lower. `max_inflight`: requests whose memory is not free yet.
+    `max_delay`: seconds after which what waits is sent, by a plain send, even if the program does not call
+    again; None: only at ``flush``, ``drain``, ``close``, and when a batch is full. `strict_order`: a request
+    is submitted when the one before it has its result. `blocking`: False raises BlockingIOError where a call
+    would wait for the network; ``fileno`` is readable when it is worth a try. `on_error` is called with each
+    SendError, and `notify` with the Notification of each of the sender's notifiers, when a call on the sender
+    ends. `debug`: as for Scheduler, for memory that is not copied.
+
+    Order: datagrams to one destination reach the device in the order of the calls, unless one fails and is
+    sent again (``stats.reordered``). Nothing is lost inside; what the kernel reports is told: see SendError.
+
+    It belongs to the thread that sends first; WrongThreadError in another. After fork: ClosedError in the
+    child. io_uring, Linux 6.0; trains, Linux 4.18.
+    """
+
+    def __init__(
+        self,
+        remote: Address | None = None,
+        *,
+        sock: socket.socket | None = None,
+        bind: Address | None = None,
+        family: int | None = None,
+        ttl: int | None = None,
+        interface: str | None = None,
+        scheduler: Scheduler | None = None,
+        engine: str = "auto",
+        zero_copy: str = "auto",
+        arena: int = 4 << 20,
+        max_inflight: int | None = None,
+        max_delay: float | None = 0.001,
+        strict_order: bool = False,
+        blocking: bool = True,
+        on_error: Callable[[SendError], object] | None = None,
+        notify: Callable[[Notification], object] | None = None,
+        debug: bool | None = None,
+    ) -> None:
+        self.closed = True
+        if zero_copy not in MODES:
+            raise ValueError(f"zero_copy is 'auto', 'always' or 'never', not {zero_copy!r}")
+        if max_delay is not None and not 0 < max_delay <= 3600:
+            raise ValueError(
+                f"max_delay is seconds, more than 0 and at most 3600, or None; not {max_delay!r}"
+            )
+        if not isinstance(arena, int) or not ARENA_LEAST <= arena <= 1 << 30:
+            raise ValueError(f"an arena is {ARENA_LEAST} to {1 << 30} bytes, not {arena!r}")
+        if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
+            raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
+        self._mode = zero_copy
+        self._own_socket = sock is None
+        self._own_engine = scheduler is None
+        self._blocking = blocking
+        self._max_delay = max_delay
+        self._poll: select.epoll | None = None
+        most = max_inflight or MAX_INFLIGHT
+        if sock is None:
+            sock = open_udp(remote, bind, family, ttl, interface)
+        elif any(given is not None for given in (bind, family, ttl, interface)):
+            raise ValueError("bind, family, ttl and interface are for a socket of the sender's own")
+        check_udp(sock)
+        self._sock = sock
+        try:
+            if scheduler is None:
+                if debug is None:
+                    debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
+                self._engine: Engine = choose(engine, most, COMPLETIONS["none"], debug)
+            else:
+                self._engine = scheduler._engine
+                most = self._engine.slots.most
+            self._build(remote, arena, most, strict_order, on_error, notify)
+        except BaseException:
+            self._abort()
+            raise
+        # The contracts are the methods below; an instance carries the compiled ones, without a frame between.
+        self.send = self._gather.send  # type: ignore[method-assign]
+        self.sendto = self._gather.sendto  # type: ignore[assignment,method-assign]
+        self.lease = self._gather.lease  # type: ignore[assignment,method-assign]
+        self.closed = False
+
+    def _build(
+        self,
+        remote: Address | None,
+        arena: int,
+        most: int,
+        strict_order: bool,
+        on_error: Callable[[SendError], object] | None,
+        notify: Callable[[Notification], object] | None,
+    ) -> None:
+        sock, engine = self._sock, self._engine
+        family = int(sock.family)
+        self._mender = Mender(sock, family, self._mode, self._max_delay, engine, on_error, notify)
+        self._arena = engine.make_arena(arena)
+        # zero-copy is charged by the page: room for what the arena holds, or for many small requests
+        make_room(sock, max(2 * arena, min(most * 5120, 64 << 20)))
+        self._gather = Gather(
+            queue=engine.queue,
+            arena=self._arena,
+            sock=sock,
+            mender=self._mender,
+            own=self._own_socket,
+            blocking=self._blocking,
+            strict=strict_order,
+            always=self._mode == "always",
+            most=65507 if family == socket.AF_INET else 65527,
+            large=LARGE,
+            least=LEAST,
+            limit=most_segments(),
+            max_inflight=most,
+            max_delay=int((self._max_delay or 0) * 1e9),
+        )
+        engine.attach(self, self._gather)
+        self._gather.default(b"" if remote is None or self._own_socket else address.pack(family, remote))
+        if self._own_socket and self._own_engine:
+            engine.register_socket(sock)
+        if not self._blocking:
+            self._poll = select.epoll()
+            self._poll.register(engine.fileno(), select.EPOLLIN)
+            self._poll.register(sock, 0)
+            self._mender.poll = self._poll
+
+    def _abort(self) -> None:
+        """The constructor failed: what it made is given back."""
+        gather: Gather | None = getattr(self, "_gather", None)
+        engine: Engine | None = getattr(self, "_engine", None)
+        if gather is not None and engine is not None:
+            gather.close()
+            engine.detach(gather)
+        if engine is not None and self._own_engine:
+            engine.close()
+        if self._own_socket:
+            self._sock.close()
+
+    # -- sending
+
+    def send(self, data: "Buffer", to: Address | None = None) -> int:
+        """Takes one datagram, and returns its size, as ``socket.send`` does. 0 bytes are a datagram too.
+
+        `data` may be reused at once: it was copied. But for a ``bytes`` of 16 KiB or more, which can not
+        change: it is held, and sent from where it is. `to`: where to, if not to `remote` or where the socket
+        is connected to; a name is resolved each time that it is given, in the call.
+
+        Raises only what this datagram is the cause of, and has not taken it then: TypeError or BufferError
+        for what is no contiguous buffer or no address, OSError EMSGSIZE for more than UDP carries, EBADF for
+        a socket that was closed, BlockingIOError (``blocking=False``) where it would wait. What becomes of it
+        later is told by ``on_error``, or raised by the next flush, drain or close.
+        """
+        return self._gather.send(data, to)  # only reached through the class
+
+    def sendto(self, data: "Buffer", *address: Any) -> int:
+        """``sendto(data, address)``, or with flags between them, which must be 0: as ``send(data, to)``."""
+        return self._gather.sendto(data, *address)  # only reached through the class
+
+    def send_many(
+        self, datagrams: "Iterable[Buffer]", to: "Address | Iterable[Address] | None" = None
+    ) -> int:
+        """As ``send`` of each, in one call. `to` is one address, or one for each datagram. Returns how many.
+
+        An error ends it. What came before is sent; BlockingIOError says in ``characters_written`` how many.
+        """
+        return self._gather.send_many(datagrams, to)
+
+    def fan_out(self, data: "Buffer", addresses: Iterable[Address]) -> Notifier:
+        """One payload, kept in one place, to many addresses; done when all of them are.
+
+        An error ends it, as in ``send_many``.
+        """
+        self._gather.flush()
+        self._gather.fan_out(data, addresses)
+        return self.flush()
+
+    def lease(self, size: int) -> Lease:
+        """`size` bytes of registered memory to fill, and to ``send`` without a copy.
+
+        It is given back by ``Lease.send``, by leaving a ``with`` block, or by dropping it. BlockingIOError
+        when leases that were not sent hold the whole arena. ValueError for more than a datagram carries.
+        """
+        return self._gather.lease(size)  # only reached through the class
+
+    def register(self, buffer: "int | Buffer") -> Region:
+        """Memory for ``send_region`` and ``send_slices``: see ``Scheduler.register``."""
+        return self._engine.register(buffer)
+
+    def send_region(
+        self,
+        region: "Region | Buffer",
+        offset: int = 0,
+        length: int | None = None,
+        segment: int | None = None,
+        to: Address | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """`length` bytes of memory as datagrams of `segment` bytes each, without a copy. Returns how many.
+
+        A registered ``Region``, or any buffer: a mapped file, an array. Without `segment` it is one datagram.
+        The memory is held, and must not be written, until a ``flush`` after this is done. `progress` is
+        called with the number of datagrams so far, after each batch; an exception of it, or Ctrl-C, ends the
+        call, and what was taken until then is sent. No more than fits the socket's buffer is in flight.
+        """
+        total = len(region) if isinstance(region, Region) else memoryview(region).nbytes
+        offset = operator.index(offset)
+        length = total - offset if length is None else operator.index(length)
+        segment = max(length, 1) if segment is None else operator.index(segment)
+        if offset < 0 or length < 0 or offset + length > total:
+            raise ValueError(
+                f"bytes {offset} to {offset + length} are not all in the {total} bytes of the memory"
+            )
+        if not 1 <= segment <= 65535:
+            raise ValueError(f"a segment is a datagram, 1 to 65507 bytes, not {segment}")
+
+        def block(done: int) -> int:
+            at = done * segment
+            return -(-self._gather.send_block(region, offset + at, length - at, segment, to) // segment)
+
+        return self._in_blocks(-(-length // segment), block, progress)
+
+    def send_slices(
+        self,
+        region: "Region | Buffer",
+        offsets: "Sequence[int] | Buffer",
+        lengths: "Sequence[int] | Buffer",
+        to: Address | None = None,
+        *,
+        progress: Callable[[int], object] | None = None,
+    ) -> int:
+        """A datagram for each offset and length in the memory, in one call: a capture. Returns how many.
+
+        Two arrays of 32 or 64 bits (numpy, array.array), or sequences of ints. Pieces below 16 KiB are joined
+        to trains, which is faster than to send each from where it is; the others are not copied. Nothing is
+        sent if one of them is not all in the memory (ValueError). Otherwise as ``send_region``.
+        """
+        starts, start_kind = _integers("offsets", offsets)
+        sizes, size_kind = _integers("lengths", lengths)
+        count = len(starts)
+        if len(sizes) != count:
+            raise ValueError(f"{count} offsets and {len(sizes)} lengths")
+        arrays = (
+            memory.address_of(starts.cast("B")),
+            start_kind,
+            memory.address_of(sizes.cast("B")),
+            size_kind,
+        )
+        whole = region if isinstance(region, Region) else memoryview(region)
+        right = self._gather.send_slices(whole, *arrays, 0, count) if count else 0
+        if right < count:
+            piece = f"piece {right}, {sizes[right]} bytes at {starts[right]}"
+            raise ValueError(f"{piece}, is not all in the memory, or larger than a datagram")
+
+        def block(done: int) -> int:
+            return self._gather.send_slices(whole, *arrays, done, min(count, done + _SLICES), to)
+
+        return self._in_blocks(count, block, progress)
+
+    def _in_blocks(
+        self, count: int, block: Callable[[int], int], progress: Callable[[int], object] | None
+    ) -> int:
+        done = 0
+        while done < count:
+            try:
+                done += block(done)
+            except BlockingIOError as error:
+                error.characters_written = done
+                raise
+            if progress is not None:
+                progress(done)
+        return done
+
+    # -- the end of things
+
+    def flush(self) -> Notifier:
+        """Everything that was taken is on its way when it returns: each request has its result.
+
+        The Notifier is done when the kernel holds none of the memory any more. Raises the first SendError
+        that nobody was told. BlockingIOError (``blocking=False``) where it would wait: the rest stays taken.
+        """
+        numbers = self._gather.flush()
+        if self._mender.errors:
+            self._raise()
+        return _NOTHING if numbers is None else Notifier(self._engine, *numbers)
+
+    def _raise(self) -> None:
+        error = self._mender.take_errors()
+        if error is not None:
+            raise error
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Flushes, and returns when the kernel holds no memory of this sender any more.
+
+        TimeoutError says what it holds. BlockingIOError with ``blocking=False`` as ``flush``.
+        """
+        self._gather.flush()
+        if not self._gather.look():
+            gather = self._gather
+            self._engine.wait_for(lambda: gather.in_flight, timeout, "drain")
+        self._raise()
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Takes no more, flushes, drains, and ends. May be repeated.
+
+        What the kernel holds after `timeout` is parked, see ``Scheduler.close``; what could not be sent in
+        that time is lost, with a SendError. Closes a socket of the sender's own; leases and regions end.
+        """
+        if self.closed:
+            return
+        if not self._engine.mine():
+            refuse(E_THREAD)
+        deadline = time.monotonic() + timeout
+        self.closed = True
+        try:
+            self._send_rest(deadline)
+        finally:
+            self._end(max(0.0, deadline - time.monotonic()))
+        self._raise()
+
+    def _send_rest(self, deadline: float) -> None:
+        gather = self._gather
+        while True:
+            with suppress(BlockingIOError, TimeoutError):
+                gather.flush()
+                break
+            if time.monotonic() > deadline:
+                break
+            select.select([], [self._sock], [], 0.01)
+        with suppress(TimeoutError):
+            left = max(0.0, deadline - time.monotonic())
+            if gather.in_flight:
+                self._engine.wait_for(lambda: gather.in_flight, left, "close")
+            gather.look()
+
+    def _end(self, timeout: float) -> None:
+        self._gather.close()
+        lost = self._gather.discard()
+        if lost:
+            self._mender.gave_up(lost)
+        self._mender.join()
+        if self._poll is not None:
+            self._poll.close()
+        self._engine.detach(self._gather)
+        if self._own_engine:
+            self._engine.close(timeout)
+        if self._own_socket:
+            self._sock.close()
+
+    def __enter__(self) -> "UdpSender":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception:
+            if error is None:
+                raise
+            log.exception("while another exception was on its way")
+
+    def __del__(self) -> None:
+        if getattr(self, "closed", True) or self._engine.dead:
+            return
+        self.closed = True
+        gather = self._gather
+        gather.rescue(False)  # what it has taken it sends: plainly, and in any thread
+        gather.close()
+        if self._own_engine:
+            self._engine.drop(self)
+        else:
+            warnings.warn("UdpSender was not closed", ResourceWarning, source=self, stacklevel=2)
+
+    # -- what it does
+
+    def fileno(self) -> int:
+        """A descriptor for poll and select: readable when a call that would have waited is worth a try."""
+        if self._poll is None:
+            return self._engine.fileno()
+        return self._poll.fileno()
+
+    @property
+    def stats(self) -> UdpStats:
+        """A snapshot of what it has done."""
+        gather, mender = self._gather, self._mender
+        return UdpStats(
+            datagrams=gather.datagrams,
+            bytes=gather.nbytes,
+            waiting=gather.waiting,
+            requests=gather.requests,
+            plain=gather.plain,
+            zero_copy=gather.settled,
+            copied=gather.copied,
+            in_flight=gather.in_flight,
+            resent=mender.resent,
+            reordered=gather.reordered,
+            lost=mender.lost,
+            unsegmented=mender.split,
+            waits=gather.waits,
+            sndbuf=gather.sndbuf,
+        )
+
+    def explain(self) -> str:
+        """What is being done, and why, in a few sentences."""
+        gather, mender = self._gather, self._mender
+        how = {
+            "always": "Each request is zero-copy, as asked.",
+            "never": "Each request is copied, as asked.",
+        }.get(self._mode)
+        if how is None:
+            used = gather.routes
+            copying = mender.copying
+            how = (
+                f"Requests of {LEAST} bytes and more are zero-copy, smaller ones are copied, which is faster."
+            )
+            if copying:
+                how = (
+                    f"The kernel copies what goes to {copying} of {used} destinations (loopback, a device "
+                    "without checksum offload, or somebody captures): they get plain copies, and are asked "
+                    "again later."
+                )
+        pinned = self._arena.memory.buffer >= 0
+        size = self._arena.memory.length
+        where = f"an arena of {size >> 10} KiB" + (
+            "" if pinned else ", not registered (RLIMIT_MEMLOCK is too low), which costs some speed"
+        )
+        limit = most_segments()
+        trains = (
+            f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
+        )
+        split = f" {mender.split} times a destination could not take a train." if mender.split else ""
+        return (
+            f"{self._engine.name}; {how} It gathers in {where}, and sends {trains}.{split} "
+            f"SO_SNDBUF is {self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >> 10} KiB."
+        )
+
+    def __repr__(self) -> str:
+        state = ", closed" if self.closed else ""
+        return f"<UdpSender, {self._engine.name}, {self._gather.datagrams} datagrams{state}>"
+
+
+class _Nothing:
+    """The engine of a notifier without requests."""
+
+    slots: Any = None
+
+    def look(self) -> None:
+        """Nothing to see."""
+
+    def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str) -> None:
+        """Nothing to wait for."""
+
+
+class _Done(Notifier):
+    """Nothing is in flight."""
+
+    __slots__ = ()
+
+    def _unsettled(self) -> int:
+        return 0
+
+
+_NOTHING = _Done(_Nothing())
+
+
+def _integers(name: str, values: "Sequence[int] | Buffer") -> tuple[memoryview, int]:
+    """An array of 32 or 64 bits as it lies in memory, and its kind for the compiled part."""
+    try:
+        view = memoryview(values)  # type: ignore[arg-type]
+    except TypeError:
+        view = memoryview(array("q", values))  # type: ignore[arg-type]
+    kind = view.format.lstrip("@=<") if view.format else ""
+    if view.ndim != 1 or not view.c_contiguous or kind not in _KINDS:
+        if view.ndim != 1 or kind not in "bBhH" or not kind:
+            raise TypeError(f"{name} is a contiguous array of integers, not of format {view.format!r}")
+        view = memoryview(array("q", view.tolist()))
+        kind = "q"
+    return view, _KINDS[kind]
