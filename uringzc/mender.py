@@ -9,9 +9,11 @@ import logging
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uringzc import address
@@ -29,12 +31,18 @@ log = logging.getLogger("uringzc")
 TRIES = 4
 #: seconds that a full queue on the way is waited for, in all tries together
 PATIENCE = 0.2
+#: the most that are kept for a program that does not ask
+ERRORS = 1024
 #: the destination can not take the train, maybe its datagrams
 _SPLIT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE)
 #: the kernel has no memory to lock or to send from: copying needs less
 _COPY = (errno.ENOMEM, errno.EFAULT, errno.EOPNOTSUPP)
 #: news of the socket that came with this datagram, and not its own: of an earlier one, or of a full queue
 _NEWS = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
+#: what a plain send of the same may not meet; if it does, that is the answer
+_AGAIN = (*_SPLIT, *_COPY, *_NEWS, errno.ENOBUFS)
+_RECVERR = ((socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25))
+_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, _ICMP6: others are of results that were looked at
 
 
 class Row(NamedTuple):
@@ -57,6 +65,7 @@ class Mender:
         self,
         sock: socket.socket,
         family: int,
+        own: bool,
         mode: str,
         max_delay: float | None,
         engine: "Engine",
@@ -69,6 +78,7 @@ class Mender:
         self._engine = engine
         self._timer: threading.Thread | None = None
         self.poll: select.epoll | None = None
+        self._own = own
         self._mode = mode
         self._on_error = on_error
         self._notify = notify
@@ -77,7 +87,7 @@ class Mender:
         self._delivering = False
         self.errors: list[SendError] = []  #: not delivered
         self.notifications: list[Notification] = []
-        self.resent = self.lost = self.news = self.split = 0  #: datagrams, datagrams, times, destinations
+        self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
 
     # -- a sender's life
 
@@ -140,6 +150,27 @@ class Mender:
 
     # -- failures
 
+    def hear(self, number: int) -> None:
+        """The socket has word of an earlier datagram, which no request is to fail for."""
+        heard = self._read_error_queue() if self._own else []
+        for to, code in heard or [(None, number)]:
+            text = f"{os.strerror(code)}: word of an earlier datagram to {to or 'the peer'}"
+            self._tell(SendError(code, text, -1, 0, to))
+
+    def _read_error_queue(self) -> list[tuple[object, int]]:
+        """Whom the ICMP errors of the sender's own socket are about, and what they say."""
+        heard: list[tuple[object, int]] = []
+        with suppress(BlockingIOError):
+            while True:
+                flags = socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
+                _, parts, _, to = self.sock.recvmsg(0, 512, flags)
+                for level, kind, data in parts:
+                    if (level, kind) in _RECVERR and len(data) >= 16:
+                        code, origin = struct.unpack_from("=IB", data)
+                        if origin in _ICMP:
+                            heard.append((to or None, code))
+        return heard
+
     def mend(self, gather: "Gather", rows: list[tuple[Any, ...]]) -> None:
         """Sends again, in their order and by system calls, the trains that failed; says which it gave up."""
         for fields in rows:
@@ -149,11 +180,9 @@ class Mender:
             number = -row.result
             if row.datagrams > 1 and number in _SPLIT:
                 self._split(gather, row, number)
-            elif number in _COPY or number in _NEWS or number == errno.ENOBUFS:
+            elif number in _AGAIN:
                 if self._again(gather, row, 0, row.datagrams) and number in _NEWS:
-                    self._report(
-                        gather, row, number, 0, "word of an earlier datagram, this one was sent again"
-                    )
+                    self.hear(number)
             else:
                 self._give_up(gather, row, 0, row.datagrams, number)
             gather.mended(row.train)
@@ -182,7 +211,7 @@ class Mender:
         while code := gather.resend(row.train, at, count):
             number = -code
             if number == errno.EAGAIN:  # somebody fills the socket: there will be room
-                select.select([], [self.sock], [], 0.1)
+                gather.writable(100)
                 continue
             tries += 1
             if count > 1 and number in _SPLIT:
@@ -201,22 +230,23 @@ class Mender:
     def _give_up(self, gather: "Gather", row: Row, at: int, count: int, number: int) -> None:
         self.lost += count
         for one in range(at, at + count):
-            self._report(gather, row, number, one, "it was not sent")
+            self._report(gather, row, number, one, "was not sent")
 
     def gave_up(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""
         self.lost += count
         text = f"{count} datagrams could not be sent before the sender was closed"
-        self.errors.append(SendError(errno.ETIMEDOUT, text, -1, 0, None))
+        self._tell(SendError(errno.ETIMEDOUT, text, -1, 0, None))
 
     def _report(self, gather: "Gather", row: Row, number: int, at: int, what: str) -> None:
         size = min(row.size, row.nbytes - at * row.size)
         to = self.address_of(gather, row.route)
-        self.news += 1
-        if len(self.errors) < 1024:
-            which = f"datagram {row.first + at} of {size} bytes to {to or 'the peer'}"
-            text = f"{os.strerror(number)}: {which}: {what}"
-            self.errors.append(SendError(number, text, row.first + at, size, to))
+        which = f"datagram {row.first + at} of {size} bytes to {to or 'the peer'}"
+        self._tell(SendError(number, f"{os.strerror(number)}: {which} {what}", row.first + at, size, to))
+
+    def _tell(self, error: SendError) -> None:
+        if len(self.errors) < ERRORS:
+            self.errors.append(error)
 
     # -- telling
 

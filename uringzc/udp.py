@@ -174,7 +174,8 @@ class UdpSender:
     ) -> None:
         sock, engine = self._sock, self._engine
         family = int(sock.family)
-        self._mender = Mender(sock, family, self._mode, self._max_delay, engine, on_error, notify)
+        own = self._own_socket
+        self._mender = Mender(sock, family, own, self._mode, self._max_delay, engine, on_error, notify)
         self._arena = engine.make_arena(arena)
         # zero-copy is charged by the page: room for what the arena holds, or for many small requests
         make_room(sock, max(2 * arena, min(most * 5120, 64 << 20)))

@@ -931,6 +931,14 @@ static PyObject *gather_resend(PyObject *self, PyObject *args) {
     return code == INT_MIN ? NULL : PyLong_FromLong(code);
 }
 
+/* writable(milliseconds): waits for the socket */
+static PyObject *gather_writable(PyObject *self, PyObject *milliseconds) {
+    long time = PyLong_AsLong(milliseconds);
+    if (PyErr_Occurred() || trains_writable((Gather *)self, (int)time) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
 /* mended(train): it was sent again, or given up */
 static PyObject *gather_mended(PyObject *self, PyObject *number) {
     unsigned long train = PyLong_AsUnsignedLong(number);
@@ -1096,6 +1104,7 @@ static PyMethodDef gather_methods[] = {
     {"discard", gather_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
     {"unwatch", gather_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
     {"resend", gather_resend, METH_VARARGS, "For the mender."},
+    {"writable", gather_writable, METH_O, "For the mender."},
     {"mended", gather_mended, METH_O, "For the mender."},
     {"limit", gather_limit, METH_VARARGS, "Limits the trains of a route."},
     {"route", gather_route, METH_O, "What is known of a route."},

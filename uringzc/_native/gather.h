@@ -164,6 +164,8 @@ int trains_look(Gather *g);
 int trains_flush(Gather *g);
 /* Datagrams [from, from + count) by a system call, without the ring. 0, -errno, or INT_MIN: an exception. */
 int trains_resend(Gather *g, const struct train *t, uint32_t from, uint32_t count);
+/* Waits until the socket can be written to. 0 or -1. */
+int trains_writable(Gather *g, int milliseconds);
 /* Everything that waits, in order, by system calls. The same; -EAGAIN: the rest must wait. */
 int trains_rescue(Gather *g);
 void trains_watcher(Gather *g, uzc_watcher *watcher);

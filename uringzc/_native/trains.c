@@ -150,6 +150,29 @@ int trains_look(Gather *g) {
     return queue_inside(g->queue, 0, 0, 0) < 0 ? -1 : trains_read(g);
 }
 
+/* Word of earlier datagrams, an ICMP error say, would fail one that has nothing to do with it, and those
+ * behind it would overtake: it is taken before. */
+static int take_news(Gather *g) {
+    int error = 0;
+    if (getsockopt(g->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) < 0 || !error)
+        return 0;
+    g->news = 1;
+    PyObject *told = PyObject_CallMethod(g->mender, "hear", "i", error);
+    Py_XDECREF(told);
+    return told ? 0 : -1;
+}
+
+/* Waits until the socket can be written to. An error queue that is not read ends a poll at once. */
+int trains_writable(Gather *g, int milliseconds) {
+    struct pollfd p = {.fd = g->fd, .events = POLLOUT};
+    Py_BEGIN_ALLOW_THREADS;
+    poll(&p, 1, milliseconds);
+    if (p.revents & POLLERR && !(p.revents & POLLOUT))
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    Py_END_ALLOW_THREADS;
+    return PyErr_CheckSignals();
+}
+
 /* Nothing may go now: until the socket has room, or the first request to a destination has arrived. 1 if the
  * sender does not wait. */
 static int wait_for_room(Gather *g) {
@@ -160,31 +183,34 @@ static int wait_for_room(Gather *g) {
     }
     g->waits++;
     const struct route *r = &g->routes[g->trains[0].route];
-    bool first = r->state == FIRST && waiting_bytes(g) < g->sndbuf;
-    struct pollfd p = {.fd = g->fd, .events = POLLOUT};
-    Py_BEGIN_ALLOW_THREADS;
-    if (first)
-        nanosleep(&(struct timespec){0, 50000}, NULL); /* its end gives no event */
-    else
-        poll(&p, 1, 100);
-    Py_END_ALLOW_THREADS;
+    if (r->state == FIRST && waiting_bytes(g) < g->sndbuf) {
+        int64_t waited = nanoseconds() - (r->deadline - ARRIVAL), pause = 20000 + waited / 4;
+        Py_BEGIN_ALLOW_THREADS; /* its arrival gives no event */
+        nanosleep(&(struct timespec){0, pause < 1000000 ? pause : 1000000}, NULL);
+        Py_END_ALLOW_THREADS;
+    } else if (trains_writable(g, 100) < 0 || take_news(g) < 0)
+        return -1;
     return trains_look(g);
 }
 
 /* -- requests */
 
-/* A socket of our own has trains of one size as its option, which is cheaper than a control message. */
-static void set_segment(Gather *g, uint32_t segment) {
-    if (g->own && segment != g->sock_segment &&
+/* A socket of our own has the size of the trains as its option, which is cheaper than a control message. But
+ * a single datagram that is not smaller would be cut, or refused where it is to be fragmented. */
+static void set_segment(Gather *g, uint32_t until) {
+    uint32_t segment = 0, single = 0;
+    for (uint32_t i = 0; i < until && g->own; i++) {
+        const struct train *t = &g->trains[i];
+        if (t->count > 1 && !segment)
+            segment = t->size;
+        if (t->count == 1 && t->size > single)
+            single = t->size;
+    }
+    if (single > segment)
+        segment = 0;
+    if (segment != g->sock_segment &&
         setsockopt(g->fd, IPPROTO_UDP, UDP_SEGMENT, &(int){(int)segment}, sizeof(int)) == 0)
         g->sock_segment = segment;
-}
-
-/* The control message that a train needs beside the option: 0 for none. */
-static uint32_t segment_of(const Gather *g, const struct train *t) {
-    if (t->count > 1)
-        return t->size == g->sock_segment ? 0 : t->size;
-    return g->sock_segment && t->size > g->sock_segment ? t->size : 0;
 }
 
 static void describe(const Gather *g, const struct train *t, uzc_send *send) {
@@ -198,7 +224,7 @@ static void describe(const Gather *g, const struct train *t, uzc_send *send) {
     send->buffers = t->holder ? t->buffers : m->buffers;
     send->to = r->to_length ? &r->to : NULL;
     send->to_length = r->to_length;
-    send->segment = segment_of(g, t);
+    send->segment = t->count > 1 && t->size != g->sock_segment ? t->size : 0;
     send->zero_copy = t->zero_copy;
 }
 
@@ -260,11 +286,8 @@ static int submit_some(Gather *g, uint32_t until) {
     uzc_send send = {
         .slot = g->slot, .count = 1, .socket = g->sock, .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL};
     int code = aim(q, g->sock, &send);
-    for (uint32_t i = 0; i < until && g->own && !code; i++)
-        if (g->trains[i].count > 1) {
-            set_segment(g, g->trains[i].size);
-            break;
-        }
+    if (!code)
+        set_segment(g, until);
     for (; !code && g->next < until; g->next++) {
         struct train *t = &g->trains[g->next];
         describe(g, t, &send);
@@ -402,7 +425,7 @@ int trains_submit(Gather *g) {
         if (code != -EAGAIN)
             return code == INT_MIN ? -1 : 0;
     }
-    if (take_socket(g) < 0)
+    if (take_socket(g) < 0 || take_news(g) < 0)
         return -1;
     for (code = 0; g->count && !code;) {
         uint32_t until = admit(g);
@@ -422,7 +445,8 @@ int trains_resend(Gather *g, const struct train *t, uint32_t from, uint32_t coun
     uint32_t start = from * t->size, length = count * t->size;
     if (length > t->nbytes - start)
         length = t->nbytes - start;
-    uint32_t segment = count > 1 ? t->size : g->sock_segment && length > g->sock_segment ? length : 0;
+    uint32_t segment = count > 1 ? t->size : 0;
+    bool differs = segment != g->sock_segment;
     union {
         char bytes[CMSG_SPACE(sizeof(uint16_t))];
         struct cmsghdr header;
@@ -433,8 +457,8 @@ int trains_resend(Gather *g, const struct train *t, uint32_t from, uint32_t coun
                              .msg_namelen = r->to_length,
                              .msg_iov = &piece,
                              .msg_iovlen = 1,
-                             .msg_control = segment && segment != g->sock_segment ? control.bytes : NULL,
-                             .msg_controllen = segment && segment != g->sock_segment ? sizeof control : 0};
+                             .msg_control = differs ? control.bytes : NULL,
+                             .msg_controllen = differs ? sizeof control : 0};
     if (descriptor(g->sock, &g->fd) < 0)
         return INT_MIN;
     int fd = g->fd;
