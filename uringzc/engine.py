@@ -55,6 +55,12 @@ class Engine(Protocol):
     def detach(self, gather: "Gather") -> None:
         """The sender is closed."""
 
+    def squeeze(self, gather: "Gather") -> bool:
+        """Other senders than this one give back what they can of the arena; whether there is any."""
+
+    def lost(self, gather: "Gather") -> None:
+        """The sender was dropped, in any thread."""
+
     def submit(self) -> int:
         """Hands what is queued to the kernel, and takes every result there is."""
 

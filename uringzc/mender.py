@@ -106,6 +106,10 @@ class Mender:
             self._timer.join()
         self._timer = None
 
+    def squeeze(self, gather: "Gather") -> bool:
+        """The arena is full, and not of this sender's: whether others gave something back."""
+        return self._engine.squeeze(gather)
+
     def blocked(self) -> None:
         """A call would have to wait for the socket: the program's poll is told when that is over."""
         if self.poll is not None:

@@ -59,7 +59,7 @@ _KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
 class UdpStats:
     """What a sender has done up to a moment. Counts of datagrams, unless it says requests."""
 
-    datagrams: int  #: taken, and not only waiting to be joined by others
+    datagrams: int  #: taken
     bytes: int  #: of those
     waiting: int  #: taken, and not yet given to the kernel
     requests: int  #: given to the kernel through the ring: trains, and single datagrams
@@ -178,7 +178,7 @@ class UdpSender:
         self._mender = Mender(sock, family, own, self._mode, self._max_delay, engine, on_error, notify)
         self._arena = engine.make_arena(arena)
         # zero-copy is charged by the page: room for what the arena holds, or for many small requests
-        make_room(sock, max(2 * arena, min(most * 5120, 64 << 20)))
+        make_room(sock, max(2 * arena, min(most * 5120, 16 << 20)))
         self._gather = Gather(
             queue=engine.queue,
             arena=self._arena,
@@ -251,8 +251,8 @@ class UdpSender:
 
         An error ends it, as in ``send_many``.
         """
-        self._gather.flush()
-        self._gather.fan_out(data, addresses)
+        self.flush()
+        self._gather.fan_out(data, list(addresses))
         return self.flush()
 
     def lease(self, size: int) -> Lease:
@@ -448,9 +448,11 @@ class UdpSender:
         gather = self._gather
         gather.rescue(False)  # what it has taken it sends: plainly, and in any thread
         gather.close()
+        gather.discard()
         if self._own_engine:
             self._engine.drop(self)
         else:
+            self._engine.lost(gather)
             warnings.warn("UdpSender was not closed", ResourceWarning, source=self, stacklevel=2)
 
     # -- what it does

@@ -97,6 +97,7 @@ class RingEngine:
         self.arena: Arena | None = None
         self.senders: weakref.WeakSet[Sender] = weakref.WeakSet()
         self._gathers: list[Gather] = []  # the accounts tell them what becomes of their requests
+        self._lost: list[Gather] = []
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._ring)),
             int(ffi.cast("uintptr_t", lib.uzc_ring_calls())),
@@ -185,8 +186,21 @@ class RingEngine:
 
     def detach(self, gather: Gather) -> None:
         """The sender is closed. While requests of it are in flight its gather stays."""
-        if gather in self._gathers and gather.unwatch():
+        if gather.unwatch():
             self._gathers.remove(gather)
+        else:
+            self._lost.append(gather)
+
+    def squeeze(self, gather: Gather) -> bool:
+        """Other senders than this one give back what they can of the arena; whether there is any."""
+        for other in self._gathers:
+            if other is not gather and not other.closed:
+                other.spare()
+        return self.arena is not None and self.arena.free > 0
+
+    def lost(self, gather: Gather) -> None:
+        """The sender was dropped, in any thread: a later call of the owner detaches it."""
+        self._lost.append(gather)
 
     # -- the kernel
 
@@ -210,6 +224,10 @@ class RingEngine:
     def tidy(self) -> None:
         """After whatever may have posted notifiers: drops what they held, verifies it in debug mode."""
         self.queue.release()
+        if self._lost and self.mine():
+            lost, self._lost = self._lost, []
+            for gather in lost:
+                self.detach(gather)
         try:
             self._verify()
         finally:

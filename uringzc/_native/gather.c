@@ -68,6 +68,15 @@ static PyObject *leave(Gather *g, PyObject *result) {
     return result;
 }
 
+/* What a call raises that can not be waited for: code 1, else it has raised already. Always -1. */
+static int would_block(int code, const char *why) {
+    PyObject *arguments = code > 0 ? Py_BuildValue("(is)", EAGAIN, why) : NULL;
+    if (arguments)
+        PyErr_SetObject(PyExc_BlockingIOError, arguments);
+    Py_XDECREF(arguments);
+    return -1;
+}
+
 /* -- destinations */
 
 static int new_route(Gather *g, PyObject *packed, uint32_t *route) {
@@ -121,10 +130,8 @@ static int forget_routes(Gather *g) {
     int code = trains_submit(g);
     while (code == 0 && g->in_flight)
         code = trains_wait(g);
-    if (code > 0)
-        PyErr_SetString(PyExc_BlockingIOError, "too many destinations while the network is full");
     if (code)
-        return -1;
+        return would_block(code, "too many destinations while the network takes no more");
     PyDict_Clear(g->destinations);
     g->route_count = 1;
     Py_CLEAR(g->last_to);
@@ -213,12 +220,18 @@ static int submit_if_full(Gather *g) {
 static int close_for_next(Gather *g) {
     close_train(g);
     int code = submit_if_full(g);
-    if (code > 0)
-        refuse(g->queue, UZC_E_QUEUE);
-    return code ? -1 : 0;
+    return code ? would_block(code, "the network takes no more at the moment") : 0;
 }
 
-int make_place(Gather *g, size_t n) {
+/* Other senders of this engine give their blocks back; 1 if that gave nothing. */
+static int squeeze(Gather *g) {
+    PyObject *free_now = PyObject_CallMethod(g->mender, "squeeze", "O", g);
+    int some = free_now ? PyObject_IsTrue(free_now) : -1;
+    Py_XDECREF(free_now);
+    return some < 0 ? -1 : !some;
+}
+
+static int make_place(Gather *g, size_t n) {
     if (g->block != NO_BLOCK && (size_t)(g->end - g->at) >= n)
         return 0;
     if (close_for_next(g) < 0)
@@ -226,12 +239,14 @@ int make_place(Gather *g, size_t n) {
     leave_block(g);
     while ((g->block = arena_take(g->arena)) == NO_BLOCK) {
         int code = trains_submit(g);
-        if (code == 0)
+        if (code == 0 && g->in_flight)
             code = trains_wait(g);
-        if (code > 0)
-            refuse(g->queue, UZC_E_REQUESTS);
+        else if (code == 0) /* others that share the arena have it */
+            code = squeeze(g);
+        if (code > 0 && !g->in_flight)
+            return would_block(1, "leases that were not sent hold the whole arena: send or release them");
         if (code)
-            return -1;
+            return would_block(code, "the kernel still holds the whole arena");
     }
     g->at = g->arena->base + (size_t)g->block * BLOCK;
     g->end = g->at + BLOCK;
@@ -334,8 +349,8 @@ static int stage(Gather *g, const char *data, size_t n, uint32_t route, PyObject
 }
 
 /* The int that send() returns. */
-PyObject *sent_bytes(Gather *g, size_t n) {
-    if (!g->length || g->length_value != n) {
+inline PyObject *sent_bytes(Gather *g, size_t n) {
+    if (g->length_value != n || !g->length) {
         PyObject *length = PyLong_FromSize_t(n);
         if (!length)
             return NULL;
@@ -424,10 +439,8 @@ static PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t c
             size_t n = (size_t)PyBytes_Size(data);
             if (continues(g, 0, n)) {
                 append(g, PyBytes_AsString(data), n);
-                if (g->room >= n) {
-                    Py_INCREF(g->length);
-                    return g->length_value == n ? g->length : (Py_DECREF(g->length), sent_bytes(g, n));
-                }
+                if (g->room >= n)
+                    return sent_bytes(g, n);
                 if (gather_begin(g) < 0)
                     return NULL;
                 return leave(g, after(g) == 0 ? sent_bytes(g, n) : NULL);
@@ -467,8 +480,12 @@ static PyObject *gather_sendto(PyObject *self, PyObject *const *args, Py_ssize_t
     return send_slowly((Gather *)self, args[0], args[count - 1]);
 }
 
+/* ("host", port), and not an iterable of such. */
 static bool is_address(PyObject *to) {
-    return PyTuple_Check(to) && PyTuple_Size(to) >= 1 && PyUnicode_Check(PyTuple_GetItem(to, 0));
+    PyObject *first = PyTuple_Check(to) && PyTuple_Size(to) ? PyTuple_GetItem(to, 0)
+                      : PyList_Check(to) && PyList_Size(to) ? PyList_GetItem(to, 0)
+                                                            : NULL;
+    return first && PyUnicode_Check(first);
 }
 
 static void count_in_error(Py_ssize_t done) {
@@ -483,6 +500,21 @@ static void count_in_error(Py_ssize_t done) {
     Py_XDECREF(count);
     PyErr_Clear();
     PyErr_Restore(type, value, trace);
+}
+
+/* Inside again after code of the program, which may have raised, or closed the sender. */
+static int again(Gather *g) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (gather_begin(g) == 0) {
+        PyErr_Restore(type, value, trace);
+        return 0;
+    }
+    if (type) { /* the first of the two */
+        PyErr_Clear();
+        PyErr_Restore(type, value, trace);
+    }
+    return -1;
 }
 
 /* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
@@ -500,13 +532,29 @@ static PyObject *gather_send_many(PyObject *self, PyObject *args) {
         Py_XDECREF(addresses);
         return NULL;
     }
+    /* what runs code of the program does so outside: it may take its time, while the timer sends what waits
+     */
+    const bool slow = !PyList_CheckExact(datagrams) && !PyTuple_CheckExact(datagrams);
     bool ok = paired || find_route(g, to, &route) == 0;
     while (ok) {
+        if (slow)
+            gather_end(g);
         PyObject *data = PyIter_Next(items);
+        PyObject *address = data && paired ? PyIter_Next(addresses) : NULL;
+        if (slow && again(g) < 0) {
+            Py_CLEAR(data);
+            Py_CLEAR(address);
+            Py_DECREF(items);
+            Py_XDECREF(addresses);
+            return NULL;
+        }
         if (!data)
             break;
+        if (slow && !paired && find_route(g, to, &route) < 0) { /* the table may have been begun afresh */
+            Py_DECREF(data);
+            break;
+        }
         if (paired) {
-            PyObject *address = PyIter_Next(addresses);
             if (!address && !PyErr_Occurred())
                 PyErr_Format(PyExc_ValueError, "there are more datagrams than the %zd addresses", sent);
             ok = address && find_route(g, address, &route) == 0;
@@ -780,7 +828,7 @@ static PyObject *gather_flush(PyObject *self, PyObject *unused) {
     if (code == 0)
         code = trains_flush(g);
     if (code > 0)
-        refuse(g->queue, UZC_E_QUEUE);
+        would_block(code, "the network takes no more at the moment: what is left stays taken");
     PyObject *numbers = NULL;
     if (!PyErr_Occurred() && !g->notifier_count) {
         Py_INCREF(Py_None);
@@ -790,6 +838,21 @@ static PyObject *gather_flush(PyObject *self, PyObject *unused) {
             PyTuple_SetItem(numbers, i, PyLong_FromLongLong(g->notifiers[i]));
     }
     return leave(g, numbers);
+}
+
+/* spare(): sends what waits, and gives the block back that it fills */
+static PyObject *gather_spare(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    if (gather_begin(g) < 0)
+        return NULL;
+    close_train(g);
+    int code = trains_submit(g);
+    if (code == 0)
+        code = trains_flush(g);
+    if (code >= 0)
+        leave_block(g);
+    return leave(g, code < 0 ? NULL : PyBool_FromLong(!code));
 }
 
 /* look() -> whether nothing is in flight. Submits what may go. */
@@ -1075,15 +1138,29 @@ static void gather_dealloc(PyObject *self) {
     free_object(self);
 }
 
+static uint32_t open_count(const Gather *g) {
+    return g->open.size == NO_TRAIN ? 0 : (g->open.nbytes + g->open.size - 1) / g->open.size;
+}
+
+static PyObject *gather_datagrams(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    return PyLong_FromUnsignedLongLong(g->datagrams + open_count(g));
+}
+
+static PyObject *gather_nbytes(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    return PyLong_FromUnsignedLongLong(g->nbytes + (g->open.size == NO_TRAIN ? 0 : g->open.nbytes));
+}
+
 static PyObject *gather_waiting(PyObject *self, void *unused) {
     (void)unused;
     const Gather *g = (Gather *)self;
     unsigned long long waiting = 0;
     for (uint32_t i = 0; i < g->count; i++)
         waiting += g->trains[i].state == CLOSED ? g->trains[i].count : 0;
-    if (g->open.size != NO_TRAIN)
-        waiting += (g->open.nbytes + g->open.size - 1) / g->open.size;
-    return PyLong_FromUnsignedLongLong(waiting);
+    return PyLong_FromUnsignedLongLong(waiting + open_count(g));
 }
 
 static PyMethodDef gather_methods[] = {
@@ -1096,6 +1173,7 @@ static PyMethodDef gather_methods[] = {
     {"send_slices", gather_send_slices, METH_VARARGS, "A part of UdpSender.send_slices."},
     {"flush", gather_flush, METH_NOARGS,
      "Submits all; the numbers of its notifiers that are not done, or None."},
+    {"spare", gather_spare, METH_NOARGS, "Sends what waits, and gives back the block that it fills."},
     {"look", gather_look, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
     {"wait", gather_wait, METH_NOARGS,
      "The timer's: True when something waits for too long, False at the end."},
@@ -1113,9 +1191,7 @@ static PyMethodDef gather_methods[] = {
 
 #define COUNTER(name)                                                                                        \
     { #name, T_ULONGLONG, offsetof(Gather, name), READONLY, NULL }
-static PyMemberDef gather_members[] = {COUNTER(datagrams),
-                                       COUNTER(nbytes),
-                                       COUNTER(requests),
+static PyMemberDef gather_members[] = {COUNTER(requests),
                                        COUNTER(plain),
                                        COUNTER(waits),
                                        COUNTER(settled),
@@ -1129,7 +1205,9 @@ static PyMemberDef gather_members[] = {COUNTER(datagrams),
                                        {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
                                        {"mender", T_OBJECT, offsetof(Gather, mender), READONLY, NULL},
                                        {NULL, 0, 0, 0, NULL}};
-static PyGetSetDef gather_getset[] = {{"waiting", gather_waiting, NULL, "datagrams that were not sent", NULL},
+static PyGetSetDef gather_getset[] = {{"datagrams", gather_datagrams, NULL, "taken", NULL},
+                                      {"nbytes", gather_nbytes, NULL, "taken", NULL},
+                                      {"waiting", gather_waiting, NULL, "datagrams that were not sent", NULL},
                                       {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot gather_slots[] = {{Py_tp_init, gather_setup},
                                      {Py_tp_dealloc, gather_dealloc},
