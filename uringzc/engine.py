@@ -55,8 +55,8 @@ class Engine(Protocol):
     def detach(self, gather: "Gather") -> None:
         """The sender is closed."""
 
-    def squeeze(self, gather: "Gather") -> bool:
-        """Other senders than this one give back what they can of the arena; whether there is any."""
+    def squeeze(self, gather: "Gather", wait: bool) -> bool:
+        """Other senders than this one give back what they can of the arena; whether any of it is free."""
 
     def lost(self, gather: "Gather") -> None:
         """The sender was dropped, in any thread."""

@@ -108,7 +108,7 @@ class Mender:
 
     def squeeze(self, gather: "Gather") -> bool:
         """The arena is full, and not of this sender's: whether others gave something back."""
-        return self._engine.squeeze(gather)
+        return self._engine.squeeze(gather, self.poll is None)
 
     def blocked(self) -> None:
         """A call would have to wait for the socket: the program's poll is told when that is over."""

@@ -80,8 +80,8 @@ def _family_of(to: Address | None) -> int:
         raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
     if len(to) == 4:
         return socket.AF_INET6
-    if not to[0]:
-        return socket.AF_INET
+    with suppress(ValueError):
+        return socket.AF_INET6 if ipaddress.ip_address(to[0] or "0.0.0.0").version == 6 else socket.AF_INET
     return socket.getaddrinfo(to[0], None, 0, socket.SOCK_DGRAM)[0][0]
 
 

@@ -191,12 +191,20 @@ class RingEngine:
         else:
             self._lost.append(gather)
 
-    def squeeze(self, gather: Gather) -> bool:
-        """Other senders than this one give back what they can of the arena; whether there is any."""
-        for other in self._gathers:
-            if other is not gather and not other.closed:
-                other.spare()
-        return self.arena is not None and self.arena.free > 0
+    def squeeze(self, gather: Gather, wait: bool) -> bool:
+        """Other senders than this one give back what they can of the arena; whether any of it is free."""
+        arena = self.arena
+        others = [other for other in self._gathers if other is not gather and not other.closed]
+        for other in others:
+            other.spare()
+        if arena is None:
+            return False
+
+        def held() -> int:
+            return int(not arena.free and any(other.in_flight for other in others))
+
+        self.wait_for(held, None if wait else 0.0, None)
+        return arena.free > 0
 
     def lost(self, gather: Gather) -> None:
         """The sender was dropped, in any thread: a later call of the owner detaches it."""

@@ -231,14 +231,31 @@ static int squeeze(Gather *g) {
     return some < 0 ? -1 : !some;
 }
 
+/* A block with nothing in it: another one, or the one that it has if only this sender counts it. */
+static bool take_block(Gather *g) {
+    uint16_t block = g->block;
+    if (block == NO_BLOCK || atomic_load_explicit(&g->arena->uses[block], memory_order_acquire) > 1) {
+        block = arena_take(g->arena);
+        if (block == NO_BLOCK)
+            return false;
+        leave_block(g);
+    }
+    g->block = block;
+    g->at = g->arena->base + (size_t)block * BLOCK;
+    g->end = g->at + BLOCK;
+    return true;
+}
+
+/* Makes place for `n` bytes at g->at. May close the open train. */
 static int make_place(Gather *g, size_t n) {
     if (g->block != NO_BLOCK && (size_t)(g->end - g->at) >= n)
         return 0;
     if (close_for_next(g) < 0)
         return -1;
-    leave_block(g);
-    while ((g->block = arena_take(g->arena)) == NO_BLOCK) {
+    while (!take_block(g)) {
         int code = trains_submit(g);
+        if (code == 0 && take_block(g))
+            break; /* that has freed one, and maybe nothing else is to come */
         if (code == 0 && g->in_flight)
             code = trains_wait(g);
         else if (code == 0) /* others that share the arena have it */
@@ -248,8 +265,6 @@ static int make_place(Gather *g, size_t n) {
         if (code)
             return would_block(code, "the kernel still holds the whole arena");
     }
-    g->at = g->arena->base + (size_t)g->block * BLOCK;
-    g->end = g->at + BLOCK;
     return 0;
 }
 

@@ -264,20 +264,24 @@ int trains_wait(Gather *g) {
 
 /* Queues one, making room in the ring and in the accounts as needed. 0, 1, or -1. */
 static int push(Gather *g, uzc_send *send) {
-    for (;;) {
+    int code = 0;
+    for (bool looked = false; !code;) {
         long long done = g->queue->calls->queue(g->queue->engine, send);
-        int code = 0;
         if (done == 1)
             return 0;
-        if (done == UZC_E_QUEUE)
-            code = queue_inside(g->queue, 1, 0, 0) < 0 ? -1 : 0;
-        else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS)
-            code = trains_wait(g);
-        else
-            refuse(g->queue, done), code = -1;
-        if (code)
-            return code;
+        if (done == UZC_E_QUEUE) {
+            code = queue_inside(g->queue, 1, 0, 0);
+        } else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS) {
+            code = looked ? trains_wait(g) : trains_look(g); /* what has come back may be enough */
+            if (!code)
+                code = trains_flush(g);
+            looked = true;
+        } else {
+            refuse(g->queue, done);
+            code = -1;
+        }
     }
+    return code;
 }
 
 /* Makes requests of the trains up to `until`. 0, 1: not of all of them, or -1. */
@@ -292,16 +296,12 @@ static int submit_some(Gather *g, uint32_t until) {
         struct train *t = &g->trains[g->next];
         describe(g, t, &send);
         send.user_data = name_request(t, g->next);
-        g->awaited++; /* before: the kernel may run it at once */
+        code = push(g, &send);
+        if (code)
+            break;
+        g->awaited++;
         g->in_flight++;
         arena_use(g->arena, t->block);
-        code = push(g, &send);
-        if (code) {
-            g->awaited--;
-            g->in_flight--;
-            arena_drop(g->arena, t->block);
-            break;
-        }
         Py_INCREF(g->sock);
         Py_INCREF((PyObject *)send.memory);
         q->queued++;
