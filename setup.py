@@ -10,7 +10,7 @@ send = Extension(
     "uringzc._send",
     [
         f"{NATIVE}/{name}.c"
-        for name in ("module", "send", "sockets", "arguments", "memory", "arena", "gather", "trains")
+        for name in ("module", "send", "sockets", "arguments", "memory", "arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "sender")
     ],
     depends=[str(header) for header in Path(NATIVE).glob("*.h")],
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],

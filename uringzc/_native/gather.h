@@ -140,19 +140,76 @@ static inline void arena_drop(Arena *arena, uint16_t block) {
         atomic_fetch_sub_explicit(&arena->uses[block], 1, memory_order_release);
 }
 
-/* gather.c */
+/* sender.c */
 int gather_init(PyObject *module);
 int64_t nanoseconds(void);
 /* Every call that changes a sender begins and ends so: 0, or -1 with an exception. */
 int gather_begin(Gather *g);
 void gather_end(Gather *g);
-/* Inside only, as all below: the open train goes to the batch. */
-void close_train(Gather *g);
-/* A datagram that lies in the arena already. */
-int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block);
+/* The end of a call with a result: then what the mender has to tell is told, which may raise. */
+PyObject *leave(Gather *g, PyObject *result);
+/* What a call raises that may not wait: code 1, else it has raised already. Always -1. */
+int would_block(int code, const char *why);
+
+/* routes.c. Inside only, as all below. 0 or -1. */
 int find_route(Gather *g, PyObject *to, uint32_t *route);
+struct route *route_at(Gather *g, unsigned number);
+
+/* staging.c: 0, or -1 with an exception, and then the datagram was not taken */
+/* One that does not simply continue the open train. `immutable` keeps it where it is, if not NULL. */
+int stage(Gather *g, const char *data, size_t n, uint32_t route, PyObject *immutable);
+/* One that lies in the arena already. */
+int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block);
+/* A train that is complete, of memory that `t->holder` keeps, or the caller until it is submitted. */
+int add_train(Gather *g, const struct train *t);
+/* Place for `n` bytes at g->at. May close the open train. */
+int make_place(Gather *g, size_t n);
+void leave_block(Gather *g);
+/* The open train goes to the batch; a batch that is full leaves; both, and place in it for the next. */
+void close_train(Gather *g);
+int submit_if_full(Gather *g);
+int close_for_next(Gather *g);
+
+/* One that is like the datagram before it: most are. */
+static inline bool continues(const Gather *g, uint32_t route, size_t n) {
+    return n == g->open.size && route == g->open.route && n <= g->room;
+}
+static inline void append(Gather *g, const char *data, size_t n) {
+    memcpy(g->at, data, n);
+    g->at += n;
+    g->open.nbytes += (uint32_t)n;
+    g->room -= (uint32_t)n;
+}
+
+/* gather.c, regions.c, routes.c: methods of Gather */
 /* What send() returns. */
 PyObject *sent_bytes(Gather *g, size_t n);
+PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
+PyObject *gather_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *gather_send_many(PyObject *self, PyObject *args);
+PyObject *gather_fan_out(PyObject *self, PyObject *args);
+PyObject *gather_lease(PyObject *self, PyObject *size);
+PyObject *gather_send_block(PyObject *self, PyObject *args);
+PyObject *gather_send_slices(PyObject *self, PyObject *args);
+PyObject *gather_limit(PyObject *self, PyObject *args);
+PyObject *gather_route(PyObject *self, PyObject *number);
+PyObject *gather_default(PyObject *self, PyObject *packed);
+
+/* admission.c. 0; 1: the sender does not wait; -1: an exception */
+/* The socket's descriptor, and how large its buffer is. */
+int take_socket(Gather *g);
+/* Word of earlier datagrams, which would fail one that has nothing to do with it. */
+int take_news(Gather *g);
+/* Bytes that the kernel counts against the socket's buffer. */
+int waiting_bytes(const Gather *g);
+/* Whether anything may go to the destination, after the first request to it. */
+bool may_go(struct route *r, int outq);
+/* Up to which train of the batch. */
+uint32_t admit(Gather *g);
+/* Nothing may go: until that changes. */
+int wait_for_room(Gather *g);
+/* Until the socket can be written to. */
+int wait_writable(Gather *g, int milliseconds);
 
 /* trains.c. 0; 1: not everything, and the sender does not wait; -1: an exception. */
 int trains_submit(Gather *g);
@@ -162,12 +219,14 @@ int trains_wait(Gather *g);
 int trains_look(Gather *g);
 /* Flushes the notifier of what was queued. */
 int trains_flush(Gather *g);
-/* Datagrams [from, from + count) by a system call, without the ring. 0, -errno, or INT_MIN: an exception. */
-int trains_resend(Gather *g, const struct train *t, uint32_t from, uint32_t count);
-/* Waits until the socket can be written to. 0 or -1. */
-int trains_writable(Gather *g, int milliseconds);
-/* Everything that waits, in order, by system calls. The same; -EAGAIN: the rest must wait. */
-int trains_rescue(Gather *g);
+/* Takes the results of what was queued, mends what failed, forgets what has left. */
+int conclude(Gather *g);
 void trains_watcher(Gather *g, uzc_watcher *watcher);
+
+/* plain.c. 0, -errno, or INT_MIN: an exception. */
+/* Datagrams [from, from + count) of a train. */
+int resend(Gather *g, const struct train *t, uint32_t from, uint32_t count);
+/* Everything that waits, in order; -EAGAIN: the rest must wait on. */
+int rescue(Gather *g);
 
 #endif

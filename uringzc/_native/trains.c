@@ -1,28 +1,18 @@
 /* SPDX-License-Identifier: MIT
  *
- * Trains leave: admitted as far as the socket has room, queued as requests, submitted together. A datagram
- * request carries MSG_DONTWAIT, so every one has its result when enter() comes back, and nothing that is
- * submitted later can overtake it. What fails is left to the mender, in Python.
- *
- * The kernel loses the order of datagrams when the socket's buffer fills. So room = SO_SNDBUF - SIOCOUTQ is
- * asked for before each submission, and only as many trains are queued as it holds.
+ * Trains leave: queued as requests, submitted together. A datagram request carries MSG_DONTWAIT, so every one
+ * has its result when enter() comes back, and nothing that is submitted later can overtake it. What fails is
+ * left to the mender, in Python.
  */
 #include <limits.h>
-#include <linux/sockios.h>
 #include <netinet/udp.h>
-#include <poll.h>
-#include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
-#include <time.h>
 
 #include "gather.h"
 
 #ifndef UDP_SEGMENT
 #define UDP_SEGMENT 103
 #endif
-#define PAGE 4096u
-#define ARRIVAL 200000000 /* ns: how long the first request to a destination is waited for */
 
 /* -- what the accounts tell; without the GIL, but in the thread that is inside */
 
@@ -57,75 +47,6 @@ void trains_watcher(Gather *g, uzc_watcher *watcher) {
     *watcher = (uzc_watcher){g, on_result, on_settled};
 }
 
-/* -- admission */
-
-/* The socket's descriptor, and how large its buffer is: one that is not ours may have changed. */
-static int take_socket(Gather *g) {
-    if (descriptor(g->sock, &g->fd) < 0)
-        return -1;
-    if (g->fd < 0)
-        return refuse(g->queue, -EBADF), -1;
-    if (!g->own || !g->sndbuf)
-        getsockopt(g->fd, SOL_SOCKET, SO_SNDBUF, &g->sndbuf, &(socklen_t){sizeof g->sndbuf});
-    return 0;
-}
-
-static int waiting_bytes(const Gather *g) {
-    int bytes = 0;
-    return ioctl(g->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
-}
-
-/* What the socket is charged at most until the request has left. A qdisc may cut a train up, and then there
- * is a head for each datagram; a copy is charged by what was allocated for it. */
-static int64_t charge(const struct train *t) {
-    uint64_t heads = 1024 + (uint64_t)t->count * 768;
-    if (!t->zero_copy)
-        return (int64_t)(2 * (uint64_t)t->nbytes + heads + 1280);
-    uint64_t offset = (uintptr_t)t->data % PAGE;
-    return (int64_t)((offset + t->nbytes + PAGE - 1) / PAGE * PAGE + heads);
-}
-
-/* Whether the first request to a destination has arrived at the device: a neighbour that must be asked for
- * drops all but a few that come meanwhile. Known by its return, by the socket's queue, or not at all. */
-static bool arrived(const struct route *r, int outq) {
-    return r->returned > r->mark || outq <= r->outq || nanoseconds() > r->deadline;
-}
-
-static bool may_go(struct route *r, int outq) {
-    if (r->state == WARM)
-        return true;
-    if (r->state == FIRST) {
-        if (!arrived(r, outq))
-            return false;
-        r->state = WARM;
-        return true;
-    }
-    r->state = FIRST;
-    r->outq = outq;
-    r->mark = r->returned;
-    r->deadline = nanoseconds() + ARRIVAL;
-    return true;
-}
-
-/* Up to which train what waits may go now. */
-static uint32_t admit(Gather *g) {
-    int outq = waiting_bytes(g);
-    int64_t room = g->sndbuf - outq;
-    uint32_t at = 0;
-    for (bool alone = false; at < g->count && room > 0 && !alone; at++) {
-        struct train *t = &g->trains[at];
-        struct route *r = &g->routes[t->route];
-        const bool larger = t->count > 1 && t->size > r->proved;
-        if ((at && (g->strict || larger)) || !may_go(r, outq))
-            break;
-        t->zero_copy =
-            t->nbytes && (g->always || (r->zero_copy && t->nbytes >= g->least && t->size <= r->segment_most));
-        room -= charge(t);
-        alone = larger; /* a route that can not segment is found out before anything can overtake */
-    }
-    return at;
-}
-
 static uint32_t unsettled(Gather *g, int64_t number) {
     return g->queue->calls->unsettled(g->queue->calls->slots(g->queue->engine), (uint64_t)number);
 }
@@ -148,49 +69,6 @@ static int trains_read(Gather *g) {
 
 int trains_look(Gather *g) {
     return queue_inside(g->queue, 0, 0, 0) < 0 ? -1 : trains_read(g);
-}
-
-/* Word of earlier datagrams, an ICMP error say, would fail one that has nothing to do with it, and those
- * behind it would overtake: it is taken before. */
-static int take_news(Gather *g) {
-    int error = 0;
-    if (getsockopt(g->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) < 0 || !error)
-        return 0;
-    g->news = 1;
-    PyObject *told = PyObject_CallMethod(g->mender, "hear", "i", error);
-    Py_XDECREF(told);
-    return told ? 0 : -1;
-}
-
-/* Waits until the socket can be written to. An error queue that is not read ends a poll at once. */
-int trains_writable(Gather *g, int milliseconds) {
-    struct pollfd p = {.fd = g->fd, .events = POLLOUT};
-    Py_BEGIN_ALLOW_THREADS;
-    poll(&p, 1, milliseconds);
-    if (p.revents & POLLERR && !(p.revents & POLLOUT))
-        nanosleep(&(struct timespec){0, 1000000}, NULL);
-    Py_END_ALLOW_THREADS;
-    return PyErr_CheckSignals();
-}
-
-/* Nothing may go now: until the socket has room, or the first request to a destination has arrived. 1 if the
- * sender does not wait. */
-static int wait_for_room(Gather *g) {
-    if (!g->blocking) {
-        PyObject *told = PyObject_CallMethod(g->mender, "blocked", NULL);
-        Py_XDECREF(told);
-        return told ? 1 : -1;
-    }
-    g->waits++;
-    const struct route *r = &g->routes[g->trains[0].route];
-    if (r->state == FIRST && waiting_bytes(g) < g->sndbuf) {
-        int64_t waited = nanoseconds() - (r->deadline - ARRIVAL), pause = 20000 + waited / 4;
-        Py_BEGIN_ALLOW_THREADS; /* its arrival gives no event */
-        nanosleep(&(struct timespec){0, pause < 1000000 ? pause : 1000000}, NULL);
-        Py_END_ALLOW_THREADS;
-    } else if (trains_writable(g, 100) < 0 || take_news(g) < 0)
-        return -1;
-    return trains_look(g);
 }
 
 /* -- requests */
@@ -396,7 +274,7 @@ static void finish(Gather *g) {
 }
 
 /* Takes the results of what was queued, mends what failed. 0 or -1. */
-static int conclude(Gather *g) {
+int conclude(Gather *g) {
     while (g->awaited)
         if (queue_inside(g->queue, 1, 0, 0) < 0)
             return -1;
@@ -421,7 +299,7 @@ int trains_submit(Gather *g) {
     if (!g->count)
         return 0;
     if (is_lone(g)) {
-        code = trains_rescue(g);
+        code = rescue(g);
         if (code != -EAGAIN)
             return code == INT_MIN ? -1 : 0;
     }
@@ -435,61 +313,5 @@ int trains_submit(Gather *g) {
     }
     if (code >= 0 && (g->attached >= g->flush_requests || g->attached_bytes >= g->flush_bytes))
         return trains_flush(g) < 0 ? -1 : code;
-    return code;
-}
-
-/* -- plain system calls */
-
-int trains_resend(Gather *g, const struct train *t, uint32_t from, uint32_t count) {
-    const struct route *r = &g->routes[t->route];
-    uint32_t start = from * t->size, length = count * t->size;
-    if (length > t->nbytes - start)
-        length = t->nbytes - start;
-    uint32_t segment = count > 1 ? t->size : 0;
-    bool differs = segment != g->sock_segment;
-    union {
-        char bytes[CMSG_SPACE(sizeof(uint16_t))];
-        struct cmsghdr header;
-    } control = {.header = {CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT}};
-    memcpy(CMSG_DATA(&control.header), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
-    struct iovec piece = {(void *)(t->data + start), length};
-    struct msghdr message = {.msg_name = r->to_length ? (void *)&r->to : NULL,
-                             .msg_namelen = r->to_length,
-                             .msg_iov = &piece,
-                             .msg_iovlen = 1,
-                             .msg_control = differs ? control.bytes : NULL,
-                             .msg_controllen = differs ? sizeof control : 0};
-    if (descriptor(g->sock, &g->fd) < 0)
-        return INT_MIN;
-    int fd = g->fd;
-    ssize_t sent;
-    Py_BEGIN_ALLOW_THREADS;
-    sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0)
-        sent = -errno;
-    Py_END_ALLOW_THREADS;
-    g->plain += sent >= 0;
-    return sent < 0 ? (int)sent : 0;
-}
-
-int trains_rescue(Gather *g) {
-    if (g->awaited && g->inside != g->thread)
-        return -EAGAIN; /* requests are in the ring, which is the owner's */
-    int code = conclude(g) < 0 ? INT_MIN : 0;
-    while (g->count && !code) {
-        struct train *t = &g->trains[0];
-        if (take_socket(g) < 0)
-            return INT_MIN;
-        if (!may_go(&g->routes[t->route], waiting_bytes(g)))
-            return -EAGAIN;
-        code = trains_resend(g, t, 0, t->count);
-        if (code == INT_MIN || code == -EAGAIN)
-            return code;
-        t->zero_copy = false;
-        t->result = code ? code : (int32_t)t->nbytes;
-        t->state = code ? FAILED : DONE;
-        g->next = 1;
-        code = conclude(g) < 0 ? INT_MIN : 0;
-    }
     return code;
 }

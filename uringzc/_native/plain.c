@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Plain system calls, without the ring: for a single small datagram, for what has waited for too long, for
+ * what failed, and for senders that were left behind. Any thread that is inside may do this.
+ */
+#include <limits.h>
+#include <netinet/udp.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "gather.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
+
+int resend(Gather *g, const struct train *t, uint32_t from, uint32_t count) {
+    const struct route *r = &g->routes[t->route];
+    uint32_t start = from * t->size, length = count * t->size;
+    if (length > t->nbytes - start)
+        length = t->nbytes - start;
+    uint32_t segment = count > 1 ? t->size : 0;
+    bool differs = segment != g->sock_segment;
+    union {
+        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        struct cmsghdr header;
+    } control = {.header = {CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT}};
+    memcpy(CMSG_DATA(&control.header), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
+    struct iovec piece = {(void *)(t->data + start), length};
+    struct msghdr message = {.msg_name = r->to_length ? (void *)&r->to : NULL,
+                             .msg_namelen = r->to_length,
+                             .msg_iov = &piece,
+                             .msg_iovlen = 1,
+                             .msg_control = differs ? control.bytes : NULL,
+                             .msg_controllen = differs ? sizeof control : 0};
+    if (descriptor(g->sock, &g->fd) < 0)
+        return INT_MIN;
+    int fd = g->fd;
+    ssize_t sent;
+    Py_BEGIN_ALLOW_THREADS;
+    sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0)
+        sent = -errno;
+    Py_END_ALLOW_THREADS;
+    g->plain += sent >= 0;
+    return sent < 0 ? (int)sent : 0;
+}
+
+int rescue(Gather *g) {
+    if (g->awaited && g->inside != g->thread)
+        return -EAGAIN; /* requests are in the ring, which is the owner's */
+    int code = conclude(g) < 0 ? INT_MIN : 0;
+    while (g->count && !code) {
+        struct train *t = &g->trains[0];
+        if (take_socket(g) < 0)
+            return INT_MIN;
+        if (!may_go(&g->routes[t->route], waiting_bytes(g)))
+            return -EAGAIN;
+        code = resend(g, t, 0, t->count);
+        if (code == INT_MIN || code == -EAGAIN)
+            return code;
+        t->zero_copy = false;
+        t->result = code ? code : (int32_t)t->nbytes;
+        t->state = code ? FAILED : DONE;
+        g->next = 1;
+        code = conclude(g) < 0 ? INT_MIN : 0;
+    }
+    return code;
+}

@@ -1,0 +1,442 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The type Gather: a sender from its making to its end, the timer, and what the mender may ask for.
+ */
+#include <limits.h>
+#include <time.h>
+
+#include "gather.h"
+
+#define LINGER 200 /* ticks without a datagram, before the timer's thread goes to sleep */
+
+int64_t nanoseconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Begins a call that changes the sender. Its own thread waits for the timer; a call inside a call is refused.
+ */
+int gather_begin(Gather *g) {
+    unsigned long thread = PyThread_get_thread_ident();
+    if (g->closed || !g->queue->engine)
+        return refuse(g->queue, UZC_E_CLOSED), -1;
+    if (!g->thread) { /* the first call */
+        if (!g->queue->calls->mine(g->queue->calls->slots(g->queue->engine)))
+            return refuse(g->queue, UZC_E_THREAD), -1;
+        g->thread = thread;
+        PyObject *begun = PyObject_CallMethod(g->mender, "begin", "O", g);
+        Py_XDECREF(begun);
+        if (!begun) {
+            g->thread = 0;
+            return -1;
+        }
+    }
+    if (g->thread != thread)
+        return refuse(g->queue, UZC_E_THREAD), -1;
+    if (g->inside == thread || g->queue->busy)
+        return refuse(g->queue, UZC_E_BUSY), -1;
+    if (!PyThread_acquire_lock(g->lock, NOWAIT_LOCK)) {
+        Py_BEGIN_ALLOW_THREADS;
+        PyThread_acquire_lock(g->lock, WAIT_LOCK);
+        Py_END_ALLOW_THREADS;
+    }
+    g->ready = 0;
+    g->inside = thread;
+    return 0;
+}
+
+void gather_end(Gather *g) {
+    g->inside = 0;
+    g->ready = g->closed ? 0 : g->thread;
+    PyThread_release_lock(g->lock);
+}
+
+/* Ends a call; then what the mender has to tell is told, which may raise. */
+PyObject *leave(Gather *g, PyObject *result) {
+    gather_end(g);
+    if (!g->news || !result)
+        return result;
+    g->news = 0;
+    PyObject *told = PyObject_CallMethod(g->mender, "deliver", NULL);
+    Py_XDECREF(told);
+    if (!told)
+        Py_CLEAR(result);
+    return result;
+}
+
+/* What a call raises that can not be waited for: code 1, else it has raised already. Always -1. */
+int would_block(int code, const char *why) {
+    PyObject *arguments = code > 0 ? Py_BuildValue("(is)", EAGAIN, why) : NULL;
+    if (arguments)
+        PyErr_SetObject(PyExc_BlockingIOError, arguments);
+    Py_XDECREF(arguments);
+    return -1;
+}
+
+/* flush() -> None if nothing of the sender is in flight, else the numbers of its notifiers that are not done
+ */
+static PyObject *gather_flush(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    if (gather_begin(g) < 0)
+        return NULL;
+    close_train(g);
+    int code = trains_submit(g);
+    if (code == 0)
+        code = trains_flush(g);
+    if (code > 0)
+        would_block(code, "the network takes no more at the moment: what is left stays taken");
+    PyObject *numbers = NULL;
+    if (!PyErr_Occurred() && !g->notifier_count) {
+        Py_INCREF(Py_None);
+        numbers = Py_None;
+    } else if (!PyErr_Occurred() && (numbers = PyTuple_New(g->notifier_count))) {
+        for (uint32_t i = 0; i < g->notifier_count; i++)
+            PyTuple_SetItem(numbers, i, PyLong_FromLongLong(g->notifiers[i]));
+    }
+    return leave(g, numbers);
+}
+
+/* spare(): sends what waits, and gives the block back that it fills */
+static PyObject *gather_spare(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    if (gather_begin(g) < 0)
+        return NULL;
+    close_train(g);
+    int code = trains_submit(g);
+    if (code == 0)
+        code = trains_flush(g);
+    if (code >= 0)
+        leave_block(g);
+    return leave(g, code < 0 ? NULL : PyBool_FromLong(!code));
+}
+
+/* look() -> whether nothing is in flight. Submits what may go. */
+static PyObject *gather_look(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    if (gather_begin(g) < 0)
+        return NULL;
+    int error = trains_look(g);
+    return leave(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
+}
+
+/* rescue(late): sends what waits by system calls, in any thread; with `late` only if it waits for too long.
+ * Returns 0, or -errno: something stays. */
+static PyObject *gather_rescue(PyObject *self, PyObject *late) {
+    Gather *g = (Gather *)self;
+    unsigned long thread = PyThread_get_thread_ident();
+    int only_late = PyObject_IsTrue(late), code = 0;
+    if (only_late < 0)
+        return NULL;
+    if (g->inside == thread)
+        return PyLong_FromLong(-EBUSY);
+    if (!PyThread_acquire_lock(g->lock, NOWAIT_LOCK)) {
+        Py_BEGIN_ALLOW_THREADS;
+        PyThread_acquire_lock(g->lock, WAIT_LOCK);
+        Py_END_ALLOW_THREADS;
+    }
+    g->ready = 0;
+    g->inside = thread;
+    int64_t since = atomic_load(&g->since), now = nanoseconds();
+    if (!only_late || (since && now - since >= g->max_delay)) {
+        if (g->count < BATCH)
+            close_train(g);
+        code = rescue(g);
+        if (code)
+            atomic_store(&g->since, now); /* again a little later */
+    }
+    gather_end(g);
+    return code == INT_MIN ? NULL : PyLong_FromLong(code);
+}
+
+/* For the timer's thread: returns True when something has waited for too long, False when there is no more.
+ */
+static PyObject *gather_wait(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    bool late = false;
+    Py_BEGIN_ALLOW_THREADS;
+    pthread_mutex_lock(&g->mutex);
+    for (int idle = 0; !atomic_load(&g->ended);) {
+        int64_t since = atomic_load(&g->since), now = nanoseconds();
+        if (since && now - since >= g->max_delay) {
+            late = true;
+            break;
+        }
+        if (!since && idle++ == LINGER) { /* it is worth nothing to be woken for each single datagram */
+            atomic_store(&g->asleep, true);
+            if (!atomic_load(&g->since) && !atomic_load(&g->ended))
+                pthread_cond_wait(&g->woken, &g->mutex);
+            atomic_store(&g->asleep, false);
+            idle = 0;
+            continue;
+        }
+        if (since)
+            idle = 0;
+        int64_t until = (since ? since : now) + g->max_delay;
+        struct timespec time = {until / 1000000000, until % 1000000000};
+        pthread_cond_timedwait(&g->woken, &g->mutex, &time);
+    }
+    pthread_mutex_unlock(&g->mutex);
+    Py_END_ALLOW_THREADS;
+    return PyBool_FromLong(late);
+}
+
+/* Takes no more: what waits must have been sent. Any thread. */
+static PyObject *gather_close(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    g->closed = true;
+    g->ready = 0;
+    pthread_mutex_lock(&g->mutex);
+    atomic_store(&g->ended, true);
+    pthread_cond_broadcast(&g->woken);
+    pthread_mutex_unlock(&g->mutex);
+    Py_RETURN_NONE;
+}
+
+/* Forgets what waits, and gives its block back; of a closed sender. Returns how many datagrams were lost. */
+static PyObject *gather_discard(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    unsigned long long lost = 0;
+    if (!g->closed || g->inside || g->awaited)
+        return PyErr_Format(PyExc_RuntimeError, "discard() is for a closed sender");
+    if (g->count < BATCH)
+        close_train(g);
+    for (uint32_t i = 0; i < g->count; i++) {
+        lost += g->trains[i].count;
+        arena_drop(g->arena, g->trains[i].block);
+        Py_CLEAR(g->trains[i].holder);
+    }
+    g->count = g->next = 0;
+    leave_block(g);
+    return PyLong_FromUnsignedLongLong(lost);
+}
+
+/* Ends its slot. False while requests of it are in flight. */
+static PyObject *gather_unwatch(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    if (!g->queue->engine)
+        Py_RETURN_TRUE;
+    int error = g->queue->calls->unwatch(g->queue->calls->slots(g->queue->engine), g->slot);
+    return PyBool_FromLong(error != -EBUSY);
+}
+
+/* -- for the mender: Python, inside a call */
+
+static struct train *failed_train(Gather *g, unsigned train) {
+    if (g->inside == PyThread_get_thread_ident() && train < g->next)
+        return &g->trains[train];
+    PyErr_SetString(PyExc_RuntimeError, "this is for what has failed, while it is mended");
+    return NULL;
+}
+
+/* resend(train, from, count) -> 0 or -errno: datagrams of a train by a system call, as a train if count > 1
+ */
+static PyObject *gather_resend(PyObject *self, PyObject *args) {
+    Gather *g = (Gather *)self;
+    unsigned train, from, count;
+    if (!PyArg_ParseTuple(args, "III", &train, &from, &count))
+        return NULL;
+    struct train *t = failed_train(g, train);
+    if (!t)
+        return NULL;
+    if (!count || from >= t->count || count > t->count - from)
+        return PyErr_Format(PyExc_ValueError, "no datagrams %u to %u in the train", from, from + count);
+    int code = resend(g, t, from, count);
+    return code == INT_MIN ? NULL : PyLong_FromLong(code);
+}
+
+/* writable(milliseconds): waits for the socket */
+static PyObject *gather_writable(PyObject *self, PyObject *milliseconds) {
+    long time = PyLong_AsLong(milliseconds);
+    if (PyErr_Occurred() || wait_writable((Gather *)self, (int)time) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* mended(train): it was sent again, or given up */
+static PyObject *gather_mended(PyObject *self, PyObject *number) {
+    unsigned long train = PyLong_AsUnsignedLong(number);
+    if (PyErr_Occurred())
+        return NULL;
+    struct train *t = failed_train((Gather *)self, train > UINT32_MAX ? UINT32_MAX : (unsigned)train);
+    if (!t)
+        return NULL;
+    t->state = DONE;
+    t->result = 0;
+    Py_RETURN_NONE;
+}
+
+/* -- the type */
+
+static int gather_setup(PyObject *self, PyObject *args, PyObject *keywords) {
+    Gather *g = (Gather *)self;
+    static char *accepted[] = {"queue",    "arena",  "sock",         "mender",    "own",
+                               "blocking", "strict", "always",       "most",      "large",
+                               "least",    "limit",  "max_inflight", "max_delay", NULL};
+    PyObject *queue, *arena, *sock, *mender;
+    int own, blocking, strict, always;
+    unsigned max_inflight;
+    long long max_delay;
+    if (g->lock) {
+        PyErr_SetString(PyExc_TypeError, "a Gather is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOOppppIIIIIL", accepted, &queue, &arena, &sock,
+                                     &mender, &own, &blocking, &strict, &always, &g->most, &g->large,
+                                     &g->least, &g->limit, &max_inflight, &max_delay))
+        return -1;
+    if (Py_TYPE(arena) != arena_type || !((Arena *)arena)->memory ||
+        !PyObject_HasAttrString(queue, "readmit")) {
+        PyErr_SetString(PyExc_TypeError, "a Gather is made of a Queue and an Arena");
+        return -1;
+    }
+    Queue *q = (Queue *)queue;
+    uzc_watcher watcher;
+    trains_watcher(g, &watcher);
+    long long slot = q->engine ? q->calls->watch(q->calls->slots(q->engine), &watcher) : UZC_E_CLOSED;
+    if (slot < 0)
+        return refuse(q, slot), -1;
+    pthread_condattr_t clock;
+    pthread_condattr_init(&clock);
+    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
+    pthread_mutex_init(&g->mutex, NULL);
+    pthread_cond_init(&g->woken, &clock);
+    pthread_condattr_destroy(&clock);
+    g->lock = PyThread_allocate_lock();
+    g->destinations = PyDict_New();
+    if (!g->lock || !g->destinations)
+        return PyErr_NoMemory(), -1;
+    Py_INCREF(queue);
+    Py_INCREF(arena);
+    Py_INCREF(sock);
+    Py_INCREF(mender);
+    g->queue = q;
+    g->arena = (Arena *)arena;
+    g->sock = sock;
+    g->mender = mender;
+    g->own = (char)own;
+    g->blocking = (char)blocking;
+    g->strict = (char)strict;
+    g->always = (char)always;
+    g->slot = (uint32_t)slot;
+    g->block = NO_BLOCK;
+    g->open.size = NO_TRAIN;
+    g->max_delay = max_delay;
+    g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
+    g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK / 4;
+    return 0;
+}
+
+static void gather_dealloc(PyObject *self) {
+    Gather *g = (Gather *)self;
+    if (g->lock) {
+        PyThread_free_lock(g->lock);
+        pthread_mutex_destroy(&g->mutex);
+        pthread_cond_destroy(&g->woken);
+    }
+    for (uint32_t i = 0; i < g->count; i++)
+        Py_XDECREF(g->trains[i].holder);
+    PyMem_Free(g->routes);
+    PyMem_Free(g->notifiers);
+    Py_XDECREF(g->destinations);
+    Py_XDECREF(g->last_to);
+    Py_XDECREF(g->length);
+    Py_XDECREF((PyObject *)g->queue);
+    Py_XDECREF((PyObject *)g->arena);
+    Py_XDECREF(g->sock);
+    Py_XDECREF(g->mender);
+    free_object(self);
+}
+
+static uint32_t open_count(const Gather *g) {
+    return g->open.size == NO_TRAIN ? 0 : (g->open.nbytes + g->open.size - 1) / g->open.size;
+}
+
+static PyObject *gather_datagrams(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    return PyLong_FromUnsignedLongLong(g->datagrams + open_count(g));
+}
+
+static PyObject *gather_nbytes(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    return PyLong_FromUnsignedLongLong(g->nbytes + (g->open.size == NO_TRAIN ? 0 : g->open.nbytes));
+}
+
+static PyObject *gather_waiting(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    unsigned long long waiting = 0;
+    for (uint32_t i = 0; i < g->count; i++)
+        waiting += g->trains[i].state == CLOSED ? g->trains[i].count : 0;
+    return PyLong_FromUnsignedLongLong(waiting + open_count(g));
+}
+
+static PyMethodDef gather_methods[] = {
+    {"send", (PyCFunction)(void (*)(void))gather_send, METH_FASTCALL | METH_KEYWORDS, "See UdpSender.send."},
+    {"sendto", (PyCFunction)(void (*)(void))gather_sendto, METH_FASTCALL, "See UdpSender.sendto."},
+    {"send_many", gather_send_many, METH_VARARGS, "See UdpSender.send_many."},
+    {"fan_out", gather_fan_out, METH_VARARGS, "See UdpSender.fan_out."},
+    {"lease", gather_lease, METH_O, "See UdpSender.lease."},
+    {"send_block", gather_send_block, METH_VARARGS, "A part of UdpSender.send_region."},
+    {"send_slices", gather_send_slices, METH_VARARGS, "A part of UdpSender.send_slices."},
+    {"flush", gather_flush, METH_NOARGS,
+     "Submits all; the numbers of its notifiers that are not done, or None."},
+    {"spare", gather_spare, METH_NOARGS, "Sends what waits, and gives back the block that it fills."},
+    {"look", gather_look, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
+    {"wait", gather_wait, METH_NOARGS,
+     "The timer's: True when something waits for too long, False at the end."},
+    {"rescue", gather_rescue, METH_O, "Sends what waits by system calls, in any thread."},
+    {"close", gather_close, METH_NOARGS, "Takes no more, and ends the timer."},
+    {"discard", gather_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
+    {"unwatch", gather_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
+    {"resend", gather_resend, METH_VARARGS, "For the mender."},
+    {"writable", gather_writable, METH_O, "For the mender."},
+    {"mended", gather_mended, METH_O, "For the mender."},
+    {"limit", gather_limit, METH_VARARGS, "Limits the trains of a route."},
+    {"route", gather_route, METH_O, "What is known of a route."},
+    {"default", gather_default, METH_O, "Makes the route of send() without `to`."},
+    {NULL, NULL, 0, NULL}};
+
+#define COUNTER(name)                                                                                        \
+    { #name, T_ULONGLONG, offsetof(Gather, name), READONLY, NULL }
+static PyMemberDef gather_members[] = {COUNTER(requests),
+                                       COUNTER(plain),
+                                       COUNTER(waits),
+                                       COUNTER(settled),
+                                       COUNTER(copied),
+                                       COUNTER(reordered),
+                                       {"in_flight", T_UINT, offsetof(Gather, in_flight), READONLY, NULL},
+                                       {"routes", T_UINT, offsetof(Gather, route_count), READONLY, NULL},
+                                       {"sndbuf", T_INT, offsetof(Gather, sndbuf), READONLY, NULL},
+                                       {"slot", T_UINT, offsetof(Gather, slot), READONLY, NULL},
+                                       {"closed", T_BOOL, offsetof(Gather, closed), READONLY, NULL},
+                                       {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
+                                       {"mender", T_OBJECT, offsetof(Gather, mender), READONLY, NULL},
+                                       {NULL, 0, 0, 0, NULL}};
+static PyGetSetDef gather_getset[] = {{"datagrams", gather_datagrams, NULL, "taken", NULL},
+                                      {"nbytes", gather_nbytes, NULL, "taken", NULL},
+                                      {"waiting", gather_waiting, NULL, "datagrams that were not sent", NULL},
+                                      {NULL, NULL, NULL, NULL, NULL}};
+static PyType_Slot gather_slots[] = {{Py_tp_init, gather_setup},
+                                     {Py_tp_dealloc, gather_dealloc},
+                                     {Py_tp_new, PyType_GenericNew},
+                                     {Py_tp_methods, gather_methods},
+                                     {Py_tp_members, gather_members},
+                                     {Py_tp_getset, gather_getset},
+                                     {0, NULL}};
+static PyType_Spec gather_spec = {"uringzc._send.Gather", sizeof(Gather), 0, Py_TPFLAGS_DEFAULT,
+                                  gather_slots};
+
+int gather_init(PyObject *module) {
+    PyObject *type = PyType_FromSpec(&gather_spec);
+    return type && PyModule_AddObject(module, "Gather", type) == 0 ? 0 : -1;
+}
