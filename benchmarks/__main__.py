@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from benchmarks.baselines import Reference, plain
 from benchmarks.ours import Ours, as_array, as_items
 from benchmarks.pairs import Contender, Row, Sample
 from benchmarks.report import Found, write_report
+from benchmarks.udp import BRIEF, ENOUGH, Senders
 from uringzc import testing
 
 SIZES = (600, 1200, 4000, 8000, 16000, 32000, 65000)
@@ -58,15 +59,29 @@ class Bench:
         """Return a scheduler with a socket of its own."""
         return self.stack.enter_context(Ours(self.sock(), **options))
 
-    def measure(self, target: str, what: str, contenders: list[Contender], many: bool = False) -> list[Row]:
-        """Compare the first contender with the others, and keep the rows under `target`."""
+    @cached_property
+    def senders(self) -> Senders:
+        """The rows of UdpSender, over a sink of their own."""
+        return Senders(self.stack, self.measure, self.found.add)
+
+    def measure(
+        self,
+        target: str,
+        what: str,
+        contenders: list[Contender],
+        many: bool = False,
+        keep: bool = True,
+        brief: bool = False,
+    ) -> list[Row]:
+        """Compare the first contender with the others, and `keep` the rows under `target`."""
         rows = pairs.measure(
-            *(what, contenders),
-            pairs=self.plan.pairs if many else self.plan.few,
-            seconds=self.plan.seconds,
+            *(what or contenders[0].name, contenders),
+            pairs=(self.plan.pairs if many else self.plan.few) * (ENOUGH if brief else 1),
+            seconds=min(BRIEF, self.plan.seconds) if brief else self.plan.seconds,
             progress=self.progress,
         )
-        self.found.add(target, *rows)
+        if keep:
+            self.found.add(target, *rows)
         return rows
 
     def sizes(self) -> None:
@@ -147,6 +162,20 @@ def _relative(a: Sample, b: Sample) -> Sample:
     return Sample(a.datagrams, a.seconds * b.rate / 1000, a.cpu_seconds, a.copied_share)
 
 
+PARTS: dict[str, Callable[[Bench], None]] = {
+    "sizes": Bench.sizes,
+    "notifications": Bench.notifications,
+    "calls": Bench.calls,
+    "sender": lambda bench: bench.senders.sends(),
+    "regions": lambda bench: bench.senders.regions(),
+    "varying": lambda bench: bench.senders.varying(),
+    "threads": lambda bench: bench.senders.threads(),
+    "single": lambda bench: bench.senders.single(),
+    "scale": Bench.scale,
+    "footprint": Bench.footprint,
+}
+
+
 @contextmanager
 def started(plan: Plan) -> Iterator[Bench]:
     """Open the sink and the display."""
@@ -161,9 +190,7 @@ def started(plan: Plan) -> Iterator[Bench]:
 @click.option("--few", default=11, help="Pairs elsewhere.")
 @click.option("--seconds", default=0.3, help="Of one run.")
 @click.option("--soak", default=5_000_000, help="Requests through one scheduler, to see memory stay flat.")
-@click.option(
-    "--only", multiple=True, type=click.Choice(["sizes", "notifications", "calls", "scale", "footprint"])
-)
+@click.option("--only", multiple=True, type=click.Choice(list(PARTS)), help="Measure these; no RESULTS.md.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=HERE, help="Where to write.")
 def main(many: int, few: int, seconds: float, soak: int, only: tuple[str, ...], out: Path) -> None:
     """Run the benchmark."""
@@ -171,8 +198,8 @@ def main(many: int, few: int, seconds: float, soak: int, only: tuple[str, ...], 
     if reason:
         raise click.ClickException(f"the benchmark {reason}")
     with started(Plan(many, few, seconds, soak)) as bench:
-        for part in only or ("sizes", "notifications", "calls", "scale", "footprint"):
-            getattr(bench, part)()
+        for part in only or PARTS:
+            PARTS[part](bench)
     write_report(bench.found, out, not only)
 
 

@@ -26,8 +26,25 @@ is wanted.""",
 Where the target is missed, the C loop's rate for that size (first table) is the ceiling: on this
 machine the kernel's two completions per request cost nearly as much as the copy and the system call
 that they save.""",
+    "5": "The kernel's part of a train is most of it; the rest is a copy and a call for each datagram.",
+    "6": "The kernel's part of a train is most of it; the rest is a copy for each datagram.",
+    "7": """Nearly all of it is the kernel's: the C loop with zero-copy trains of the same length, which
+the rows below compare with the block too, is the ceiling. What is not registered is pinned page by page,
+for each train. `C, a request each` is the tuned loop of the first table, not liburing's example, which is
+slower.""",
+    "7b": """Where the device cannot cut up trains the kernel does, after the copy is saved, and a packet for
+each datagram costs far more than the copy. The user nobody is a process without capabilities, with 8 MiB
+to lock and the socket buffer that a net.core.wmem_max of so much grants (212992 was long the default).""",
+    "8": "Each size is a train of its own, or of two.",
+    "10": """Of `send`, most is done with the GIL held; only what the kernel does runs side by side. Two
+processes of the C loop, below, show what the machine has for two: it is shared, and that moves.""",
+    "11": """A datagram alone goes out by one system call, as with `socket.send`, but sendmsg; before it
+another one asks what room the socket has (SIOCOUTQ), which is nearly half of what is more. The rest is a
+second call from Python, and the copy into the arena.""",
     "12": "More entries in use are more cache misses.",
 }
+
+VERDICTS = {True: "yes", False: "no", None: ""}
 
 INTRODUCTION = """\
 # Results
@@ -64,12 +81,18 @@ class Found:
     @property
     def all_rows(self) -> list[Row]:
         """Every row, in order."""
-        return [row for rows in self.rows.values() for row in rows]
+        return [row for _, rows in self.in_order for row in rows]
+
+    @property
+    def in_order(self) -> list[tuple[str, list[Row]]]:
+        """Targets and their rows; the rows without one, of "-", are last."""
+        return sorted(self.rows.items(), key=lambda item: item[0] == "-")
 
 
-def met(row: Row) -> bool:
-    """Whether the target is reached; one of 1.00, if the interval of the median holds it."""
-    assert row.target is not None
+def met(row: Row) -> bool | None:
+    """Whether the target, if any, is reached; one of 1.00, if the interval of the median holds it."""
+    if row.target is None:
+        return None
     return row.median >= row.target or (row.target == 1 and row.interval.high >= 1)
 
 
@@ -87,7 +110,7 @@ def report(found: Found) -> str:
         "| # | what | against | ratio | range | 95 % interval | target | met | copied |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    lines += [line(target, row) for target, rows in found.rows.items() for row in rows]
+    lines += [line(target, row) for target, rows in found.in_order for row in rows]
     lines += ["", "## Memory beyond the payload (target 13: at most 128 bytes, no growth)", ""]
     names = {
         "region": "held request, registered memory",
@@ -96,7 +119,7 @@ def report(found: Found) -> str:
     }
     lines += [f"- {names[kind]}: {found.memory[kind]:.0f} bytes" for kind in names]
     lines += [f"- growth over {found.soak:,} requests: {found.memory['soak']:.0f} bytes", ""]
-    missed = [t for t, rows in found.rows.items() if not all(map(met, rows))]
+    missed = [t for t, rows in found.rows.items() if any(met(row) is False for row in rows)]
     lines += ["## What fell short, and why", ""]
     lines += [f"- **{target}**: {REASONS[target]}" for target in missed] or ["Nothing."]
     return "\n".join(lines) + "\n"
@@ -140,7 +163,7 @@ def line(target: str, row: Row) -> str:
         f"{min(row.ratios):.3f}-{max(row.ratios):.3f}",
         f"{row.interval.low:.3f}-{row.interval.high:.3f}",
         f"{row.target:.2f}" if row.target is not None else "",
-        "yes" if met(row) else "no",
+        VERDICTS[met(row)],
         "?" if copied is None else f"{copied:.0%}",
     ]
     return "| " + " | ".join(cells) + " |"
@@ -149,12 +172,12 @@ def line(target: str, row: Row) -> str:
 def show(found: Found) -> None:
     """Print the targets' table."""
     table = Table("#", "what", "against", "ratio", "range", "target", "met", title="uringzc")
-    for target, rows in found.rows.items():
+    for target, rows in found.in_order:
         for row in rows:
             spread = f"{min(row.ratios):.2f}-{max(row.ratios):.2f}"
-            wanted, reached = f"{row.target:.2f}", "yes" if met(row) else "no"
+            wanted, reached = "" if row.target is None else f"{row.target:.2f}", VERDICTS[met(row)]
             cells = (target, row.what, row.reference, f"{row.median:.3f}", spread, wanted, reached)
-            table.add_row(*cells, style=None if met(row) else "red")
+            table.add_row(*cells, style="red" if met(row) is False else None)
     rich.print(table)
 
 

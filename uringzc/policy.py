@@ -28,6 +28,7 @@ class Policy:
     def __init__(self, mode: str) -> None:
         self._mode = mode
         self._pause = PAUSE
+        self._trial = TRIAL
         self.copying = mode == "never"  #: it was found that the kernel copies, or copying was asked for
 
     def start(self) -> Decision:
@@ -40,8 +41,10 @@ class Policy:
         """Of the zero-copy requests since the last decision, `settled` have ended, `copied` by the kernel."""
         if self._mode != "auto":
             return self.start()
-        if settled == 0:  # nothing is known: they were copied as we asked, or are all in flight
-            return Decision(True, TRIAL)
+        if settled == 0:  # nothing is known: they were too small, or all are in flight
+            self._trial = min(2 * self._trial, PAUSE)
+            return Decision(True, self._trial)
+        self._trial = TRIAL
         if 2 * copied < settled:
             self.copying, self._pause = False, PAUSE
             return Decision(True, PAUSE)

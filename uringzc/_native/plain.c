@@ -14,31 +14,38 @@
 #define UDP_SEGMENT 103
 #endif
 
-int resend(Gather *g, const struct train *t, uint32_t from, uint32_t count) {
-    const struct route *r = &g->routes[t->route];
-    uint32_t start = from * t->size, length = count * t->size;
-    if (length > t->nbytes - start)
-        length = t->nbytes - start;
-    uint32_t segment = count > 1 ? t->size : 0;
-    bool differs = segment != g->sock_segment;
+/* With a control message that says how it is to be cut, where the socket's option says otherwise. */
+static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
+                        uint32_t length, uint32_t segment) {
     union {
         char bytes[CMSG_SPACE(sizeof(uint16_t))];
         struct cmsghdr header;
     } control = {.header = {CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT}};
     memcpy(CMSG_DATA(&control.header), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
-    struct iovec piece = {(void *)(t->data + start), length};
-    struct msghdr message = {.msg_name = r->to_length ? (void *)&r->to : NULL,
-                             .msg_namelen = r->to_length,
+    struct iovec piece = {(void *)data, length};
+    struct msghdr message = {.msg_name = (void *)to,
+                             .msg_namelen = to_length,
                              .msg_iov = &piece,
                              .msg_iovlen = 1,
-                             .msg_control = differs ? control.bytes : NULL,
-                             .msg_controllen = differs ? sizeof control : 0};
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control};
+    return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+}
+
+int resend(Gather *g, const struct train *t, uint32_t from, uint32_t count) {
+    const struct route *r = &g->routes[t->route];
+    const struct sockaddr *to = r->to_length ? (const struct sockaddr *)&r->to : NULL;
+    const char *data = t->data + (size_t)from * t->size;
+    uint32_t left = t->nbytes - from * t->size, length = count * t->size < left ? count * t->size : left;
+    uint32_t segment = count > 1 ? t->size : 0;
     if (descriptor(g->sock, &g->fd) < 0)
         return INT_MIN;
-    int fd = g->fd;
     ssize_t sent;
     Py_BEGIN_ALLOW_THREADS;
-    sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (segment == g->sock_segment)
+        sent = sendto(g->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL, to, r->to_length);
+    else
+        sent = send_cut(g->fd, to, r->to_length, data, length, segment);
     if (sent < 0)
         sent = -errno;
     Py_END_ALLOW_THREADS;
@@ -52,10 +59,13 @@ int rescue(Gather *g) {
     int code = conclude(g) < 0 ? INT_MIN : 0;
     while (g->count && !code) {
         struct train *t = &g->trains[0];
-        if (take_socket(g) < 0)
-            return INT_MIN;
-        if (!may_go(&g->routes[t->route], waiting_bytes(g)))
-            return -EAGAIN;
+        struct route *r = &g->routes[t->route];
+        if (r->state != WARM) {
+            if (take_socket(g) < 0)
+                return INT_MIN;
+            if (!may_go(r, waiting_bytes(g)))
+                return -EAGAIN;
+        }
         code = resend(g, t, 0, t->count);
         if (code == INT_MIN || code == -EAGAIN)
             return code;

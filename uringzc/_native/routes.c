@@ -64,11 +64,13 @@ static int forget_routes(Gather *g) {
     return 0;
 }
 
+/* 1 if the address always means this route, 0 if not, -1 with an exception. */
 static int look_up(Gather *g, PyObject *to, uint32_t *route) {
     bool lasting = PyTuple_CheckExact(to);
     int found = lasting ? known_route(g, to, route) : 0;
-    if (found)
-        return found < 0 ? -1 : 0;
+    if (found > 0)
+        return 1;
+    PyErr_Clear(); /* what can not be hashed is no address, and pack() says so */
     PyObject *packed = PyObject_CallMethod(g->mender, "pack", "(O)", to);
     if (!packed)
         return -1;
@@ -79,28 +81,25 @@ static int look_up(Gather *g, PyObject *to, uint32_t *route) {
     if (!found && new_route(g, packed, route) == 0)
         found = remember(g, packed, *route) < 0 ? -1 : 1;
     Py_DECREF(packed);
-    if (found > 0 && lasting)
-        found = remember(g, to, *route) < 0 ? -1 : 1;
-    return found > 0 ? 0 : -1;
+    if (found <= 0)
+        return -1;
+    return lasting ? (remember(g, to, *route) < 0 ? -1 : 1) : 0;
 }
 
 /* The number of the route to an address, None for the sender's own. Inside only. */
 int find_route(Gather *g, PyObject *to, uint32_t *route) {
     *route = 0;
-    if (!to || to == Py_None) {
-        if (g->route_count)
-            return 0;
-        PyErr_Format(PyExc_SystemError, "no routes");
-        return -1;
-    }
+    if (!to || to == Py_None)
+        return 0;
     if (to == g->last_to) {
         *route = g->last_route;
         return 0;
     }
-    if (look_up(g, to, route) < 0)
+    int lasting = look_up(g, to, route);
+    if (lasting < 0)
         return -1;
     PyObject *old = g->last_to;
-    g->last_to = PyTuple_CheckExact(to) ? (Py_INCREF(to), to) : NULL;
+    g->last_to = lasting ? (Py_INCREF(to), to) : NULL;
     g->last_route = *route;
     Py_XDECREF(old);
     return 0;

@@ -94,17 +94,20 @@ int make_place(Gather *g, size_t n) {
 static uint32_t left(const Gather *g) {
     const struct train *t = &g->open;
     uint64_t most = (uint64_t)g->routes[t->route].segments * t->size;
-    return (uint32_t)(most < TRAIN_MOST ? most : TRAIN_MOST) - t->nbytes;
+    if (most > TRAIN_MOST)
+        most = TRAIN_MOST;
+    return most > t->nbytes ? (uint32_t)most - t->nbytes : 0;
 }
 
 /* The train has grown: is it full, and what can be appended at g->at? */
 static void grown(Gather *g) {
     const struct train *t = &g->open;
-    uint32_t most = left(g), place = g->block == NO_BLOCK ? 0 : (uint32_t)(g->end - g->at);
+    const bool last = t->block == g->block && t->data + t->nbytes == g->at; /* nothing lies behind it */
+    const uint32_t most = left(g), place = last ? (uint32_t)(g->end - g->at) : 0;
     if (most < t->size)
         close_train(g);
     else
-        g->room = t->data + t->nbytes != g->at ? 0 : most < place ? most : place;
+        g->room = most < place ? most : place;
 }
 
 static void begin_train(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block) {
