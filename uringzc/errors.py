@@ -47,7 +47,8 @@ class SendError(UringzcError, OSError):
     """What was learned of a datagram after ``send`` had taken it: ``errno``, and which one.
 
     ``index`` counts the datagrams of the sender from 0, ``size`` is its bytes, ``to`` its address (None for
-    where the socket is connected to). ``others``: what else had gone wrong when this was raised.
+    where the socket is connected to). Word of an earlier datagram that the network sent back (an ICMP error:
+    ECONNREFUSED, EHOSTUNREACH) has index -1. ``others``: what else had gone wrong when this was raised.
     """
 
     def __init__(self, number: int, text: str, index: int, size: int, to: object) -> None:

@@ -1,0 +1,107 @@
+"""A publisher of small messages: what market data and telemetry are made of, many to one address or group.
+
+    publisher.py 192.0.2.7 9000 --rate 200000 --seconds 10
+    publisher.py 239.1.2.3 9000 --ttl 2 --interface eth0
+
+Each message is 36 bytes: a sequence number, the time in ns, a symbol, a price in 1/10000, a quantity. `send`
+copies it, so the one buffer that messages are packed into is used for all of them. Messages wait at most
+--max-delay for others to leave with, and no longer even if the program does nothing more.
+"""
+
+import argparse
+import contextlib
+import random
+import struct
+import sys
+import time
+
+import uringzc
+
+MESSAGE = struct.Struct("!QQ8sqI")
+SYMBOLS = [b"AAA.X", b"BBB.X", b"CCC.X", b"DDD.Y"]
+TICK = 0.001  # seconds that the program sleeps when it is ahead
+
+
+def main() -> None:
+    """Publishes until --seconds or --count is over, or Ctrl-C."""
+    options = parse()
+    reported: set[int] = set()
+
+    def on_error(error: uringzc.SendError) -> None:
+        if error.errno not in reported:  # once each: a receiver that is gone is told of again and again
+            reported.add(error.errno or 0)
+            print(error.strerror, file=sys.stderr)
+
+    with uringzc.UdpSender(
+        (options.host, options.port),
+        ttl=options.ttl,
+        interface=options.interface,
+        max_delay=options.max_delay,
+        on_error=on_error,
+    ) as tx:
+        with contextlib.suppress(KeyboardInterrupt):
+            publish(tx, options)
+        tx.drain(timeout=5)
+        stats = tx.stats
+        print(f"{stats.datagrams} messages, {stats.bytes} bytes, {stats.resent} resent, {stats.lost} lost")
+        print(tx.explain())
+
+
+def publish(tx: uringzc.UdpSender, options: argparse.Namespace) -> None:
+    """Sends what is due, sleeps a little, and once per second says how it goes."""
+    message = bytearray(MESSAGE.size)
+    prices = dict.fromkeys(SYMBOLS, 100_0000)
+    sequence = 0
+    start = reported = time.monotonic()
+    before = tx.stats
+    while True:
+        now = time.monotonic()
+        due = min(options.count, int((min(now - start, options.seconds)) * options.rate))
+        while sequence < due:
+            symbol = SYMBOLS[sequence % len(SYMBOLS)]
+            prices[symbol] += random.randint(-5, 5)
+            MESSAGE.pack_into(message, 0, sequence, time.time_ns(), symbol, prices[symbol], 100)
+            tx.send(message)
+            sequence += 1
+            if sequence % 1024 == 0 and time.monotonic() - now > 0.1:
+                break  # it does not keep up: look at the clock all the same
+        if now - reported >= 1:
+            show(before, tx.stats, now - reported)
+            before, reported = tx.stats, now
+        if sequence >= options.count or now - start >= options.seconds:
+            return
+        if sequence >= due:
+            time.sleep(TICK)
+
+
+def show(before: uringzc.UdpStats, after: uringzc.UdpStats, seconds: float) -> None:
+    """One line: what these seconds did."""
+    messages, nbytes = after.datagrams - before.datagrams, after.bytes - before.bytes
+    calls = after.requests + after.plain - before.requests - before.plain
+    print(
+        f"{messages / seconds:.0f} messages/s, {nbytes / seconds / 1e6:.1f} MB/s, "
+        f"{messages / max(calls, 1):.1f} messages together, waited {after.waits - before.waits} times, "
+        f"{after.resent} resent, {after.reordered} overtaken, {after.lost} lost",
+        flush=True,
+    )
+
+
+def parse() -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("host", help="an address, or a multicast group")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--rate", type=float, default=100_000, help="messages/s (100000)")
+    parser.add_argument("--seconds", type=float, default=float("inf"))
+    parser.add_argument("--count", type=int, default=sys.maxsize)
+    parser.add_argument("--ttl", type=int, help="hops that the messages live")
+    parser.add_argument("--interface", help="that multicast leaves by: a name, or its IPv4 address")
+    parser.add_argument("--max-delay", type=float, default=0.001, help="seconds (0.001)")
+    options = parser.parse_args()
+    if not 0 < options.rate <= 1e7:
+        parser.error(f"--rate is more than 0 and at most 1e7, not {options.rate:g}")
+    return options
+
+
+if __name__ == "__main__":
+    main()
