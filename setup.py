@@ -6,12 +6,13 @@ from setuptools import Extension, setup
 
 NATIVE = "uringzc/_native"
 
+FILES = [
+    *("module", "send", "sockets", "arguments", "memory"),
+    *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "sender"),
+]
 send = Extension(
     "uringzc._send",
-    [
-        f"{NATIVE}/{name}.c"
-        for name in ("module", "send", "sockets", "arguments", "memory", "arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "sender")
-    ],
+    [f"{NATIVE}/{name}.c" for name in FILES],
     depends=[str(header) for header in Path(NATIVE).glob("*.h")],
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
     py_limited_api=True,
