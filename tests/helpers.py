@@ -161,6 +161,13 @@ def room(sock: socket.socket, size: int = 16 << 20) -> None:
     sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, size)
 
 
+@contextmanager
+def patient(rx: socket.socket, **options: Any) -> Iterator[uringzc.UdpSender]:
+    """A sender to that receiver; what waits leaves only when it is told to."""
+    with uringzc.UdpSender(rx.getsockname(), max_delay=None, **options) as s:
+        yield s
+
+
 def ring_fds() -> set[int]:
     """The io_uring descriptors that this process has."""
     found = set()

@@ -59,7 +59,9 @@ class Resolved(bytes):
 def _pack(family: int, flags: int, host: str, port: int, flowinfo: int = 0, scope_id: int = 0) -> bytes:
     if family == socket.AF_INET6:
         flags |= socket.AI_V4MAPPED
-    found = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM, 0, flags)[0][4]
+    # bytes where they will do: a str is encoded by a codec that a process without privileges may not load
+    name = host.encode() if host.isascii() else host
+    found = socket.getaddrinfo(name, port, family, socket.SOCK_DGRAM, 0, flags)[0][4]
     head = struct.pack("=H", family) + struct.pack("!H", port)
     if family == socket.AF_INET:
         return head + socket.inet_aton(str(found[0])) + bytes(8)

@@ -84,7 +84,6 @@ class Mender:
         self._notify = notify
         self._policies: dict[int, Policy] = {}
         self._headers = 28 if family == socket.AF_INET else 48
-        self._delivering = False
         self.errors: list[SendError] = []  #: not delivered
         self.notifications: list[Notification] = []
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
@@ -262,16 +261,10 @@ class Mender:
 
     def deliver(self) -> None:
         """Calls the program's callbacks. What they raise goes to the program, through its call."""
-        if self._delivering:
-            return
-        self._delivering = True
-        try:
-            while self._notify and self.notifications:
-                self._notify(self.notifications.pop(0))
-            while self._on_error and self.errors:
-                self._on_error(self.errors.pop(0))
-        finally:
-            self._delivering = False
+        while self._notify and self.notifications:
+            self._notify(self.notifications.pop(0))
+        while self._on_error and self.errors:
+            self._on_error(self.errors.pop(0))
 
     def take_errors(self) -> SendError | None:
         """The first that nobody was told, with the rest in its ``others``."""

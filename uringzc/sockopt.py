@@ -8,6 +8,7 @@ from contextlib import suppress
 
 from uringzc import address
 from uringzc.address import Address
+from uringzc.probe import UDP_SEGMENT
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _SO_SNDBUFFORCE = 32
@@ -57,6 +58,9 @@ def check_udp(sock: socket.socket) -> None:
         raise OSError(errno.EBADF, "the socket is closed")
     if sock.family not in FAMILIES or sock.type != socket.SOCK_DGRAM:
         raise ValueError(f"a UdpSender sends through an IPv4 or IPv6 UDP socket, not {sock!r}")
+    with suppress(OSError):  # a kernel that does not know it has none
+        if sock.getsockopt(socket.IPPROTO_UDP, UDP_SEGMENT):
+            raise ValueError("the socket has UDP_SEGMENT set, which would cut up datagrams: set it to 0")
 
 
 def make_room(sock: socket.socket, wanted: int) -> int:

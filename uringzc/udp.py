@@ -22,11 +22,11 @@ import sys
 import time
 import warnings
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uringzc import address, memory
 from uringzc._send import Gather, Lease
@@ -53,6 +53,13 @@ MAX_INFLIGHT = 1024
 _SLICES = 4096  # datagrams of send_slices() between two looks at the world
 log = logging.getLogger("uringzc")
 _KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
+
+
+class Integers(Protocol):
+    """A sequence or an array of ints: a list, an array.array, a numpy array."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -90,8 +97,8 @@ class UdpSender:
     again; None: only at ``flush``, ``drain``, ``close``, and when a batch is full. `strict_order`: a request
     is submitted when the one before it has its result. `blocking`: False raises BlockingIOError where a call
     would wait for the network; ``fileno`` is readable when it is worth a try. `on_error` is called with each
-    SendError, and `notify` with the Notification of each of the sender's notifiers, when a call on the sender
-    ends. `debug`: as for Scheduler, for memory that is not copied.
+    SendError, and `notify` with the Notification of each of the sender's notifiers, at the end of a call on
+    the sender; what they call on it raises BusyError. `debug`: see Scheduler, of memory that is not copied.
 
     Order: datagrams to one destination reach the device in the order of the calls, unless one fails and is
     sent again (``stats.reordered``). Nothing is lost inside; what the kernel reports is told: see SendError.
@@ -251,9 +258,15 @@ class UdpSender:
 
         An error ends it, as in ``send_many``.
         """
-        self.flush()
-        self._gather.fan_out(data, list(addresses))
-        return self.flush()
+        some = list(addresses)
+        taken = 0
+        try:
+            self.flush()  # so that the notifier is for this alone
+            taken = self._gather.fan_out(data, some)
+            return self.flush()
+        except BlockingIOError as error:
+            error.characters_written = max(taken, getattr(error, "characters_written", 0))
+            raise
 
     def lease(self, size: int) -> Lease:
         """`size` bytes of registered memory to fill, and to ``send`` without a copy.
@@ -287,13 +300,16 @@ class UdpSender:
         total = len(region) if isinstance(region, Region) else memoryview(region).nbytes
         offset = operator.index(offset)
         length = total - offset if length is None else operator.index(length)
-        segment = max(length, 1) if segment is None else operator.index(segment)
+        if segment is None and length == 0:
+            self.send(b"", to)
+            return 1
+        segment = length if segment is None else operator.index(segment)
         if offset < 0 or length < 0 or offset + length > total:
             raise ValueError(
                 f"bytes {offset} to {offset + length} are not all in the {total} bytes of the memory"
             )
         if not 1 <= segment <= 65535:
-            raise ValueError(f"a segment is a datagram, 1 to 65507 bytes, not {segment}")
+            raise ValueError(f"a segment is a datagram, 1 to 65507 bytes over IPv4, not {segment}")
 
         def block(done: int) -> int:
             at = done * segment
@@ -304,8 +320,8 @@ class UdpSender:
     def send_slices(
         self,
         region: "Region | Buffer",
-        offsets: "Sequence[int] | Buffer",
-        lengths: "Sequence[int] | Buffer",
+        offsets: Integers,
+        lengths: Integers,
         to: Address | None = None,
         *,
         progress: Callable[[int], object] | None = None,
@@ -389,6 +405,10 @@ class UdpSender:
         """
         if self.closed:
             return
+        if self._engine.dead:  # it is the parent's
+            self.closed = True
+            self._let_go()
+            return
         if not self._engine.mine():
             refuse(E_THREAD)
         deadline = time.monotonic() + timeout
@@ -420,11 +440,14 @@ class UdpSender:
         if lost:
             self._mender.gave_up(lost)
         self._mender.join()
-        if self._poll is not None:
-            self._poll.close()
         self._engine.detach(self._gather)
         if self._own_engine:
             self._engine.close(timeout)
+        self._let_go()
+
+    def _let_go(self) -> None:
+        if self._poll is not None:
+            self._poll.close()
         if self._own_socket:
             self._sock.close()
 
@@ -547,12 +570,12 @@ class _Done(Notifier):
 _NOTHING = _Done(_Nothing())
 
 
-def _integers(name: str, values: "Sequence[int] | Buffer") -> tuple[memoryview, int]:
+def _integers(name: str, values: Integers) -> tuple[memoryview, int]:
     """An array of 32 or 64 bits as it lies in memory, and its kind for the compiled part."""
     try:
         view = memoryview(values)  # type: ignore[arg-type]
     except TypeError:
-        view = memoryview(array("q", values))  # type: ignore[arg-type]
+        view = memoryview(array("q", values))
     kind = view.format.lstrip("@=<") if view.format else ""
     if view.ndim != 1 or not view.c_contiguous or kind not in _KINDS:
         if view.ndim != 1 or kind not in "bBhH" or not kind:

@@ -353,7 +353,7 @@ class RingEngine:
         """In the child of a fork: the ring is the parent's."""
         self.closed = self.dead = True
         for gather in self._gathers:
-            gather.close()
+            gather.abandon()
         if self._ring:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()

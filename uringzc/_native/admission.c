@@ -42,15 +42,16 @@ static int64_t charge(const struct train *t) {
 
 /* Whether the first request to a destination has arrived at the device: a neighbour that must be asked for
  * drops all but a few that come meanwhile. Known by its return, by the socket's queue, or not at all. */
-static bool arrived(const struct route *r, int outq) {
-    return r->returned > r->mark || outq <= r->outq || nanoseconds() > r->deadline;
+static bool arrived(const Gather *g, const struct route *r, int outq) {
+    return r->returned > r->mark || (outq <= r->outq && r->admission != g->admission) ||
+           nanoseconds() > r->deadline;
 }
 
-bool may_go(struct route *r, int outq) {
+bool may_go(Gather *g, struct route *r, int outq) {
     if (r->state == WARM)
         return true;
     if (r->state == FIRST) {
-        if (!arrived(r, outq))
+        if (!arrived(g, r, outq))
             return false;
         r->state = WARM;
         return true;
@@ -58,6 +59,7 @@ bool may_go(struct route *r, int outq) {
     r->state = FIRST;
     r->outq = outq;
     r->mark = r->returned;
+    r->admission = g->admission;
     r->deadline = nanoseconds() + ARRIVAL;
     return true;
 }
@@ -67,11 +69,12 @@ uint32_t admit(Gather *g) {
     int outq = waiting_bytes(g);
     int64_t room = g->sndbuf - outq;
     uint32_t at = 0;
+    g->admission++;
     for (bool alone = false; at < g->count && room > 0 && !alone; at++) {
         struct train *t = &g->trains[at];
         struct route *r = &g->routes[t->route];
         const bool larger = t->count > 1 && t->size > r->proved;
-        if ((at && (g->strict || larger)) || !may_go(r, outq))
+        if ((at && (g->strict || larger)) || !may_go(g, r, outq))
             break;
         t->zero_copy =
             t->nbytes && (g->always || (r->zero_copy && t->nbytes >= g->least && t->size <= r->segment_most));

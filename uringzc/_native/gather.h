@@ -44,7 +44,7 @@ struct route {
     bool zero_copy;
     /* while FIRST: what says that it has arrived at the device, or that waiting was long enough */
     int outq;
-    uint64_t mark;
+    uint64_t mark, admission;
     int64_t deadline;
     /* since the policy was asked, and after how many requests it is asked again */
     uint32_t requests, look;
@@ -79,6 +79,7 @@ typedef struct {
     char own, blocking, strict, always, closed;
     char news; /* the mender has something to tell the program */
     int fd, sndbuf;
+    uint64_t admission; /* counts them */
     uint32_t slot;
     uint32_t most;           /* bytes of a datagram */
     uint32_t large;          /* from here on, immutable data is sent from where it is */
@@ -203,7 +204,7 @@ int take_news(Gather *g);
 /* Bytes that the kernel counts against the socket's buffer. */
 int waiting_bytes(const Gather *g);
 /* Whether anything may go to the destination, after the first request to it. */
-bool may_go(struct route *r, int outq);
+bool may_go(Gather *g, struct route *r, int outq);
 /* Up to which train of the batch. */
 uint32_t admit(Gather *g);
 /* Nothing may go: until that changes. */

@@ -63,7 +63,8 @@ int rescue(Gather *g) {
         if (r->state != WARM) {
             if (take_socket(g) < 0)
                 return INT_MIN;
-            if (!may_go(r, waiting_bytes(g)))
+            g->admission++;
+            if (!may_go(g, r, waiting_bytes(g)))
                 return -EAGAIN;
         }
         code = resend(g, t, 0, t->count);

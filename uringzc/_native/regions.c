@@ -47,7 +47,12 @@ PyObject *gather_send_block(PyObject *self, PyObject *args) {
     unsigned long long offset, length, done = 0;
     unsigned segment;
     uint32_t route;
-    if (!PyArg_ParseTuple(args, "OKKIO", &data, &offset, &length, &segment, &to) || gather_begin(g) < 0)
+    if (!PyArg_ParseTuple(args, "OKKIO", &data, &offset, &length, &segment, &to))
+        return NULL;
+    if (!segment || segment > g->most)
+        return PyErr_Format(PyExc_ValueError, "a segment is a datagram, 1 to %u bytes, not %u", g->most,
+                            segment);
+    if (gather_begin(g) < 0)
         return NULL;
     struct train whole = {.holder = NULL};
     const bool checked = g->queue->released != NULL; /* debug: a checksum for each train */
@@ -115,14 +120,16 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args) {
         error = resolve(g->queue, data, nothing, nothing, &send, &nbytes, &whole.holder);
     if (!error && to)
         error = find_route(g, to, &route);
-    for (; !error && at < last; at++) {
+    while (!error && at < last) {
         uint64_t offset = integer((const char *)(uintptr_t)offsets, offset_kind, at);
         uint64_t n = integer((const char *)(uintptr_t)lengths, length_kind, at);
         if (n > g->most || offset > nbytes || n > nbytes - offset)
             break;
         const char *piece = send.data + offset;
-        if (!to)
+        if (!to) {
+            at++;
             continue;
+        }
         if (continues(g, route, n)) {
             append(g, piece, n);
         } else if (n < g->large) {
@@ -138,6 +145,7 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args) {
                 Py_DECREF(t.holder);
             }
         }
+        at += !error; /* it was taken, whatever comes now */
         if (!error && g->open.size != NO_TRAIN && g->room < g->open.size)
             error = close_for_next(g);
     }

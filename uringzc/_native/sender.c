@@ -54,14 +54,14 @@ void gather_end(Gather *g) {
 
 /* Ends a call; then what the mender has to tell is told, which may raise. */
 PyObject *leave(Gather *g, PyObject *result) {
+    if (g->news && result) {
+        g->news = 0;
+        PyObject *told = PyObject_CallMethod(g->mender, "deliver", NULL);
+        Py_XDECREF(told);
+        if (!told)
+            Py_CLEAR(result);
+    }
     gather_end(g);
-    if (!g->news || !result)
-        return result;
-    g->news = 0;
-    PyObject *told = PyObject_CallMethod(g->mender, "deliver", NULL);
-    Py_XDECREF(told);
-    if (!told)
-        Py_CLEAR(result);
     return result;
 }
 
@@ -195,6 +195,15 @@ static PyObject *gather_close(PyObject *self, PyObject *unused) {
     atomic_store(&g->ended, true);
     pthread_cond_broadcast(&g->woken);
     pthread_mutex_unlock(&g->mutex);
+    Py_RETURN_NONE;
+}
+
+/* In the child of a fork: it is the parent's. What its timer held there is held here for ever. */
+static PyObject *gather_abandon(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Gather *g = (Gather *)self;
+    g->closed = true;
+    g->ready = 0;
     Py_RETURN_NONE;
 }
 
@@ -396,6 +405,7 @@ static PyMethodDef gather_methods[] = {
      "The timer's: True when something waits for too long, False at the end."},
     {"rescue", gather_rescue, METH_O, "Sends what waits by system calls, in any thread."},
     {"close", gather_close, METH_NOARGS, "Takes no more, and ends the timer."},
+    {"abandon", gather_abandon, METH_NOARGS, "In the child of a fork: takes no more."},
     {"discard", gather_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
     {"unwatch", gather_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
     {"resend", gather_resend, METH_VARARGS, "For the mender."},

@@ -106,15 +106,17 @@ static void describe(const Gather *g, const struct train *t, uzc_send *send) {
     send->zero_copy = t->zero_copy;
 }
 
-int trains_flush(Gather *g) {
-    int64_t number = g->queue->calls->flush(g->queue->calls->slots(g->queue->engine), g->slot);
+/* Flushes the notifier; returns 1 if a notifier of this sender has posted, and so its requests are free. */
+static int flush_notifier(Gather *g) {
     uint32_t kept = 0;
-    g->attached = 0;
-    g->attached_bytes = 0;
+    int64_t number = g->queue->calls->flush(g->queue->calls->slots(g->queue->engine), g->slot);
     for (uint32_t i = 0; i < g->notifier_count; i++)
         if (unsettled(g, g->notifiers[i]))
             g->notifiers[kept++] = g->notifiers[i];
+    bool posted = kept < g->notifier_count || (number > 0 && !unsettled(g, number));
     g->notifier_count = kept;
+    g->attached = 0;
+    g->attached_bytes = 0;
     if (number > 0 && unsettled(g, number)) {
         if (kept == g->notifier_room) {
             uint32_t room = kept ? 2 * kept : 16;
@@ -127,15 +129,25 @@ int trains_flush(Gather *g) {
         g->notifiers[g->notifier_count++] = number;
     }
     release(g->queue);
-    return trains_read(g);
+    return trains_read(g) < 0 ? -1 : posted;
+}
+
+int trains_flush(Gather *g) {
+    return flush_notifier(g) < 0 ? -1 : 0;
 }
 
 /* Waits until something that is this sender's comes back. 1 if it does not wait, or nothing would come. */
 int trains_wait(Gather *g) {
-    if (trains_flush(g) < 0)
-        return -1;
-    if (!g->in_flight || !g->blocking)
+    const uint32_t before = g->in_flight;
+    int posted = flush_notifier(g);
+    if (posted)
+        return posted < 0 ? -1 : 0;
+    if (!g->in_flight)
         return 1;
+    if (!g->blocking) {
+        posted = trains_look(g) < 0 ? -1 : flush_notifier(g);
+        return posted < 0 ? -1 : !posted && g->in_flight == before;
+    }
     g->waits++;
     return queue_inside(g->queue, 1, 1, -1) < 0 ? -1 : trains_flush(g);
 }
@@ -150,7 +162,7 @@ static int push(Gather *g, uzc_send *send) {
         if (done == UZC_E_QUEUE) {
             code = queue_inside(g->queue, 1, 0, 0);
         } else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS) {
-            code = looked ? trains_wait(g) : trains_look(g); /* what has come back may be enough */
+            code = looked ? trains_wait(g) : queue_inside(g->queue, 1, 0, 0); /* that may be enough */
             if (!code)
                 code = trains_flush(g);
             looked = true;

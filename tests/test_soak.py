@@ -1,0 +1,45 @@
+"""A short soak, and its controls: a sender that loses, and a program that keeps."""
+
+import pytest
+import soak
+
+import uringzc
+from uringzc import testing
+
+pytestmark = testing.requires("net_admin")
+
+
+def test_memory_is_flat() -> None:
+    soak.soak(2_000_000).check()
+
+
+def test_control_memory_that_grows_is_seen() -> None:
+    kept = []
+
+    def keeps(tx: uringzc.UdpSender, region: uringzc.Region, number: int) -> tuple[int, int]:
+        kept.append(bytearray(b"x" * 100_000))
+        return soak.lap(tx, region, number)
+
+    with pytest.raises(AssertionError, match="grew by"):
+        soak.soak(300_000, lap=keeps).check()
+
+
+def test_control_a_datagram_too_few_is_seen() -> None:
+    def loses(tx: uringzc.UdpSender, region: uringzc.Region, number: int) -> tuple[int, int]:
+        sent, nbytes = soak.lap(tx, region, number)
+        return sent + 1, nbytes
+
+    with pytest.raises(AssertionError, match="UdpStats"):
+        soak.soak(100_000, lap=loses).check()
+
+
+def test_control_a_lease_that_is_kept_is_seen() -> None:
+    kept = []
+
+    def keeps(tx: uringzc.UdpSender, region: uringzc.Region, number: int) -> tuple[int, int]:
+        if number < 3:
+            kept.append(tx.lease(60_000))
+        return soak.lap(tx, region, number)
+
+    with pytest.raises(AssertionError, match="the arena is held"):
+        soak.soak(100_000, lap=keeps).check()

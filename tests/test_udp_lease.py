@@ -1,0 +1,137 @@
+"""Leases: registered memory in the program's hands, and how it comes back."""
+
+import gc
+import threading
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Pair
+
+import uringzc
+from uringzc import ClosedError, UdpSender
+from uringzc.uring import ARENA_LEAST
+
+
+def sender(pair: Pair) -> UdpSender:
+    return UdpSender(pair.rx.getsockname(), arena=ARENA_LEAST, max_delay=None)
+
+
+def fill(s: UdpSender) -> list[uringzc.Lease]:
+    """Leases of the whole arena."""
+    leases: list[uringzc.Lease] = []
+    with suppress(BlockingIOError):
+        while len(leases) < 100:
+            leases.append(s.lease(60_000))
+    assert len(leases) < 100
+    return leases
+
+
+def test_with_gives_it_back_unsent(udp_pair: Pair) -> None:
+    with sender(udp_pair) as s:
+        with s.lease(100) as lease:
+            view = lease.view
+            assert s._arena.leases == 1
+        assert s._arena.leases == 0
+        with pytest.raises(ValueError, match="released"):
+            view[0] = 1
+        with pytest.raises(ValueError, match="given back"):
+            lease.send()
+        lease.release()
+    assert udp_pair.empty()
+
+
+@pytest.mark.parametrize("how", ["here", "thread", "cycle"])
+def test_dropped(udp_pair: Pair, how: str) -> None:
+    """The arena is whole again: it can be leased as before."""
+    with sender(udp_pair) as s:
+        leases = fill(s)
+        count = len(leases)
+        if how == "cycle":
+            holder: list[Any] = [leases.copy()]
+            holder.append(holder)
+            del holder
+        if how == "thread":
+            thread = threading.Thread(target=leases.clear)
+            thread.start()
+            thread.join()
+        leases.clear()
+        gc.collect()
+        assert s._arena.leases == 0
+        assert len(fill(s)) == count
+    assert udp_pair.empty()
+
+
+def test_an_arena_full_of_leases(udp_pair: Pair) -> None:
+    """Nothing else can be sent; one given back is enough."""
+    with sender(udp_pair) as s:
+        leases = fill(s)
+        with pytest.raises(BlockingIOError):
+            s.send_many([b"x" * 10_000] * 10)
+        s.drain()
+        leases.pop().release()
+        s.send(b"y")
+        for lease in leases:
+            lease.release()
+        s.drain()
+    came = []
+    while not udp_pair.empty():
+        came.append(udp_pair.rx.recv(1 << 16))
+    assert came[-1] == b"y"
+    assert set(came[:-1]) <= {b"x" * 10_000}
+
+
+def test_send_ends_the_view(udp_pair: Pair) -> None:
+    with sender(udp_pair) as s:
+        lease = s.lease(10)
+        view = lease.view
+        view[:] = b"0123456789"
+        for length in (11, -1, 2**64):
+            with pytest.raises(ValueError, match="length"):
+                lease.send(length)
+        assert lease.send(4, to=udp_pair.rx.getsockname()) == 4
+        for late in (lambda: view.__setitem__(0, 1), lambda: lease.view, lease.send):
+            with pytest.raises(ValueError, match=r"released|sent"):
+                late()
+    assert udp_pair.receive(1) == [b"0123"]
+    assert udp_pair.empty()
+
+
+@pytest.mark.parametrize("kind", ["slice", "array"])
+def test_something_over_it_lives(udp_pair: Pair, kind: str) -> None:
+    with sender(udp_pair) as s:
+        lease = s.lease(10)
+        over: Any = lease.view[2:4] if kind == "slice" else np.frombuffer(lease.view, np.uint8)
+        lease.view[:] = b"0123456789"
+        for call in (lease.send, lease.release):
+            with pytest.raises(BufferError):
+                call()
+        assert (s.stats.datagrams, s.stats.waiting) == (0, 0)
+        del over
+        assert lease.send() == 10
+    assert udp_pair.receive(1) == [b"0123456789"]
+    assert udp_pair.empty()
+
+
+def test_after_close(udp_pair: Pair) -> None:
+    with sender(udp_pair) as s:
+        lease = s.lease(10)
+    with pytest.raises(ClosedError):
+        lease.send()
+    del s
+    gc.collect()
+    lease.view[:] = b"x" * 10
+    lease.release()
+    assert udp_pair.empty()
+
+
+def test_they_make_trains(udp_pair: Pair) -> None:
+    with UdpSender(udp_pair.rx.getsockname(), zero_copy="always", max_delay=None) as s:
+        for i in range(40):
+            lease = s.lease(1000)
+            lease.view[:] = bytes([i]) * 1000
+            lease.send()
+        s.drain()
+        assert s.stats.requests <= 2
+    assert udp_pair.receive(40) == [bytes([i]) * 1000 for i in range(40)]

@@ -1,0 +1,349 @@
+"""Whose a UdpSender is, what may call it, what interrupts it, and what it tells."""
+
+import select
+import signal
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+
+import pytest
+from conftest import Pair
+from helpers import Alarms, patient, readable, run, stopped
+
+import uringzc
+from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
+from uringzc.uring import ARENA_LEAST
+
+# -- whose it is
+
+
+def calls(s: UdpSender, lease: uringzc.Lease) -> list[Callable[[], object]]:
+    return [
+        lambda: s.send(b"x" * 100),
+        lambda: s.send(b"y"),
+        lambda: s.sendto(b"x", ("127.0.0.1", 9)),
+        lambda: s.send_many([b"x"]),
+        lambda: s.fan_out(b"x", [("127.0.0.1", 9)]),
+        lambda: s.lease(5),
+        lambda: lease.send(),
+        lambda: s.send_region(b"x"),
+        lambda: s.send_slices(b"x", [0], [1]),
+        lambda: s.register(5),
+        s.flush,
+        s.drain,
+    ]
+
+
+def refused(s: UdpSender, lease: uringzc.Lease, *, close: bool = True) -> list[type | None]:
+    """What each call raises."""
+    found: list[type | None] = []
+    for call in [*calls(s, lease), *([s.close] if close else [])]:
+        try:
+            call()
+            found.append(None)
+        except Exception as error:
+            found.append(type(error))
+    return found
+
+
+def test_another_thread(udp_pair: Pair) -> None:
+    with patient(udp_pair.rx) as s:
+        s.send(b"x" * 100)
+        lease = s.lease(100)
+        before, found = s.stats, list[type | None]()
+        thread = threading.Thread(target=lambda: found.extend(refused(s, lease)))
+        thread.start()
+        thread.join()
+        assert set(found) == {WrongThreadError}
+        assert s.stats == before
+        assert not s.closed
+        lease.view[:] = b"y" * 100
+        lease.send()
+    assert udp_pair.receive(2) == [b"x" * 100, b"y" * 100]
+    assert udp_pair.empty()
+
+
+def test_closed(udp_pair: Pair) -> None:
+    with patient(udp_pair.rx) as s:
+        s.send(b"x" * 100)
+        lease = s.lease(100)
+    assert set(refused(s, lease, close=False)) == {ClosedError}
+    assert s.stats.datagrams == 1
+    assert "closed" in repr(s)
+    assert udp_pair.receive(1) == [b"x" * 100]
+    assert udp_pair.empty()
+
+
+@pytest.mark.parametrize("max_delay", [None, 0.01])
+def test_fork(max_delay: float | None) -> None:
+    """The child can do nothing with it, and ends as any program; what waits is sent once."""
+    out, _ = run(
+        """
+        import os, socket, sys, warnings
+        import uringzc
+        from test_udp_rules import refused
+        warnings.simplefilter("ignore", DeprecationWarning)
+        rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        rx.bind(("127.0.0.1", 0))
+        rx.settimeout(10)
+        s = uringzc.UdpSender(rx.getsockname(), max_delay=eval(sys.argv[1]))
+        s.send(b"before")
+        s.drain()
+        for _ in range(3):
+            s.send(b"x" * 1000)
+        lease = s.lease(10)
+        child = os.fork()
+        if not child:
+            names = {kind.__name__ if kind else "None" for kind in refused(s, lease, close=False)}
+            s.close()
+            print(*names, flush=True)
+            del s, lease
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        s.send(b"y" * 1000)
+        s.close()
+        print([len(rx.recv(2000)) for _ in range(5)])
+        rx.setblocking(False)
+        try:
+            print(rx.recv(2000))
+        except BlockingIOError:
+            print("no more")
+        """,
+        max_delay,
+    )
+    assert out.splitlines() == ["ClosedError", "[6, 1000, 1000, 1000, 1000]", "no more"]
+
+
+# -- what interrupts
+
+
+class Inside:
+    """Calls the sender from where that is refused, and keeps what came of it."""
+
+    def __init__(self) -> None:
+        self.s: UdpSender | None = None
+        self.raised: list[type | None] = []
+        self.times = 0
+
+    def __call__(self, *_: object) -> None:
+        assert self.s
+        self.times += 1
+        if self.times > 2:  # it was not refused: each such call calls back again
+            return
+        s = self.s
+        tries: list[Callable[[], object]] = [lambda: s.send(b"x" * 100), s.flush, lambda: s.drain(1)]
+        for call in tries:
+            try:
+                call()
+                self.raised.append(None)
+            except Exception as error:
+                self.raised.append(type(error))
+
+
+def test_notify_may_not_call_the_sender(udp_pair: Pair) -> None:
+    inside = Inside()
+    with patient(udp_pair.rx, notify=inside) as s:
+        inside.s = s
+        s.send_many([b"x" * 1200] * 100)
+        s.drain()
+    assert inside.raised
+    assert set(inside.raised) == {BusyError}
+    assert len(udp_pair.receive(100)) == 100
+    assert udp_pair.empty()
+
+
+def test_on_error_may_not_call_the_sender() -> None:
+    inside = Inside()
+    with UdpSender(max_delay=None, on_error=inside) as s:
+        inside.s = s
+        s.send(b"nowhere")
+        s.drain()
+    assert inside.raised
+    assert set(inside.raised) == {BusyError}
+
+
+def test_an_iterable_may_call_the_sender_that_takes_from_it(udp_pair: Pair) -> None:
+    """Its code runs outside: so may that of a signal handler that comes meanwhile."""
+    with patient(udp_pair.rx) as s:
+
+        def give() -> Iterator[bytes]:
+            for i in range(10):
+                if i == 5:
+                    signal.raise_signal(signal.SIGUSR1)
+                    s.send(b"from inside")
+                    s.flush()
+                yield b"%d" % i
+
+        before = signal.signal(signal.SIGUSR1, lambda *_: s.send(b"from a handler"))
+        try:
+            assert s.send_many(give()) == 10
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert udp_pair.receive(12) == [
+        *(b"%d" % i for i in range(5)),
+        *(b"from a handler", b"from inside"),
+        *(b"%d" % i for i in range(5, 10)),
+    ]
+
+
+class EnoughError(Exception):
+    """A progress callback wants no more."""
+
+
+@pytest.mark.parametrize("kind", [EnoughError, KeyboardInterrupt])
+@pytest.mark.parametrize("slices", [False, True])
+def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> None:
+    """It counts up to the end; its exception ends the call, and what was taken until then is sent."""
+    memory = b"".join(struct.pack("=Q", i) * 12 for i in range(9000))
+    seen: list[int] = []
+
+    def enough(count: int) -> None:
+        seen.append(count)
+        if len(seen) == 2:
+            raise kind
+
+    with patient(udp_pair.rx) as s:
+
+        def go(progress: Callable[[int], object]) -> int:
+            if slices:
+                return s.send_slices(memory, range(0, len(memory), 96), [96] * 9000, progress=progress)
+            return s.send_region(memory, segment=96, progress=progress)
+
+        udp_pair.rx.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        with pytest.raises(kind):
+            go(enough)
+        s.drain()
+        assert 0 < seen[0] < seen[1] < 9000
+        assert s.stats.datagrams == seen[1]
+        assert udp_pair.receive(seen[1]) == [memory[96 * i : 96 * i + 96] for i in range(seen[1])]
+        assert udp_pair.empty()
+        counts: list[int] = []
+        assert go(counts.append) == 9000
+        s.drain()
+        assert counts == sorted(set(counts))
+        assert counts[-1] == 9000
+    assert udp_pair.receive(9000) == [memory[i : i + 96] for i in range(0, len(memory), 96)]
+
+
+@testing.requires("net_admin")
+def test_keyboard_interrupt_while_it_waits(box: testing.Hold) -> None:
+    """More than the socket takes while nothing leaves; afterwards the sender is as good as before."""
+    with (
+        closing(box.socket()) as tx,
+        testing.receiver(sock=box.receiver_socket()) as rx,
+        UdpSender(box.address, sock=tx, arena=ARENA_LEAST, max_inflight=64) as s,
+    ):
+        s.send(b"first")
+        s.drain()
+        rx.wait(1)
+        memory = b"".join(struct.pack("=Q", i) * 125 for i in range(20_000))
+        with stopped(box):
+            with Alarms(0.05, repeat=False), pytest.raises(KeyboardInterrupt):
+                s.send_region(memory, segment=1000)
+            assert s.stats.waits
+            assert s.stats.in_flight
+        s.send(b"last")
+        s.drain()
+        stats = s.stats
+        came = rx.wait(stats.datagrams)
+        assert 2 < len(came) < 20_000
+        assert came == [
+            b"first",
+            *(memory[1000 * i : 1000 * i + 1000] for i in range(len(came) - 2)),
+            b"last",
+        ]
+        assert (stats.waiting, stats.lost, stats.reordered) == (0, 0, 0)
+
+
+# -- without waiting, and what is told
+
+
+@testing.requires("net_admin")
+def test_not_blocking(box: testing.Hold) -> None:
+    """BlockingIOError where it would wait; when its descriptor is readable, the call is worth a try."""
+    with (
+        closing(box.socket()) as tx,
+        testing.receiver(sock=box.receiver_socket()) as rx,
+        UdpSender(
+            box.address, sock=tx, arena=ARENA_LEAST, max_inflight=64, blocking=False, max_delay=None
+        ) as s,
+    ):
+        s.send(b"first")
+        s.flush()
+        rx.wait(1)
+        expected = [struct.pack("=Q", i) * 150 for i in range(5000)]
+        with stopped(box):
+            with pytest.raises(BlockingIOError) as caught:
+                s.send_many(expected)
+            done = caught.value.characters_written
+            assert s.stats.datagrams == 1 + done
+            with suppress(BlockingIOError):
+                for data in expected[done:]:
+                    s.send(data)
+                    done += 1
+            assert 0 < done < 5000
+            assert s.stats.datagrams == 1 + done
+            assert not readable(s.fileno())
+        while done < 5000:
+            try:
+                s.send(expected[done])
+                done += 1
+            except BlockingIOError:
+                assert select.select([s.fileno()], [], [], 10)[0]
+        while s.stats.waiting:
+            try:
+                s.flush()
+            except BlockingIOError:
+                assert select.select([s.fileno()], [], [], 10)[0]
+        assert rx.wait(5001)[1:] == expected
+
+
+@testing.requires("net_admin")
+def test_statistics_and_notifications_add_up(box: testing.Hold) -> None:
+    told: list[Notification] = []
+    with closing(box.socket()) as tx, testing.receiver(sock=box.receiver_socket()) as rx:
+        with UdpSender(box.address, sock=tx, max_delay=None, notify=told.append) as s:
+            s.send(b"first")
+            s.flush()
+            plain = s.stats
+            assert (plain.datagrams, plain.bytes, plain.plain, plain.requests) == (1, 5, 1, 0)
+            for _ in range(10):
+                s.send_many([bytes(1200)] * 100)
+                s.send(bytes(20_000))
+                s.flush()
+            s.send(bytes(1200))
+            s.send(bytes(1200))
+            assert s.stats.waiting == 2
+            s.drain()
+            stats = s.stats
+            assert (stats.datagrams, stats.bytes) == (1013, 5 + 10 * 140_000 + 2400)
+            assert (stats.waiting, stats.in_flight, stats.lost, stats.resent) == (0, 0, 0, 0)
+            assert 0 < stats.zero_copy <= stats.requests < 100
+            assert (stats.copied, stats.unsegmented) == (stats.zero_copy, 0)  # what arrives was copied
+            assert sum(one.requests for one in told) == stats.requests
+            assert sum(one.nbytes for one in told) == stats.bytes - 5
+            assert sum(one.failed for one in told) == 0
+            assert sorted(one.sequence for one in told) == list(range(len(told)))  # in any order
+        assert len(rx.wait(1013)) == 1013
+
+
+def test_explain(udp_pair: Pair) -> None:
+    with patient(udp_pair.rx, arena=1 << 20) as s:
+        text = s.explain()
+        for part in ("io_uring", "1024 KiB", "trains of up to", "SO_SNDBUF is", "zero-copy"):
+            assert part in text
+        for _ in range(5):
+            s.send_many([bytes(1200)] * 200)
+            s.drain()
+            udp_pair.receive(200)
+        assert "copies what goes to 1 of 1 destinations" in s.explain()  # loopback
+        assert s.stats.copied
+    with patient(udp_pair.rx, zero_copy="always") as s:
+        assert "zero-copy, as asked" in s.explain()
+    with patient(udp_pair.rx, zero_copy="never") as s:
+        s.send_many([bytes(1200)] * 200)
+        s.drain()
+        assert s.stats.zero_copy == 0
+        assert "copied, as asked" in s.explain()
