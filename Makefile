@@ -17,11 +17,12 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test bench check wheel clean
+.PHONY: help demo test bench soak check wheel clean
 help:
 	@echo 'make demo    watch zero-copy sends and their notifications   (ARGS: to uringzc demo)'
 	@echo 'make test    run the tests                                   (ARGS: to pytest)'
 	@echo 'make bench   measure                                         (ARGS: to python -m benchmarks)'
+	@echo 'make soak    send 100 million datagrams; memory stays flat   (ARGS: --count N)'
 	@echo 'make check   lint, types, formatting, and the C sources with -Werror'
 	@echo 'make wheel   a wheel for CPython 3.10 and later, with liburing inside, in dist/'
 	@echo 'make clean   remove all that these made'
@@ -32,10 +33,14 @@ demo: $(PACKAGE)
 	@$(BIN)/uringzc demo $(ARGS)
 
 test: $(DEV)
+	@scripts/system-packages $(PYTHON) socat
 	@$(BIN)/python -m pytest $(ARGS)
 
 bench: $(DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(DEV)
+	@$(BIN)/python tests/soak.py $(ARGS)
 
 check: $(DEV)
 	@scripts/system-packages $(PYTHON) clang-format

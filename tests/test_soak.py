@@ -17,7 +17,7 @@ def test_control_memory_that_grows_is_seen() -> None:
     kept = []
 
     def keeps(tx: uringzc.UdpSender, region: uringzc.Region, number: int) -> tuple[int, int]:
-        kept.append(bytearray(b"x" * 100_000))
+        kept.append(bytearray(b"x" * 1_000_000))
         return soak.lap(tx, region, number)
 
     with pytest.raises(AssertionError, match="grew by"):

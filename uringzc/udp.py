@@ -395,6 +395,7 @@ class UdpSender:
         if not self._gather.look():
             gather = self._gather
             self._engine.wait_for(lambda: gather.in_flight, timeout, "drain")
+            gather.look()
         self._raise()
 
     def close(self, timeout: float = 5.0) -> None:
