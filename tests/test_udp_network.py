@@ -57,7 +57,7 @@ SLOW: dict[str, tuple[str, Setup, int]] = {
 def test_order_is_kept_where_the_network_is_slower_than_the_program(net: testing.Hold, how: str) -> None:
     zero_copy, setup, size = SLOW[how]
     setup(net)
-    count = 3000 if size == SIZE else 600
+    count = 6000 if size == SIZE else 600
     with testing.receiver(sock=net.receiver_socket()) as rx, net.socket() as sock:
         sock.connect(net.address)
         with uringzc.UdpSender(sock=sock, zero_copy=zero_copy) as tx:

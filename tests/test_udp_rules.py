@@ -196,7 +196,7 @@ class EnoughError(Exception):
 @pytest.mark.parametrize("slices", [False, True])
 def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> None:
     """It counts up to the end; its exception ends the call, and what was taken until then is sent."""
-    memory = b"".join(struct.pack("=Q", i) * 12 for i in range(9000))
+    memory = b"".join(struct.pack("=Q", i) * 12 for i in range(14000))
     seen: list[int] = []
 
     def enough(count: int) -> None:
@@ -208,23 +208,23 @@ def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> No
 
         def go(progress: Callable[[int], object]) -> int:
             if slices:
-                return s.send_slices(memory, range(0, len(memory), 96), [96] * 9000, progress=progress)
+                return s.send_slices(memory, range(0, len(memory), 96), [96] * 14000, progress=progress)
             return s.send_region(memory, segment=96, progress=progress)
 
         udp_pair.rx.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         with pytest.raises(kind):
             go(enough)
         s.drain()
-        assert 0 < seen[0] < seen[1] < 9000
+        assert 0 < seen[0] < seen[1] < 14000
         assert s.stats.datagrams == seen[1]
         assert udp_pair.receive(seen[1]) == [memory[96 * i : 96 * i + 96] for i in range(seen[1])]
         assert udp_pair.empty()
         counts: list[int] = []
-        assert go(counts.append) == 9000
+        assert go(counts.append) == 14000
         s.drain()
         assert counts == sorted(set(counts))
-        assert counts[-1] == 9000
-    assert udp_pair.receive(9000) == [memory[i : i + 96] for i in range(0, len(memory), 96)]
+        assert counts[-1] == 14000
+    assert udp_pair.receive(14000) == [memory[i : i + 96] for i in range(0, len(memory), 96)]
 
 
 @testing.requires("net_admin")

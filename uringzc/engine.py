@@ -86,8 +86,11 @@ class Engine(Protocol):
         """The program lost it without close()."""
 
 
-def choose(engine: str, max_inflight: int, completions: int, debug: bool) -> Engine:
-    """The engine of that name; "auto" is the best that works here. OSError says why one can not."""
+def choose(engine: str, max_inflight: int, completions: int, debug: bool, batch: int | None = None) -> Engine:
+    """The engine of that name; "auto" is the best that works here. OSError says why one can not.
+
+    `batch`: the requests of one submission, where it is not left to the engine.
+    """
     if engine not in ("auto", "io_uring"):
         raise ValueError(f"engine is 'auto' or 'io_uring', not {engine!r}")
-    return RingEngine(max_inflight, completions, debug=debug)
+    return RingEngine(max_inflight, completions, batch, debug=debug)

@@ -50,6 +50,8 @@ LARGE = 16 << 10
 #: requests below so many bytes are copied: that is faster
 LEAST = 1024
 MAX_INFLIGHT = 1024
+#: requests of one submission: as many trains as a batch may have
+_BATCH = 64
 _SLICES = 4096  # datagrams of send_slices() between two looks at the world
 log = logging.getLogger("uringzc")
 _KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
@@ -156,7 +158,7 @@ class UdpSender:
             if scheduler is None:
                 if debug is None:
                     debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
-                self._engine: Engine = choose(engine, most, COMPLETIONS["none"], debug)
+                self._engine: Engine = choose(engine, most, COMPLETIONS["none"], debug, _BATCH)
             else:
                 self._engine = scheduler._engine
                 most = self._engine.slots.most

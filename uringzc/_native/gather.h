@@ -18,7 +18,7 @@
 
 #define BLOCK 65536u      /* of the arena; no datagram, and no train, is larger */
 #define TRAIN_MOST 65507u /* bytes of a train */
-#define BATCH 32u         /* trains of one submission */
+#define BATCH 48u /* trains of one submission: the longer it is, the less two threads wait for the GIL */
 #define NO_BLOCK UINT16_MAX
 #define NO_TRAIN UINT32_MAX /* as the open train's size */
 #define MAX_ROUTES 16384u
