@@ -125,6 +125,7 @@ class Gather:
         blocking: bool,
         strict: bool,
         always: bool,
+        notify: bool,
         most: int,
         large: int,
         least: int,

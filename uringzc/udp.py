@@ -197,6 +197,7 @@ class UdpSender:
             blocking=self._blocking,
             strict=strict_order,
             always=self._mode == "always",
+            notify=notify is not None,
             most=65507 if family == socket.AF_INET else 65527,
             large=LARGE,
             least=LEAST,
@@ -538,9 +539,12 @@ class UdpSender:
         trains = (
             f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
         )
+        late = ""
+        if gather.plain > gather.requests:
+            late = " Most of it went by plain sends: single datagrams, or what max_delay found waiting."
         split = f" {mender.split} times a destination could not take a train." if mender.split else ""
         return (
-            f"{self._engine.name}; {how} It gathers in {where}, and sends {trains}.{split} "
+            f"{self._engine.name}; {how} It gathers in {where}, and sends {trains}.{split}{late} "
             f"SO_SNDBUF is {self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >> 10} KiB."
         )
 

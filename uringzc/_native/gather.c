@@ -21,16 +21,15 @@ PyObject *sent_bytes(Gather *g, size_t n) {
 
 /* The bytes of what is no bytes object; a new reference in *holder keeps them. */
 int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **holder) {
-    if (PyByteArray_CheckExact(data)) {
-        Py_INCREF(data);
-        *holder = data;
+    PyObject *view = PyMemoryView_FromObject(data);
+    if (!view)
+        return -1;                      /* TypeError: a bytes-like object is required */
+    if (PyByteArray_CheckExact(data)) { /* the view keeps other threads from resizing it */
+        *holder = view;
         *bytes = PyByteArray_AsString(data);
         *n = (size_t)PyByteArray_Size(data);
         return 0;
     }
-    PyObject *view = PyMemoryView_FromObject(data);
-    if (!view)
-        return -1; /* TypeError: a bytes-like object is required */
     PyObject *contiguous = PyObject_GetAttrString(view, "c_contiguous");
     if (contiguous == Py_False)
         PyErr_SetString(PyExc_BufferError, "memory to be sent must be contiguous");
@@ -55,7 +54,7 @@ static Py_ssize_t send_one(Gather *g, PyObject *data, uint32_t route) {
     size_t n;
     if (bytes_of(data, &bytes, &n, &holder) < 0)
         return -1;
-    int error = stage(g, bytes, n, route, holder != data && n >= g->large ? holder : NULL);
+    int error = stage(g, bytes, n, route, PyBytes_CheckExact(holder) ? holder : NULL);
     Py_DECREF(holder);
     return error < 0 ? -1 : (Py_ssize_t)n;
 }
@@ -101,12 +100,14 @@ PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, P
         PyObject **place = PyUnicode_CompareWithASCIIString(name, "to") == 0     ? &to
                            : PyUnicode_CompareWithASCIIString(name, "data") == 0 ? &data
                                                                                  : NULL;
-        if (!place || *place)
-            return PyErr_Format(PyExc_TypeError, "send() got '%U' twice, or does not know it", name);
+        if (!place)
+            return PyErr_Format(PyExc_TypeError, "send() got an unexpected keyword argument '%U'", name);
+        if (*place)
+            return PyErr_Format(PyExc_TypeError, "send() got '%U' twice", name);
         *place = args[count + i];
     }
     if (!data || count > 2)
-        return PyErr_Format(PyExc_TypeError, "send() takes data, and to");
+        return PyErr_Format(PyExc_TypeError, "send() takes data, and where to if not the usual");
     return send_slowly(g, data, to);
 }
 

@@ -76,7 +76,7 @@ typedef struct {
     unsigned long thread; /* the owner, 0 until the first call */
     unsigned long inside; /* the thread that is inside, and has the lock */
     PyThread_type_lock lock;
-    char own, blocking, strict, always, closed;
+    char own, blocking, strict, always, notify, closed;
     char news; /* the mender has something to tell the program */
     int fd, sndbuf;
     uint64_t admission; /* counts them */

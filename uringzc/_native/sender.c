@@ -113,7 +113,7 @@ static PyObject *gather_spare(PyObject *self, PyObject *unused) {
     return leave(g, code < 0 ? NULL : PyBool_FromLong(!code));
 }
 
-/* look() -> whether nothing is in flight. Submits what may go. */
+/* look() -> whether nothing is in flight, as far as it has come back */
 static PyObject *gather_look(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
@@ -286,19 +286,19 @@ static PyObject *gather_mended(PyObject *self, PyObject *number) {
 
 static int gather_setup(PyObject *self, PyObject *args, PyObject *keywords) {
     Gather *g = (Gather *)self;
-    static char *accepted[] = {"queue",    "arena",  "sock",         "mender",    "own",
-                               "blocking", "strict", "always",       "most",      "large",
-                               "least",    "limit",  "max_inflight", "max_delay", NULL};
+    static char *accepted[] = {"queue",  "arena",        "sock",      "mender", "own",   "blocking",
+                               "strict", "always",       "notify",    "most",   "large", "least",
+                               "limit",  "max_inflight", "max_delay", NULL};
     PyObject *queue, *arena, *sock, *mender;
-    int own, blocking, strict, always;
+    int own, blocking, strict, always, notify;
     unsigned max_inflight;
     long long max_delay;
     if (g->lock) {
         PyErr_SetString(PyExc_TypeError, "a Gather is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOOppppIIIIIL", accepted, &queue, &arena, &sock,
-                                     &mender, &own, &blocking, &strict, &always, &g->most, &g->large,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOOpppppIIIIIL", accepted, &queue, &arena, &sock,
+                                     &mender, &own, &blocking, &strict, &always, &notify, &g->most, &g->large,
                                      &g->least, &g->limit, &max_inflight, &max_delay))
         return -1;
     if (Py_TYPE(arena) != arena_type || !((Arena *)arena)->memory ||
@@ -334,6 +334,7 @@ static int gather_setup(PyObject *self, PyObject *args, PyObject *keywords) {
     g->blocking = (char)blocking;
     g->strict = (char)strict;
     g->always = (char)always;
+    g->notify = (char)notify;
     g->slot = (uint32_t)slot;
     g->block = NO_BLOCK;
     g->open.size = NO_TRAIN;

@@ -57,6 +57,8 @@ static int trains_read(Gather *g) {
     uzc_slots *slots = g->queue->calls->slots(g->queue->engine);
     int error = 0;
     while (!error && g->queue->calls->posted(slots, g->slot, &n, 1) == 1) {
+        if (!g->notify)
+            continue;
         PyObject *told = PyObject_CallMethod(g->mender, "posted", "IKKLK", (unsigned)n.sequence,
                                              (unsigned long long)n.requests, (unsigned long long)n.nbytes,
                                              (long long)n.copied, (unsigned long long)n.failed);
