@@ -25,7 +25,10 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 #: the rest talk to the kernel, and are skipped by name where it has no zero-copy sends
-PURE = ("test_accounts.py", "test_build.py", "test_state_machine.py", "test_structure.py", "test_testing.py")
+PURE = (
+    *("test_accounts.py", "test_build.py", "test_policy.py", "test_sandbox.py"),
+    *("test_state_machine.py", "test_structure.py", "test_testing.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

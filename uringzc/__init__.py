@@ -15,11 +15,12 @@ from uringzc.errors import (
     UringzcError,
     WrongThreadError,
 )
+from uringzc.explain import UdpStats
 from uringzc.memory import Region
 from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
 from uringzc.ring import RawCompletion, Ring
 from uringzc.scheduler import Scheduler
-from uringzc.udp import UdpSender, UdpStats
+from uringzc.udp import UdpSender
 
 __version__ = "0.1.0"
 

@@ -79,7 +79,7 @@ class Mender:
         self._timer: threading.Thread | None = None
         self.poll: select.epoll | None = None
         self._own = own
-        self._mode = mode
+        self.mode = mode
         self._on_error = on_error
         self._notify = notify
         self._policies: dict[int, Policy] = {}
@@ -122,7 +122,7 @@ class Mender:
 
     def route(self, number: int, packed: bytes | None) -> tuple[bool, int, int]:
         """A new destination: its first decision, and the largest datagram of a train."""
-        self._policies[number] = policy = Policy(self._mode)
+        self._policies[number] = policy = Policy(self.mode)
         most = 65507
         if not packed and (mtu := self._mtu()):
             most = mtu - self._headers

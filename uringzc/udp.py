@@ -24,7 +24,6 @@ import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -33,10 +32,11 @@ from uringzc._send import Gather, Lease
 from uringzc.address import Address
 from uringzc.engine import Engine, choose
 from uringzc.errors import E_THREAD, SendError, refuse
+from uringzc.explain import UdpStats, explain, snapshot
 from uringzc.memory import Region
 from uringzc.mender import Mender
 from uringzc.notif import COMPLETIONS, Notification, Notifier
-from uringzc.policy import MODES
+from uringzc.policy import LEAST, MODES
 from uringzc.probe import most_segments
 from uringzc.scheduler import Scheduler
 from uringzc.sockopt import check_udp, make_room, open_udp
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
 
 #: from so many bytes on, what can not change is sent from where it is
 LARGE = 16 << 10
-#: requests below so many bytes are copied: that is faster
-LEAST = 1024
 MAX_INFLIGHT = 1024
 #: requests of one submission: as many trains as a batch may have
 _BATCH = 64
@@ -62,26 +60,6 @@ class Integers(Protocol):
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
-
-
-@dataclass(frozen=True)
-class UdpStats:
-    """What a sender has done up to a moment. Counts of datagrams, unless it says requests."""
-
-    datagrams: int  #: taken
-    bytes: int  #: of those
-    waiting: int  #: taken, and not yet given to the kernel
-    requests: int  #: given to the kernel through the ring: trains, and single datagrams
-    plain: int  #: system calls: single datagrams, what max_delay sent, what was sent again
-    zero_copy: int  #: requests sent zero-copy whose memory is free again
-    copied: int  #: of those, copied by the kernel after all
-    in_flight: int  #: requests whose memory the kernel may still read
-    resent: int  #: sent again after a failure
-    reordered: int  #: had overtaken one that was sent again
-    lost: int  #: given up, each with a SendError
-    unsegmented: int  #: times that a destination could not take a train
-    waits: int  #: times that a call waited for the network
-    sndbuf: int  #: bytes of SO_SNDBUF that were granted, as the kernel counts them
 
 
 class UdpSender:
@@ -493,60 +471,11 @@ class UdpSender:
     @property
     def stats(self) -> UdpStats:
         """A snapshot of what it has done."""
-        gather, mender = self._gather, self._mender
-        return UdpStats(
-            datagrams=gather.datagrams,
-            bytes=gather.nbytes,
-            waiting=gather.waiting,
-            requests=gather.requests,
-            plain=gather.plain,
-            zero_copy=gather.settled,
-            copied=gather.copied,
-            in_flight=gather.in_flight,
-            resent=mender.resent,
-            reordered=gather.reordered,
-            lost=mender.lost,
-            unsegmented=mender.split,
-            waits=gather.waits,
-            sndbuf=gather.sndbuf,
-        )
+        return snapshot(self._gather, self._mender)
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""
-        gather, mender = self._gather, self._mender
-        how = {
-            "always": "Each request is zero-copy, as asked.",
-            "never": "Each request is copied, as asked.",
-        }.get(self._mode)
-        if how is None:
-            used = gather.routes
-            copying = mender.copying
-            how = (
-                f"Requests of {LEAST} bytes and more are zero-copy, smaller ones are copied, which is faster."
-            )
-            if copying:
-                how = (
-                    f"The kernel copies what goes to {copying} of {used} destinations (loopback, a device "
-                    "without checksum offload, or somebody captures): they get plain copies, and are asked "
-                    "again later."
-                )
-        pinned = self._arena.memory.buffer >= 0
-        size = self._arena.memory.length
-        where = f"an arena of {size >> 10} KiB" + (
-            "" if pinned else ", not registered (RLIMIT_MEMLOCK is too low), which costs some speed"
-        )
-        limit = most_segments()
-        trains = (
-            f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
-        )
-        late = ""
-        if gather.plain > gather.requests:
-            late = " Most of it went by plain sends: single datagrams, or what max_delay found waiting."
-        split = f" {mender.split} times a destination could not take a train." if mender.split else ""
-        return (
-            f"{self._engine.name}; {how} It gathers in {where}, and sends {trains}.{split}{late} "
-            f"SO_SNDBUF is {self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) >> 10} KiB."
-        )
+        return explain(self._engine.name, self._gather, self._mender, self._arena)
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""

@@ -339,6 +339,7 @@ class RingEngine:
                 self.queue.detach()
                 self.sockets.registered.clear()
                 lib.uzc_ring_exit(self._out)
+                self._gathers.clear()  # through which they, and so their arena, held each other
         if not self._ring:
             lifetime.unpark(self)
         return not self._ring

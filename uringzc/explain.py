@@ -1,0 +1,103 @@
+"""What a sender does, told: in numbers for programs, in sentences for people."""
+
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from uringzc.mender import Mender
+from uringzc.policy import LEAST
+from uringzc.probe import most_segments
+
+if TYPE_CHECKING:
+    from uringzc._send import Arena, Gather
+
+
+@dataclass(frozen=True)
+class UdpStats:
+    """What a sender has done up to a moment. Counts of datagrams, unless it says requests."""
+
+    datagrams: int  #: taken
+    bytes: int  #: of those
+    waiting: int  #: taken, and not yet given to the kernel
+    requests: int  #: given to the kernel through the ring: trains, and single datagrams
+    plain: int  #: system calls: single datagrams, what max_delay sent, what was sent again
+    zero_copy: int  #: requests sent zero-copy whose memory is free again
+    copied: int  #: of those, copied by the kernel after all
+    in_flight: int  #: requests whose memory the kernel may still read
+    destinations: int  #: that were sent to
+    copying: int  #: of those, where zero_copy="auto" has found that a plain copy is better
+    resent: int  #: sent again after a failure
+    reordered: int  #: had overtaken one that was sent again
+    lost: int  #: given up, each with a SendError
+    unsegmented: int  #: times that a destination could not take a train
+    waits: int  #: times that a call waited for the network
+    sndbuf: int  #: bytes of SO_SNDBUF that were granted, as the kernel counts them
+
+
+def snapshot(gather: "Gather", mender: Mender) -> UdpStats:
+    """The sender's numbers at this moment."""
+    return UdpStats(
+        datagrams=gather.datagrams,
+        bytes=gather.nbytes,
+        waiting=gather.waiting,
+        requests=gather.requests,
+        plain=gather.plain,
+        zero_copy=gather.settled,
+        copied=gather.copied,
+        in_flight=gather.in_flight,
+        destinations=gather.routes,
+        copying=mender.copying if mender.mode == "auto" else 0,
+        resent=mender.resent,
+        reordered=gather.reordered,
+        lost=mender.lost,
+        unsegmented=mender.split,
+        waits=gather.waits,
+        sndbuf=_sndbuf(mender.sock),
+    )
+
+
+def explain(engine: str, gather: "Gather", mender: Mender, arena: "Arena") -> str:
+    """What the sender does, and why."""
+    limit = most_segments()
+    trains = (
+        f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
+    )
+    sentences = [
+        f"{engine}, {trains}",
+        _copies(gather, mender),
+        f"Datagrams are gathered in {_memory(arena)}",
+    ]
+    if mender.split:
+        sentences.append(f"{mender.split} times a destination could not take a train")
+    if gather.plain > gather.requests:
+        sentences.append("Most left by plain sends: single datagrams, or what max_delay found waiting")
+    if sndbuf := _sndbuf(mender.sock):
+        sentences.append(f"SO_SNDBUF is {sndbuf >> 10} KiB")
+    return ". ".join(sentences) + "."
+
+
+def _copies(gather: "Gather", mender: Mender) -> str:
+    if mender.mode == "always":
+        return "Each request is zero-copy, as asked"
+    if mender.mode == "never":
+        return "Each request is copied, as asked"
+    if mender.copying:
+        return (
+            f"The kernel would copy what goes to {mender.copying} of {gather.routes} destinations (loopback, "
+            "a device without checksum offload, a capture that listens): they get plain copies, and are "
+            "tried again from time to time"
+        )
+    return (
+        f"Requests of {LEAST} bytes and more are zero-copy; smaller ones, and datagrams above the MTU, are "
+        "copied, which is faster"
+    )
+
+
+def _memory(arena: "Arena") -> str:
+    memory = arena.memory
+    registered = "" if memory.buffer >= 0 else ", not registered (see RLIMIT_MEMLOCK), which costs some speed"
+    return f"an arena of {memory.length >> 10} KiB{registered}"
+
+
+def _sndbuf(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) if sock.fileno() >= 0 else 0
