@@ -92,7 +92,7 @@ def end(engines: "list[weakref.ref[Engine]]") -> None:
     """Closes what the ending thread still owns: nobody else can see these engines' notifications."""
     for reference in engines:
         engine = reference()
-        if engine is not None and not engine.closed:
+        if engine is not None and not engine.closed and engine.mine():  # at exit it may be another thread's
             _close(engine)
 
 

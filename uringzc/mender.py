@@ -94,10 +94,9 @@ class Mender:
         """The first call: this thread is the owner from now on, and the timer starts."""
         self._engine.claim()
         if self._max_delay and self._timer is None:
-            self._timer = threading.Thread(
-                target=_keep_time, args=(gather,), name="uringzc timer", daemon=True
-            )
-            self._timer.start()
+            timer = threading.Thread(target=_keep_time, args=(gather,), name="uringzc timer", daemon=True)
+            timer.start()
+            self._timer = timer
 
     def join(self) -> None:
         """Waits for the timer's thread, which was told to end."""
@@ -175,65 +174,80 @@ class Mender:
         return heard
 
     def mend(self, gather: "Gather", rows: list[tuple[Any, ...]]) -> None:
-        """Sends again, in their order and by system calls, the trains that failed; says which it gave up."""
+        """Sends again, in their order and by system calls, the trains that failed.
+
+        Where that would wait and must not, it stops: what was not ``mended`` comes again.
+        """
         for fields in rows:
             row = Row(*fields)
-            if row.result == 0:
-                continue
-            number = -row.result
-            if row.datagrams > 1 and number in _SPLIT:
-                self._split(gather, row, number)
-            elif number in _AGAIN:
-                if self._again(gather, row, 0, row.datagrams) and number in _NEWS:
-                    self.hear(number)
-            else:
-                self._give_up(gather, row, 0, row.datagrams, number)
-            gather.mended(row.train)
+            if row.result and not self._mend_train(gather, row, -row.result):
+                return
+
+    def _mend_train(self, gather: "Gather", row: Row, number: int) -> bool:
+        """False: the rest of it must wait."""
+        if number not in _AGAIN:
+            self._give_up(gather, row, 0, row.datagrams, number)
+            return True
+        whole = number not in _SPLIT or row.datagrams == 1
+        if not whole:
+            self._split(gather, row, number)
+        pieces = [row.datagrams] if whole else [1] * row.datagrams
+        at = 0
+        for count in pieces:
+            if not self._again(gather, row, at, count):
+                return False
+            at += count
+        if number in _NEWS:
+            self.hear(number)
+        return True
 
     def _split(self, gather: "Gather", row: Row, number: int) -> None:
         """A destination that can not take such a train gets its datagrams one by one, and from now on too."""
-        self.split += 1
         _, segments, most, _ = gather.route(row.route)
         if number == errno.EMSGSIZE:  # the path takes no datagram of this size whole
-            gather.limit(row.route, segments, min(most, row.size - 1))
+            limit = segments, min(most, row.size - 1)
             why = f"datagrams of {row.size} bytes are larger than the path takes"
         elif number == errno.EINVAL and segments > 64 and row.datagrams > 64:
-            gather.limit(row.route, 64, most)
+            limit = 64, most
             why = "64 datagrams are the most of a train there"
         else:
-            gather.limit(row.route, 1, most)
+            limit = 1, most
             why = "no trains there"
-        log.info("to %s: %s (%s)", self.address_of(gather, row.route), why, os.strerror(number))
-        for at in range(row.datagrams):
-            self._again(gather, row, at, 1)
+        if limit != (segments, most):
+            self.split += 1
+            gather.limit(row.route, *limit)
+            log.info("to %s: %s (%s)", self.address_of(gather, row.route), why, os.strerror(number))
 
     def _again(self, gather: "Gather", row: Row, at: int, count: int) -> bool:
-        """Some datagrams of a train, until they are sent (then True) or there is no hope."""
+        """Some datagrams of a train, until they are sent or given up; False: that must wait."""
         patience = time.monotonic() + PATIENCE
+        may_wait = self.poll is None and threading.get_ident() == gather.thread
         tries = 0
-        while code := gather.resend(row.train, at, count):
+        while code := gather.resend(row.train, count):
             number = -code
             if number == errno.EAGAIN:  # somebody fills the socket: there will be room
+                if not may_wait:
+                    return False
                 gather.writable(100)
                 continue
             tries += 1
             if count > 1 and number in _SPLIT:
-                sent = [self._again(gather, row, one, 1) for one in range(at, at + count)]
-                return all(sent)
+                return all(self._again(gather, row, one, 1) for one in range(at, at + count))
             late = time.monotonic() > patience
             if number == errno.ENOBUFS and not late:  # a queue on the way is full: it empties as it sends
                 time.sleep(0.001)
-                tries = 0
             elif tries >= TRIES or number not in (*_NEWS, errno.ENOBUFS) or late:
                 self._give_up(gather, row, at, count, number)
-                return False
+                return True
         self.resent += count
+        gather.mended(row.train, count)
         return True
 
     def _give_up(self, gather: "Gather", row: Row, at: int, count: int, number: int) -> None:
         self.lost += count
         for one in range(at, at + count):
             self._report(gather, row, number, one, "was not sent")
+        gather.mended(row.train, count)
 
     def gave_up(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""

@@ -13,6 +13,7 @@ Theory of operation
     of a timer's thread, which does not touch the ring: the ring stays with the thread that it belongs to.
 """
 
+import errno
 import logging
 import operator
 import os
@@ -23,7 +24,7 @@ import time
 import warnings
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,7 +32,7 @@ from uringzc import address, memory
 from uringzc._send import Gather, Lease
 from uringzc.address import Address
 from uringzc.engine import Engine, choose
-from uringzc.errors import E_THREAD, SendError, refuse
+from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
 from uringzc.explain import UdpStats, explain, snapshot
 from uringzc.memory import Region
 from uringzc.mender import Mender
@@ -111,10 +112,15 @@ class UdpSender:
         self.closed = True
         if zero_copy not in MODES:
             raise ValueError(f"zero_copy is 'auto', 'always' or 'never', not {zero_copy!r}")
+        if max_delay is not None and not isinstance(max_delay, (int, float)):
+            raise TypeError(f"max_delay is seconds or None, not {max_delay!r}")
         if max_delay is not None and not 0 < max_delay <= 3600:
             raise ValueError(
                 f"max_delay is seconds, more than 0 and at most 3600, or None; not {max_delay!r}"
             )
+        for name, callback in (("on_error", on_error), ("notify", notify)):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{name} is a function or None, not {callback!r}")
         if not isinstance(arena, int) or not ARENA_LEAST <= arena <= 1 << 30:
             raise ValueError(f"an arena is {ARENA_LEAST} to {1 << 30} bytes, not {arena!r}")
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
@@ -125,7 +131,7 @@ class UdpSender:
         self._blocking = blocking
         self._max_delay = max_delay
         self._poll: select.epoll | None = None
-        most = max_inflight or MAX_INFLIGHT
+        most = MAX_INFLIGHT if max_inflight is None else max_inflight
         if sock is None:
             sock = open_udp(remote, bind, family, ttl, interface)
         elif any(given is not None for given in (bind, family, ttl, interface)):
@@ -147,7 +153,7 @@ class UdpSender:
         # The contracts are the methods below; an instance carries the compiled ones, without a frame between.
         self.send = self._gather.send  # type: ignore[method-assign]
         self.sendto = self._gather.sendto  # type: ignore[assignment,method-assign]
-        self.lease = self._gather.lease  # type: ignore[assignment,method-assign]
+        self.lease = self._gather.lease  # type: ignore[method-assign]
         self.closed = False
 
     def _build(
@@ -215,9 +221,10 @@ class UdpSender:
         is connected to; a name is resolved each time that it is given, in the call.
 
         Raises only what this datagram is the cause of, and has not taken it then: TypeError or BufferError
-        for what is no contiguous buffer or no address, OSError EMSGSIZE for more than UDP carries, EBADF for
-        a socket that was closed, BlockingIOError (``blocking=False``) where it would wait. What becomes of it
-        later is told by ``on_error``, or raised by the next flush, drain or close.
+        for what is no contiguous buffer or no address, OSError EMSGSIZE for more than UDP carries,
+        BlockingIOError (``blocking=False``) where it would wait. What becomes of it later is told by
+        ``on_error``, or raised by the next flush, drain or close: OSError EBADF, too, where the socket was
+        closed under the sender.
         """
         return self._gather.send(data, to)  # only reached through the class
 
@@ -249,7 +256,7 @@ class UdpSender:
             error.characters_written = max(taken, getattr(error, "characters_written", 0))
             raise
 
-    def lease(self, size: int) -> Lease:
+    def lease(self, size: int, /) -> Lease:
         """`size` bytes of registered memory to fill, and to ``send`` without a copy.
 
         It is given back by ``Lease.send``, by leaving a ``with`` block, or by dropping it. BlockingIOError
@@ -284,6 +291,10 @@ class UdpSender:
         if segment is None and length == 0:
             self.send(b"", to)
             return 1
+        if segment is None and length > 65535:
+            raise ValueError(
+                f"{length} bytes are more than a datagram: say in segments of how many to send them"
+            )
         segment = length if segment is None else operator.index(segment)
         if offset < 0 or length < 0 or offset + length > total:
             raise ValueError(
@@ -370,11 +381,14 @@ class UdpSender:
     def drain(self, timeout: float | None = None) -> None:
         """Flushes, and returns when the kernel holds no memory of this sender any more.
 
-        TimeoutError says what it holds. BlockingIOError with ``blocking=False`` as ``flush``.
+        TimeoutError says what it holds. With ``blocking=False`` and no `timeout` it does not wait, but raises
+        BlockingIOError.
         """
         self._gather.flush()
         if not self._gather.look():
             gather = self._gather
+            if not self._blocking and timeout is None:
+                raise BlockingIOError(errno.EAGAIN, f"{gather.in_flight} requests are in flight")
             self._engine.wait_for(lambda: gather.in_flight, timeout, "drain")
             gather.look()
         self._raise()
@@ -383,7 +397,7 @@ class UdpSender:
         """Takes no more, flushes, drains, and ends. May be repeated.
 
         What the kernel holds after `timeout` is parked, see ``Scheduler.close``; what could not be sent in
-        that time is lost, with a SendError. Closes a socket of the sender's own; leases and regions end.
+        that time is lost, with a SendError. Closes a socket of the sender's own. BusyError inside a call.
         """
         if self.closed:
             return
@@ -393,39 +407,54 @@ class UdpSender:
             return
         if not self._engine.mine():
             refuse(E_THREAD)
+        if self._gather.busy:
+            refuse(E_BUSY)
         deadline = time.monotonic() + timeout
         self.closed = True
+        failure: OSError | None = None
         try:
-            self._send_rest(deadline)
+            failure = self._send_rest(deadline)
         finally:
             self._end(max(0.0, deadline - time.monotonic()))
+        self._mender.deliver()
         self._raise()
+        if failure is not None:
+            raise failure
 
-    def _send_rest(self, deadline: float) -> None:
+    def _send_rest(self, deadline: float) -> OSError | None:
+        """What could not even be tried: the socket was closed."""
         gather = self._gather
         while True:
-            with suppress(BlockingIOError, TimeoutError):
+            try:
                 gather.flush()
                 break
-            if time.monotonic() > deadline:
-                break
-            select.select([], [self._sock], [], 0.01)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    break
+                select.select([], [self._sock], [], 0.01)
+            except OSError as error:
+                return error
         with suppress(TimeoutError):
             left = max(0.0, deadline - time.monotonic())
             if gather.in_flight:
                 self._engine.wait_for(lambda: gather.in_flight, left, "close")
             gather.look()
+        return None
 
     def _end(self, timeout: float) -> None:
-        self._gather.close()
+        with ExitStack() as stack:  # in this order from the last to the first, whatever one of them raises
+            stack.callback(self._let_go)
+            if self._own_engine:
+                stack.callback(self._engine.close, timeout)
+            stack.callback(self._engine.detach, self._gather)
+            stack.callback(self._discard)
+            stack.callback(self._mender.join)
+            stack.callback(self._gather.close)
+
+    def _discard(self) -> None:
         lost = self._gather.discard()
         if lost:
             self._mender.gave_up(lost)
-        self._mender.join()
-        self._engine.detach(self._gather)
-        if self._own_engine:
-            self._engine.close(timeout)
-        self._let_go()
 
     def _let_go(self) -> None:
         if self._poll is not None:
@@ -453,6 +482,7 @@ class UdpSender:
         gather = self._gather
         gather.rescue(False)  # what it has taken it sends: plainly, and in any thread
         gather.close()
+        self._mender.join()
         gather.discard()
         if self._own_engine:
             self._engine.drop(self)
@@ -513,9 +543,10 @@ def _integers(name: str, values: Integers) -> tuple[memoryview, int]:
     except TypeError:
         view = memoryview(array("q", values))
     kind = view.format.lstrip("@=<") if view.format else ""
-    if view.ndim != 1 or not view.c_contiguous or kind not in _KINDS:
-        if view.ndim != 1 or kind not in "bBhH" or not kind:
-            raise TypeError(f"{name} is a contiguous array of integers, not of format {view.format!r}")
-        view = memoryview(array("q", view.tolist()))
-        kind = "q"
+    if view.ndim != 1 or not view.c_contiguous:
+        raise TypeError(f"{name} is an array of one dimension without gaps: copy it, with .copy() say")
+    if kind in ("b", "B", "h", "H"):
+        return memoryview(array("q", view.tolist())), _KINDS["q"]
+    if kind not in _KINDS:
+        raise TypeError(f"{name} is an array of integers, not of format {view.format!r}")
     return view, _KINDS[kind]

@@ -181,6 +181,8 @@ class RingEngine:
 
     def attach(self, sender: "Sender", gather: Gather) -> None:
         """Closing the engine closes the sender; its gather is kept while requests of it are in flight."""
+        if self.mine() and not self.queue.busy:
+            self.tidy()  # senders that were dropped give back what they held
         self.senders.add(sender)
         self._gathers.append(gather)
 
@@ -194,7 +196,7 @@ class RingEngine:
     def squeeze(self, gather: Gather, wait: bool) -> bool:
         """Other senders than this one give back what they can of the arena; whether any of it is free."""
         arena = self.arena
-        others = [other for other in self._gathers if other is not gather and not other.closed]
+        others = [each for each in self._gathers if each is not gather and not each.closed and not each.busy]
         for other in others:
             other.spare()
         if arena is None:
@@ -292,12 +294,20 @@ class RingEngine:
             return
         if not self.mine():
             refuse(E_THREAD)
-        if self.queue.busy:
+        if self.queue.busy or self.queue.inside:
             refuse(E_BUSY)
+        errors: list[Exception] = []
         for sender in list(self.senders):
-            sender.close(timeout)
-        if self.closed:
-            return
+            try:
+                sender.close(timeout)
+            except Exception as error:  # the others, and the engine, are to be closed too
+                errors.append(error)
+        if not self.closed:
+            self._close(timeout)
+        if errors:
+            raise errors[0]
+
+    def _close(self, timeout: float) -> None:
         lifetime.park(self)  # first, and until it has ended: an interrupt anywhere in here leaves it parked
         self.closed = True
         lib.uzc_slots_close(self.slots.pointer)
@@ -324,7 +334,7 @@ class RingEngine:
 
     def settle(self) -> bool:
         """Of a parked engine: submits, takes what there is, and ends if nothing is in flight any more."""
-        if self._ring and not self.queue.busy:
+        if self._ring and not self.queue.busy and not self.queue.inside:
             self.closed = True
             lib.uzc_slots_close(self.slots.pointer)
             with suppress(UringzcError, OSError):
@@ -339,6 +349,7 @@ class RingEngine:
                 self.queue.detach()
                 self.sockets.registered.clear()
                 lib.uzc_ring_exit(self._out)
+                self._lost.clear()
                 self._gathers.clear()  # through which they, and so their arena, held each other
         if not self._ring:
             lifetime.unpark(self)

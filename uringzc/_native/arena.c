@@ -164,6 +164,22 @@ static void give_back(Lease *l) {
     arena_drop(l->arena, l->block);
 }
 
+/* An int, or what has __index__; what does not fit is larger than anything. */
+int size_of(PyObject *value, size_t *n) {
+    PyObject *index = PyNumber_Index(value);
+    if (!index)
+        return -1;
+    *n = PyLong_AsSize_t(index);
+    Py_DECREF(index);
+    if (PyErr_Occurred()) {
+        if (!PyErr_ExceptionMatches(PyExc_OverflowError) && !PyErr_ExceptionMatches(PyExc_ValueError))
+            return -1;
+        PyErr_Clear();
+        *n = SIZE_MAX;
+    }
+    return 0;
+}
+
 static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) {
     Lease *l = (Lease *)self;
     Gather *g = l->gather;
@@ -171,11 +187,9 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     PyObject *length = Py_None, *to = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO", accepted, &length, &to))
         return NULL;
-    size_t n = length == Py_None ? l->length : PyLong_AsSize_t(length);
-    if (n == (size_t)-1 && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_OverflowError) &&
-        !PyErr_ExceptionMatches(PyExc_ValueError))
+    size_t n = l->length;
+    if (length != Py_None && size_of(length, &n) < 0)
         return NULL;
-    PyErr_Clear();
     if (!l->held)
         return PyErr_Format(PyExc_ValueError, "the lease was sent or given back");
     if (n > l->length)
@@ -185,7 +199,10 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
         return NULL;
     uint32_t route;
     PyObject *sent = NULL;
-    if (find_route(g, to, &route) == 0 && end_view(l) == 0) {
+    bool ready = find_route(g, to, &route) == 0 && end_view(l) == 0;
+    if (ready && !l->held) { /* given back meanwhile, while a name was resolved */
+        PyErr_SetString(PyExc_ValueError, "the lease was sent or given back");
+    } else if (ready) {
         if (add_datagram(g, l->data, n, route, l->block) == 0) {
             if (g->at == l->data + l->length &&
                 g->block == l->block) /* nothing behind it: the rest is free */

@@ -81,13 +81,9 @@ PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, P
         PyObject *data = args[0];
         if (PyBytes_CheckExact(data) && g->ready == PyThread_get_thread_ident()) {
             size_t n = (size_t)PyBytes_Size(data);
-            if (continues(g, 0, n)) {
+            if (continues(g, 0, n) && g->room >= 2 * n) { /* one that fills the train may raise, before */
                 append(g, PyBytes_AsString(data), n);
-                if (g->room >= n)
-                    return sent_bytes(g, n);
-                if (gather_begin(g) < 0)
-                    return NULL;
-                return leave(g, after(g) == 0 ? sent_bytes(g, n) : NULL);
+                return sent_bytes(g, n);
             }
         }
         return send_slowly(g, data, NULL);
@@ -134,6 +130,10 @@ static bool is_address(PyObject *to) {
     return first && PyUnicode_Check(first);
 }
 
+static bool is_at_hand(PyObject *items) {
+    return PyList_CheckExact(items) || PyTuple_CheckExact(items);
+}
+
 static void count_in_error(Py_ssize_t done) {
     PyObject *type, *value, *trace;
     if (!PyErr_ExceptionMatches(PyExc_BlockingIOError))
@@ -171,7 +171,7 @@ PyObject *gather_send_many(PyObject *self, PyObject *args) {
     Py_ssize_t sent = 0;
     if (!PyArg_ParseTuple(args, "OO", &datagrams, &to))
         return NULL;
-    bool paired = to != Py_None && !is_address(to);
+    bool paired = to != Py_None && !is_address(to) && !PyUnicode_Check(to);
     PyObject *items = PyObject_GetIter(datagrams), *addresses = paired ? PyObject_GetIter(to) : NULL;
     if (!items || (paired && !addresses) || gather_begin(g) < 0) {
         Py_XDECREF(items);
@@ -180,7 +180,7 @@ PyObject *gather_send_many(PyObject *self, PyObject *args) {
     }
     /* what runs code of the program does so outside: it may take its time, while the timer sends what waits
      */
-    const bool slow = !PyList_CheckExact(datagrams) && !PyTuple_CheckExact(datagrams);
+    const bool slow = !is_at_hand(datagrams) || (paired && !is_at_hand(to));
     bool ok = paired || find_route(g, to, &route) == 0;
     while (ok) {
         if (slow)
@@ -285,13 +285,9 @@ PyObject *gather_fan_out(PyObject *self, PyObject *args) {
 
 PyObject *gather_lease(PyObject *self, PyObject *size) {
     Gather *g = (Gather *)self;
-    size_t n = PyLong_AsSize_t(size);
-    if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError))
-            return NULL;
-        PyErr_Clear();
-        n = SIZE_MAX;
-    }
+    size_t n;
+    if (size_of(size, &n) < 0)
+        return NULL;
     if (n > g->most)
         return PyErr_Format(PyExc_ValueError, "a lease is 0 to %u bytes, what a datagram can carry, not %S",
                             g->most, size);

@@ -94,8 +94,9 @@ typedef struct {
     uint16_t block;
     uint32_t room; /* bytes that can be appended to the open train at `at` */
     struct train trains[BATCH];
-    uint32_t count, next, awaited; /* closed; queued up to here; without a result */
-    struct route *routes;          /* 0: where send() goes without `to` */
+    uint32_t count, next;     /* closed; queued up to here */
+    _Atomic uint32_t awaited; /* without a result */
+    struct route *routes;     /* 0: where send() goes without `to` */
     uint32_t route_count, route_room;
     PyObject *destinations; /* dict: address -> number of its route */
     PyObject *last_to;      /* neighbours are often the same */
@@ -130,6 +131,7 @@ typedef struct {
 /* arena.c */
 int arena_init(PyObject *module);
 extern PyTypeObject *arena_type, *lease_type;
+int size_of(PyObject *value, size_t *n);
 /* A free block, counted once; NO_BLOCK if there is none. */
 uint16_t arena_take(Arena *arena);
 static inline void arena_use(Arena *arena, uint16_t block) {
@@ -220,13 +222,13 @@ int trains_wait(Gather *g);
 int trains_look(Gather *g);
 /* Flushes the notifier of what was queued. */
 int trains_flush(Gather *g);
-/* Takes the results of what was queued, mends what failed, forgets what has left. */
+/* Takes the results of what was queued, mends what failed, forgets what has left. 1: not all is mended */
 int conclude(Gather *g);
 void trains_watcher(Gather *g, uzc_watcher *watcher);
 
 /* plain.c. 0, -errno, or INT_MIN: an exception. */
-/* Datagrams [from, from + count) of a train. */
-int resend(Gather *g, const struct train *t, uint32_t from, uint32_t count);
+/* The first `count` datagrams of a train. */
+int resend(Gather *g, const struct train *t, uint32_t count);
 /* Everything that waits, in order; -EAGAIN: the rest must wait on. */
 int rescue(Gather *g);
 

@@ -103,6 +103,7 @@ static PyMethodDef queue_methods[] = {
     {NULL, NULL, 0, NULL}};
 
 static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
+                                      {"inside", T_INT, offsetof(Queue, inside), READONLY, NULL},
                                       {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 

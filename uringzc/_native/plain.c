@@ -32,11 +32,11 @@ static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, 
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-int resend(Gather *g, const struct train *t, uint32_t from, uint32_t count) {
+int resend(Gather *g, const struct train *t, uint32_t count) {
     const struct route *r = &g->routes[t->route];
     const struct sockaddr *to = r->to_length ? (const struct sockaddr *)&r->to : NULL;
-    const char *data = t->data + (size_t)from * t->size;
-    uint32_t left = t->nbytes - from * t->size, length = count * t->size < left ? count * t->size : left;
+    const char *data = t->data;
+    uint32_t length = count < t->count ? count * t->size : t->nbytes;
     uint32_t segment = count > 1 ? t->size : 0;
     if (descriptor(g->sock, &g->fd) < 0)
         return INT_MIN;
@@ -53,10 +53,14 @@ int resend(Gather *g, const struct train *t, uint32_t from, uint32_t count) {
     return sent < 0 ? (int)sent : 0;
 }
 
+static int after_conclude(int code) {
+    return code < 0 ? INT_MIN : code > 0 ? -EAGAIN : 0;
+}
+
 int rescue(Gather *g) {
     if (g->awaited && g->inside != g->thread)
         return -EAGAIN; /* requests are in the ring, which is the owner's */
-    int code = conclude(g) < 0 ? INT_MIN : 0;
+    int code = after_conclude(conclude(g));
     while (g->count && !code) {
         struct train *t = &g->trains[0];
         struct route *r = &g->routes[t->route];
@@ -67,14 +71,14 @@ int rescue(Gather *g) {
             if (!may_go(g, r, waiting_bytes(g)))
                 return -EAGAIN;
         }
-        code = resend(g, t, 0, t->count);
+        code = resend(g, t, t->count);
         if (code == INT_MIN || code == -EAGAIN)
             return code;
         t->zero_copy = false;
         t->result = code ? code : (int32_t)t->nbytes;
         t->state = code ? FAILED : DONE;
         g->next = 1;
-        code = conclude(g) < 0 ? INT_MIN : 0;
+        code = after_conclude(conclude(g));
     }
     return code;
 }

@@ -89,14 +89,14 @@ PyObject *gather_send_block(PyObject *self, PyObject *args) {
 
 /* An array of integers in memory: of 4 or 8 bytes, signed (then negative) or not. */
 static uint64_t integer(const char *array, int kind, size_t i) {
-    switch (kind) {
-    case 4:
-        return ((const uint32_t *)array)[i];
-    case -4:
-        return (uint64_t)(int64_t)((const int32_t *)array)[i];
-    default:
-        return ((const uint64_t *)array)[i]; /* a negative one is larger than any memory */
+    uint64_t wide;
+    int32_t narrow; /* memory may begin anywhere */
+    if (kind == 8) {
+        memcpy(&wide, array + 8 * i, sizeof wide);
+        return wide; /* a negative one is larger than any memory */
     }
+    memcpy(&narrow, array + 4 * i, sizeof narrow);
+    return kind < 0 ? (uint64_t)(int64_t)narrow : (uint32_t)narrow;
 }
 
 /* send_slices(data, offsets, kind, lengths, kind, first, last, to): pieces [first, last) of the memory. With
@@ -123,8 +123,11 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args) {
     while (!error && at < last) {
         uint64_t offset = integer((const char *)(uintptr_t)offsets, offset_kind, at);
         uint64_t n = integer((const char *)(uintptr_t)lengths, length_kind, at);
-        if (n > g->most || offset > nbytes || n > nbytes - offset)
+        if (n > g->most || offset > nbytes || n > nbytes - offset) {
+            if (to)
+                PyErr_SetString(PyExc_ValueError, "the offsets or lengths were changed during the call");
             break;
+        }
         const char *piece = send.data + offset;
         if (!to) {
             at++;

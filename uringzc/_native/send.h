@@ -50,6 +50,7 @@ typedef struct {
     Known known[KNOWN]; /* by address */
     long long queued;   /* requests queued and not submitted */
     char busy, owned;
+    int inside; /* senders of this engine that are inside a call */
 } Queue;
 
 /* arguments.c: what send() and run() take, by position or name */

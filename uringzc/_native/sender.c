@@ -7,12 +7,29 @@
 
 #include "gather.h"
 
-#define LINGER 200 /* ticks without a datagram, before the timer's thread goes to sleep */
+#define PATIENCE 50000 /* microseconds, with the lock of a sender, between two looks at the world */
+#define LINGER 200     /* ticks without a datagram, before the timer's thread goes to sleep */
 
 int64_t nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+static bool take_lock(Gather *g, long long microseconds) {
+    if (PyThread_acquire_lock(g->lock, NOWAIT_LOCK))
+        return true;
+    PyLockStatus got;
+    Py_BEGIN_ALLOW_THREADS;
+    got = PyThread_acquire_lock_timed(g->lock, microseconds, 0);
+    Py_END_ALLOW_THREADS;
+    return got == PY_LOCK_ACQUIRED;
+}
+
+static void release_lock(Gather *g) {
+    g->inside = 0;
+    g->ready = g->closed ? 0 : g->thread;
+    PyThread_release_lock(g->lock);
 }
 
 /* Begins a call that changes the sender. Its own thread waits for the timer; a call inside a call is refused.
@@ -36,20 +53,22 @@ int gather_begin(Gather *g) {
         return refuse(g->queue, UZC_E_THREAD), -1;
     if (g->inside == thread || g->queue->busy)
         return refuse(g->queue, UZC_E_BUSY), -1;
-    if (!PyThread_acquire_lock(g->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS;
-        PyThread_acquire_lock(g->lock, WAIT_LOCK);
-        Py_END_ALLOW_THREADS;
+    while (!take_lock(g, PATIENCE)) /* the timer has it */
+        if (PyErr_CheckSignals() < 0)
+            return -1;
+    if (g->closed || !g->queue->engine) { /* meanwhile */
+        PyThread_release_lock(g->lock);
+        return refuse(g->queue, UZC_E_CLOSED), -1;
     }
     g->ready = 0;
     g->inside = thread;
+    g->queue->inside++;
     return 0;
 }
 
 void gather_end(Gather *g) {
-    g->inside = 0;
-    g->ready = g->closed ? 0 : g->thread;
-    PyThread_release_lock(g->lock);
+    g->queue->inside--;
+    release_lock(g);
 }
 
 /* Ends a call; then what the mender has to tell is told, which may raise. */
@@ -110,7 +129,8 @@ static PyObject *gather_spare(PyObject *self, PyObject *unused) {
         code = trains_flush(g);
     if (code >= 0)
         leave_block(g);
-    return leave(g, code < 0 ? NULL : PyBool_FromLong(!code));
+    gather_end(g); /* what it has to tell it tells in a call of its own */
+    return code < 0 ? NULL : PyBool_FromLong(!code);
 }
 
 /* look() -> whether nothing is in flight, as far as it has come back */
@@ -131,13 +151,8 @@ static PyObject *gather_rescue(PyObject *self, PyObject *late) {
     int only_late = PyObject_IsTrue(late), code = 0;
     if (only_late < 0)
         return NULL;
-    if (g->inside == thread)
+    if (g->inside == thread || !take_lock(g, only_late ? 2 * PATIENCE : 20 * PATIENCE))
         return PyLong_FromLong(-EBUSY);
-    if (!PyThread_acquire_lock(g->lock, NOWAIT_LOCK)) {
-        Py_BEGIN_ALLOW_THREADS;
-        PyThread_acquire_lock(g->lock, WAIT_LOCK);
-        Py_END_ALLOW_THREADS;
-    }
     g->ready = 0;
     g->inside = thread;
     int64_t since = atomic_load(&g->since), now = nanoseconds();
@@ -148,7 +163,7 @@ static PyObject *gather_rescue(PyObject *self, PyObject *late) {
         if (code)
             atomic_store(&g->since, now); /* again a little later */
     }
-    gather_end(g);
+    release_lock(g);
     return code == INT_MIN ? NULL : PyLong_FromLong(code);
 }
 
@@ -207,22 +222,29 @@ static PyObject *gather_abandon(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* Forgets what waits, and gives its block back; of a closed sender. Returns how many datagrams were lost. */
+/* Forgets what waits, and gives its block back; of a closed sender. Returns how many datagrams were lost.
+ * What is in the ring stays: the accounts still tell of it. */
 static PyObject *gather_discard(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
     unsigned long long lost = 0;
-    if (!g->closed || g->inside || g->awaited)
+    if (!g->closed || !take_lock(g, 20 * PATIENCE))
         return PyErr_Format(PyExc_RuntimeError, "discard() is for a closed sender");
     if (g->count < BATCH)
         close_train(g);
     for (uint32_t i = 0; i < g->count; i++) {
-        lost += g->trains[i].count;
-        arena_drop(g->arena, g->trains[i].block);
-        Py_CLEAR(g->trains[i].holder);
+        struct train *t = &g->trains[i];
+        if (t->state != CLOSED && t->state != FAILED)
+            continue;
+        lost += t->count;
+        arena_drop(g->arena, t->block);
+        Py_CLEAR(t->holder);
+        t->block = NO_BLOCK;
+        t->state = DONE;
+        t->count = 0;
     }
-    g->count = g->next = 0;
     leave_block(g);
+    release_lock(g);
     return PyLong_FromUnsignedLongLong(lost);
 }
 
@@ -245,19 +267,18 @@ static struct train *failed_train(Gather *g, unsigned train) {
     return NULL;
 }
 
-/* resend(train, from, count) -> 0 or -errno: datagrams of a train by a system call, as a train if count > 1
- */
+/* resend(train, count) -> 0 or -errno: its first datagrams by a system call, as a train if count > 1 */
 static PyObject *gather_resend(PyObject *self, PyObject *args) {
     Gather *g = (Gather *)self;
-    unsigned train, from, count;
-    if (!PyArg_ParseTuple(args, "III", &train, &from, &count))
+    unsigned train, count;
+    if (!PyArg_ParseTuple(args, "II", &train, &count))
         return NULL;
     struct train *t = failed_train(g, train);
     if (!t)
         return NULL;
-    if (!count || from >= t->count || count > t->count - from)
-        return PyErr_Format(PyExc_ValueError, "no datagrams %u to %u in the train", from, from + count);
-    int code = resend(g, t, from, count);
+    if (!count || count > t->count)
+        return PyErr_Format(PyExc_ValueError, "the train has %u datagrams, not %u", t->count, count);
+    int code = resend(g, t, count);
     return code == INT_MIN ? NULL : PyLong_FromLong(code);
 }
 
@@ -269,23 +290,29 @@ static PyObject *gather_writable(PyObject *self, PyObject *milliseconds) {
     Py_RETURN_NONE;
 }
 
-/* mended(train): it was sent again, or given up */
-static PyObject *gather_mended(PyObject *self, PyObject *number) {
-    unsigned long train = PyLong_AsUnsignedLong(number);
-    if (PyErr_Occurred())
+/* mended(train, count): its first datagrams were sent again, or given up; the others are what it is now */
+static PyObject *gather_mended(PyObject *self, PyObject *args) {
+    unsigned train, count;
+    if (!PyArg_ParseTuple(args, "II", &train, &count))
         return NULL;
-    struct train *t = failed_train((Gather *)self, train > UINT32_MAX ? UINT32_MAX : (unsigned)train);
+    struct train *t = failed_train((Gather *)self, train);
     if (!t)
         return NULL;
-    t->state = DONE;
-    t->result = 0;
+    if (count < t->count) {
+        t->data += (size_t)count * t->size;
+        t->nbytes -= count * t->size;
+        t->count -= count;
+        t->first += count;
+    } else {
+        t->state = DONE;
+        t->result = 0;
+    }
     Py_RETURN_NONE;
 }
 
 /* -- the type */
 
-static int gather_setup(PyObject *self, PyObject *args, PyObject *keywords) {
-    Gather *g = (Gather *)self;
+static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
     static char *accepted[] = {"queue",  "arena",        "sock",      "mender", "own",   "blocking",
                                "strict", "always",       "notify",    "most",   "large", "least",
                                "limit",  "max_inflight", "max_delay", NULL};
@@ -293,10 +320,6 @@ static int gather_setup(PyObject *self, PyObject *args, PyObject *keywords) {
     int own, blocking, strict, always, notify;
     unsigned max_inflight;
     long long max_delay;
-    if (g->lock) {
-        PyErr_SetString(PyExc_TypeError, "a Gather is made once");
-        return -1;
-    }
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOOpppppIIIIIL", accepted, &queue, &arena, &sock,
                                      &mender, &own, &blocking, &strict, &always, &notify, &g->most, &g->large,
                                      &g->least, &g->limit, &max_inflight, &max_delay))
@@ -307,11 +330,6 @@ static int gather_setup(PyObject *self, PyObject *args, PyObject *keywords) {
         return -1;
     }
     Queue *q = (Queue *)queue;
-    uzc_watcher watcher;
-    trains_watcher(g, &watcher);
-    long long slot = q->engine ? q->calls->watch(q->calls->slots(q->engine), &watcher) : UZC_E_CLOSED;
-    if (slot < 0)
-        return refuse(q, slot), -1;
     pthread_condattr_t clock;
     pthread_condattr_init(&clock);
     pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
@@ -335,17 +353,40 @@ static int gather_setup(PyObject *self, PyObject *args, PyObject *keywords) {
     g->strict = (char)strict;
     g->always = (char)always;
     g->notify = (char)notify;
-    g->slot = (uint32_t)slot;
     g->block = NO_BLOCK;
     g->open.size = NO_TRAIN;
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK / 4;
+    uzc_watcher watcher;
+    trains_watcher(g, &watcher);
+    long long slot = q->engine ? q->calls->watch(q->calls->slots(q->engine), &watcher) : UZC_E_CLOSED;
+    if (slot < 0)
+        return refuse(q, slot), -1;
+    g->slot = (uint32_t)slot;
+    return 0;
+}
+
+static PyObject *gather_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    PyObject *self = PyType_GenericAlloc(type, 0);
+    if (self && set_up((Gather *)self, args, keywords) < 0)
+        Py_CLEAR(self);
+    return self;
+}
+
+/* The program's callbacks are behind the mender, and may hold the sender. */
+static int gather_traverse(PyObject *self, visitproc visit, void *arg) {
+    Gather *g = (Gather *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(g->mender);
+    Py_VISIT(g->sock);
+    Py_VISIT(g->destinations);
     return 0;
 }
 
 static void gather_dealloc(PyObject *self) {
     Gather *g = (Gather *)self;
+    PyObject_GC_UnTrack(self);
     if (g->lock) {
         PyThread_free_lock(g->lock);
         pthread_mutex_destroy(&g->mutex);
@@ -411,7 +452,7 @@ static PyMethodDef gather_methods[] = {
     {"unwatch", gather_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
     {"resend", gather_resend, METH_VARARGS, "For the mender."},
     {"writable", gather_writable, METH_O, "For the mender."},
-    {"mended", gather_mended, METH_O, "For the mender."},
+    {"mended", gather_mended, METH_VARARGS, "For the mender."},
     {"limit", gather_limit, METH_VARARGS, "Limits the trains of a route."},
     {"route", gather_route, METH_O, "What is known of a route."},
     {"default", gather_default, METH_O, "Makes the route of send() without `to`."},
@@ -433,19 +474,25 @@ static PyMemberDef gather_members[] = {COUNTER(requests),
                                        {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
                                        {"mender", T_OBJECT, offsetof(Gather, mender), READONLY, NULL},
                                        {NULL, 0, 0, 0, NULL}};
-static PyGetSetDef gather_getset[] = {{"datagrams", gather_datagrams, NULL, "taken", NULL},
+static PyObject *gather_busy(PyObject *self, void *unused) {
+    (void)unused;
+    return PyBool_FromLong(((Gather *)self)->inside == PyThread_get_thread_ident());
+}
+
+static PyGetSetDef gather_getset[] = {{"busy", gather_busy, NULL, "this thread is inside a call", NULL},
+                                      {"datagrams", gather_datagrams, NULL, "taken", NULL},
                                       {"nbytes", gather_nbytes, NULL, "taken", NULL},
                                       {"waiting", gather_waiting, NULL, "datagrams that were not sent", NULL},
                                       {NULL, NULL, NULL, NULL, NULL}};
-static PyType_Slot gather_slots[] = {{Py_tp_init, gather_setup},
+static PyType_Slot gather_slots[] = {{Py_tp_traverse, gather_traverse},
                                      {Py_tp_dealloc, gather_dealloc},
-                                     {Py_tp_new, PyType_GenericNew},
+                                     {Py_tp_new, gather_new},
                                      {Py_tp_methods, gather_methods},
                                      {Py_tp_members, gather_members},
                                      {Py_tp_getset, gather_getset},
                                      {0, NULL}};
-static PyType_Spec gather_spec = {"uringzc._send.Gather", sizeof(Gather), 0, Py_TPFLAGS_DEFAULT,
-                                  gather_slots};
+static PyType_Spec gather_spec = {"uringzc._send.Gather", sizeof(Gather), 0,
+                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, gather_slots};
 
 int gather_init(PyObject *module) {
     PyObject *type = PyType_FromSpec(&gather_spec);

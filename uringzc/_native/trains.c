@@ -172,6 +172,8 @@ static int push(Gather *g, uzc_send *send) {
             refuse(g->queue, done);
             code = -1;
         }
+        if (!code) /* the socket may have been closed meanwhile, and its descriptor be another's */
+            code = aim(g->queue, g->sock, send);
     }
     return code;
 }
@@ -287,14 +289,24 @@ static void finish(Gather *g) {
         atomic_store(&g->since, 0);
 }
 
-/* Takes the results of what was queued, mends what failed. 0 or -1. */
+static bool any_failed(const Gather *g) {
+    for (uint32_t i = 0; i < g->next; i++)
+        if (g->trains[i].state == FAILED)
+            return true;
+    return false;
+}
+
 int conclude(Gather *g) {
     while (g->awaited)
         if (queue_inside(g->queue, 1, 0, 0) < 0)
             return -1;
     if (!g->next)
         return 0;
-    if ((put_back(g) && mend(g) < 0) || learn(g) < 0)
+    if (put_back(g) && mend(g) < 0)
+        return -1;
+    if (any_failed(g)) /* the mender may not wait */
+        return 1;
+    if (learn(g) < 0)
         return -1;
     finish(g);
     return 0;
@@ -307,9 +319,9 @@ static bool is_lone(const Gather *g) {
 }
 
 int trains_submit(Gather *g) {
-    int code = 0;
-    if (conclude(g) < 0)
-        return -1;
+    int code = conclude(g);
+    if (code)
+        return code;
     if (!g->count)
         return 0;
     if (is_lone(g)) {
@@ -322,8 +334,9 @@ int trains_submit(Gather *g) {
     for (code = 0; g->count && !code;) {
         uint32_t until = admit(g);
         code = until ? submit_some(g, until) : wait_for_room(g);
-        if (code >= 0 && conclude(g) < 0)
-            code = -1;
+        int concluded = code < 0 ? 0 : conclude(g);
+        if (concluded)
+            code = concluded;
     }
     if (code >= 0 && (g->attached >= g->flush_requests || g->attached_bytes >= g->flush_bytes))
         return trains_flush(g) < 0 ? -1 : code;
