@@ -37,8 +37,8 @@ each datagram costs far more than the copy. The user nobody is a process without
 to lock and the socket buffer that a net.core.wmem_max of so much grants (212992 was long the default).""",
     "8": "Each size is a train of its own, or of two.",
     "10": """Half of `send` is done with the GIL held; only what the kernel does runs side by side, and a
-thread that waits for the GIL sleeps: how long it takes to wake up decides. Two processes of the C loop, below,
-show what the machine has for two: it is shared, and that moves.""",
+thread that waits for the GIL sleeps: how long it takes to wake up decides. Two processes of the C loop,
+below, show what the machine has for two: it is shared, and that moves.""",
     "11": """A datagram alone goes out by one system call, as with `socket.send`; what is more is a second
 call from Python, and the copy into the arena.""",
     "12": "More entries in use are more cache misses.",
