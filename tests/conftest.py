@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import hypothesis
 import pytest
+from helpers import one_processor
 
 from uringzc import lifetime, testing
 from uringzc._uring import ffi, lib
@@ -158,7 +159,8 @@ def _network() -> Iterator[testing.Hold]:
 def box(_network: testing.Hold) -> Iterator[testing.Hold]:
     """A sandbox that delivers, until its stop(); open again after the test."""
     _network.release()
-    yield _network
+    with one_processor():
+        yield _network
     _network.release()
 
 

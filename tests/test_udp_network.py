@@ -2,13 +2,13 @@
 
 import errno
 import itertools
-import os
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
+from helpers import one_processor
 
 import uringzc
 from uringzc import testing
@@ -33,14 +33,9 @@ def inversions(came: list[int]) -> int:
 
 @pytest.fixture
 def net() -> Iterator[testing.Hold]:
-    """A sandbox of the test's own, to be spoilt. On one processor: from two, a veth delivers out of order."""
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(processors)})
-    try:
-        with testing.hold() as box:
-            yield box
-    finally:
-        os.sched_setaffinity(0, processors)
+    """A sandbox of the test's own, to be spoilt."""
+    with one_processor(), testing.hold() as box:
+        yield box
 
 
 def sender(box: testing.Hold, **options: object) -> uringzc.UdpSender:
