@@ -263,9 +263,10 @@ static PyMethodDef lease_methods[] = {
     {"send", (PyCFunction)(void (*)(void))lease_send, METH_VARARGS | METH_KEYWORDS,
      "send(length=None, to=None)\n--\n\n"
      "Sends the first `length` bytes (default: all) and returns how many.\n\n"
-     "The view ends: a late write raises ValueError. BufferError, and nothing is queued, while a slice of it "
-     "or\n"
-     "an array over it lives. The memory returns to the sender when the kernel is done with it."},
+     "The view ends: a late write raises ValueError. BufferError, and nothing is queued, while a slice of "
+     "it\n"
+     "or an array over it lives: the lease can be sent later, and ``view`` gives another one. The memory\n"
+     "returns to the sender when the kernel is done with it."},
     {"release", lease_release, METH_NOARGS,
      "release()\n--\n\nGives it back unsent. May be repeated. BufferError while a slice of its view lives."},
     {"__enter__", lease_enter, METH_NOARGS, NULL},
