@@ -278,9 +278,9 @@ def wire(
         receivers = [stack.enter_context(testing.receiver(sock=sock)) for sock in sockets]
         if given:
             sock = stack.enter_context(closing(box.socket(family)))
-            s = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, arena=arena))
+            s = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, arena=arena, debug=False))
         else:
-            s = stack.enter_context(box.run(lambda: uringzc.UdpSender(to[0], arena=arena)))
+            s = stack.enter_context(box.run(lambda: uringzc.UdpSender(to[0], arena=arena, debug=False)))
         s.send(b"the first")  # of each destination is waited for
         s.send(b"the first", to[1])
         s.drain()

@@ -4,7 +4,9 @@ The seam for further engines: each feeds the same accounts (``Slots``), and serv
 (``_send.Queue``) through a table of C functions.
 """
 
+import os
 import socket
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
@@ -86,11 +88,16 @@ class Engine(Protocol):
         """The program lost it without close()."""
 
 
-def choose(engine: str, max_inflight: int, completions: int, debug: bool, batch: int | None = None) -> Engine:
+def choose(
+    engine: str, max_inflight: int, completions: int, debug: bool | None, batch: int | None = None
+) -> Engine:
     """The engine of that name; "auto" is the best that works here. OSError says why one can not.
 
-    `batch`: the requests of one submission, where it is not left to the engine.
+    `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: the requests of one submission, where
+    it is not left to the engine.
     """
+    if debug is None:
+        debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
     if engine not in ("auto", "io_uring"):
         raise ValueError(f"engine is 'auto' or 'io_uring', not {engine!r}")
     return RingEngine(max_inflight, completions, batch, debug=debug)

@@ -1,8 +1,6 @@
 """Scheduler: slots over an engine. Attach requests, flush, submit; reap results and notifications apart."""
 
-import os
 import socket
-import sys
 from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -44,8 +42,6 @@ class Scheduler:
     ) -> None:
         if completions not in COMPLETIONS:
             raise ValueError(f"completions is 'all', 'failed' or 'none', not {completions!r}")
-        if debug is None:
-            debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
         self._completions = completions
         self._engine = choose(engine, max_inflight, COMPLETIONS[completions], debug)
         try:

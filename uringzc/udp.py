@@ -16,10 +16,8 @@ Theory of operation
 import errno
 import logging
 import operator
-import os
 import select
 import socket
-import sys
 import time
 import warnings
 from array import array
@@ -140,8 +138,6 @@ class UdpSender:
         self._sock = sock
         try:
             if scheduler is None:
-                if debug is None:
-                    debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
                 self._engine: Engine = choose(engine, most, COMPLETIONS["none"], debug, _BATCH)
             else:
                 self._engine = scheduler._engine
