@@ -20,7 +20,7 @@ PyObject *sent_bytes(Gather *g, size_t n) {
 }
 
 /* The bytes of what is no bytes object; a new reference in *holder keeps them. */
-int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **holder) {
+static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **holder) {
     PyObject *view = PyMemoryView_FromObject(data);
     if (!view)
         return -1;                      /* TypeError: a bytes-like object is required */
@@ -60,7 +60,7 @@ static Py_ssize_t send_one(Gather *g, PyObject *data, uint32_t route) {
 }
 
 /* A datagram was accepted; a batch that it filled leaves. What becomes of others is not this call's news. */
-int after(Gather *g) {
+static int after(Gather *g) {
     if (g->room < g->open.size)
         close_train(g);
     return submit_if_full(g) < 0 ? -1 : 0;

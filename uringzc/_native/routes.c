@@ -5,7 +5,7 @@
  */
 #include "gather.h"
 
-int new_route(Gather *g, PyObject *packed, uint32_t *route) {
+static int new_route(Gather *g, PyObject *packed, uint32_t *route) {
     if (g->route_count == g->route_room) {
         uint32_t room = g->route_room ? 2 * g->route_room : 4;
         struct route *grown = PyMem_Realloc(g->routes, room * sizeof *grown);

@@ -93,6 +93,12 @@ int would_block(int code, const char *why) {
     return -1;
 }
 
+static int submit_all(Gather *g) {
+    close_train(g);
+    int code = trains_submit(g);
+    return code ? code : trains_flush(g);
+}
+
 /* flush() -> None if nothing of the sender is in flight, else the numbers of its notifiers that are not done
  */
 static PyObject *gather_flush(PyObject *self, PyObject *unused) {
@@ -100,10 +106,7 @@ static PyObject *gather_flush(PyObject *self, PyObject *unused) {
     Gather *g = (Gather *)self;
     if (gather_begin(g) < 0)
         return NULL;
-    close_train(g);
-    int code = trains_submit(g);
-    if (code == 0)
-        code = trains_flush(g);
+    int code = submit_all(g);
     if (code > 0)
         would_block(code, "the network takes no more at the moment: what is left stays taken");
     PyObject *numbers = NULL;
@@ -123,10 +126,7 @@ static PyObject *gather_spare(PyObject *self, PyObject *unused) {
     Gather *g = (Gather *)self;
     if (gather_begin(g) < 0)
         return NULL;
-    close_train(g);
-    int code = trains_submit(g);
-    if (code == 0)
-        code = trains_flush(g);
+    int code = submit_all(g);
     if (code >= 0)
         leave_block(g);
     gather_end(g); /* what it has to tell it tells in a call of its own */

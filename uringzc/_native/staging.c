@@ -5,7 +5,7 @@
 #include "gather.h"
 
 /* The timer counts from the first datagram that waits. */
-void start_clock(Gather *g) {
+static void start_clock(Gather *g) {
     if (!g->max_delay || atomic_load_explicit(&g->since, memory_order_relaxed))
         return;
     atomic_store(&g->since, nanoseconds());
