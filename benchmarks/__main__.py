@@ -194,6 +194,7 @@ def started(plan: Plan) -> Iterator[Bench]:
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=HERE, help="Where to write.")
 def main(many: int, few: int, seconds: float, soak: int, only: tuple[str, ...], out: Path) -> None:
     """Run the benchmark."""
+    out.mkdir(parents=True, exist_ok=True)
     reason = testing.missing("net_admin") or testing.missing("send_zc")
     if reason:
         raise click.ClickException(f"the benchmark {reason}")

@@ -222,7 +222,7 @@ class Mender:
         """Some datagrams of a train, until they are sent or given up; False: that must wait."""
         patience = time.monotonic() + PATIENCE
         may_wait = self.poll is None and threading.get_ident() == gather.thread
-        tries = 0
+        tries, pause = 0, 0.00002
         while code := gather.resend(row.train, count):
             number = -code
             if number == errno.EAGAIN:  # somebody fills the socket: there will be room
@@ -235,7 +235,8 @@ class Mender:
                 return all(self._again(gather, row, one, 1) for one in range(at, at + count))
             late = time.monotonic() > patience
             if number == errno.ENOBUFS and not late:  # a queue on the way is full: it empties as it sends
-                time.sleep(0.001)
+                time.sleep(pause)
+                pause = min(2 * pause, 0.001)
             elif tries >= TRIES or number not in (*_NEWS, errno.ENOBUFS) or late:
                 self._give_up(gather, row, at, count, number)
                 return True
