@@ -18,7 +18,19 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 #: each may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
     *("errors", "probe", "memory", "notif", "address", "lifetime", "tables", "uring", "ring", "engine"),
-    *("scheduler", "sockopt", "policy", "mender", "explain", "udp", "__init__", "testing", "cli", "__main__"),
+    *(
+        "scheduler",
+        "sockopt",
+        "policy",
+        "mender",
+        "explain",
+        "integers",
+        "udp",
+        "__init__",
+        "testing",
+        "cli",
+        "__main__",
+    ),
 ]
 COMPILED = {
     "_uring": {"probe", "memory", "notif", "tables", "uring"},

@@ -86,10 +86,6 @@ def test_closing_from_inside_is_refused_and_changes_nothing(udp_pair: Pair, what
             except BusyError:
                 came.append(BusyError)
 
-        def addresses() -> Iterator[Any]:
-            while BusyError not in came:  # sometimes it comes outside of the call, and closes: that is right
-                yield udp_pair.rx.getsockname()
-
         tx.fan_out(b"x", [udp_pair.rx.getsockname()])
         with handler(close, 0.0005, 0.0005), suppress(uringzc.ClosedError):
             while BusyError not in came and not tx.closed:

@@ -6,8 +6,10 @@ each time that it is given, since what it means may change.
 """
 
 import errno
+import ipaddress
 import socket
 import struct
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -21,8 +23,7 @@ def pack(family: int, to: Any) -> bytes:
     """
     if family not in (socket.AF_INET, socket.AF_INET6):
         raise OSError(errno.EAFNOSUPPORT, "`to` needs an IPv4 or IPv6 socket")
-    if not isinstance(to, (tuple, list)) or len(to) not in (2, 4):
-        raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
+    _check_shape(to)
     if len(to) == 4 and family == socket.AF_INET:
         raise TypeError(f"an address of an IPv4 socket is (host, port), not {to!r}")
     host, port, *rest = to
@@ -41,6 +42,24 @@ def pack(family: int, to: Any) -> bytes:
         if error.errno != socket.EAI_NONAME:
             raise
     return Resolved(_pack(family, 0, host, port, *rest))
+
+
+def _check_shape(to: Any) -> None:
+    if not isinstance(to, (tuple, list)) or len(to) not in (2, 4):
+        raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
+
+
+def family_of(to: Any) -> int:
+    """The address family of a socket that can send to `to`. Raises as pack() does."""
+    _check_shape(to)
+    host = to[0]
+    if not isinstance(host, str):
+        raise TypeError(f"an address is a str and ints, not {to!r}")
+    if len(to) == 4:
+        return socket.AF_INET6
+    with suppress(ValueError):
+        return socket.AF_INET6 if ipaddress.ip_address(host or "0.0.0.0").version == 6 else socket.AF_INET
+    return socket.getaddrinfo(host, None, 0, socket.SOCK_DGRAM)[0][0]
 
 
 def unpack(packed: bytes) -> Address:

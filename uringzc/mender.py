@@ -20,6 +20,7 @@ from uringzc import address
 from uringzc.errors import SendError
 from uringzc.notif import Notification
 from uringzc.policy import Policy
+from uringzc.sockopt import RECVERR
 
 if TYPE_CHECKING:
     from uringzc._send import Gather
@@ -41,7 +42,6 @@ _COPY = (errno.ENOMEM, errno.EFAULT, errno.EOPNOTSUPP)
 _NEWS = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 #: what a plain send of the same may not meet; if it does, that is the answer
 _AGAIN = (*_SPLIT, *_COPY, *_NEWS, errno.ENOBUFS)
-_RECVERR = ((socket.IPPROTO_IP, 11), (socket.IPPROTO_IPV6, 25))
 _ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, _ICMP6: others are of results that were looked at
 
 
@@ -55,7 +55,6 @@ class Row(NamedTuple):
     size: int
     datagrams: int
     nbytes: int
-    zero_copy: bool
 
 
 class Mender:
@@ -167,7 +166,7 @@ class Mender:
                 flags = socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
                 _, parts, _, to = self.sock.recvmsg(0, 512, flags)
                 for level, kind, data in parts:
-                    if (level, kind) in _RECVERR and len(data) >= 16:
+                    if (level, kind) in RECVERR.values() and len(data) >= 16:
                         code, origin = struct.unpack_from("=IB", data)
                         if origin in _ICMP:
                             heard.append((to or None, code))
@@ -203,7 +202,7 @@ class Mender:
 
     def _split(self, gather: "Gather", row: Row, number: int) -> None:
         """A destination that can not take such a train gets its datagrams one by one, and from now on too."""
-        _, segments, most, _ = gather.route(row.route)
+        _, segments, most = gather.route(row.route)
         if number == errno.EMSGSIZE:  # the path takes no datagram of this size whole
             limit = segments, min(most, row.size - 1)
             why = f"datagrams of {row.size} bytes are larger than the path takes"

@@ -12,7 +12,8 @@ from uringzc.probe import UDP_SEGMENT
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _SO_SNDBUFFORCE = 32
-_IP_RECVERR, _IPV6_RECVERR = 11, 25
+#: level and option that has a socket told of errors, and the level and type of what its error queue tells
+RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 
 
 def open_udp(
@@ -27,14 +28,15 @@ def open_udp(
     IP_RECVERR is set, so that a full queue on the way is reported and not silent.
     """
     if family is None:
-        family = _family_of(remote or bind)
+        to = remote or bind
+        family = address.family_of(to) if to else socket.AF_INET
     if family not in FAMILIES:
         raise ValueError(f"family is AF_INET or AF_INET6, not {family!r}")
     sock = socket.socket(family, socket.SOCK_DGRAM)
     try:
         six = family == socket.AF_INET6
         level = socket.IPPROTO_IPV6 if six else socket.IPPROTO_IP
-        sock.setsockopt(level, _IPV6_RECVERR if six else _IP_RECVERR, 1)
+        sock.setsockopt(*RECVERR[socket.AddressFamily(family)], 1)
         if ttl is not None:
             _set_ttl(sock, level, six, ttl)
         if interface is not None:
@@ -75,18 +77,6 @@ def make_room(sock: socket.socket, wanted: int) -> int:
                 sock.setsockopt(socket.SOL_SOCKET, option, min(wanted // 2, 0x3FFFFFFF))
             granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
     return granted
-
-
-def _family_of(to: Address | None) -> int:
-    if to is None:
-        return socket.AF_INET
-    if not isinstance(to, (tuple, list)) or len(to) not in (2, 4) or not isinstance(to[0], str):
-        raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
-    if len(to) == 4:
-        return socket.AF_INET6
-    with suppress(ValueError):
-        return socket.AF_INET6 if ipaddress.ip_address(to[0] or "0.0.0.0").version == 6 else socket.AF_INET
-    return socket.getaddrinfo(to[0], None, 0, socket.SOCK_DGRAM)[0][0]
 
 
 def _set_ttl(sock: socket.socket, level: int, six: bool, ttl: int) -> None:

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 #: entries; the kernel allows no more buffers
 BUFFERS = 16384
 FILES = 1024
-_DATAGRAM_MOST: dict[int, int] = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
+#: bytes of a datagram
+DATAGRAM_MOST: dict[int, int] = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
 
 
 class Buffers:
@@ -127,12 +128,12 @@ class Sockets:
             refuse(-errno.EBADF)
         plain = _socket.socket  # its members are ints, where socket.socket makes enums
         family, kind = plain.family.__get__(sock), plain.type.__get__(sock)
-        internet = family in _DATAGRAM_MOST
+        internet = family in DATAGRAM_MOST
         datagram = internet and kind == socket.SOCK_DGRAM
         stream = internet and kind == socket.SOCK_STREAM
         usual = plain.proto.__get__(sock) in (0, socket.IPPROTO_UDP if datagram else socket.IPPROTO_TCP)
         index = self.registered.get(sock, -1)
-        return fd, index, family, _DATAGRAM_MOST[family] if datagram else 0, usual and (datagram or stream)
+        return fd, index, family, DATAGRAM_MOST[family] if datagram else 0, usual and (datagram or stream)
 
     def register(self, ring: Any, sock: socket.socket) -> None:
         """See Scheduler.register_socket."""

@@ -20,11 +20,10 @@ import select
 import socket
 import time
 import warnings
-from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from uringzc import address, memory
 from uringzc._send import Gather, Lease
@@ -32,6 +31,7 @@ from uringzc.address import Address
 from uringzc.engine import Engine, choose
 from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
 from uringzc.explain import UdpStats, explain, snapshot
+from uringzc.integers import Integers, in_memory
 from uringzc.memory import Region
 from uringzc.mender import Mender
 from uringzc.notif import COMPLETIONS, Notification, Notifier
@@ -39,6 +39,7 @@ from uringzc.policy import LEAST, MODES
 from uringzc.probe import most_segments
 from uringzc.scheduler import Scheduler
 from uringzc.sockopt import check_udp, make_room, open_udp
+from uringzc.tables import DATAGRAM_MOST
 from uringzc.uring import ARENA_LEAST
 
 if TYPE_CHECKING:
@@ -51,14 +52,6 @@ MAX_INFLIGHT = 1024
 _BATCH = 64
 _SLICES = 4096  # datagrams of send_slices() between two looks at the world
 log = logging.getLogger("uringzc")
-_KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
-
-
-class Integers(Protocol):
-    """A sequence or an array of ints: a list, an array.array, a numpy array."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[Any]: ...
 
 
 class UdpSender:
@@ -165,6 +158,7 @@ class UdpSender:
         family = int(sock.family)
         own = self._own_socket
         self._mender = Mender(sock, family, own, self._mode, self._max_delay, engine, on_error, notify)
+        self._done = Notifier(engine)  # what flush() gives where nothing is in flight
         self._arena = engine.make_arena(arena)
         # zero-copy is charged by the page: room for what the arena holds, or for many small requests
         make_room(sock, max(2 * arena, min(most * 5120, 16 << 20)))
@@ -178,7 +172,7 @@ class UdpSender:
             strict=strict_order,
             always=self._mode == "always",
             notify=notify is not None,
-            most=65507 if family == socket.AF_INET else 65527,
+            most=DATAGRAM_MOST[family],
             large=LARGE,
             least=LEAST,
             limit=most_segments(),
@@ -320,8 +314,8 @@ class UdpSender:
         to trains, which is faster than to send each from where it is; the others are not copied. Nothing is
         sent if one of them is not all in the memory (ValueError). Otherwise as ``send_region``.
         """
-        starts, start_kind = _integers("offsets", offsets)
-        sizes, size_kind = _integers("lengths", lengths)
+        starts, start_kind = in_memory("offsets", offsets)
+        sizes, size_kind = in_memory("lengths", lengths)
         count = len(starts)
         if len(sizes) != count:
             raise ValueError(f"{count} offsets and {len(sizes)} lengths")
@@ -367,7 +361,7 @@ class UdpSender:
         numbers = self._gather.flush()
         if self._mender.errors:
             self._raise()
-        return _NOTHING if numbers is None else Notifier(self._engine, *numbers)
+        return Notifier(self._engine, *numbers) if numbers else self._done
 
     def _raise(self) -> None:
         error = self._mender.take_errors()
@@ -381,13 +375,17 @@ class UdpSender:
         BlockingIOError.
         """
         self._gather.flush()
-        if not self._gather.look():
-            gather = self._gather
-            if not self._blocking and timeout is None:
-                raise BlockingIOError(errno.EAGAIN, f"{gather.in_flight} requests are in flight")
-            self._engine.wait_for(lambda: gather.in_flight, timeout, "drain")
-            gather.look()
+        if not self._blocking and timeout is None and not self._gather.look():
+            raise BlockingIOError(errno.EAGAIN, f"{self._gather.in_flight} requests are in flight")
+        self._settle(timeout, "drain")
         self._raise()
+
+    def _settle(self, timeout: float | None, what: str) -> None:
+        """Waits for the memory of what was submitted."""
+        gather = self._gather
+        if not gather.look():
+            self._engine.wait_for(lambda: gather.in_flight, timeout, what)
+            gather.look()
 
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more, flushes, drains, and ends. May be repeated.
@@ -431,10 +429,7 @@ class UdpSender:
             except OSError as error:
                 return error
         with suppress(TimeoutError):
-            left = max(0.0, deadline - time.monotonic())
-            if gather.in_flight:
-                self._engine.wait_for(lambda: gather.in_flight, left, "close")
-            gather.look()
+            self._settle(max(0.0, deadline - time.monotonic()), "close")
         return None
 
     def _end(self, timeout: float) -> None:
@@ -506,43 +501,3 @@ class UdpSender:
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
         return f"<UdpSender, {self._engine.name}, {self._gather.datagrams} datagrams{state}>"
-
-
-class _Nothing:
-    """The engine of a notifier without requests."""
-
-    slots: Any = None
-
-    def look(self) -> None:
-        """Nothing to see."""
-
-    def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str) -> None:
-        """Nothing to wait for."""
-
-
-class _Done(Notifier):
-    """Nothing is in flight."""
-
-    __slots__ = ()
-
-    def _unsettled(self) -> int:
-        return 0
-
-
-_NOTHING = _Done(_Nothing())
-
-
-def _integers(name: str, values: Integers) -> tuple[memoryview, int]:
-    """An array of 32 or 64 bits as it lies in memory, and its kind for the compiled part."""
-    try:
-        view = memoryview(values)  # type: ignore[arg-type]
-    except TypeError:
-        view = memoryview(array("q", values))
-    kind = view.format.lstrip("@=<") if view.format else ""
-    if view.ndim != 1 or not view.c_contiguous:
-        raise TypeError(f"{name} is an array of one dimension without gaps: copy it, with .copy() say")
-    if kind in ("b", "B", "h", "H"):
-        return memoryview(array("q", view.tolist())), _KINDS["q"]
-    if kind not in _KINDS:
-        raise TypeError(f"{name} is an array of integers, not of format {view.format!r}")
-    return view, _KINDS[kind]

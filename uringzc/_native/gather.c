@@ -294,7 +294,7 @@ PyObject *gather_lease(PyObject *self, PyObject *size) {
     if (gather_begin(g) < 0)
         return NULL;
     Lease *l = NULL;
-    if ((g->block != NO_BLOCK && (size_t)(g->end - g->at) >= n) || make_place(g, n) == 0)
+    if (make_place(g, n) == 0)
         l = (Lease *)PyType_GenericAlloc(lease_type, 0);
     if (l) {
         Py_INCREF(g);

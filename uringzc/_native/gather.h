@@ -156,7 +156,6 @@ int would_block(int code, const char *why);
 
 /* routes.c. Inside only, as all below. 0 or -1. */
 int find_route(Gather *g, PyObject *to, uint32_t *route);
-struct route *route_at(Gather *g, unsigned number);
 
 /* staging.c: 0, or -1 with an exception, and then the datagram was not taken */
 /* One that does not simply continue the open train. `immutable` keeps it where it is, if not NULL. */

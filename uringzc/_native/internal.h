@@ -19,6 +19,9 @@
 #ifndef IORING_NOTIF_USAGE_ZC_COPIED
 #define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
 #endif
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103 /* Linux 4.18; included after <netinet/udp.h>, which may have it */
+#endif
 
 /* Brackets of every call that changes an engine: refuse another thread, a call inside a call, and a closed
  * or poisoned engine. uzc_slots_begin_any() lets a closed engine through, for what may still be reaped. */

@@ -10,10 +10,6 @@
 
 #include "gather.h"
 
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
-
 /* With a control message that says how it is to be cut, where the socket's option says otherwise. */
 static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
                         uint32_t length, uint32_t segment) {

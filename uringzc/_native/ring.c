@@ -16,10 +16,6 @@
 
 #include "internal.h"
 
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
-
 #define TAG ((uint64_t)1 << 63)
 #define TAGS 64
 #define CONTROL CMSG_SPACE(sizeof(uint16_t))

@@ -15,7 +15,7 @@ static int new_route(Gather *g, PyObject *packed, uint32_t *route) {
         g->route_room = room;
     }
     struct route *r = &g->routes[g->route_count];
-    *r = (struct route){.segments = g->limit, .segment_most = g->most, .zero_copy = true};
+    *r = (struct route){.segments = g->limit};
     Py_ssize_t length = packed ? PyBytes_Size(packed) : 0;
     if (length < 0 || (size_t)length > sizeof r->to)
         return PyErr_Format(PyExc_SystemError, "no address"), -1;
@@ -105,7 +105,7 @@ int find_route(Gather *g, PyObject *to, uint32_t *route) {
     return 0;
 }
 
-struct route *route_at(Gather *g, unsigned number) {
+static struct route *route_at(Gather *g, unsigned number) {
     if (number < g->route_count)
         return &g->routes[number];
     PyErr_Format(PyExc_IndexError, "no route %u", number);
@@ -125,15 +125,13 @@ PyObject *gather_limit(PyObject *self, PyObject *args) {
     Py_RETURN_NONE;
 }
 
-/* route(n) -> (sockaddr, segments, segment_most, zero_copy) */
+/* route(n) -> (sockaddr, segments, segment_most) */
 PyObject *gather_route(PyObject *self, PyObject *number) {
     unsigned long n = PyLong_AsUnsignedLong(number);
     if (PyErr_Occurred())
         return NULL;
     struct route *r = route_at((Gather *)self, n > UINT32_MAX ? UINT32_MAX : (unsigned)n);
-    return r ? Py_BuildValue("(y#IIi)", &r->to, (Py_ssize_t)r->to_length, r->segments, r->segment_most,
-                             (int)r->zero_copy)
-             : NULL;
+    return r ? Py_BuildValue("(y#II)", &r->to, (Py_ssize_t)r->to_length, r->segments, r->segment_most) : NULL;
 }
 
 /* default(sockaddr): the first route, where send() goes without `to`; b"" is where the socket is connected to

@@ -99,24 +99,18 @@ static int submit_all(Gather *g) {
     return code ? code : trains_flush(g);
 }
 
-/* flush() -> None if nothing of the sender is in flight, else the numbers of its notifiers that are not done
- */
+/* flush() -> the numbers of its notifiers that are not done */
 static PyObject *gather_flush(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
     if (gather_begin(g) < 0)
         return NULL;
     int code = submit_all(g);
-    if (code > 0)
+    if (code)
         would_block(code, "the network takes no more at the moment: what is left stays taken");
-    PyObject *numbers = NULL;
-    if (!PyErr_Occurred() && !g->notifier_count) {
-        Py_INCREF(Py_None);
-        numbers = Py_None;
-    } else if (!PyErr_Occurred() && (numbers = PyTuple_New(g->notifier_count))) {
-        for (uint32_t i = 0; i < g->notifier_count; i++)
-            PyTuple_SetItem(numbers, i, PyLong_FromLongLong(g->notifiers[i]));
-    }
+    PyObject *numbers = code ? NULL : PyTuple_New(g->notifier_count);
+    for (uint32_t i = 0; numbers && i < g->notifier_count; i++)
+        PyTuple_SetItem(numbers, i, PyLong_FromLongLong(g->notifiers[i]));
     return leave(g, numbers);
 }
 
@@ -439,8 +433,7 @@ static PyMethodDef gather_methods[] = {
     {"lease", gather_lease, METH_O, "See UdpSender.lease."},
     {"send_block", gather_send_block, METH_VARARGS, "A part of UdpSender.send_region."},
     {"send_slices", gather_send_slices, METH_VARARGS, "A part of UdpSender.send_slices."},
-    {"flush", gather_flush, METH_NOARGS,
-     "Submits all; the numbers of its notifiers that are not done, or None."},
+    {"flush", gather_flush, METH_NOARGS, "Submits all; the numbers of its notifiers that are not done."},
     {"spare", gather_spare, METH_NOARGS, "Sends what waits, and gives back the block that it fills."},
     {"look", gather_look, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
     {"wait", gather_wait, METH_NOARGS,
@@ -468,11 +461,8 @@ static PyMemberDef gather_members[] = {COUNTER(requests),
                                        COUNTER(reordered),
                                        {"in_flight", T_UINT, offsetof(Gather, in_flight), READONLY, NULL},
                                        {"routes", T_UINT, offsetof(Gather, route_count), READONLY, NULL},
-                                       {"sndbuf", T_INT, offsetof(Gather, sndbuf), READONLY, NULL},
-                                       {"slot", T_UINT, offsetof(Gather, slot), READONLY, NULL},
                                        {"closed", T_BOOL, offsetof(Gather, closed), READONLY, NULL},
                                        {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
-                                       {"mender", T_OBJECT, offsetof(Gather, mender), READONLY, NULL},
                                        {NULL, 0, 0, 0, NULL}};
 static PyObject *gather_busy(PyObject *self, void *unused) {
     (void)unused;

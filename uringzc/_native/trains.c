@@ -10,10 +10,6 @@
 
 #include "gather.h"
 
-#ifndef UDP_SEGMENT
-#define UDP_SEGMENT 103
-#endif
-
 /* -- what the accounts tell; without the GIL, but in the thread that is inside */
 
 /* A request's user_data: its place in the batch, whether it is zero-copy, its block, its route. */
@@ -216,8 +212,8 @@ static int mend(Gather *g) {
     for (uint32_t i = 0; rows && i < g->next; i++) {
         const struct train *t = &g->trains[i];
         PyObject *row =
-            Py_BuildValue("(IKiIIIIi)", i, (unsigned long long)t->first, t->state == FAILED ? t->result : 0,
-                          t->route, t->size, t->count, t->nbytes, (int)t->zero_copy);
+            Py_BuildValue("(IKiIIII)", i, (unsigned long long)t->first, t->state == FAILED ? t->result : 0,
+                          t->route, t->size, t->count, t->nbytes);
         if (!row || PyList_Append(rows, row) < 0)
             Py_CLEAR(rows);
         Py_XDECREF(row);

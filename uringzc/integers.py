@@ -1,0 +1,31 @@
+"""Integers as they lie in memory, for the compiled part to read without making an object of each."""
+
+from array import array
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+#: formats of memoryviews, and the kind that the compiled part knows: bytes, negative if signed and of 4
+_KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
+
+
+class Integers(Protocol):
+    """A sequence or an array of ints: a list, an array.array, a numpy array."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
+
+
+def in_memory(name: str, values: Integers) -> tuple[memoryview, int]:
+    """An array of 32 or 64 bits as it lies in memory, and its kind for the compiled part."""
+    try:
+        view = memoryview(values)  # type: ignore[arg-type]
+    except TypeError:
+        view = memoryview(array("q", values))
+    kind = view.format.lstrip("@=<") if view.format else ""
+    if view.ndim != 1 or not view.c_contiguous:
+        raise TypeError(f"{name} is an array of one dimension without gaps: copy it, with .copy() say")
+    if kind in ("b", "B", "h", "H"):
+        return memoryview(array("q", view.tolist())), _KINDS["q"]
+    if kind not in _KINDS:
+        raise TypeError(f"{name} is an array of integers, not of format {view.format!r}")
+    return view, _KINDS[kind]
