@@ -8,7 +8,7 @@ NATIVE = "uringzc/_native"
 
 FILES = [
     *("module", "send", "sockets", "arguments", "memory"),
-    *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "sender"),
+    *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "timer", "sender"),
 ]
 send = Extension(
     "uringzc._send",

@@ -154,6 +154,12 @@ PyObject *leave(Gather *g, PyObject *result);
 /* What a call raises that may not wait: code 1, else it has raised already. Always -1. */
 int would_block(int code, const char *why);
 
+/* timer.c */
+void make_timer(Gather *g);
+void end_timer(Gather *g);
+/* The timer counts from the first datagram that waits. */
+void start_clock(Gather *g);
+
 /* routes.c. Inside only, as all below. 0 or -1. */
 int find_route(Gather *g, PyObject *to, uint32_t *route);
 
@@ -183,7 +189,7 @@ static inline void append(Gather *g, const char *data, size_t n) {
     g->room -= (uint32_t)n;
 }
 
-/* gather.c, regions.c, routes.c: methods of Gather */
+/* gather.c, regions.c, routes.c, timer.c, plain.c: methods of Gather */
 /* What send() returns. */
 PyObject *sent_bytes(Gather *g, size_t n);
 PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
@@ -196,6 +202,10 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args);
 PyObject *gather_limit(PyObject *self, PyObject *args);
 PyObject *gather_route(PyObject *self, PyObject *number);
 PyObject *gather_default(PyObject *self, PyObject *packed);
+PyObject *gather_wait(PyObject *self, PyObject *unused);
+PyObject *gather_resend(PyObject *self, PyObject *args);
+PyObject *gather_writable(PyObject *self, PyObject *milliseconds);
+PyObject *gather_mended(PyObject *self, PyObject *args);
 
 /* admission.c. 0; 1: the sender does not wait; -1: an exception */
 /* The socket's descriptor, and how large its buffer is. */

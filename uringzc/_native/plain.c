@@ -78,3 +78,55 @@ int rescue(Gather *g) {
     }
     return code;
 }
+
+/* -- for the mender: Python, inside a call */
+
+static struct train *failed_train(Gather *g, unsigned train) {
+    if (g->inside == PyThread_get_thread_ident() && train < g->next)
+        return &g->trains[train];
+    PyErr_SetString(PyExc_RuntimeError, "this is for what has failed, while it is mended");
+    return NULL;
+}
+
+/* resend(train, count) -> 0 or -errno: its first datagrams by a system call, as a train if count > 1 */
+PyObject *gather_resend(PyObject *self, PyObject *args) {
+    Gather *g = (Gather *)self;
+    unsigned train, count;
+    if (!PyArg_ParseTuple(args, "II", &train, &count))
+        return NULL;
+    struct train *t = failed_train(g, train);
+    if (!t)
+        return NULL;
+    if (!count || count > t->count)
+        return PyErr_Format(PyExc_ValueError, "the train has %u datagrams, not %u", t->count, count);
+    int code = resend(g, t, count);
+    return code == INT_MIN ? NULL : PyLong_FromLong(code);
+}
+
+/* writable(milliseconds): waits for the socket */
+PyObject *gather_writable(PyObject *self, PyObject *milliseconds) {
+    long time = PyLong_AsLong(milliseconds);
+    if (PyErr_Occurred() || wait_writable((Gather *)self, (int)time) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+/* mended(train, count): its first datagrams were sent again, or given up; the others are what it is now */
+PyObject *gather_mended(PyObject *self, PyObject *args) {
+    unsigned train, count;
+    if (!PyArg_ParseTuple(args, "II", &train, &count))
+        return NULL;
+    struct train *t = failed_train((Gather *)self, train);
+    if (!t)
+        return NULL;
+    if (count < t->count) {
+        t->data += (size_t)count * t->size;
+        t->nbytes -= count * t->size;
+        t->count -= count;
+        t->first += count;
+    } else {
+        t->state = DONE;
+        t->result = 0;
+    }
+    Py_RETURN_NONE;
+}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type Gather: a sender from its making to its end, the timer, and what the mender may ask for.
+ * The type Gather: a sender from its making to its end.
  */
 #include <limits.h>
 #include <time.h>
@@ -8,7 +8,6 @@
 #include "gather.h"
 
 #define PATIENCE 50000 /* microseconds, with the lock of a sender, between two looks at the world */
-#define LINGER 200     /* ticks without a datagram, before the timer's thread goes to sleep */
 
 int64_t nanoseconds(void) {
     struct timespec now;
@@ -161,49 +160,13 @@ static PyObject *gather_rescue(PyObject *self, PyObject *late) {
     return code == INT_MIN ? NULL : PyLong_FromLong(code);
 }
 
-/* For the timer's thread: returns True when something has waited for too long, False when there is no more.
- */
-static PyObject *gather_wait(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Gather *g = (Gather *)self;
-    bool late = false;
-    Py_BEGIN_ALLOW_THREADS;
-    pthread_mutex_lock(&g->mutex);
-    for (int idle = 0; !atomic_load(&g->ended);) {
-        int64_t since = atomic_load(&g->since), now = nanoseconds();
-        if (since && now - since >= g->max_delay) {
-            late = true;
-            break;
-        }
-        if (!since && idle++ == LINGER) { /* it is worth nothing to be woken for each single datagram */
-            atomic_store(&g->asleep, true);
-            if (!atomic_load(&g->since) && !atomic_load(&g->ended))
-                pthread_cond_wait(&g->woken, &g->mutex);
-            atomic_store(&g->asleep, false);
-            idle = 0;
-            continue;
-        }
-        if (since)
-            idle = 0;
-        int64_t until = (since ? since : now) + g->max_delay;
-        struct timespec time = {until / 1000000000, until % 1000000000};
-        pthread_cond_timedwait(&g->woken, &g->mutex, &time);
-    }
-    pthread_mutex_unlock(&g->mutex);
-    Py_END_ALLOW_THREADS;
-    return PyBool_FromLong(late);
-}
-
 /* Takes no more: what waits must have been sent. Any thread. */
 static PyObject *gather_close(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
     g->closed = true;
     g->ready = 0;
-    pthread_mutex_lock(&g->mutex);
-    atomic_store(&g->ended, true);
-    pthread_cond_broadcast(&g->woken);
-    pthread_mutex_unlock(&g->mutex);
+    end_timer(g);
     Py_RETURN_NONE;
 }
 
@@ -252,58 +215,6 @@ static PyObject *gather_unwatch(PyObject *self, PyObject *unused) {
     return PyBool_FromLong(error != -EBUSY);
 }
 
-/* -- for the mender: Python, inside a call */
-
-static struct train *failed_train(Gather *g, unsigned train) {
-    if (g->inside == PyThread_get_thread_ident() && train < g->next)
-        return &g->trains[train];
-    PyErr_SetString(PyExc_RuntimeError, "this is for what has failed, while it is mended");
-    return NULL;
-}
-
-/* resend(train, count) -> 0 or -errno: its first datagrams by a system call, as a train if count > 1 */
-static PyObject *gather_resend(PyObject *self, PyObject *args) {
-    Gather *g = (Gather *)self;
-    unsigned train, count;
-    if (!PyArg_ParseTuple(args, "II", &train, &count))
-        return NULL;
-    struct train *t = failed_train(g, train);
-    if (!t)
-        return NULL;
-    if (!count || count > t->count)
-        return PyErr_Format(PyExc_ValueError, "the train has %u datagrams, not %u", t->count, count);
-    int code = resend(g, t, count);
-    return code == INT_MIN ? NULL : PyLong_FromLong(code);
-}
-
-/* writable(milliseconds): waits for the socket */
-static PyObject *gather_writable(PyObject *self, PyObject *milliseconds) {
-    long time = PyLong_AsLong(milliseconds);
-    if (PyErr_Occurred() || wait_writable((Gather *)self, (int)time) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-/* mended(train, count): its first datagrams were sent again, or given up; the others are what it is now */
-static PyObject *gather_mended(PyObject *self, PyObject *args) {
-    unsigned train, count;
-    if (!PyArg_ParseTuple(args, "II", &train, &count))
-        return NULL;
-    struct train *t = failed_train((Gather *)self, train);
-    if (!t)
-        return NULL;
-    if (count < t->count) {
-        t->data += (size_t)count * t->size;
-        t->nbytes -= count * t->size;
-        t->count -= count;
-        t->first += count;
-    } else {
-        t->state = DONE;
-        t->result = 0;
-    }
-    Py_RETURN_NONE;
-}
-
 /* -- the type */
 
 static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
@@ -324,12 +235,7 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
         return -1;
     }
     Queue *q = (Queue *)queue;
-    pthread_condattr_t clock;
-    pthread_condattr_init(&clock);
-    pthread_condattr_setclock(&clock, CLOCK_MONOTONIC);
-    pthread_mutex_init(&g->mutex, NULL);
-    pthread_cond_init(&g->woken, &clock);
-    pthread_condattr_destroy(&clock);
+    make_timer(g);
     g->lock = PyThread_allocate_lock();
     g->destinations = PyDict_New();
     if (!g->lock || !g->destinations)

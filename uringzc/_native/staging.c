@@ -4,18 +4,6 @@
  */
 #include "gather.h"
 
-/* The timer counts from the first datagram that waits. */
-static void start_clock(Gather *g) {
-    if (!g->max_delay || atomic_load_explicit(&g->since, memory_order_relaxed))
-        return;
-    atomic_store(&g->since, nanoseconds());
-    if (atomic_load(&g->asleep)) {
-        pthread_mutex_lock(&g->mutex);
-        pthread_cond_signal(&g->woken);
-        pthread_mutex_unlock(&g->mutex);
-    }
-}
-
 void leave_block(Gather *g) {
     arena_drop(g->arena, g->block);
     g->block = NO_BLOCK;
