@@ -533,7 +533,7 @@ LITTLE = """
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(("127.0.0.1", int(sys.argv[2])))
     try:
-        s = uringzc.Scheduler(max_inflight=64)
+        s = uringzc.Scheduler(engine="io_uring", max_inflight=64)
     except OSError as error:
         print("scheduler", error.errno, error.strerror)
         sys.exit()

@@ -26,18 +26,18 @@ class Oracle:
         """Registers the region once more, with a tag."""
         assert region._memory is not None
         memory = region._memory
-        check(lib.uzc_ring_set_buffer(self.engine._ring, memory.buffer, memory.address, memory.length, tag))
+        check(lib.uzc_ring_set_buffer(self.engine._native, memory.buffer, memory.address, memory.length, tag))
 
     def ask(self, region: uringzc.Region) -> None:
         """What was submitted is the last use: empties the entry, so that the tag comes after it."""
         assert region._memory is not None
-        check(lib.uzc_ring_set_buffer(self.engine._ring, region._memory.buffer, 0, 0, 0))
+        check(lib.uzc_ring_set_buffer(self.engine._native, region._memory.buffer, 0, 0, 0))
 
     def tags(self) -> list[int]:
         """The tags that were posted until now."""
         self.engine.look()
         out = ffi.new("uint64_t[64]")
-        count = lib.uzc_ring_tags(self.engine._ring, out, 64)
+        count = lib.uzc_ring_tags(self.engine._native, out, 64)
         self.seen += [out[i] for i in range(count)]
         return self.seen.copy()
 

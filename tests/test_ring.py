@@ -359,7 +359,7 @@ def test_steps_down(refused: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPa
 def test_no_setup_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", tuple(s | 1 << 31 for s in uring.SETUP))
     with pytest.raises(OSError, match="io_uring_setup: Invalid argument"):
-        uringzc.Scheduler()
+        uringzc.Scheduler(engine="io_uring")
 
 
 def test_other_errors_do_not_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +371,7 @@ def test_other_errors_do_not_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
         with pytest.raises(OSError, match="Too many open files"):
-            uringzc.Scheduler()
+            uringzc.Scheduler(engine="io_uring")
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
     assert len(tried) == 1

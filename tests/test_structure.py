@@ -17,24 +17,13 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 
 #: each may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
-    *("errors", "probe", "memory", "notif", "address", "lifetime", "tables", "uring", "ring", "engine"),
-    *(
-        "scheduler",
-        "sockopt",
-        "policy",
-        "mender",
-        "explain",
-        "integers",
-        "udp",
-        "__init__",
-        "testing",
-        "cli",
-        "__main__",
-    ),
+    *("errors", "probe", "memory", "notif", "address", "lifetime", "tables", "core"),
+    *("uring", "errqueue", "ring", "engine", "scheduler", "sockopt", "policy", "mender", "explain"),
+    *("integers", "udp", "__init__", "testing", "cli", "__main__"),
 ]
 COMPILED = {
-    "_uring": {"probe", "memory", "notif", "tables", "uring"},
-    "_send": {"notif", "tables", "uring", "udp", "__init__"},
+    "_uring": {"probe", "memory", "notif", "tables", "core", "uring", "errqueue"},
+    "_send": {"notif", "tables", "core", "errqueue", "udp", "__init__"},
 }
 #: what a module may have that is neither its own package's nor the standard library's
 INSTALLED = {"testing": {"pytest", "pyroute2"}, "cli": {"click", "rich"}, "_build": {"cffi"}}

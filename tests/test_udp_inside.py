@@ -18,7 +18,7 @@ from helpers import patient, run, stopped
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
-from uringzc.uring import ARENA_LEAST
+from uringzc.core import ARENA_LEAST
 
 SIZES = [1200 - number % 100 for number in range(1000)]
 

@@ -11,7 +11,7 @@ from conftest import Pair
 
 import uringzc
 from uringzc import ClosedError, UdpSender
-from uringzc.uring import ARENA_LEAST
+from uringzc.core import ARENA_LEAST
 
 
 def sender(pair: Pair) -> UdpSender:

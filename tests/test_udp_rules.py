@@ -14,7 +14,7 @@ from helpers import Alarms, patient, readable, run, stopped
 
 import uringzc
 from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
-from uringzc.uring import ARENA_LEAST
+from uringzc.core import ARENA_LEAST
 
 # -- whose it is
 

@@ -18,7 +18,7 @@ from test_wire import datagram
 
 import uringzc
 from uringzc import testing
-from uringzc.uring import ARENA_LEAST
+from uringzc.core import ARENA_LEAST
 
 pytestmark = testing.requires("net_admin")
 

@@ -30,7 +30,10 @@ def ffibuilder() -> cffi.FFI:
     ffi.set_source(
         "uringzc._uring",
         '#include "internal.h"',
-        sources=[f"{NATIVE}/{name}.c" for name in ("guard", "slots", "requests", "ring", "probe")],
+        sources=[
+            f"{NATIVE}/{name}.c"
+            for name in ("guard", "slots", "requests", "ring", "ids", "errqueue", "probe")
+        ],
         depends=[str(header) for header in Path(NATIVE).glob("*.h")],
         include_dirs=[NATIVE],
         extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", *_pkg_config("--cflags").split()],

@@ -96,6 +96,23 @@ def export(buffer: "Buffer") -> memoryview:
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
+def of_region(size_or_buffer: "int | Buffer") -> memoryview:
+    """The bytes of a new region: `size` new ones, or the caller's, which can be written to or are a mapping.
+
+    ValueError for no bytes at all, TypeError for memory that nobody may write.
+    """
+    if isinstance(size_or_buffer, int):
+        if not 0 < size_or_buffer <= 1 << 46:
+            raise ValueError(f"a region has at least a byte, and fits memory: not {size_or_buffer}")
+        return allocate(size_or_buffer)
+    view = export(size_or_buffer)
+    if not view.nbytes:
+        raise ValueError("a region has at least a byte")
+    if view.readonly and not is_read_only_mapping(address_of(view), view.nbytes):
+        raise TypeError("register() takes writable memory or a mapped file; bytes are sent as they are")
+    return view
+
+
 def address_of(view: memoryview) -> int:
     """Where the view's bytes are."""
     return int(ffi.cast("uintptr_t", ffi.from_buffer("char[]", view))) if view.nbytes else 0

@@ -24,7 +24,7 @@ from uringzc.sockopt import RECVERR
 
 if TYPE_CHECKING:
     from uringzc._send import Gather
-    from uringzc.engine import Engine
+    from uringzc.core import Engine
 
 log = logging.getLogger("uringzc")
 

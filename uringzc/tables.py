@@ -37,25 +37,16 @@ class Buffers:
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
         own = isinstance(size_or_buffer, int)
-        if isinstance(size_or_buffer, int):
-            if not 0 < size_or_buffer <= 1 << 46:
-                raise ValueError(f"a region has at least a byte, and fits memory: not {size_or_buffer}")
-            view = memory.allocate(size_or_buffer)
-        else:
-            view = memory.export(size_or_buffer)
-            if not view.nbytes:
-                raise ValueError("a region has at least a byte")
+        view = memory.of_region(size_or_buffer)
         where = memory.address_of(view)
-        if view.readonly and not memory.is_read_only_mapping(where, view.nbytes):
-            raise TypeError("register() takes writable memory or a mapped file; bytes are sent as they are")
         held = Memory(view, where, view.nbytes, self.retired)
         self._pin(held, own)
         return Region(held, view)
 
     def unregistered(self, size: int) -> Region:
         """Memory as register(size) makes it, that the kernel would not lock."""
-        view = memory.allocate(size)
-        return Region(Memory(view, memory.address_of(view), size, self.retired), view)
+        view = memory.of_region(size)
+        return Region(Memory(view, memory.address_of(view), view.nbytes, self.retired), view)
 
     def _pin(self, held: Memory, own: bool) -> None:
         most, stride = lib.UZC_BUFFER_MOST, lib.UZC_BUFFER_STRIDE
@@ -137,9 +128,7 @@ class Sockets:
 
     def register(self, ring: Any, sock: socket.socket) -> None:
         """See Scheduler.register_socket."""
-        fd = self.admit(sock)[0]
-        if sock in self.registered:
-            raise OSError(errno.EBUSY, "the socket is registered already")
+        fd = self._check_new(sock)
         if self._free is None:
             check(lib.uzc_ring_files(ring, FILES), "register a table of files")
             self._free = list(range(FILES - 1, -1, -1))
@@ -150,9 +139,24 @@ class Sockets:
 
     def unregister(self, ring: Any, sock: socket.socket) -> None:
         """See Scheduler.unregister_socket."""
-        if sock not in self.registered:
-            raise OSError(errno.ENXIO, "the socket is not registered")
-        index = self.registered.pop(sock)
+        index = self.forget(sock)
         check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
         if self._free is not None:
             self._free.append(index)
+
+    def _check_new(self, sock: socket.socket) -> int:
+        fd = self.admit(sock)[0]
+        if sock in self.registered:
+            raise OSError(errno.EBUSY, "the socket is registered already")
+        return fd
+
+    def remember(self, sock: socket.socket) -> None:
+        """As register(), for an engine that has no table of files."""
+        self._check_new(sock)
+        self.registered[sock] = -1
+
+    def forget(self, sock: socket.socket) -> int:
+        """The entry that it had."""
+        if sock not in self.registered:
+            raise OSError(errno.ENXIO, "the socket is not registered")
+        return self.registered.pop(sock)

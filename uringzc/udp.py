@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 from uringzc import address, memory
 from uringzc._send import Gather, Lease
 from uringzc.address import Address
-from uringzc.engine import Engine, choose
+from uringzc.core import ARENA_LEAST, Engine
+from uringzc.engine import choose
 from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
 from uringzc.explain import UdpStats, explain, snapshot
 from uringzc.integers import Integers, in_memory
@@ -40,7 +41,6 @@ from uringzc.probe import most_segments
 from uringzc.scheduler import Scheduler
 from uringzc.sockopt import check_udp, make_room, open_udp
 from uringzc.tables import DATAGRAM_MOST
-from uringzc.uring import ARENA_LEAST
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -28,6 +28,8 @@
 
 typedef struct uzc_slots uzc_slots;
 typedef struct uzc_ring uzc_ring;
+typedef struct uzc_errqueue uzc_errqueue;
+typedef struct uzc_ids uzc_ids;
 
 /* One record of reap_completions(), and of Ring.reap(), where flags are the CQE's. */
 typedef struct {
@@ -172,6 +174,35 @@ int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int most);
 int uzc_ring_files(uzc_ring *ring, uint32_t count);
 int uzc_ring_set_file(uzc_ring *ring, uint32_t index, int fd);
 const uzc_calls *uzc_ring_calls(void);
+
+/* ids.c: the kernel numbers a socket's MSG_ZEROCOPY sends, u32 and wrapping, and tells of ranges of them */
+uzc_ids *uzc_ids_new(void);
+void uzc_ids_free(uzc_ids *ids);
+/* The number that the next send will have, once it is known. */
+int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
+void uzc_ids_set(uzc_ids *ids, uint32_t next);
+/* A send has succeeded: the next number is its. 0 or -ENOMEM. */
+int uzc_ids_own(uzc_ids *ids, uint64_t key);
+/* A send has failed: until this is taken back, the next number may be its, which nobody owns. */
+void uzc_ids_failed(uzc_ids *ids, int failed);
+/* The key that owns a number, which it then does no more; 0: nobody. Keys are not 0. */
+uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
+uint32_t uzc_ids_outstanding(const uzc_ids *ids);
+
+/* errqueue.c: sendmmsg(), with MSG_ZEROCOPY and the error queue, or without */
+typedef struct {
+    int fd;
+    uint32_t error;  /* errno */
+    uint32_t origin; /* SO_EE_ORIGIN_* */
+    uint32_t type, code, info, data;
+} uzc_foreign; /* what was in an error queue, and not of ours: an ICMP error, a timestamp */
+int uzc_errqueue_new(uzc_errqueue **out, uzc_slots *slots, uint32_t entries, int zero_copy);
+void uzc_errqueue_exit(uzc_errqueue **engine);
+void uzc_errqueue_abandon(uzc_errqueue **engine);
+int uzc_errqueue_fileno(uzc_errqueue *engine);
+void uzc_errqueue_signal(uzc_errqueue *engine);
+int uzc_errqueue_foreign(uzc_errqueue *engine, uzc_foreign *out, int most);
+const uzc_calls *uzc_errqueue_calls(void);
 
 /* probe.c: what this kernel can do. -errno if io_uring cannot be used at all. */
 typedef struct {

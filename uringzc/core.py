@@ -1,0 +1,358 @@
+"""What every engine is: accounts, a per-request path, senders, waiting, and a life that ends cleanly.
+
+An engine feeds the accounts (``Slots``) and serves the per-request path (``_send.Queue``) through a table of
+C functions. Which kernel interface it speaks is its subclass's: io_uring (``uring.py``), or sendmmsg with and
+without MSG_ZEROCOPY (``errqueue.py``).
+"""
+
+import errno
+import time
+import warnings
+import weakref
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from socket import socket
+from typing import TYPE_CHECKING, Any, Protocol
+
+from uringzc import address, lifetime, memory
+from uringzc._send import Arena, Gather, Queue
+from uringzc._uring import ffi, lib
+from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
+from uringzc.memory import Region
+from uringzc.notif import Slots
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+MAX_INFLIGHT = 1 << 20
+#: the smallest arena
+ARENA_LEAST = 256 << 10
+_WAIT_MOST = 32768  # results that one call waits for
+
+
+class Sender(Protocol):
+    """What an engine needs of a sender."""
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Sends what waits, drains, and ends."""
+
+
+class Engine:
+    """One engine. A subclass makes its native part, and calls ``_start`` with it."""
+
+    name: str
+
+    def __init__(self, max_inflight: int, completions: int, debug: bool) -> None:
+        self.closed, self.dead = True, False
+        in_range("max_inflight", max_inflight, MAX_INFLIGHT)
+        self.slots = Slots(max_inflight, completions)
+        self.debug = debug
+        self.arena: Arena | None = None
+        self.senders: weakref.WeakSet[Sender] = weakref.WeakSet()
+        self._gathers: list[Gather] = []  # the accounts tell them what becomes of their requests
+        self._lost: list[Gather] = []
+        self._out: Any = None  # a pointer to the native part, which is NULL when that has ended
+
+    def _start(
+        self,
+        calls: Any,
+        admit: Callable[[socket], tuple[int, int, int, int, bool]],
+        retired: deque[tuple[int, int]],
+    ) -> None:
+        self.closed = False
+        self.slots.posted = partial(_after_posting, weakref.ref(self))
+        self.queue = Queue(
+            int(ffi.cast("uintptr_t", self._native)),
+            int(ffi.cast("uintptr_t", calls)),
+            admit,
+            memory.pin_checked if self.debug else memory.pin,
+            address.pack,
+            refuse,
+            Region,
+            retired,
+            partial(lifetime.claimed, weakref.ref(self)),
+            self.debug,
+        )
+        lifetime.born(self)
+
+    @property
+    def _native(self) -> Any:
+        return self._out[0]
+
+    # -- what a subclass has
+
+    def register(self, size_or_buffer: "int | Buffer") -> Region:
+        """Memory to send from, pinned once where the engine can."""
+        raise NotImplementedError
+
+    def unregistered(self, size: int) -> Region:
+        """Memory to send from that is not pinned."""
+        raise NotImplementedError
+
+    def register_socket(self, sock: socket) -> None:
+        """A socket that the engine may hold open."""
+        raise NotImplementedError
+
+    def unregister_socket(self, sock: socket) -> None:
+        """Takes it back."""
+        raise NotImplementedError
+
+    def _fileno(self) -> int:
+        raise NotImplementedError
+
+    def _signal(self) -> None:
+        raise NotImplementedError
+
+    def _retire(self) -> None:
+        """Lets go of memory that regions held and nothing sends from any more."""
+
+    def _exit(self) -> None:
+        """Ends the native part, and leaves NULL."""
+        raise NotImplementedError
+
+    def _leave(self) -> None:
+        """In the child of a fork: drops descriptors, and leaves NULL."""
+        raise NotImplementedError
+
+    # -- whose it is
+
+    def check(self) -> None:
+        """Raises what a new request would be refused with."""
+        check(lib.uzc_slots_check(self.slots.pointer))
+
+    def mine(self) -> bool:
+        """Whether this thread may use the engine."""
+        return bool(lib.uzc_slots_mine(self.slots.pointer))
+
+    # -- senders
+
+    def claim(self) -> None:
+        """This thread becomes the owner, before it has submitted anything."""
+        check(lib.uzc_slots_claim(self.slots.pointer))
+        lifetime.claimed(weakref.ref(self))
+
+    def make_arena(self, size: int) -> Arena:
+        """The memory that all senders of this engine gather in. Halved while it can not be locked."""
+        if self.arena is None:
+            region = None
+            while region is None:
+                try:
+                    region = self.register(size)
+                except OSError as error:
+                    if error.errno != errno.ENOMEM:
+                        raise
+                    if size <= ARENA_LEAST:
+                        region = self.unregistered(size)
+                    size = max(size // 2, ARENA_LEAST)
+            assert region._memory is not None
+            self.arena = Arena(region._memory)
+        return self.arena
+
+    def attach(self, sender: "Sender", gather: Gather) -> None:
+        """Closing the engine closes the sender; its gather is kept while requests of it are in flight."""
+        if self.mine() and not self.queue.busy:
+            self.tidy()  # senders that were dropped give back what they held
+        self.senders.add(sender)
+        self._gathers.append(gather)
+
+    def detach(self, gather: Gather) -> None:
+        """The sender is closed. While requests of it are in flight its gather stays."""
+        if gather.unwatch():
+            self._gathers.remove(gather)
+        else:
+            self._lost.append(gather)
+
+    def squeeze(self, gather: Gather, wait: bool) -> bool:
+        """Other senders than this one give back what they can of the arena; whether any of it is free."""
+        arena = self.arena
+        others = [each for each in self._gathers if each is not gather and not each.closed and not each.busy]
+        for other in others:
+            other.spare()
+        if arena is None:
+            return False
+
+        def held() -> int:
+            return int(not arena.free and any(other.in_flight for other in others))
+
+        self.wait_for(held, None if wait else 0.0, None)
+        return arena.free > 0
+
+    def lost(self, gather: Gather) -> None:
+        """The sender was dropped, in any thread: a later call of the owner detaches it."""
+        self._lost.append(gather)
+
+    # -- the kernel
+
+    def submit(self) -> int:
+        """Hands what is queued to the kernel, and takes every result there is."""
+        with self.queue:
+            return self._enter(1, 0, 0)
+
+    def look(self) -> None:
+        """Takes every result there is."""
+        with self.queue:
+            self._enter(0, 0, 0)
+
+    def _enter(self, submit: int, wait: int, timeout_ns: int) -> int:
+        lifetime.sweep()
+        try:
+            return self.queue.enter(submit, wait, timeout_ns)
+        finally:
+            self.tidy()
+
+    def tidy(self) -> None:
+        """After whatever may have posted notifiers: drops what they held, verifies it in debug mode."""
+        self.queue.release()
+        if self._lost and self.mine():
+            lost, self._lost = self._lost, []
+            for gather in lost:
+                self.detach(gather)
+        try:
+            self._verify()
+        finally:
+            if self.mine() and not self.closed:
+                self._retire()
+
+    def _verify(self) -> None:
+        released = self.queue.released
+        while released:
+            held = released.pop()
+            if isinstance(held, memory.Checked):
+                held.verify()
+
+    def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str | None) -> None:
+        """Submits, and waits until `missing()`, a lower bound of the CQEs that are needed, is 0.
+
+        At the end of `timeout` it raises TimeoutError that names `what`, or returns if that is None.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self.queue:
+            while need := missing():
+                left = -1 if deadline is None else int(min(max(0, deadline - time.monotonic()), 1e9) * 1e9)
+                # wait for all of them at once: a DEFER ring then sleeps once
+                self._enter(1, min(need, _WAIT_MOST) if left else 0, left)
+                if left == 0 and missing():
+                    if what is None:
+                        return
+                    raise TimeoutError(f"{what} is not done after {timeout} s: {self.describe()}")
+
+    def describe(self) -> str:
+        """What the kernel still holds."""
+        stats = self.slots.stats()
+        return f"{stats.in_flight} requests are in flight, the oldest for {stats.oldest:.3f} s"
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Waits until nothing is in flight, else TimeoutError."""
+        self.wait_for(lambda: int(self.slots.counts().in_flight), timeout, "drain")
+
+    def fileno(self) -> int:
+        """A descriptor that is readable while there is something to reap."""
+        self.check()
+        return self._fileno()
+
+    def signal(self) -> None:
+        """Brings fileno() up to date after records were read."""
+        if not self.closed:
+            self._signal()
+
+    # -- the end
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
+        if self.closed:
+            return
+        if not self.mine():
+            refuse(E_THREAD)
+        if self.queue.busy or self.queue.inside:
+            refuse(E_BUSY)
+        errors: list[Exception] = []
+        for sender in list(self.senders):
+            try:
+                sender.close(timeout)
+            except Exception as error:  # the others, and the engine, are to be closed too
+                errors.append(error)
+        if not self.closed:
+            self._close(timeout)
+        if errors:
+            raise errors[0]
+
+    def _close(self, timeout: float) -> None:
+        lifetime.park(self)  # first, and until it has ended: an interrupt anywhere in here leaves it parked
+        self.closed = True
+        lib.uzc_slots_close(self.slots.pointer)
+        try:
+            self.drain(timeout)
+            self.tidy()
+        except TimeoutError:
+            pass
+        finally:
+            if not self.settle():
+                self._warn()
+
+    def _warn(self) -> None:
+        message = f"an engine was closed and is parked: {self.describe()}, their memory stays held"
+        warnings.warn(message, ResourceWarning, stacklevel=4)
+
+    def drop(self, lost: object) -> None:
+        """The program lost it without close(): what it holds stays held, its owner's next call closes it."""
+        if not self.closed:
+            lifetime.park(self)
+            self.closed = True
+            lib.uzc_slots_shut(self.slots.pointer)
+            warnings.warn(f"{type(lost).__name__} was not closed", ResourceWarning, source=lost, stacklevel=3)
+
+    def settle(self) -> bool:
+        """Of a parked engine: submits, takes what there is, and ends if nothing is in flight any more."""
+        if self._native and not self.queue.busy and not self.queue.inside:
+            self.closed = True
+            lib.uzc_slots_close(self.slots.pointer)
+            with suppress(UringzcError, OSError):
+                self.queue.enter(1, 0, 0)
+            idle = not self.slots.counts().in_flight
+            if idle:
+                self.queue.release()
+            while self.queue.released:
+                with suppress(BufferModifiedError):  # nobody asked this engine for anything
+                    self._verify()
+            if idle:
+                self.queue.detach()
+                self._exit()
+                self._lost.clear()
+                self._gathers.clear()  # through which they, and so their arena, held each other
+        if not self._native:
+            lifetime.unpark(self)
+        return not self._native
+
+    def rescue(self) -> None:
+        """The process ends, and the owner does not come back: senders send what waits without the ring."""
+        for gather in self._gathers:
+            if not gather.closed:
+                gather.rescue(False)
+
+    def abandon(self) -> None:
+        """In the child of a fork: the ring is the parent's."""
+        self.closed = self.dead = True
+        for gather in self._gathers:
+            gather.abandon()
+        if self._native:
+            lib.uzc_slots_close(self.slots.pointer)
+            self.queue.detach()
+            self._leave()
+
+
+def _after_posting(reference: "weakref.ref[Engine]") -> None:
+    """Slots were flushed: what notifiers held is dropped, and fileno() told."""
+    engine = reference()
+    if engine is not None and engine._native:
+        engine.tidy()
+        engine.signal()
+
+
+def in_range(name: str, value: object, most: int) -> None:
+    """TypeError or ValueError for what is no number of something."""
+    if not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+    if not 1 <= value <= most:
+        raise ValueError(f"{name} must be from 1 to {most}, not {value}")

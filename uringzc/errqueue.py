@@ -1,0 +1,108 @@
+"""MSG_ZEROCOPY as an engine, and plain copies: where io_uring is not allowed, or does not exist.
+
+Both send with sendmmsg. MSG_ZEROCOPY (Linux 4.14 for TCP, 5.0 for UDP) numbers a socket's sends and tells of
+ranges of numbers through the socket's error queue, which this engine reads; ``_native/ids.c`` knows whose
+they are. A range that the kernel has merged says for its first send only whether it was copied: ``copied`` of
+its notification is None then. Without, the memory of a request is free as soon as it was sent.
+
+The engine sets SO_ZEROCOPY on a socket when it first sends through it, and from then on reads all of its
+error queue. What is there and not of its making (ICMP errors, timestamps) is kept for ``foreign``.
+"""
+
+import socket
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from uringzc import memory
+from uringzc._send import Memory
+from uringzc._uring import ffi, lib
+from uringzc.core import Engine
+from uringzc.errors import check
+from uringzc.memory import Region
+from uringzc.notif import NOTIFICATION_UNKNOWN
+from uringzc.tables import Sockets
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+_BATCH = 64  # requests that wait to be submitted
+
+
+class ErrorMessage(NamedTuple):
+    """What was in a socket's error queue and is no notification. Matches struct sock_extended_err."""
+
+    fd: int
+    errno: int
+    origin: int  #: SO_EE_ORIGIN_*; 0: the socket's SO_ERROR
+    type: int
+    code: int
+    info: int
+    data: int
+
+
+class ErrorQueueEngine(Engine):
+    """sendmmsg with MSG_ZEROCOPY."""
+
+    name = "msg_zerocopy"
+    _zero_copy = True
+
+    def __init__(self, max_inflight: int, completions: int, debug: bool = False) -> None:
+        super().__init__(max_inflight, completions, debug)
+        if self._zero_copy:
+            self.slots.notification = NOTIFICATION_UNKNOWN
+        self._out = ffi.new("uzc_errqueue **")
+        code = lib.uzc_errqueue_new(self._out, self.slots.pointer, min(_BATCH, max_inflight), self._zero_copy)
+        check(code, "an epoll descriptor")
+        self.sockets = Sockets()
+        self._retired: deque[tuple[int, int]] = deque()  # stays empty: nothing is registered
+        self._start(lib.uzc_errqueue_calls(), self.sockets.admit, self._retired)
+
+    def register(self, size_or_buffer: "int | Buffer") -> Region:
+        """Memory to send from. The kernel pins it at each send, and not before."""
+        self.check()
+        view = memory.of_region(size_or_buffer)
+        return Region(Memory(view, memory.address_of(view), view.nbytes, self._retired), view)
+
+    def unregistered(self, size: int) -> Region:
+        """The same."""
+        return self.register(size)
+
+    def register_socket(self, sock: socket.socket) -> None:
+        """There is nothing to gain here; the socket is only remembered."""
+        self.check()
+        self.sockets.remember(sock)
+
+    def unregister_socket(self, sock: socket.socket) -> None:
+        """It is forgotten."""
+        self.check()
+        self.submit()
+        self.sockets.forget(sock)
+
+    def foreign(self) -> list[ErrorMessage]:
+        """What was in the error queues and not of this engine's making, since it was asked before."""
+        out = ffi.new("uzc_foreign[]", 256)
+        count = lib.uzc_errqueue_foreign(self._native, out, len(out)) if self._native else 0
+        return [
+            ErrorMessage(each.fd, each.error, each.origin, each.type, each.code, each.info, each.data)
+            for each in (out[i] for i in range(count))
+        ]
+
+    def _fileno(self) -> int:
+        return int(lib.uzc_errqueue_fileno(self._native))
+
+    def _signal(self) -> None:
+        lib.uzc_errqueue_signal(self._native)
+
+    def _exit(self) -> None:
+        self.sockets.registered.clear()
+        lib.uzc_errqueue_exit(self._out)
+
+    def _leave(self) -> None:
+        lib.uzc_errqueue_abandon(self._out)
+
+
+class CopyEngine(ErrorQueueEngine):
+    """sendmmsg, and nothing else: works everywhere, and copies."""
+
+    name = "copy"
+    _zero_copy = False
