@@ -32,7 +32,10 @@ def ffibuilder() -> cffi.FFI:
         '#include "internal.h"',
         sources=[
             f"{NATIVE}/{name}.c"
-            for name in ("guard", "slots", "requests", "ring", "ids", "errqueue", "probe")
+            for name in (
+                *("guard", "slots", "requests", "ring", "probe", "ids"),
+                *("errqueue", "errqueue_send", "errqueue_read", "errqueue_socks"),
+            )
         ],
         depends=[str(header) for header in Path(NATIVE).glob("*.h")],
         include_dirs=[NATIVE],

@@ -16,9 +16,10 @@ from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uringzc import address, lifetime, memory
+from uringzc import address, errmsg, lifetime, memory
 from uringzc._send import Arena, Gather, Queue
 from uringzc._uring import ffi, lib
+from uringzc.errmsg import ErrorMessage
 from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
 from uringzc.memory import Region
 from uringzc.notif import Slots
@@ -98,6 +99,10 @@ class Engine:
     def unregister_socket(self, sock: socket) -> None:
         """Takes it back."""
         raise NotImplementedError
+
+    def errors(self, sock: socket) -> list[ErrorMessage]:
+        """What the socket's error queue holds, besides notifications."""
+        return errmsg.read(sock)
 
     def _fileno(self) -> int:
         raise NotImplementedError

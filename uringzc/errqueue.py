@@ -5,18 +5,24 @@ ranges of numbers through the socket's error queue, which this engine reads; ``_
 they are. A range that the kernel has merged says for its first send only whether it was copied: ``copied`` of
 its notification is None then. Without, the memory of a request is free as soon as it was sent.
 
-The engine sets SO_ZEROCOPY on a socket when it first sends through it, and from then on reads all of its
-error queue. What is there and not of its making (ICMP errors, timestamps) is kept for ``foreign``.
+The engine sets SO_ZEROCOPY on a socket when it first sends through it, and reads all its error queue from
+then on. What is there and not of its making (ICMP errors, timestamps) is kept for ``errors``. A socket has one
+engine at a time that sends zero-copy through it: others of the process copy. Nobody else may use MSG_ZEROCOPY
+on it, or read its error queue, while requests are in flight: a number that was never given makes the engine
+believe none any more, and what is in flight stays held. A TCP socket that had SO_ZEROCOPY set before the
+process first sent through it is served by copies: its number can not be known.
 """
 
+import errno
 import socket
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-from uringzc import memory
+from uringzc import address, errmsg, memory
 from uringzc._send import Memory
 from uringzc._uring import ffi, lib
 from uringzc.core import Engine
+from uringzc.errmsg import ErrorMessage
 from uringzc.errors import check
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN
@@ -26,18 +32,6 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _BATCH = 64  # requests that wait to be submitted
-
-
-class ErrorMessage(NamedTuple):
-    """What was in a socket's error queue and is no notification. Matches struct sock_extended_err."""
-
-    fd: int
-    errno: int
-    origin: int  #: SO_EE_ORIGIN_*; 0: the socket's SO_ERROR
-    type: int
-    code: int
-    info: int
-    data: int
 
 
 class ErrorQueueEngine(Engine):
@@ -78,14 +72,20 @@ class ErrorQueueEngine(Engine):
         self.submit()
         self.sockets.forget(sock)
 
-    def foreign(self) -> list[ErrorMessage]:
-        """What was in the error queues and not of this engine's making, since it was asked before."""
-        out = ffi.new("uzc_foreign[]", 256)
-        count = lib.uzc_errqueue_foreign(self._native, out, len(out)) if self._native else 0
-        return [
-            ErrorMessage(each.fd, each.error, each.origin, each.type, each.code, each.info, each.data)
-            for each in (out[i] for i in range(count))
-        ]
+    def errors(self, sock: socket.socket) -> list[ErrorMessage]:
+        """See Scheduler.errors: what this engine found, where it reads the error queue itself."""
+        found: list[ErrorMessage] = []
+        out = ffi.new("uzc_message *")
+        while (code := lib.uzc_errqueue_message(self._native, sock.fileno(), out)) > 0:
+            data, control = (bytes(ffi.buffer(part)) for part in (out.data, out.control))
+            parts = list(errmsg.parse(control[: out.control_length]))
+            origin = bytes(ffi.buffer(getattr(out, "from")))[: out.from_length]
+            where = address.unpack(origin) if any(origin[:2]) else None
+            found.append(ErrorMessage(data[: out.data_length], parts, out.msg_flags, where))
+        if code == -errno.ENOENT:
+            return super().errors(sock)
+        check(code, "the error queue")
+        return found
 
     def _fileno(self) -> int:
         return int(lib.uzc_errqueue_fileno(self._native))
@@ -98,7 +98,7 @@ class ErrorQueueEngine(Engine):
         lib.uzc_errqueue_exit(self._out)
 
     def _leave(self) -> None:
-        lib.uzc_errqueue_abandon(self._out)
+        lib.uzc_errqueue_exit(self._out)
 
 
 class CopyEngine(ErrorQueueEngine):

@@ -13,7 +13,6 @@ import struct
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uringzc import address
@@ -161,15 +160,12 @@ class Mender:
     def _read_error_queue(self) -> list[tuple[object, int]]:
         """Whom the ICMP errors of the sender's own socket are about, and what they say."""
         heard: list[tuple[object, int]] = []
-        with suppress(BlockingIOError):
-            while True:
-                flags = socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
-                _, parts, _, to = self.sock.recvmsg(0, 512, flags)
-                for level, kind, data in parts:
-                    if (level, kind) in RECVERR.values() and len(data) >= 16:
-                        code, origin = struct.unpack_from("=IB", data)
-                        if origin in _ICMP:
-                            heard.append((to or None, code))
+        for message in self._engine.errors(self.sock):
+            for level, kind, data in message.ancillary:
+                if (level, kind) in RECVERR.values() and len(data) >= 16:
+                    code, origin = struct.unpack_from("=IB", data)
+                    if origin in _ICMP:
+                        heard.append((message.address, code))
         return heard
 
     def mend(self, gather: "Gather", rows: list[tuple[Any, ...]]) -> None:

@@ -87,8 +87,8 @@ uint32_t admit(Gather *g) {
 /* Word of earlier datagrams, an ICMP error say, would fail one that has nothing to do with it, and those
  * behind it would overtake: it is taken before. */
 int take_news(Gather *g) {
-    int error = 0;
-    if (getsockopt(g->fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) < 0 || !error)
+    int error = g->queue->calls->news(g->queue->engine, g->fd);
+    if (!error)
         return 0;
     g->news = 1;
     PyObject *told = PyObject_CallMethod(g->mender, "hear", "i", error);

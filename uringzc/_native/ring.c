@@ -296,6 +296,12 @@ static uzc_slots *slots(void *engine) {
     return ((uzc_ring *)engine)->slots;
 }
 
+static int news(void *engine, int fd) {
+    int error = 0;
+    (void)engine;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) == 0 ? error : 0;
+}
+
 const uzc_calls *uzc_ring_calls(void) {
     static const uzc_calls calls = {.queue = queue,
                                     .enter = enter,
@@ -307,7 +313,8 @@ const uzc_calls *uzc_ring_calls(void) {
                                     .unwatch = uzc_slots_unwatch,
                                     .flush = uzc_slots_flush,
                                     .unsettled = uzc_slots_unsettled,
-                                    .posted = uzc_slots_posted};
+                                    .posted = uzc_slots_posted,
+                                    .news = news};
     return &calls;
 }
 

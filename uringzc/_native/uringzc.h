@@ -123,6 +123,8 @@ typedef struct {
     int64_t (*flush)(uzc_slots *slots, uint32_t slot);
     uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
     int64_t (*posted)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
+    /* Takes the error that the socket's next send would fail with, for something sent before: errno, or 0. */
+    int (*news)(void *engine, int fd);
 } uzc_calls;
 
 /* slots.c: the accounts */
@@ -178,30 +180,43 @@ const uzc_calls *uzc_ring_calls(void);
 /* ids.c: the kernel numbers a socket's MSG_ZEROCOPY sends, u32 and wrapping, and tells of ranges of them */
 uzc_ids *uzc_ids_new(void);
 void uzc_ids_free(uzc_ids *ids);
-/* The number that the next send will have, once it is known. */
+/* Of the socket with this SO_COOKIE; `fresh`: it never sent zero-copy. NULL: no memory, or its numbers are
+ * another engine's. uzc_ids_free() leaves it to the next one. */
+uzc_ids *uzc_ids_open(uint64_t cookie, int fresh);
+/* The number that the next send will have, once it is known and as long as it can be believed. */
 int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
 void uzc_ids_set(uzc_ids *ids, uint32_t next);
-/* A send has succeeded: the next number is its. 0 or -ENOMEM. */
-int uzc_ids_own(uzc_ids *ids, uint64_t key);
+/* Room for the next `count`: 0 or -ENOMEM. */
+int uzc_ids_reserve(uzc_ids *ids, uint32_t count);
+/* A send for which there is room has succeeded: the next number is its. */
+void uzc_ids_own(uzc_ids *ids, uint64_t key);
 /* A send has failed: until this is taken back, the next number may be its, which nobody owns. */
 void uzc_ids_failed(uzc_ids *ids, int failed);
+/* The part of a range, ends included, that somebody may own; 0: none. A number that was never given means
+ * that others send through the socket too: nothing is believed from then on, and what is owned stays so. */
+int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last);
 /* The key that owns a number, which it then does no more; 0: nobody. Keys are not 0. */
 uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
 uint32_t uzc_ids_outstanding(const uzc_ids *ids);
 
 /* errqueue.c: sendmmsg(), with MSG_ZEROCOPY and the error queue, or without */
+#define UZC_MESSAGE_DATA 128
+#define UZC_MESSAGE_CONTROL 256
+/* What was in an error queue and is no notification: an ICMP error, a timestamp. As recvmsg() gave it. */
 typedef struct {
-    int fd;
-    uint32_t error;  /* errno */
-    uint32_t origin; /* SO_EE_ORIGIN_* */
-    uint32_t type, code, info, data;
-} uzc_foreign; /* what was in an error queue, and not of ours: an ICMP error, a timestamp */
+    uint64_t cookie; /* of the socket */
+    uint32_t msg_flags, data_length, control_length, from_length;
+    char data[UZC_MESSAGE_DATA];
+    char control[UZC_MESSAGE_CONTROL];
+    char from[28];
+} uzc_message;
 int uzc_errqueue_new(uzc_errqueue **out, uzc_slots *slots, uint32_t entries, int zero_copy);
 void uzc_errqueue_exit(uzc_errqueue **engine);
-void uzc_errqueue_abandon(uzc_errqueue **engine);
 int uzc_errqueue_fileno(uzc_errqueue *engine);
 void uzc_errqueue_signal(uzc_errqueue *engine);
-int uzc_errqueue_foreign(uzc_errqueue *engine, uzc_foreign *out, int most);
+/* Reads the socket's error queue and hands back the oldest such message: 1, or 0 if there is none. -ENOENT:
+ * the engine does not read this socket's. */
+int uzc_errqueue_message(uzc_errqueue *engine, int fd, uzc_message *out);
 const uzc_calls *uzc_errqueue_calls(void);
 
 /* probe.c: what this kernel can do. -errno if io_uring cannot be used at all. */

@@ -1,0 +1,104 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The engine's own structures, shared by errqueue.c, errqueue_send.c, errqueue_read.c and errqueue_socks.c.
+ */
+#ifndef UZC_ERRQUEUE_H
+#define UZC_ERRQUEUE_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
+
+#include "internal.h"
+
+#ifndef SO_COOKIE
+#define SO_COOKIE 57
+#endif
+#ifndef SO_ZEROCOPY
+#define SO_ZEROCOPY 60
+#endif
+#ifndef MSG_ZEROCOPY
+#define MSG_ZEROCOPY 0x4000000
+#endif
+
+#define GROUP 32u /* messages of one sendmmsg(), and of one look at an error queue */
+#define MESSAGES 256
+
+struct entry {
+    uint64_t key;
+    const char *data;
+    struct iovec *vector; /* instead of data */
+    struct sockaddr_in6 to;
+    uint32_t to_length, length, segment, msg_flags;
+    int fd; /* -1: the socket was closed before this was submitted */
+    bool zero_copy;
+};
+
+/* A request that found no room. */
+struct waiter {
+    struct entry entry;
+    struct waiter *next;
+    struct iovec vector[]; /* the entry's own */
+};
+
+/* What is known of a socket. It is found by the program's descriptor, and told from another that has the same
+ * number by the kernel's cookie. */
+struct sock {
+    uint64_t cookie;
+    uzc_ids *ids; /* NULL: it sends copies */
+    struct waiter *first, *last;
+    struct sock *next, *previous; /* of the engine */
+    struct sock *next_touched;
+    uint64_t settled; /* notifications so far */
+    uint64_t starved; /* 1 + settled when there was no memory for one more zero-copy send */
+    int fd;           /* the program's */
+    int held;         /* ours, of the same socket, while anything of it is outstanding; or -1 */
+    int error;        /* from the error queue: the next send fails with it */
+    bool watched, touched, gone, asking;
+};
+
+struct uzc_errqueue {
+    uzc_slots *slots;
+    struct entry *entries; /* queued and not submitted */
+    uint32_t size, count;
+    struct sock **by_fd, *socks, *touched;
+    int fds;
+    uint32_t touched_count, watched_count;
+    int epoll, event_fd;
+    bool zero_copy, owned, asked, signalled;
+    uint64_t progress; /* results and notifications so far */
+    uzc_message *messages;
+    int message_count;
+};
+
+static inline void give_result(uzc_errqueue *e, uint64_t key, int32_t result) {
+    uzc_slots_result(e->slots, key, result, 0);
+    e->progress++;
+}
+
+static inline void settle(uzc_errqueue *e, uint64_t key, int copied) {
+    uzc_slots_settle(e->slots, key, copied, 0);
+    e->progress++;
+}
+
+/* errqueue_socks.c: the socket that this descriptor is now, NULL without memory; a descriptor of our own, -1
+ * if there is none; after anything that may have changed what it needs */
+struct sock *sock_of(uzc_errqueue *e, int fd);
+int hold(struct sock *s);
+void touch(uzc_errqueue *e, struct sock *s);
+void settle_touched(uzc_errqueue *e);
+void settle_down(uzc_errqueue *e, struct sock *s);
+void free_socks(uzc_errqueue *e);
+
+/* errqueue_read.c: everything that is in its error queue; where its counter stands, asked of the kernel */
+void read_errors(uzc_errqueue *e, struct sock *s);
+void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry);
+
+/* errqueue_send.c: what was queued leaves, or waits with its socket; what waits with this one */
+void send_queued(uzc_errqueue *e);
+void send_waiting(uzc_errqueue *e, struct sock *s);
+
+#endif

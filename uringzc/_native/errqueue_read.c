@@ -1,0 +1,142 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The error queue: notifications are ranges of numbers. Whatever else is there, and not of the engine's
+ * making, is kept for the program.
+ */
+#include "errqueue.h"
+
+#include <linux/errqueue.h>
+#include <netinet/udp.h>
+
+#ifndef SO_EE_ORIGIN_ZEROCOPY
+#define SO_EE_ORIGIN_ZEROCOPY 5
+#endif
+#ifndef SO_EE_CODE_ZEROCOPY_COPIED
+#define SO_EE_CODE_ZEROCOPY_COPIED 1
+#endif
+
+/* A range that was merged has the code of its first number. */
+static void take_range(uzc_errqueue *e, struct sock *s, uint32_t first, uint32_t last, bool copied) {
+    const uint32_t told = first;
+    uint32_t next;
+    if (s->asking) {
+        if (!uzc_ids_next(s->ids, &next) || (int32_t)(last + 1 - next) > 0)
+            uzc_ids_set(s->ids, last + 1);
+        return;
+    }
+    if (!uzc_ids_clip(s->ids, &first, &last))
+        return;
+    for (uint32_t id = first;; id++) {
+        uint64_t key = uzc_ids_take(s->ids, id);
+        if (key)
+            settle(e, key, id == told ? copied : -1);
+        s->settled += key != 0;
+        if (id == last)
+            break;
+    }
+}
+
+static const struct sock_extended_err *extended(struct msghdr *header) {
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(header); c; c = CMSG_NXTHDR(header, c))
+        if ((c->cmsg_level == SOL_IP && c->cmsg_type == IP_RECVERR) ||
+            (c->cmsg_level == SOL_IPV6 && c->cmsg_type == IPV6_RECVERR))
+            return (const struct sock_extended_err *)CMSG_DATA(c);
+    return NULL;
+}
+
+/* Of an ICMP error the kernel forgets, once it is read, that the next send is to fail with it. */
+static void take_message(uzc_errqueue *e, struct sock *s, struct mmsghdr *message, uzc_message *kept) {
+    struct msghdr *header = &message->msg_hdr;
+    const struct sock_extended_err *error = extended(header);
+    if (error && error->ee_origin == SO_EE_ORIGIN_ZEROCOPY && !error->ee_errno) {
+        take_range(e, s, error->ee_info, error->ee_data, error->ee_code & SO_EE_CODE_ZEROCOPY_COPIED);
+        return;
+    }
+    if (error && (error->ee_origin == SO_EE_ORIGIN_ICMP || error->ee_origin == SO_EE_ORIGIN_ICMP6))
+        s->error = (int)error->ee_errno;
+    if (e->message_count == MESSAGES)
+        return;
+    kept->cookie = s->cookie;
+    kept->msg_flags = (uint32_t)header->msg_flags;
+    kept->data_length = message->msg_len;
+    kept->control_length = (uint32_t)header->msg_controllen;
+    kept->from_length = header->msg_namelen;
+    e->messages[e->message_count++] = *kept;
+}
+
+void read_errors(uzc_errqueue *e, struct sock *s) {
+    uzc_message texts[GROUP];
+    struct mmsghdr messages[GROUP];
+    struct iovec data[GROUP];
+    int came;
+    do {
+        for (uint32_t i = 0; i < GROUP; i++) {
+            data[i] = (struct iovec){texts[i].data, sizeof texts[i].data};
+            messages[i] = (struct mmsghdr){.msg_hdr = {.msg_name = texts[i].from,
+                                                       .msg_namelen = sizeof texts[i].from,
+                                                       .msg_iov = &data[i],
+                                                       .msg_iovlen = 1,
+                                                       .msg_control = texts[i].control,
+                                                       .msg_controllen = sizeof texts[i].control}};
+        }
+        came = recvmmsg(s->held >= 0 ? s->held : s->fd, messages, GROUP, MSG_ERRQUEUE | MSG_DONTWAIT, NULL);
+        for (int i = 0; i < came; i++)
+            take_message(e, s, &messages[i], &texts[i]);
+    } while (came == (int)GROUP);
+}
+
+int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
+    int error = uzc_slots_begin_any(e->slots);
+    if (error)
+        return error;
+    struct sock *s = sock_of(e, fd);
+    int found = s && s->ids ? 0 : -ENOENT;
+    if (!found) {
+        read_errors(e, s);
+        s->error = 0;
+    }
+    for (int i = 0; !found && i < e->message_count; i++) {
+        if (e->messages[i].cookie != s->cookie)
+            continue;
+        *out = e->messages[i];
+        e->message_count--;
+        memmove(&e->messages[i], &e->messages[i + 1], (size_t)(e->message_count - i) * sizeof *out);
+        found = 1;
+    }
+    uzc_slots_end(e->slots);
+    return found;
+}
+
+/* The socket has sent zero-copy before, and nobody here knows how often. A datagram to be cut into more
+ * pieces than the kernel allows fails when it has its number already, whose notification comes at once. A
+ * stream has nothing like that, and sends copies. */
+void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
+    static char nothing[32768];
+    int type = 0;
+    uint32_t next;
+    getsockopt(s->fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
+    getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
+    if (s->error) /* the request will have it; the next one asks again */
+        return;
+    union {
+        char bytes[CMSG_SPACE(sizeof(uint16_t))];
+        struct cmsghdr header;
+    } control = {.header = {CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT}};
+    memcpy(CMSG_DATA(&control.header), &(uint16_t){1}, sizeof(uint16_t));
+    struct iovec piece = {nothing, sizeof nothing};
+    struct msghdr message = {.msg_name = entry->to_length ? (void *)&entry->to : NULL,
+                             .msg_namelen = entry->to_length,
+                             .msg_iov = &piece,
+                             .msg_iovlen = 1,
+                             .msg_control = control.bytes,
+                             .msg_controllen = sizeof control};
+    if (type == SOCK_DGRAM && sendmsg(s->fd, &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        s->asking = true;
+        read_errors(e, s);
+        s->asking = false;
+    }
+    if (!uzc_ids_next(s->ids, &next)) {
+        uzc_ids_free(s->ids);
+        s->ids = NULL;
+    }
+}

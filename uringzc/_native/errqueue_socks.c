@@ -1,0 +1,149 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The sockets of an engine. While requests of one are outstanding, or wait for room, the engine holds a
+ * descriptor of its own: closing the program's would lose the notifications, and with them the memory.
+ */
+#include "errqueue.h"
+
+#include <fcntl.h>
+#include <sys/epoll.h>
+#include <unistd.h>
+
+static uint64_t cookie_of(int fd) {
+    uint64_t cookie = 0;
+    return getsockopt(fd, SOL_SOCKET, SO_COOKIE, &cookie, &(socklen_t){sizeof cookie}) == 0 ? cookie : 0;
+}
+
+/* Its numbers, if the kernel sends this socket's data from where it is when it is asked to. */
+static uzc_ids *numbers(uint64_t cookie, int fd) {
+    int before = 0;
+    if (!cookie || getsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &before, &(socklen_t){sizeof before}) < 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)) < 0)
+        return NULL;
+    return uzc_ids_open(cookie, !before);
+}
+
+static void free_sock(uzc_errqueue *e, struct sock *s) {
+    *(s->previous ? &s->previous->next : &e->socks) = s->next;
+    if (s->next)
+        s->next->previous = s->previous;
+    if (s->fd < e->fds && e->by_fd[s->fd] == s)
+        e->by_fd[s->fd] = NULL;
+    if (s->held >= 0)
+        close(s->held);
+    while (s->first) {
+        struct waiter *w = s->first;
+        s->first = w->next;
+        free(w);
+    }
+    uzc_ids_free(s->ids);
+    free(s);
+}
+
+void free_socks(uzc_errqueue *e) {
+    while (e->socks)
+        free_sock(e, e->socks);
+    free(e->by_fd);
+}
+
+static bool make_room(uzc_errqueue *e, int fd) {
+    if (fd < e->fds)
+        return true;
+    int fds = fd < 32 ? 64 : 2 * fd;
+    struct sock **grown = realloc(e->by_fd, (size_t)fds * sizeof(struct sock *));
+    if (!grown)
+        return false;
+    memset(grown + e->fds, 0, (size_t)(fds - e->fds) * sizeof(struct sock *));
+    e->by_fd = grown;
+    e->fds = fds;
+    return true;
+}
+
+/* The same socket may come by another descriptor. */
+static struct sock *find_sock(uzc_errqueue *e, uint64_t cookie, int fd) {
+    struct sock *s = cookie ? e->socks : NULL;
+    while (s && s->cookie != cookie)
+        s = s->next;
+    if (s) {
+        if (e->by_fd[s->fd] == s)
+            e->by_fd[s->fd] = NULL;
+        s->fd = fd;
+        s->gone = false;
+    }
+    return s;
+}
+
+struct sock *sock_of(uzc_errqueue *e, int fd) {
+    if (!make_room(e, fd))
+        return NULL;
+    uint64_t cookie = cookie_of(fd);
+    struct sock *s = e->by_fd[fd];
+    if (s && s->cookie == cookie)
+        return s;
+    struct sock *found = find_sock(e, cookie, fd), *made = found ? found : calloc(1, sizeof *made);
+    if (!made)
+        return NULL;
+    e->by_fd[fd] = made;
+    if (s) { /* it was closed */
+        s->gone = true;
+        settle_down(e, s);
+    }
+    if (found)
+        return found;
+    *made = (struct sock){.cookie = cookie, .fd = fd, .held = -1, .next = e->socks};
+    made->ids = e->zero_copy ? numbers(cookie, fd) : NULL;
+    if (e->socks)
+        e->socks->previous = made;
+    e->socks = made;
+    return made;
+}
+
+int hold(struct sock *s) {
+    if (s->held < 0)
+        s->held = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
+    return s->held;
+}
+
+void touch(uzc_errqueue *e, struct sock *s) {
+    if (s->touched)
+        return;
+    s->touched = true;
+    s->next_touched = e->touched;
+    e->touched = s;
+    e->touched_count++;
+}
+
+void settle_touched(uzc_errqueue *e) {
+    while (e->touched) {
+        struct sock *s = e->touched;
+        e->touched = s->next_touched;
+        s->touched = false;
+        if (s->held >= 0 && s->ids && uzc_ids_outstanding(s->ids))
+            read_errors(e, s);
+        settle_down(e, s);
+    }
+    e->touched_count = 0;
+}
+
+/* Edges: an error that the next send will fail with would be a level for as long as there is no next send. */
+void settle_down(uzc_errqueue *e, struct sock *s) {
+    bool busy = s->first || (s->ids && uzc_ids_outstanding(s->ids));
+    if (busy && s->held >= 0 && (!s->watched || s->first)) {
+        struct epoll_event event = {.events = EPOLLET | (s->first ? EPOLLOUT : 0), .data.ptr = s};
+        epoll_ctl(e->epoll, s->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, s->held, &event);
+        e->watched_count += !s->watched;
+        s->watched = true;
+    }
+    if (busy)
+        return;
+    if (s->watched) {
+        epoll_ctl(e->epoll, EPOLL_CTL_DEL, s->held, NULL);
+        e->watched_count--;
+        s->watched = false;
+    }
+    if (s->held >= 0)
+        close(s->held);
+    s->held = -1;
+    if (s->gone && !s->touched)
+        free_sock(e, s);
+}

@@ -1,0 +1,39 @@
+"""The error queue of a socket, as far as it is not the engine's: ICMP errors, local errors, timestamps.
+
+The kernel puts these into one queue with the notifications of MSG_ZEROCOPY. The engine that reads those keeps
+the others, in the shape in which ``socket.recvmsg`` gives them.
+"""
+
+import socket
+import struct
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Any, NamedTuple
+
+
+class ErrorMessage(NamedTuple):
+    """One message of a socket's error queue, as ``socket.recvmsg(..., MSG_ERRQUEUE)`` returns it."""
+
+    data: bytes  #: of the datagram that it is about, its first bytes
+    ancillary: list[tuple[int, int, bytes]]  #: level, type, data: struct sock_extended_err for IP_RECVERR
+    flags: int
+    address: Any  #: where that datagram was to go; None where the kernel does not say
+
+
+def read(sock: socket.socket) -> list[ErrorMessage]:
+    """All that the socket's error queue holds. Matches recvmsg(MSG_ERRQUEUE)."""
+    found: list[ErrorMessage] = []
+    with suppress(BlockingIOError):
+        while True:
+            message = sock.recvmsg(128, 256, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
+            found.append(ErrorMessage(*message[:3], message[3] or None))
+    return found
+
+
+def parse(control: bytes) -> Iterator[tuple[int, int, bytes]]:
+    """The control messages (struct cmsghdr, each padded to 8 bytes) that `control` is."""
+    at = 0
+    while at + 16 <= len(control):
+        length, level, kind = struct.unpack_from("=Qii", control, at)
+        yield level, kind, control[at + 16 : at + length]
+        at += max(length + -length % 8, 16)
