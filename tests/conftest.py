@@ -23,20 +23,37 @@ hypothesis.settings.load_profile("default")  # --hypothesis-profile=explore look
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "parks: leaves an engine parked on purpose, and sees to it itself")
     config.addinivalue_line("markers", "strays: feeds an engine completions that match no request")
+    config.addinivalue_line("markers", "engines(*names): is about these, not about every one; (): about none")
 
 
-#: the rest talk to the kernel, and are skipped by name where it has no zero-copy sends
+#: what an engine's tests need; the others work everywhere
+ENGINES = {"io_uring": "send_zc", "msg_zerocopy": "msg_zerocopy", "copy": ""}
+#: these make no engine, or only one that they name
 PURE = (
     *("test_accounts.py", "test_build.py", "test_policy.py", "test_sandbox.py"),
-    *("test_state_machine.py", "test_structure.py", "test_testing.py"),
+    *("test_structure.py", "test_testing.py"),
 )
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    needs_kernel = testing.requires("send_zc")
-    for item in items:
-        if item.path.name not in PURE:
-            item.add_marker(needs_kernel)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every test runs on every engine: on each of those that its mark names, if it has one."""
+    if metafunc.definition.path.name in PURE:
+        return
+    marker = metafunc.definition.get_closest_marker("engines")
+    names = marker.args if marker else tuple(ENGINES)
+    if not names:
+        return
+    needs = {name: testing.requires(ENGINES[name]) if ENGINES[name] else () for name in names}
+    metafunc.parametrize("engine", [pytest.param(name, marks=needs[name]) for name in names], indirect=True)
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str | None:
+    """The engine that "auto" stands for in this test, and in the processes that it starts."""
+    name: str | None = getattr(request, "param", None)
+    if name:
+        monkeypatch.setenv("URINGZC_ENGINE", name)
+    return name
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import is_held
+from helpers import io_uring, is_held
 
 import uringzc
 from uringzc.address import pack
@@ -402,6 +402,7 @@ def test_ring(arguments: dict[str, Any], kind: type[Exception], text: str) -> No
         uringzc.Ring(**arguments)
 
 
+@io_uring
 @cases(
     ("none", {"buffers": []}, ValueError, "a message has 1 to 1024 buffers, not 0"),
     ("too many", {"buffers": [b"x"] * 1025}, ValueError, "a message has 1 to 1024 buffers, not 1025"),

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from helpers import readable, run
+from helpers import io_uring, readable, run
 
 import uringzc
 from uringzc import Notification, RawCompletion, memory, testing
@@ -26,6 +26,8 @@ from uringzc._uring import lib
 
 if TYPE_CHECKING:
     from conftest import Pair
+
+pytestmark = io_uring
 
 MORE, NOTIF, COPIED = 1 << 1, 1 << 3, -(1 << 31)
 TAG, GOOD = 7, b"good"

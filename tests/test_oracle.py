@@ -5,14 +5,14 @@ import socket
 from typing import Any
 
 import pytest
-from helpers import room, stopped
+from helpers import io_uring, room, stopped
 
 import uringzc
 from uringzc import testing
 from uringzc._uring import ffi, lib
 from uringzc.errors import check
 
-pytestmark = testing.requires("net_admin")
+pytestmark = [io_uring, testing.requires("net_admin")]
 
 
 class Oracle:

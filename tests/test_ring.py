@@ -6,13 +6,15 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import is_held, stopped, wait_readable
+from helpers import io_uring, is_held, stopped, wait_readable
 
 import uringzc
 from uringzc import RawCompletion, testing, uring
 
 if TYPE_CHECKING:
     from conftest import Pair
+
+pytestmark = io_uring
 
 MORE, NOTIF, COPIED = 1 << 1, 1 << 3, 1 << 31
 SEGMENT = 1000

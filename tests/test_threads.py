@@ -13,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from helpers import Alarms, Unguarded, is_held, readable, rings, run, stopped
+from helpers import Alarms, Unguarded, holding, io_uring, is_held, readable, rings, run, stopped
 
 import uringzc
 from uringzc import testing
@@ -60,6 +60,7 @@ CALLS: dict[str, Callable[[S, socket.socket, uringzc.Region], Any]] = {
 ANY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
+@holding
 @ANY_CALL
 def test_another_thread_changes_nothing(
     call: Callable[[S, socket.socket, uringzc.Region], Any], box: testing.Hold
@@ -228,6 +229,7 @@ def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
     assert sorted(udp_pair.receive(4)) == [b"0", b"1", b"2", b"3"]
 
 
+@io_uring
 @testing.requires("net_admin")
 def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
     program = """
@@ -281,6 +283,7 @@ def test_threads_with_engines_of_their_own(udp_pair: "Pair") -> None:
 # -- what comes in between
 
 
+@holding
 def test_signal_handler_is_refused_while_waiting(box: testing.Hold) -> None:
     import signal
 
@@ -367,6 +370,7 @@ def test_code_in_the_middle_of_a_send_is_refused(make_udp: "Callable[..., Pair]"
     assert not readable(wrong.rx.fileno())
 
 
+@holding
 def test_first_wait_can_be_interrupted(box: testing.Hold) -> None:
     # the very first call into the kernel is one that blocks
     with box.socket() as sock, box.receiver_socket(), S() as s, stopped(box):

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Alarms, Unguarded, charged, room, run, stopped
+from helpers import Alarms, Unguarded, charged, io_uring, room, run, stopped
 
 import uringzc
 from uringzc import memory, testing
+
+pytestmark = io_uring
 
 HUGE = 2 << 20
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from conftest import Pair
-from helpers import patient, run, stopped
+from helpers import holding, patient, run, stopped
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
@@ -145,6 +145,7 @@ def test_addresses_may_take_their_time_too() -> None:
         assert rx.wait(3) == [b"first", b"from inside", b"second"]
 
 
+@holding
 @testing.requires("net_admin")
 def test_what_close_could_not_send_is_told(box: testing.Hold) -> None:
     told: list[SendError] = []
@@ -178,6 +179,7 @@ def still_parked() -> int:
     return len(lifetime.parked())
 
 
+@holding
 @testing.requires("net_admin")
 def test_draining_without_waiting(box: testing.Hold) -> None:
     with (

@@ -8,7 +8,7 @@ from contextlib import ExitStack, nullcontext
 from typing import NamedTuple
 
 import pytest
-from helpers import Child, child, room, stopped
+from helpers import Child, child, holding, room, stopped
 
 import uringzc
 from uringzc import testing
@@ -155,6 +155,7 @@ def test_overwritten_at_the_notification(kind: str) -> None:
     assert run(kind, COUNT, early=False) == (COUNT, 0, 0, COUNT)
 
 
+@holding
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)
 def test_control_overwritten_at_the_completions(kind: str) -> None:

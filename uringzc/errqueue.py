@@ -6,11 +6,11 @@ they are. A range that the kernel has merged says for its first send only whethe
 its notification is None then. Without, the memory of a request is free as soon as it was sent.
 
 The engine sets SO_ZEROCOPY on a socket when it first sends through it, and reads all its error queue from
-then on. What is there and not of its making (ICMP errors, timestamps) is kept for ``errors``. A socket has one
-engine at a time that sends zero-copy through it: others of the process copy. Nobody else may use MSG_ZEROCOPY
-on it, or read its error queue, while requests are in flight: a number that was never given makes the engine
-believe none any more, and what is in flight stays held. A TCP socket that had SO_ZEROCOPY set before the
-process first sent through it is served by copies: its number can not be known.
+then on. What is there and not of its making (ICMP errors, timestamps) is kept for ``errors``. A socket has
+one engine at a time that sends zero-copy through it: others of the process copy. Nobody else may use
+MSG_ZEROCOPY on it, or read its error queue, while requests are in flight: a number that was never given makes
+the engine believe none any more, and what is in flight stays held. A TCP socket that had SO_ZEROCOPY set
+before the process first sent through it is served by copies: its number can not be known.
 """
 
 import errno
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from uringzc import address, errmsg, memory
 from uringzc._send import Memory
 from uringzc._uring import ffi, lib
-from uringzc.core import Engine
+from uringzc.core import Engine, batch_of
 from uringzc.errmsg import ErrorMessage
 from uringzc.errors import check
 from uringzc.memory import Region
@@ -30,8 +30,6 @@ from uringzc.tables import Sockets
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-_BATCH = 64  # requests that wait to be submitted
 
 
 class ErrorQueueEngine(Engine):
@@ -45,7 +43,7 @@ class ErrorQueueEngine(Engine):
         if self._zero_copy:
             self.slots.notification = NOTIFICATION_UNKNOWN
         self._out = ffi.new("uzc_errqueue **")
-        code = lib.uzc_errqueue_new(self._out, self.slots.pointer, min(_BATCH, max_inflight), self._zero_copy)
+        code = lib.uzc_errqueue_new(self._out, self.slots.pointer, batch_of(max_inflight), self._zero_copy)
         check(code, "an epoll descriptor")
         self.sockets = Sockets()
         self._retired: deque[tuple[int, int]] = deque()  # stays empty: nothing is registered

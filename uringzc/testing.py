@@ -334,12 +334,14 @@ def requires(capability: str) -> pytest.MarkDecorator:
 def missing(capability: str) -> str | None:
     """Why a test that needs `capability` cannot run here, and what would change that; None if it can.
 
-    net_admin: sandboxes; io_uring; send_zc: its zero-copy send; unprivileged: becoming the user nobody.
+    net_admin: sandboxes; io_uring; send_zc: its zero-copy send; msg_zerocopy; unprivileged: becoming the user
+    nobody.
     """
     tried = {
         "net_admin": _no_network,
         "io_uring": _no_ring,
         "send_zc": _no_send_zc,
+        "msg_zerocopy": _no_msg_zerocopy,
         "unprivileged": _no_nobody,
     }
     if capability not in tried:
@@ -355,6 +357,15 @@ def _no_network() -> str | None:
         return error.strerror
     except ImportError:
         return "needs pyroute2: pip install 'uringzc[testing]'"
+    return None
+
+
+def _no_msg_zerocopy() -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, 60, 1)  # SO_ZEROCOPY
+        except OSError as error:
+            return f"SO_ZEROCOPY of a UDP socket (Linux 5.0): {error.strerror}"
     return None
 
 

@@ -10,7 +10,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from uringzc._uring import ffi, lib
-from uringzc.core import Engine, in_range
+from uringzc.core import Engine, batch_of, in_range
 from uringzc.errors import check
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN
@@ -30,9 +30,6 @@ SETUP = (
     _COOP_TASKRUN | _TASKRUN_FLAG | _SUBMIT_ALL,  # 5.19
     _SUBMIT_ALL,  # 5.18
 )
-#: entries of a submission queue, and so the most requests of one submit. Small batches keep the kernel's
-#: memory for requests in the cache: 32 took 0.9 of the time of 512.
-_BATCH = 32
 _CQ_MOST = 65536
 
 
@@ -60,7 +57,7 @@ class RingEngine(Engine):
             self.slots.notification = NOTIFICATION_UNKNOWN
         self._out = ffi.new("uzc_ring **")
         if entries is None:
-            entries = 1 << min(_BATCH, max_inflight).bit_length() - 1
+            entries = batch_of(max_inflight)
         if cq_entries is None:
             cq_entries = min(2 * max(max_inflight, entries), _CQ_MOST)
         self._create(entries, cq_entries)

@@ -123,6 +123,7 @@ static void revoke_fd(void *engine, int fd) {
 static void look(uzc_errqueue *e) {
     struct epoll_event events[64];
     int came;
+    end_closed(e);
     do {
         came = epoll_wait(e->epoll, events, 64, 0);
         for (int i = 0; i < came; i++) {

@@ -57,7 +57,12 @@ struct sock {
     int fd;           /* the program's */
     int held;         /* ours, of the same socket, while anything of it is outstanding; or -1 */
     int error;        /* from the error queue: the next send fails with it */
-    bool watched, touched, gone, asking;
+    bool watched, touched, gone;
+    bool stream;        /* TCP */
+    bool more;          /* the last one was a part of a datagram: MSG_MORE */
+    bool asking, found; /* where its counter stands: at `number` */
+    uint32_t number;
+    bool apart, together; /* sendmmsg() may take several: with addresses; to where it is connected */
 };
 
 struct uzc_errqueue {
@@ -92,6 +97,7 @@ void touch(uzc_errqueue *e, struct sock *s);
 void settle_touched(uzc_errqueue *e);
 void settle_down(uzc_errqueue *e, struct sock *s);
 void free_socks(uzc_errqueue *e);
+void end_closed(uzc_errqueue *e);
 
 /* errqueue_read.c: everything that is in its error queue; where its counter stands, asked of the kernel */
 void read_errors(uzc_errqueue *e, struct sock *s);

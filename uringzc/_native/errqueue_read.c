@@ -18,11 +18,9 @@
 /* A range that was merged has the code of its first number. */
 static void take_range(uzc_errqueue *e, struct sock *s, uint32_t first, uint32_t last, bool copied) {
     const uint32_t told = first;
-    uint32_t next;
-    if (s->asking) {
-        if (!uzc_ids_next(s->ids, &next) || (int32_t)(last + 1 - next) > 0)
-            uzc_ids_set(s->ids, last + 1);
-        return;
+    if (s->asking && (!s->found || (int32_t)(last + 1 - s->number) > 0)) {
+        s->number = last + 1;
+        s->found = true;
     }
     if (!uzc_ids_clip(s->ids, &first, &last))
         return;
@@ -107,17 +105,23 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
     return found;
 }
 
-/* The socket has sent zero-copy before, and nobody here knows how often. A datagram to be cut into more
- * pieces than the kernel allows fails when it has its number already, whose notification comes at once. A
- * stream has nothing like that, and sends copies. */
+/* The socket has sent zero-copy before and nobody here knows how often, or a send has failed that may have
+ * used up a number and may tell of it later. A datagram to be cut into more pieces than the kernel allows
+ * fails when it has its number already, and its notification comes at once: it tells where the counter
+ * stands. A stream has nothing like that, and none of its failures use up a number. */
 void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
     static char nothing[32768];
-    int type = 0;
-    uint32_t next;
-    getsockopt(s->fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
-    getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
-    if (s->error) /* the request will have it; the next one asks again */
+    int corked = 0;
+    if (s->stream) {
+        uzc_ids_free(s->ids);
+        s->ids = NULL;
         return;
+    }
+    getsockopt(s->fd, IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
+    if (corked || s->more) /* it would become a part of another datagram */
+        return;
+    if (!s->error) /* or it would fail with that, and nobody would hear of it */
+        getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
     union {
         char bytes[CMSG_SPACE(sizeof(uint16_t))];
         struct cmsghdr header;
@@ -130,13 +134,12 @@ void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
                              .msg_iovlen = 1,
                              .msg_control = control.bytes,
                              .msg_controllen = sizeof control};
-    if (type == SOCK_DGRAM && sendmsg(s->fd, &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
-        s->asking = true;
-        read_errors(e, s);
-        s->asking = false;
-    }
-    if (!uzc_ids_next(s->ids, &next)) {
-        uzc_ids_free(s->ids);
-        s->ids = NULL;
-    }
+    if (sendmsg(s->fd, &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
+        return;
+    s->asking = true;
+    s->found = false;
+    read_errors(e, s);
+    s->asking = false;
+    if (s->found)
+        uzc_ids_set(s->ids, s->number);
 }

@@ -61,22 +61,37 @@ static int transmit(struct group *g, struct entry **entries, uint32_t count, int
     return sent < 0 ? -errno : sent;
 }
 
-/* A failed send may have used up a number; its data is free already, and so that was told. */
-static bool used_number(uzc_errqueue *e, struct sock *s) {
-    uint32_t before, after;
-    uzc_ids_next(s->ids, &before);
-    uzc_ids_failed(s->ids, true);
-    read_errors(e, s);
-    uzc_ids_failed(s->ids, false);
-    uzc_ids_next(s->ids, &after);
-    return before != after;
+/* What decides whether several may go along, which the program may change at any time. */
+static void learn_of(struct sock *s) {
+    int corked = 0, v4 = 0, v6 = 0;
+    getsockopt(s->fd, IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
+    getsockopt(s->fd, IPPROTO_IP, IP_RECVERR, &v4, &(socklen_t){sizeof v4});
+    getsockopt(s->fd, IPPROTO_IPV6, IPV6_RECVERR, &v6, &(socklen_t){sizeof v6});
+    s->apart = !corked;
+    s->together = !corked && (v4 || v6);
+}
+
+/* sendmmsg() says only of its first message why it failed. Later ones are sent again, and that has to give
+ * the same: not so for a stream, for the parts of one datagram, and where it was word of an earlier datagram,
+ * which is told once (unless the error queue has it too). */
+static bool goes_along(const struct entry *entry, const struct sock *s) {
+    return !s->stream && !(entry->msg_flags & MSG_MORE) && (entry->to_length ? s->apart : s->together);
+}
+
+/* Whether ENOBUFS was for want of memory for the notification, or of memory that may be locked, and not from
+ * a full queue on the way: then the send used up a number. */
+static bool no_memory(uzc_errqueue *e, struct sock *s, const struct entry *entry, uint32_t before) {
+    uint32_t after;
+    if (!s->stream)
+        find_number(e, s, entry);
+    return s->stream || !uzc_ids_next(s->ids, &after) || after - before == 1;
 }
 
 /* How many of up to GROUP entries that follow each other were dealt with; 0: the first must wait. */
 static uint32_t send_group(uzc_errqueue *e, struct group *g, struct entry **entries, uint32_t count,
                            struct sock *s) {
-    uint32_t same = 1, next;
-    if (entries[0]->zero_copy && s->ids && !uzc_ids_next(s->ids, &next))
+    uint32_t same = 1, before = 0;
+    if (entries[0]->zero_copy && s->ids && !uzc_ids_next(s->ids, &before))
         find_number(e, s, entries[0]);
     if (s->error) { /* word of what was sent before */
         end_request(e, entries[0], -s->error);
@@ -84,11 +99,13 @@ static uint32_t send_group(uzc_errqueue *e, struct group *g, struct entry **entr
         return 1;
     }
     bool zero_copy = goes_zero_copy(entries[0], s);
-    while (same < count && entries[same]->msg_flags == entries[0]->msg_flags &&
-           goes_zero_copy(entries[same], s) == zero_copy)
+    while (same < count && goes_along(entries[same], s) &&
+           entries[same]->msg_flags == entries[0]->msg_flags && goes_zero_copy(entries[same], s) == zero_copy)
         same++;
     if (zero_copy && (hold(s) < 0 || uzc_ids_reserve(s->ids, same) < 0))
         zero_copy = false;
+    if (zero_copy)
+        uzc_ids_next(s->ids, &before);
     int sent = transmit(g, entries, same, s->held >= 0 ? s->held : s->fd, zero_copy);
     for (int i = 0; i < sent; i++) {
         give_result(e, entries[i]->key, (int32_t)g->messages[i].msg_len);
@@ -97,13 +114,13 @@ static uint32_t send_group(uzc_errqueue *e, struct group *g, struct entry **entr
         else
             settle(e, entries[i]->key, 1);
     }
-    const uint64_t before = s->settled;
-    bool used = zero_copy && sent < (int)same && used_number(e, s);
+    s->more = entries[sent > 0 ? sent - 1 : 0]->msg_flags & MSG_MORE;
+    if (zero_copy && !s->stream && sent < (int)same && sent != -EAGAIN)
+        uzc_ids_doubt(s->ids);
     if (sent > 0)
         return (uint32_t)sent;
-    if (sent == -ENOBUFS && zero_copy && !used) { /* no memory for its notification, or none to lock */
-        if (s->settled == before)
-            s->starved = before + 1;
+    if (sent == -ENOBUFS && zero_copy && no_memory(e, s, entries[0], before)) {
+        s->starved = s->settled + 1;
         return send_group(e, g, entries, count, s);
     }
     if (sent == -EAGAIN && !(entries[0]->msg_flags & MSG_DONTWAIT))
@@ -133,6 +150,8 @@ static void wait_for_room(uzc_errqueue *e, struct sock *s, const struct entry *e
 
 void send_waiting(uzc_errqueue *e, struct sock *s) {
     struct group g;
+    if (s->first)
+        learn_of(s);
     while (s->first) {
         struct entry *run[GROUP];
         uint32_t count = 0;
@@ -156,6 +175,8 @@ static void send_run(uzc_errqueue *e, struct sock *s, struct entry *first, uint3
     struct entry *run[GROUP];
     uint32_t at = 0;
     touch(e, s);
+    if (count > 1)
+        learn_of(s);
     send_waiting(e, s);
     while (at < count && !s->first) {
         uint32_t some = 0;

@@ -91,11 +91,26 @@ struct sock *sock_of(uzc_errqueue *e, int fd) {
     if (found)
         return found;
     *made = (struct sock){.cookie = cookie, .fd = fd, .held = -1, .next = e->socks};
+    int type = 0;
+    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
+    made->stream = type == SOCK_STREAM;
     made->ids = e->zero_copy ? numbers(cookie, fd) : NULL;
     if (e->socks)
         e->socks->previous = made;
     e->socks = made;
     return made;
+}
+
+/* A connection that the program closed to end it at once (SO_LINGER with no time) is not to live on. */
+void end_closed(uzc_errqueue *e) {
+    for (struct sock *s = e->socks; s; s = s->next) {
+        struct linger linger = {0};
+        if (!s->stream || s->held < 0 || cookie_of(s->fd) == s->cookie ||
+            getsockopt(s->held, SOL_SOCKET, SO_LINGER, &linger, &(socklen_t){sizeof linger}) < 0)
+            continue;
+        if (linger.l_onoff && !linger.l_linger)
+            connect(s->held, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
+    }
 }
 
 int hold(struct sock *s) {

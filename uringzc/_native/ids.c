@@ -26,7 +26,7 @@ struct uzc_ids {
     uint32_t outstanding;
     uint64_t cookie; /* 0: no socket's */
     uint32_t forks;
-    bool known, failed, lost;
+    bool known, lost;
 };
 
 /* -- where the counters stand */
@@ -97,12 +97,8 @@ void uzc_ids_free(uzc_ids *ids) {
     if (ids->cookie && ids->forks == forks) {
         pthread_mutex_lock(&lock);
         struct counter *c = find_counter(ids->cookie);
-        if (c && !ids->lost && !ids->outstanding) {
-            c->taken = false;
-            c->next = ids->next;
-            if (!ids->known)
-                c->cookie = 0;
-        }
+        if (c && !ids->lost && !ids->outstanding)
+            *c = ids->known ? (struct counter){ids->cookie, ids->next, false} : (struct counter){0};
         pthread_mutex_unlock(&lock);
     }
     free(ids->owners);
@@ -128,8 +124,14 @@ int uzc_ids_next(const uzc_ids *ids, uint32_t *next) {
 }
 
 void uzc_ids_set(uzc_ids *ids, uint32_t next) {
-    ids->next = ids->oldest = next;
+    if (!ids->outstanding)
+        ids->oldest = next;
+    ids->next = next;
     ids->known = true;
+}
+
+void uzc_ids_doubt(uzc_ids *ids) {
+    ids->known = false;
 }
 
 static bool grow(uzc_ids *ids) {
@@ -163,18 +165,10 @@ void uzc_ids_own(uzc_ids *ids, uint64_t key) {
     ids->outstanding++;
 }
 
-void uzc_ids_failed(uzc_ids *ids, int failed) {
-    ids->failed = failed;
-}
-
 int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last) {
-    if ((int32_t)(*last - ids->next) >= 0) { /* a number that nobody here was given */
-        if (*last == ids->next && ids->failed) {
-            ids->next++;
-            ids->failed = false;
-        } else {
-            ids->lost = true;
-        }
+    if ((int32_t)(*last - ids->next) >= 0) {
+        ids->lost |= ids->known;
+        *last = ids->next - 1;
     }
     if (ids->lost)
         return 0;

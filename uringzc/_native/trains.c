@@ -35,6 +35,8 @@ static void on_settled(void *context, uint64_t name, int copied) {
         return;
     g->settled++;
     g->copied += copied > 0;
+    if (copied < 0) /* the kernel has merged what it tells of several: the policy learns from others */
+        return;
     r->settled++;
     r->copied += copied > 0;
 }

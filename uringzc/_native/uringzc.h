@@ -190,10 +190,11 @@ void uzc_ids_set(uzc_ids *ids, uint32_t next);
 int uzc_ids_reserve(uzc_ids *ids, uint32_t count);
 /* A send for which there is room has succeeded: the next number is its. */
 void uzc_ids_own(uzc_ids *ids, uint64_t key);
-/* A send has failed: until this is taken back, the next number may be its, which nobody owns. */
-void uzc_ids_failed(uzc_ids *ids, int failed);
-/* The part of a range, ends included, that somebody may own; 0: none. A number that was never given means
- * that others send through the socket too: nothing is believed from then on, and what is owned stays so. */
+/* A send has failed, and may have used up a number: what the next one is has to be found out. */
+void uzc_ids_doubt(uzc_ids *ids);
+/* The part of a range, ends included, that somebody may own; 0: none. A number that can not have been given
+ * means that others send through the socket too: nothing is believed from then on, and what is owned stays.
+ */
 int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last);
 /* The key that owns a number, which it then does no more; 0: nobody. Keys are not 0. */
 uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
