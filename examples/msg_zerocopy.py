@@ -91,7 +91,7 @@ class Sender:
         self.unread += len(self.parts)
         taken = scheduler.reap_completions(wait=len(self.parts), timeout=end + PATIENCE - time.monotonic())
         if len(taken) < len(self.parts):
-            complain(f"{options.address} does not read")
+            complain(f"{options.address} takes no more")
             raise SystemExit(1)
         if options.parts:
             sock.setsockopt(socket.IPPROTO_UDP, UDP_CORK, 0)
