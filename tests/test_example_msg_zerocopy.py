@@ -1,0 +1,255 @@
+"""examples/msg_zerocopy.py through the kernel's matrix: what it sends its receiver checks."""
+
+import re
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from helpers import stopped, until
+from test_examples_udp import Program, finish, run, started
+
+from uringzc import testing
+
+PROGRAM = "msg_zerocopy.py"
+LOOPBACK = {"-4": "127.0.0.1", "-6": "::1"}
+FAR = {"-4": testing.Hold.address[0], "-6": testing.Hold.address6[0]}
+NEAR = {"-4": "10.0.0.1", "-6": "fd00::1"}
+MAX = {("udp", "-4"): 65507, ("udp", "-6"): 65527, ("tcp", "-4"): 65435, ("tcp", "-6"): 65435}
+WHOLE = {"-4": 65507, "-6": 65487}  # what fits an MTU of 65535
+FAMILIES = pytest.mark.parametrize("family", ["-4", "-6"])
+PROTOCOLS = pytest.mark.parametrize("protocol", ["udp", "tcp"])
+
+
+@pytest.fixture
+def wide() -> Iterator[testing.Sandbox]:
+    """A sandbox that swallows everything and copies nothing, with the largest MTU."""
+    with testing.sink(mtu=65535) as box:
+        yield box
+
+
+class Sent(NamedTuple):
+    """The line of a sender."""
+
+    packets: int
+    completions: int
+    zc: str
+
+
+def sent(output: str) -> Sent:
+    found = re.fullmatch(r"tx=(\d+) \(\d+ MB\) txc=(\d+) zc=([yn?])\n", output)
+    assert found, output
+    return Sent(int(found[1]), int(found[2]), found[3])
+
+
+def wait_for_port(process: Program, protocol: str, port: int) -> None:
+    """Returns when that program has bound it, in whichever network it is."""
+    tables = [Path(f"/proc/{process.pid}/net/{protocol}{version}") for version in ("", "6")]
+    assert until(lambda: process.poll() is not None or any(f":{port:04X} " in t.read_text() for t in tables))
+
+
+def free_port(family: str, protocol: str) -> int:
+    version = socket.AF_INET if family == "-4" else socket.AF_INET6
+    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    with socket.socket(version, kind) as sock:
+        sock.bind((LOOPBACK[family], 0))
+        return int(sock.getsockname()[1])
+
+
+def transfer(
+    family: str, protocol: str, count: int, size: int, *options: object, box: testing.Hold | None = None
+) -> Sent:
+    """From one process to another, of which each checks its own part; what the sender says."""
+    address = (FAR if box else LOOPBACK)[family]
+    port = free_port(family, protocol)
+    both = (family, "-D", address, "-p", port, "-n", count, "-s", size)
+    with started(PROGRAM, *both, "-r", "-t", 20, protocol, box=box.peer if box else None) as receiver:
+        wait_for_port(receiver, protocol, port)
+        said = sent(run(PROGRAM, *both, "-t", 20, *options, protocol, box=box))
+        received = re.fullmatch(r"rx=(\d+) \(\d+ MB\)\n", finish(receiver))
+    assert received
+    assert protocol == "tcp" or int(received[1]) == count
+    return said
+
+
+def send(family: str, address: str, *options: object, box: testing.Sandbox | None = None) -> tuple[Sent, str]:
+    """What a sender says whose expectation turns out wrong: its line, and its errors."""
+    with started(PROGRAM, family, "-D", address, *options, box=box) as process:
+        output, errors = process.communicate(timeout=30)
+        assert process.returncode == 1, errors
+        return sent(output), errors
+
+
+def says(process: Program, line: str) -> bool:
+    """Reads its errors up to that line."""
+    assert process.stderr
+    return line in process.stderr
+
+
+# -- the matrix
+
+
+@FAMILIES
+@PROTOCOLS
+@pytest.mark.parametrize("size", ["0", "137", "4096", "max"])
+@pytest.mark.parametrize("mode", ["copy", "-z"])
+def test_packets(family: str, protocol: str, size: str, mode: str) -> None:
+    nbytes = MAX[protocol, family] if size == "max" else int(size)
+    count = 3 if size == "max" else 20
+    options = ("-z", "-Z", 0) if mode == "-z" else ()
+    said = transfer(family, protocol, count, nbytes, *options)
+    assert said == (count, count if options and nbytes else 0, "n")
+
+
+@FAMILIES
+@pytest.mark.parametrize("size", ["0", "137", "max"])
+@pytest.mark.parametrize("mode", ["-z", "-z -m"])
+def test_corked(family: str, size: str, mode: str) -> None:
+    parts, count = 5, 3
+    nbytes = MAX["udp", family] if size == "max" else int(size)
+    said = transfer(family, "udp", count, nbytes, "-c", parts, *mode.split(), "-Z", 0)
+    zero_copy = {"-z": parts, "-z -m": parts // 2}[mode] if nbytes else 0
+    assert said == (count * parts, count * zero_copy, "n")
+
+
+@pytest.mark.parametrize("engine", [pytest.param("io_uring", marks=testing.requires("send_zc")), "copy"])
+@PROTOCOLS
+def test_engines(engine: str, protocol: str) -> None:
+    assert transfer("-4", protocol, 20, 4096, "-z", "-Z", 0, "--engine", engine) == (20, 20, "n")
+
+
+@testing.requires("net_admin")
+@FAMILIES
+@PROTOCOLS
+def test_delivered_by_a_device(family: str, protocol: str, box: testing.Hold) -> None:
+    options = ("-z", "-Z", 0, "-S", NEAR[family], "-i", box.device, "-l", 1, "-C", 0)
+    assert transfer(family, protocol, 20, 1400, *options, box=box) == (20, 20, "n")
+
+
+@testing.requires("net_admin")
+@FAMILIES
+@pytest.mark.parametrize("size", ["1", "4096", "whole"])
+def test_not_copied(family: str, size: str, wide: testing.Sandbox) -> None:
+    options = ("-s", WHOLE[family] if size == "whole" else size, "-n", 20, "-z", "-Z", 1, "-l", 1)
+    said = sent(run(PROGRAM, family, "-D", FAR[family], *options, "udp", box=wide))
+    assert said == (20, 20, "y")
+
+
+# -- the controls: the same with the other expectation
+
+
+@FAMILIES
+@PROTOCOLS
+def test_control_copied(family: str, protocol: str) -> None:
+    version = socket.AF_INET if family == "-4" else socket.AF_INET6
+    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
+    with socket.socket(version, kind) as peer:
+        peer.bind((LOOPBACK[family], 0))
+        if protocol == "tcp":
+            peer.listen()
+        options = ("-p", peer.getsockname()[1], "-n", 1, "-s", 4096, "-z", "-Z", 1)
+        said, errors = send(family, LOOPBACK[family], *options, protocol)
+    assert said == (1, 1, "n")
+    assert errors == "a send was copied, -Z 1 expects otherwise\n"
+
+
+@testing.requires("net_admin")
+@FAMILIES
+def test_control_not_copied(family: str, wide: testing.Sandbox) -> None:
+    said, errors = send(family, FAR[family], "-n", 1, "-s", 4096, "-z", "-Z", 0, "udp", box=wide)
+    assert said == (1, 1, "y")
+    assert errors == "a send was not copied, -Z 0 expects otherwise\n"
+
+
+@testing.requires("net_admin")
+@FAMILIES
+def test_control_fragments_are_copied(family: str, wide: testing.Sandbox) -> None:
+    options = ("-n", 1, "-s", WHOLE[family], "-z", "-Z", 1, "udp")
+    wide.set_mtu(65000)
+    said, _ = send(family, FAR[family], *options, box=wide)
+    assert said == (1, 1, "n")
+
+
+# -- what else it says
+
+
+@testing.requires("net_admin")
+def test_missing_notifications(box: testing.Hold) -> None:
+    options = ("-4", "-D", FAR["-4"], "-p", box.address[1], "-n", 3, "-s", 1000, "-z", "udp")
+    with box.receiver_socket(), stopped(box), started(PROGRAM, *options, box=box) as process:
+        assert says(process, "missing notifications: 0 < 3\n")
+        box.release()
+        assert sent(finish(process, 1)) == (3, 0, "?")
+
+
+@testing.requires("net_admin")
+def test_completed(wide: testing.Sandbox) -> None:
+    options = ("-4", "-D", FAR["-4"], "-n", 5, "-l", 2, "-z", "-vv", "udp")
+    with started(PROGRAM, *options, box=wide) as process:
+        output, errors = process.communicate(timeout=30)
+    assert sent(output) == (5, 5, "y")
+    assert errors == "completed: 2 (h=1 l=0)\ncompleted: 2 (h=3 l=2)\ncompleted: 1 (h=4 l=4)\n"
+
+
+@testing.requires("net_admin")
+def test_runs_for_its_time(wide: testing.Sandbox) -> None:
+    options = ("-6", "-D", FAR["-6"], "-t", 0.01, "-s", 1000, "-z", "udp")
+    said = sent(run(PROGRAM, *options, box=wide))
+    assert said.completions == said.packets > 1
+
+
+@pytest.mark.parametrize(
+    ("size", "data", "sentence"),
+    [
+        (2, b"abc", "a datagram of 3 bytes came, not of 2"),
+        (100, bytes(100), "a datagram came with other data"),
+        (3, b"abc", "-n 2: only 1 packets with 3 bytes came"),
+    ],
+)
+def test_receiver_checks(size: int, data: bytes, sentence: str) -> None:
+    port = free_port("-4", "udp")
+    options = ("-4", "-r", "-D", "127.0.0.1", "-p", port, "-s", size, "-n", 2, "-t", 0.3, "udp")
+    with started(PROGRAM, *options) as receiver, socket.socket(type=socket.SOCK_DGRAM) as sock:
+        wait_for_port(receiver, "udp", port)
+        sock.sendto(data, ("127.0.0.1", port))
+        _, errors = receiver.communicate(timeout=30)
+    assert (receiver.returncode, errors) == (1, sentence + "\n")
+
+
+@PROTOCOLS
+def test_nobody_is_there(protocol: str) -> None:
+    options = ("-4", "-D", "127.0.0.1", "-p", free_port("-4", protocol), "-t", 20, "-z", protocol)
+    with started(PROGRAM, *options) as process:
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "Connection refused" in errors
+
+
+def test_nobody_reads() -> None:
+    server = socket.create_server(("127.0.0.1", 0))
+    options = ("-4", "-D", "127.0.0.1", "-p", server.getsockname()[1], "-t", 0.1, "-z", "tcp")
+    with server, started(PROGRAM, *options) as process:
+        assert says(process, "127.0.0.1 takes no more\n")
+        server.close()  # which resets the connection
+        assert finish(process, 1) == ""
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("-D ::1 udp", "one of the arguments -4 -6 is required"),
+        ("-4 udp", "-D says where to send to"),
+        ("-4 -D 127.0.0.1 -s 65528 udp", "-s is 0 to 65527, not 65528"),
+        ("-4 -D 127.0.0.1 -c 2 tcp", "-c is for udp"),
+        ("-4 -D 127.0.0.1 -m -c 2 udp", "-m needs -c and -z"),
+        ("-4 -D 127.0.0.1 -m -z udp", "-m needs -c and -z"),
+        ("-4 -D 127.0.0.1 -Z 2 udp", "invalid choice: 2"),
+        ("-4 -D 127.0.0.1 raw", "invalid choice: 'raw'"),
+    ],
+)
+def test_options(options: str, sentence: str) -> None:
+    with started(PROGRAM, *options.split()) as process:
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert sentence in errors
