@@ -23,6 +23,7 @@ from uringzc.errmsg import ErrorMessage
 from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
 from uringzc.memory import Region
 from uringzc.notif import Slots
+from uringzc.probe import Reason
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -44,6 +45,7 @@ class Engine:
     """One engine. A subclass makes its native part, and calls ``_start`` with it."""
 
     name: str
+    passed_over: tuple[Reason, ...] = ()  #: why "auto" chose no better one
 
     def __init__(self, max_inflight: int, completions: int, debug: bool) -> None:
         self.closed, self.dead = True, False
