@@ -32,9 +32,9 @@ class Route:
     segmentation: bool | None  #: tx-udp-segmentation: of trains
 
     @property
-    def copied(self) -> bool:
-        """Whether the kernel will copy whatever is sent there."""
-        return any(reason.name in _COPIED for reason in self.reasons())
+    def copies(self) -> Reason | None:
+        """Why the kernel will copy all that is sent there; None: it will not, as far as that can be seen."""
+        return next((reason for reason in self.reasons() if reason.name in _COPIES), None)
 
     def reasons(self) -> tuple[Reason, ...]:
         """What limits, and what copies."""
@@ -61,7 +61,7 @@ class Route:
         return tuple(found)
 
 
-_COPIED = {"loopback", "veth", "tun", "no_checksum", "no_scatter_gather"}
+_COPIES = {"loopback", "veth", "tun", "no_checksum", "no_scatter_gather"}
 
 
 def look(host: str) -> Route:

@@ -496,7 +496,7 @@ class UdpSender:
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""
-        return explain(self._engine.name, self._gather, self._mender, self._arena)
+        return explain(self._engine, self._gather, self._mender, self._arena)
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
