@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 
 from uringzc import route
+from uringzc.core import Engine
 from uringzc.engine import ENGINES, auto, choose
 from uringzc.notif import COMPLETIONS
 from uringzc.probe import MEMLOCK_FIX, Features, Reason, features, memlock, most_segments, reason_of, sysctl
@@ -70,58 +71,84 @@ def probe(host: str | None = None) -> Capabilities:
     route is an OSError, and needs pyroute2 (the extra "cli"). ValueError: URINGZC_ENGINE names no engine.
     """
     to = None if host is None else route.look(host)
-    engines = {name: _obstacle(name) for name in ENGINES}
-    engine, details = _pick(engines)
-    limits = _limits(engine)
+    engine, engines, details, arena = _try()
+    limits = _limits(arena)
     if engine == "io_uring":
         details += _lacking(features())
-        details += _scheduler()
     details += _limiting(engine, limits)
     details += to.reasons() if to else ()
     offered = None if engines["io_uring"] else features()
     return Capabilities(engine, engines, details, offered, limits, to)
 
 
+def _try() -> tuple[str, dict[str, Reason | None], tuple[Reason, ...], int]:
+    """What "auto" is, each engine's reason, those of "auto", and bytes of an arena that can be registered.
+
+    One ring does for all: the kernel takes back what a ring is charged for only some time after its end.
+    """
+    known: dict[str, Reason | None] = {}
+    details: tuple[Reason, ...] = ()
+    engine, arena = "none", 0
+    if auto() != "auto":
+        text = f"URINGZC_ENGINE in the environment says {auto()}"
+        details = (Reason("environment", text, "unset URINGZC_ENGINE"),)
+    try:
+        chosen, smaller = _choose()
+    except OSError as error:
+        known[auto()] = reason_of(error)
+        details += (reason_of(error),)
+    else:
+        with closing(chosen):
+            memory = chosen.make_arena(ARENA).memory
+        engine, arena = chosen.name, memory.length if memory.buffer >= 0 else 0
+        known.update({**chosen.passed_over, engine: None})
+        details += (*chosen.passed_over.values(), *smaller)
+    engines = {name: known[name] if name in known else _obstacle(name) for name in ENGINES}
+    return engine, engines, details, arena
+
+
+def _choose() -> tuple[Engine, tuple[Reason, ...]]:
+    """What "auto" is for a UdpSender; and why, if it is worse for a Scheduler, whose ring is larger."""
+    try:
+        large = _open("auto", _SCHEDULER)
+        refused = large.passed_over.get("io_uring")
+        if refused is None or refused.name != "memlock":
+            return large, ()
+        large.close()
+    except OSError as error:
+        refused = reason_of(error)
+    chosen = _open("auto", MAX_INFLIGHT)
+    if chosen.name != "io_uring":
+        return chosen, ()
+    text, fix = f"a Scheduler gets no ring: {refused.text}", f"Scheduler(max_inflight={MAX_INFLIGHT})"
+    return chosen, (Reason("memlock_ring", text, fix),)
+
+
+def _open(name: str, most: int) -> Engine:
+    return choose(name, most, COMPLETIONS["none"], False)
+
+
 def _obstacle(name: str) -> Reason | None:
     try:
-        choose(name, MAX_INFLIGHT, COMPLETIONS["none"], False).close()
+        _open(name, MAX_INFLIGHT).close()
     except OSError as error:
         return reason_of(error)
     return None
 
 
-def _pick(engines: dict[str, Reason | None]) -> tuple[str, tuple[Reason, ...]]:
-    """What "auto" is, and why it is no better one."""
-    details: tuple[Reason, ...] = ()
-    if auto() != "auto":
-        text = f"URINGZC_ENGINE in the environment says {auto()}"
-        details = (Reason("environment", text, "unset URINGZC_ENGINE"),)
-    try:
-        with closing(choose("auto", MAX_INFLIGHT, COMPLETIONS["none"], False)) as chosen:
-            return chosen.name, details + chosen.passed_over
-    except OSError as error:
-        return "none", (*details, reason_of(error))
-
-
-def _limits(engine: str) -> Limits:
+def _limits(arena: int) -> Limits:
     optmem = sysctl("net.core.optmem_max")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sndbuf = make_room(sock, room_for(ARENA, MAX_INFLIGHT))
     return Limits(
         segments=most_segments(),
         memlock=memlock(),
-        arena=_arena() if engine == "io_uring" else 0,
+        arena=arena,
         sndbuf=sndbuf,
         wmem_max=sysctl("net.core.wmem_max"),
         optmem_max=optmem,
         optmem_sends=None if optmem is None else optmem // _NOTIFICATION,
     )
-
-
-def _arena() -> int:
-    with closing(choose("io_uring", MAX_INFLIGHT, COMPLETIONS["none"], False)) as engine:
-        memory = engine.make_arena(ARENA).memory
-        return memory.length if memory.buffer >= 0 else 0
 
 
 def _lacking(offered: Features) -> tuple[Reason, ...]:
@@ -137,23 +164,6 @@ def _lacking(offered: Features) -> tuple[Reason, ...]:
         text = "SENDMSG_ZC takes no registered memory: trains on a shared socket are pinned at each send"
         lacking.append(Reason("fixed_message", text, "run Linux 6.15 or later"))
     return tuple(lacking)
-
-
-def _scheduler() -> tuple[Reason, ...]:
-    """A Scheduler's ring is larger than a UdpSender's, and may be too large."""
-    try:
-        with closing(choose("auto", _SCHEDULER, COMPLETIONS["all"], False)) as chosen:
-            refused = chosen.passed_over[:1]
-    except OSError as error:
-        refused = (reason_of(error),)
-    return tuple(
-        Reason(
-            "memlock_ring",
-            f"a Scheduler gets no ring: {reason.text}",
-            f"Scheduler(max_inflight={MAX_INFLIGHT})",
-        )
-        for reason in refused
-    )
 
 
 def _limiting(engine: str, limits: Limits) -> tuple[Reason, ...]:

@@ -10,7 +10,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from socket import socket
@@ -45,7 +45,7 @@ class Engine:
     """One engine. A subclass makes its native part, and calls ``_start`` with it."""
 
     name: str
-    passed_over: tuple[Reason, ...] = ()  #: why "auto" chose no better one
+    passed_over: Mapping[str, Reason] = {}  #: better engines that "auto" could not choose, and why
 
     def __init__(self, max_inflight: int, completions: int, debug: bool) -> None:
         self.closed, self.dead = True, False

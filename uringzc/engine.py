@@ -35,18 +35,17 @@ def choose(
         raise ValueError(f"engine is 'auto' or one of {', '.join(map(repr, ENGINES))}, not {engine!r}")
     if engine != "auto":
         return make[engine]()
-    passed_over: list[Reason] = []
-    for name in ENGINES[:-1]:
+    passed_over: dict[str, Reason] = {}
+    for name in ENGINES:
         try:
-            return _remembering(make[name](), passed_over)
+            chosen = make[name]()
+            break
         except OSError as error:
-            passed_over.append(reason_of(error))
-    return _remembering(make[ENGINES[-1]](), passed_over)
-
-
-def _remembering(engine: Engine, passed_over: list[Reason]) -> Engine:
-    engine.passed_over = tuple(passed_over)
-    return engine
+            if name == ENGINES[-1]:
+                raise
+            passed_over[name] = reason_of(error)
+    chosen.passed_over = passed_over
+    return chosen
 
 
 def auto() -> str:

@@ -65,7 +65,7 @@ def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") 
     )
     sentences = [
         f"{engine.name}, {trains}",
-        *(f"Not better, because {reason.text}" for reason in engine.passed_over),
+        *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),
         _copies(engine, gather, mender),
         f"Datagrams are gathered in {_memory(engine, arena)}",
     ]
