@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import is_held, pinned, stopped, until
+from helpers import is_held, pinned, run, stopped, until
 
 import uringzc
 from uringzc import memory, testing
@@ -46,6 +46,20 @@ def settled(s: S) -> None:
     s.flush(0)
     s.drain()
     s.submit()
+
+
+def test_what_an_engine_had_locked_counts_no_more_when_it_is_closed() -> None:
+    """The kernel ends a ring some time later; what comes next is not to find the limit reached."""
+    if reason := testing.missing("unprivileged"):
+        pytest.skip(reason)
+    program = """
+        from refusals import *
+        become_nobody(6 << 20)  # for one arena of 4 MiB
+        for _ in range(4):
+            with uringzc.UdpSender(("127.0.0.1", 9)) as sender:
+                print(sender.explain().count("an arena of 4096 KiB."))
+    """
+    assert run(program)[0] == "1\n" * 4
 
 
 # -- regions

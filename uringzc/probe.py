@@ -113,7 +113,8 @@ def no_ring(code: int, what: str = "io_uring can not be used") -> OSError:
     elif code == errno.ENOMEM:
         reason = Reason("memlock", f"{what}: {_memlock_text(0)}", MEMLOCK_FIX)
     else:
-        reason = Reason("io_uring", f"{what}: {os.strerror(code)}", "")
+        text = f"io_uring can not be used: io_uring_setup: {os.strerror(code)}"
+        reason = Reason("io_uring", text, "")
     return refusal(code, reason)
 
 
