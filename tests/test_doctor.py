@@ -59,6 +59,7 @@ def test_what_works(doctor: Doctor) -> None:
     assert row(result.output, "io_uring").endswith('what engine="auto" picks')
     limits = uringzc.probe().limits
     assert row(result.output, "trains") == f"trains {limits.segments} datagrams UDP_SEGMENT"
+    assert row(result.output, "registered arena").startswith(f"registered arena {limits.arena >> 10} KiB of")
     assert row(result.output, "send buffer").startswith(f"send buffer {limits.sndbuf >> 10} KiB")
     assert row(result.output, "MSG_ZEROCOPY").startswith(
         f"MSG_ZEROCOPY {limits.optmem_sends} sends in flight"
@@ -84,6 +85,7 @@ def test_what_does_not_work_and_the_fix() -> None:
     assert 'msg_zerocopy yes what engine="auto" picks' in out
     assert "a seccomp filter forbids it, as container profiles do (EPERM)" in out
     assert "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile" in out
+    assert "registered arena" not in out  # this engine registers nothing
     assert "Nothing is in the way" not in out
 
 

@@ -15,7 +15,8 @@ from refusals import NOBODY
 
 import uringzc
 from uringzc import capabilities, testing
-from uringzc.probe import SO_ZEROCOPY, Features, Reason, capable, reason_of
+from uringzc.probe import SO_ZEROCOPY, Features, Reason, capable, no_ring, reason_of, status
+from uringzc.probe import sysctl as sysctl_now
 from uringzc.sockopt import make_room
 
 Sysctl = Callable[[str, int], None]
@@ -215,6 +216,24 @@ def test_that_does_not_matter_to_io_uring() -> None:
     assert found["sender"][0] == "io_uring"
     assert "so_zerocopy" not in names(found)
     assert found["probe"]["engines"]["msg_zerocopy"]["name"] == "so_zerocopy"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (errno.ENOSYS, "enosys"),
+        (errno.EPERM, "forbidden"),
+        (errno.EACCES, "forbidden"),
+        (errno.EMFILE, "io_uring"),
+    ],
+)
+def test_what_no_filter_and_no_sysctl_explains(code: int, name: str) -> None:
+    """The tests above are the controls: the same errno, and a filter or a sysctl that is found."""
+    if status("Seccomp") != "0" or sysctl_now("kernel.io_uring_disabled"):
+        pytest.skip("needs a process without a seccomp filter, and kernel.io_uring_disabled=0")
+    error = no_ring(code)
+    assert error.errno == code
+    assert (reason_of(error).name, str(reason_of(error))) == (name, error.strerror)
 
 
 @testing.requires("net_admin")

@@ -11,7 +11,6 @@ from rich.markup import escape
 from rich.table import Table
 
 import uringzc
-from uringzc.capabilities import Limits
 from uringzc.policy import TRIAL
 from uringzc.probe import Reason
 from uringzc.route import Route
@@ -99,7 +98,7 @@ def _tell(console: Console, capabilities: uringzc.Capabilities, sender: Sender |
     headline(f"uringzc {uringzc.__version__}, {where}")
     console.print(_engines(capabilities))
     headline("Limits")
-    console.print(_limits(capabilities.limits))
+    console.print(_limits(capabilities))
     if capabilities.route:
         headline(f"The way to {capabilities.route.host}")
         console.print(_way(capabilities.route, sender))
@@ -123,13 +122,16 @@ def _engines(capabilities: uringzc.Capabilities) -> Table:
     return table
 
 
-def _limits(limits: Limits) -> Table:
-    table = _pairs()
+def _limits(capabilities: uringzc.Capabilities) -> Table:
+    table, limits = _pairs(), capabilities.limits
     memlock = "no limit" if limits.memlock is None else _kib(limits.memlock)
     sends = "not known" if limits.optmem_sends is None else f"{limits.optmem_sends} sends"
     table.add_row("trains", f"{limits.segments} datagrams" if limits.segments > 1 else _NO, "UDP_SEGMENT")
     table.add_row("locked memory", memlock, "RLIMIT_MEMLOCK, per user")
-    table.add_row("registered arena", _kib(limits.arena), f"of the {_kib(ARENA)} that a UdpSender asks for")
+    if capabilities.engine == "io_uring":
+        table.add_row(
+            "registered arena", _kib(limits.arena), f"of the {_kib(ARENA)} that a UdpSender asks for"
+        )
     table.add_row("send buffer", _kib(limits.sndbuf), f"net.core.wmem_max is {limits.wmem_max}")
     table.add_row("MSG_ZEROCOPY", sends, f"in flight, net.core.optmem_max is {limits.optmem_max}")
     return table
