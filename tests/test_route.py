@@ -136,7 +136,7 @@ def test_a_tap_delivers_copies(sink: testing.Sandbox) -> None:
     tap = sink.run(_open_tap)
     try:
         found = looked(sink, "10.7.0.2")
-        assert (found.device, found.kind) == ("tap0", "tun")
+        assert (found.device, found.kind, found.checksum, found.scatter_gather) == ("tap0", "tun", True, True)
         with sink.socket() as sock, uringzc.Scheduler() as scheduler:
             sock.connect(("10.7.0.2", 9))
             scheduler.send(sock, bytes(1400), flush=True)
@@ -144,6 +144,7 @@ def test_a_tap_delivers_copies(sink: testing.Sandbox) -> None:
             assert until(lambda: len(os.read(tap, 2000)) > 1400)
             (notification,) = scheduler.reap_notifications(wait=1, timeout=10)
         assert bool(notification.copied) == bool(found.copies)
+        assert found.copies
     finally:
         os.close(tap)
 
@@ -155,7 +156,9 @@ def _open_tap() -> int:
     from pyroute2 import IPRoute
 
     fd = os.open("/dev/net/tun", os.O_RDWR)
-    fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"tap0", 0x1002))  # TUNSETIFF, IFF_TAP | IFF_NO_PI
+    flags = 0x0002 | 0x1000 | 0x4000  # IFF_TAP, IFF_NO_PI, IFF_VNET_HDR
+    fcntl.ioctl(fd, 0x400454CA, struct.pack("16sH22x", b"tap0", flags))  # TUNSETIFF
+    fcntl.ioctl(fd, 0x400454D0, 1)  # TUNSETOFFLOAD, TUN_F_CSUM: so that this is not why it copies
     with IPRoute() as ip:
         index = socket.if_nametoindex("tap0")
         ip.link("set", index=index, state="up")
