@@ -19,14 +19,19 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 ORDER = [
     *("errors", "probe", "memory", "notif", "address", "lifetime", "tables", "errmsg", "core"),
     *("uring", "errqueue", "ring", "engine", "scheduler", "sockopt", "policy", "mender", "explain"),
-    *("integers", "udp", "__init__", "testing", "cli", "__main__"),
+    *("integers", "udp", "route", "capabilities", "__init__", "testing", "cli", "__main__"),
 ]
 COMPILED = {
     "_uring": {"probe", "memory", "notif", "tables", "core", "uring", "errqueue"},
     "_send": {"notif", "tables", "core", "errqueue", "udp", "__init__"},
 }
 #: what a module may have that is neither its own package's nor the standard library's
-INSTALLED = {"testing": {"pytest", "pyroute2"}, "cli": {"click", "rich"}, "_build": {"cffi"}}
+INSTALLED = {
+    "testing": {"pytest", "pyroute2"},
+    "route": {"pyroute2"},
+    "cli": {"click", "rich"},
+    "_build": {"cffi"},
+}
 
 
 class Import(NamedTuple):

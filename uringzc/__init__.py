@@ -6,6 +6,7 @@ against liburing.
 """
 
 from uringzc._send import Lease
+from uringzc.capabilities import Capabilities, probe
 from uringzc.errors import (
     BufferModifiedError,
     BusyError,
@@ -18,6 +19,7 @@ from uringzc.errors import (
 from uringzc.explain import UdpStats
 from uringzc.memory import Region
 from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
+from uringzc.probe import Reason
 from uringzc.ring import RawCompletion, Ring
 from uringzc.scheduler import Scheduler
 from uringzc.udp import UdpSender
@@ -28,6 +30,7 @@ __all__ = [
     "Batch",
     "BufferModifiedError",
     "BusyError",
+    "Capabilities",
     "ClosedError",
     "Completion",
     "Lease",
@@ -35,6 +38,7 @@ __all__ = [
     "Notifier",
     "PoisonedError",
     "RawCompletion",
+    "Reason",
     "Region",
     "Ring",
     "Scheduler",
@@ -45,4 +49,5 @@ __all__ = [
     "UdpStats",
     "UringzcError",
     "WrongThreadError",
+    "probe",
 ]

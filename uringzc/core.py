@@ -10,7 +10,7 @@ import time
 import warnings
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from socket import socket
@@ -23,6 +23,7 @@ from uringzc.errmsg import ErrorMessage
 from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
 from uringzc.memory import Region
 from uringzc.notif import Slots
+from uringzc.probe import Reason
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -45,6 +46,7 @@ class Engine:
     """One engine. A subclass makes its native part, and calls ``_start`` with it."""
 
     name: str
+    passed_over: Mapping[str, Reason] = {}  #: better engines that "auto" could not choose, and why
 
     def __init__(self, max_inflight: int, completions: int, debug: bool) -> None:
         self.closed, self.dead = True, False

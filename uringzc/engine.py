@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from uringzc.core import Engine
 from uringzc.errqueue import CopyEngine, ErrorQueueEngine
+from uringzc.probe import Reason, reason_of
 from uringzc.uring import RingEngine
 
 #: best first
@@ -15,27 +16,38 @@ ENGINES = ("io_uring", "msg_zerocopy", "copy")
 def choose(
     engine: str, max_inflight: int, completions: int, debug: bool | None, batch: int | None = None
 ) -> Engine:
-    """The engine of that name; "auto" is the best that works here. OSError says why one can not.
+    """The engine of that name; "auto" is the best that works here. OSError says why one can not, and the fix.
 
-    URINGZC_ENGINE in the environment is what "auto" stands for. `debug` None: only with `python -X dev` or
-    URINGZC_DEBUG=1. `batch`: the requests of one submission, where it is not left to the engine.
+    URINGZC_ENGINE in the environment is what "auto" stands for. What "auto" had to pass over, and why, is in
+    the engine's ``passed_over``. `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: the
+    requests of one submission, where it is not left to the engine.
     """
     if debug is None:
         debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
     if engine == "auto":
-        engine = os.environ.get("URINGZC_ENGINE") or engine
+        engine = auto()
     make: dict[str, Callable[[], Engine]] = {
         "io_uring": lambda: RingEngine(max_inflight, completions, batch, debug=debug),
         "msg_zerocopy": lambda: ErrorQueueEngine(max_inflight, completions, debug),
         "copy": lambda: CopyEngine(max_inflight, completions, debug),
     }
-    if engine == "auto":
-        for name in ENGINES[:-1]:
-            try:
-                return make[name]()
-            except OSError:
-                continue
-        engine = ENGINES[-1]
-    if engine not in make:
+    if engine != "auto" and engine not in make:
         raise ValueError(f"engine is 'auto' or one of {', '.join(map(repr, ENGINES))}, not {engine!r}")
-    return make[engine]()
+    if engine != "auto":
+        return make[engine]()
+    passed_over: dict[str, Reason] = {}
+    for name in ENGINES:
+        try:
+            chosen = make[name]()
+            break
+        except OSError as error:
+            if name == ENGINES[-1]:
+                raise
+            passed_over[name] = reason_of(error)
+    chosen.passed_over = passed_over
+    return chosen
+
+
+def auto() -> str:
+    """What "auto" stands for: URINGZC_ENGINE, if that is set."""
+    return os.environ.get("URINGZC_ENGINE") or "auto"

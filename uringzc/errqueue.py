@@ -26,6 +26,7 @@ from uringzc.errmsg import ErrorMessage
 from uringzc.errors import check
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN
+from uringzc.probe import require_zerocopy
 from uringzc.tables import Sockets
 
 if TYPE_CHECKING:
@@ -39,6 +40,9 @@ class ErrorQueueEngine(Engine):
     _zero_copy = True
 
     def __init__(self, max_inflight: int, completions: int, debug: bool = False) -> None:
+        self.closed, self.dead = True, False
+        if self._zero_copy:
+            require_zerocopy()
         super().__init__(max_inflight, completions, debug)
         if self._zero_copy:
             self.slots.notification = NOTIFICATION_UNKNOWN

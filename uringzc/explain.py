@@ -10,6 +10,7 @@ from uringzc.probe import most_segments
 
 if TYPE_CHECKING:
     from uringzc._send import Arena, Gather
+    from uringzc.core import Engine
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,17 @@ def snapshot(gather: "Gather", mender: Mender) -> UdpStats:
     )
 
 
-def explain(engine: str, gather: "Gather", mender: Mender, arena: "Arena") -> str:
+def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") -> str:
     """What the sender does, and why."""
     limit = most_segments()
     trains = (
         f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
     )
     sentences = [
-        f"{engine}, {trains}",
-        _copies(gather, mender),
-        f"Datagrams are gathered in {_memory(arena)}",
+        f"{engine.name}, {trains}",
+        *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),
+        _copies(engine, gather, mender),
+        f"Datagrams are gathered in {_memory(engine, arena)}",
     ]
     if mender.split:
         sentences.append(f"{mender.split} times a destination could not take a train")
@@ -76,7 +78,9 @@ def explain(engine: str, gather: "Gather", mender: Mender, arena: "Arena") -> st
     return ". ".join(sentences) + "."
 
 
-def _copies(gather: "Gather", mender: Mender) -> str:
+def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
+    if engine.name == "copy":
+        return "Each request is copied: this engine does nothing else"
     if mender.mode == "always":
         return "Each request is zero-copy, as asked"
     if mender.mode == "never":
@@ -93,9 +97,10 @@ def _copies(gather: "Gather", mender: Mender) -> str:
     )
 
 
-def _memory(arena: "Arena") -> str:
+def _memory(engine: "Engine", arena: "Arena") -> str:
     memory = arena.memory
-    registered = "" if memory.buffer >= 0 else ", not registered (see RLIMIT_MEMLOCK), which costs some speed"
+    refused = engine.name == "io_uring" and memory.buffer < 0
+    registered = ", not registered (see RLIMIT_MEMLOCK), which costs some speed" if refused else ""
     return f"an arena of {memory.length >> 10} KiB{registered}"
 
 

@@ -65,6 +65,11 @@ def check_udp(sock: socket.socket) -> None:
             raise ValueError("the socket has UDP_SEGMENT set, which would cut up datagrams: set it to 0")
 
 
+def room_for(arena: int, most: int) -> int:
+    """SO_SNDBUF for what an arena holds, or for `most` small requests: zero-copy is charged by the page."""
+    return max(2 * arena, min(most * 5120, 16 << 20))
+
+
 def make_room(sock: socket.socket, wanted: int) -> int:
     """Raises SO_SNDBUF to `wanted` bytes, or as far as this process may; returns what there is.
 

@@ -39,7 +39,7 @@ from uringzc.notif import COMPLETIONS, Notification, Notifier
 from uringzc.policy import LEAST, MODES
 from uringzc.probe import most_segments
 from uringzc.scheduler import Scheduler
-from uringzc.sockopt import check_udp, make_room, open_udp
+from uringzc.sockopt import check_udp, make_room, open_udp, room_for
 from uringzc.tables import DATAGRAM_MOST
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
 #: from so many bytes on, what can not change is sent from where it is
 LARGE = 16 << 10
+ARENA = 4 << 20
 MAX_INFLIGHT = 1024
 #: requests of one submission: as many trains as a batch may have
 _BATCH = 64
@@ -91,7 +92,7 @@ class UdpSender:
         scheduler: Scheduler | None = None,
         engine: str = "auto",
         zero_copy: str = "auto",
-        arena: int = 4 << 20,
+        arena: int = ARENA,
         max_inflight: int | None = None,
         max_delay: float | None = 0.001,
         strict_order: bool = False,
@@ -160,8 +161,7 @@ class UdpSender:
         self._mender = Mender(sock, family, own, self._mode, self._max_delay, engine, on_error, notify)
         self._done = Notifier(engine)  # what flush() gives where nothing is in flight
         self._arena = engine.make_arena(arena)
-        # zero-copy is charged by the page: room for what the arena holds, or for many small requests
-        make_room(sock, max(2 * arena, min(most * 5120, 16 << 20)))
+        make_room(sock, room_for(arena, most))
         self._gather = Gather(
             queue=engine.queue,
             arena=self._arena,
@@ -496,7 +496,7 @@ class UdpSender:
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""
-        return explain(self._engine.name, self._gather, self._mender, self._arena)
+        return explain(self._engine, self._gather, self._mender, self._arena)
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""

@@ -14,7 +14,7 @@ from uringzc.core import Engine, batch_of, in_range
 from uringzc.errors import check
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN
-from uringzc.probe import features, memlock_hint
+from uringzc.probe import Reason, features, no_ring, refusal
 from uringzc.tables import Buffers, Sockets
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class RingEngine(Engine):
         in_range("cq_entries", 1 if cq_entries is None else cq_entries, _CQ_MOST)
         offered = features()
         if not offered.send_zc:
-            raise OSError(errno.EOPNOTSUPP, "this kernel has no IORING_OP_SEND_ZC (Linux 6.0)")
+            text = "io_uring can not send zero-copy: this kernel has no IORING_OP_SEND_ZC"
+            raise refusal(errno.EOPNOTSUPP, Reason("send_zc", text, "run Linux 6.0 or later"))
         super().__init__(max_inflight, completions, debug)
         if not offered.report_usage:
             self.slots.notification = NOTIFICATION_UNKNOWN
@@ -73,10 +74,8 @@ class RingEngine(Engine):
             code = lib.uzc_ring_new(self._out, entries, cq_entries, self.setup, self.slots.pointer)
             if code != -errno.EINVAL:
                 break
-        if code == -errno.ENOMEM:
-            hint = memlock_hint(0)
-            raise OSError(errno.ENOMEM, f"no memory for a ring of {cq_entries} completions: {hint}")
-        check(code, "io_uring_setup")
+        if code < 0:
+            raise no_ring(-code, f"no memory for a ring of {cq_entries} completions")
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""

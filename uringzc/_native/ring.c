@@ -72,6 +72,7 @@ void uzc_ring_exit(uzc_ring **ring) {
     *ring = NULL;
     if (!r)
         return;
+    io_uring_unregister_buffers(&r->ring); /* or it counts as locked for some time yet */
     io_uring_queue_exit(&r->ring);
     if (r->event_fd >= 0)
         close(r->event_fd);

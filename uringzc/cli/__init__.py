@@ -3,7 +3,7 @@
 try:
     import click
 
-    from uringzc.cli import demo
+    from uringzc.cli import demo, doctor
 except ModuleNotFoundError as error:
     if error.name not in ("click", "rich"):
         raise
@@ -19,3 +19,4 @@ def main() -> None:
 
 
 main.add_command(demo.demo)
+main.add_command(doctor.doctor)

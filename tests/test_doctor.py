@@ -1,0 +1,224 @@
+"""`uringzc doctor`: its words and its JSON are probe()'s, and it never ends in a traceback."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from helpers import child, run
+
+import uringzc
+from uringzc import route, testing
+from uringzc.cli import main
+
+Doctor = Callable[..., Result]
+
+REFUSED = """
+from refusals import *
+from uringzc.cli import main
+{}
+main(["doctor", *{!r}])
+"""
+
+
+@pytest.fixture
+def doctor() -> Doctor:
+    """Runs the command in this process, inside `box` if there is one."""
+
+    def run(*options: str, box: testing.Sandbox | None = None) -> Result:
+        def go() -> Result:
+            return CliRunner().invoke(main, ["doctor", *options], env={"COLUMNS": "200"})
+
+        result = box.run(go) if box else go()
+        assert result.exception is None or isinstance(result.exception, SystemExit)
+        return result
+
+    return run
+
+
+def row(output: str, name: str) -> str:
+    """A line of a table, its columns apart by one space."""
+    (found,) = (line for line in output.splitlines() if line.startswith(f"{name}  "))
+    return " ".join(found.split())
+
+
+def refused(*doing: str, options: tuple[str, ...] = ()) -> str:
+    """What it prints where something is refused; it has to end with 0."""
+    return run(REFUSED.format("\n".join(doing), options))[0]
+
+
+def test_what_works(doctor: Doctor) -> None:
+    result = doctor()
+    assert result.exit_code == 0
+    for engine in ("io_uring", "msg_zerocopy", "copy"):
+        assert row(result.output, engine).startswith(f"{engine} yes")
+    assert row(result.output, "io_uring").endswith('what engine="auto" picks')
+    limits = uringzc.probe().limits
+    assert row(result.output, "trains") == f"trains {limits.segments} datagrams UDP_SEGMENT"
+    assert row(result.output, "registered arena").startswith(f"registered arena {limits.arena >> 10} KiB of")
+    assert row(result.output, "send buffer").startswith(f"send buffer {limits.sndbuf >> 10} KiB")
+    assert row(result.output, "MSG_ZEROCOPY").startswith(
+        f"MSG_ZEROCOPY {limits.optmem_sends} sends in flight"
+    )
+    assert "The way to" not in result.output
+    assert ("Nothing is in the way." in result.output) == (uringzc.probe().details == ())
+
+
+def test_json_has_all_of_probe(doctor: Doctor) -> None:
+    result = doctor("--json")
+    assert result.exit_code == 0
+    found = json.loads(result.output)
+    told: dict[str, Any] = json.loads(json.dumps(uringzc.probe().as_dict()))
+    assert {name: found[name] for name in told} == told
+    assert found["version"] == uringzc.__version__
+    assert {*found} - {*told} == {"version", "kernel", "machine", "python", "sender"}
+    assert found["sender"] is None
+
+
+def test_what_does_not_work_and_the_fix() -> None:
+    out = " ".join(refused("forbid_rings()", "os.environ['COLUMNS'] = '80'").split())
+    assert "io_uring no seccomp_eperm: see below" in out
+    assert 'msg_zerocopy yes what engine="auto" picks' in out
+    assert "a seccomp filter forbids it, as container profiles do (EPERM)" in out
+    assert "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile" in out
+    assert "registered arena" not in out  # this engine registers nothing
+    assert "Nothing is in the way" not in out
+
+
+def test_what_does_not_work_and_does_not_matter() -> None:
+    out = " ".join(refused("forbid_zerocopy()").split())
+    assert 'io_uring yes what engine="auto" picks' in out
+    assert "msg_zerocopy no MSG_ZEROCOPY can not be used: sockets have no SO_ZEROCOPY here" in out
+
+
+def test_json_of_a_refusal() -> None:
+    out = refused("forbid_rings(errno.ENOSYS)", "forbid_zerocopy()", options=("127.0.0.1", "--json"))
+    found = json.loads(out)
+    assert found["engine"] == "copy"
+    assert [each["name"] for each in found["details"]][:2] == ["seccomp_enosys", "so_zerocopy"]
+    assert found["details"][-1]["name"] == "loopback"
+    assert not found["sender"]["zero_copy"]
+    assert found["sender"]["why"] == "the engine does nothing but copy"
+    assert found["sender"]["explain"].startswith("copy, trains of up to")
+
+
+def test_nothing_works() -> None:
+    doing = "os.environ['URINGZC_ENGINE'] = 'io_uring'\nforbid_rings()"
+    with child(REFUSED.format(doing, ("127.0.0.1", "--json"))) as started:
+        out, errors = started.end(1)
+    found = json.loads(out)
+    assert (found["engine"], found["sender"]) == ("none", None)
+    assert [each["name"] for each in found["details"]][:2] == ["environment", "seccomp_eperm"]
+    assert errors == ""
+
+
+# -- with a host
+
+
+@testing.requires("net_admin")
+def test_the_way_to_a_host(doctor: Doctor, sink: testing.Sandbox) -> None:
+    out = doctor("10.0.0.2", box=sink).output
+    assert "The way to 10.0.0.2" in out
+    assert row(out, "device") == "device ifb0 ifb"
+    assert row(out, "MTU") == "MTU 1500 up to 1472 bytes in a datagram that is not fragmented"
+    for name in ("checksum offload", "scatter-gather", "UDP segmentation"):
+        assert row(out, name) == f"{name} yes"
+    assert row(out.partition("The way to")[2], "trains") == "trains 44 x 1472 datagrams, bytes"
+    assert row(out, "zero-copy") == "zero-copy yes ifb0 takes the memory as it is"
+    assert "A UdpSender says\nio_uring, trains of up to 128 datagrams." in out
+    assert row(out, "mtu").startswith("mtu datagrams of more than 1472 bytes are fragmented")
+
+
+@testing.requires("net_admin")
+def test_what_copies_on_the_way(doctor: Doctor, sink: testing.Sandbox) -> None:
+    sink.offload(checksum=False)
+    try:
+        result = doctor("fd00::2", "--json", box=sink)
+        out = doctor("fd00::2", box=sink).output
+    finally:
+        sink.offload(checksum=True, segmentation=True)
+    found = json.loads(result.output)
+    assert found["route"]["checksum"] is False
+    assert found["sender"]["size"] == 1452
+    assert found["sender"]["train"] == 45
+    assert not found["sender"]["zero_copy"]
+    assert found["sender"]["why"].startswith("ifb0 does not checksum what it sends")
+    assert row(out, "checksum offload") == "checksum offload no"
+    assert "ethtool -K ifb0 tx on" in out
+
+
+@testing.requires("net_admin")
+def test_nothing_is_sent_to_the_host(doctor: Doctor, sink: testing.Sandbox) -> None:
+    def sent() -> int:
+        import pyroute2
+
+        with pyroute2.IPRoute() as ip:
+            (link,) = ip.get_links(socket.if_nametoindex("ifb0"))
+        counts = link.get_attr("IFLA_STATS64")
+        return int(counts["tx_packets"]) + int(counts["rx_packets"])
+
+    before = sink.run(sent)
+    assert doctor("10.0.0.2", box=sink).exit_code == 0
+    assert sink.run(sent) == before
+    with sink.socket() as sock:  # the control: it would be counted
+        sock.sendto(b"one", ("10.0.0.2", 9))
+    assert sink.run(sent) > before
+
+
+def test_loopback(doctor: Doctor) -> None:
+    out = doctor("localhost").output
+    assert "zero-copy" in out
+    assert "the first 4 requests tell a sender so, and it copies from then on" in " ".join(out.split())
+
+
+# -- errors
+
+
+@testing.requires("net_admin")
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_no_way(doctor: Doctor, sink: testing.Sandbox, options: tuple[str, ...]) -> None:
+    result = doctor("10.9.9.9", *options, box=sink)
+    assert result.exit_code == 1
+    assert result.output == "Error: there is no way to 10.9.9.9: Network is unreachable.\n"
+
+
+@testing.requires("net_admin")
+def test_no_such_host(doctor: Doctor, sink: testing.Sandbox) -> None:
+    result = doctor("no such host", box=sink)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: 'no such host' is no host: ")
+
+
+def test_without_pyroute2(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(host: str) -> route.Route:
+        raise ModuleNotFoundError("to look at a route needs pyroute2: pip install 'uringzc[cli]'")
+
+    monkeypatch.setattr(route, "look", look)
+    result = doctor("127.0.0.1")
+    assert result.exit_code == 1
+    assert result.output == "Error: to look at a route needs pyroute2: pip install 'uringzc[cli]'.\n"
+    assert doctor().exit_code == 0
+
+
+def test_the_environment_names_no_engine(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URINGZC_ENGINE", "io-uring")
+    result = doctor()
+    assert result.exit_code == 1
+    assert "not 'io-uring'" in result.output
+
+
+def test_wrong_options(doctor: Doctor) -> None:
+    assert doctor("--nope").exit_code == 2
+    assert doctor("one", "two").exit_code == 2
+
+
+def test_it_is_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "uringzc", "doctor", "--json"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(done.stdout)["engine"] == "io_uring"
+    assert done.stderr == ""

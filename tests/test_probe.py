@@ -1,0 +1,420 @@
+"""probe(), the errors of forced engines, and "auto": each refusal is the kernel's own, in a child process."""
+
+import errno
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import child, run
+from refusals import NOBODY
+
+import uringzc
+from uringzc import capabilities, testing
+from uringzc.probe import SO_ZEROCOPY, Features, Reason, capable, no_ring, reason_of, status
+from uringzc.probe import sysctl as sysctl_now
+from uringzc.sockopt import make_room
+
+Sysctl = Callable[[str, int], None]
+Report = dict[str, Any]
+
+
+def reported(*doing: str, box: testing.Sandbox | None = None, part: str = "") -> Report:
+    """What a child says that has done this to itself. It really sends, whatever it was refused."""
+    out, _ = run("\n".join(["import errno", "from refusals import *", *doing, f"report({part})"]), box=box)
+    found: Report = json.loads(out)
+    assert part or found["probe"]["engine"] == found["sender"][0]
+    return found
+
+
+def names(found: Report) -> list[str]:
+    return [reason["name"] for reason in found["probe"]["details"]]
+
+
+def told(found: Report, name: str) -> str:
+    """The reason of that name: probe() and its text for people have it, in one piece."""
+    (reason,) = (each for each in found["probe"]["details"] if each["name"] == name)
+    assert reason["text"] in found["probe"]["reasons"]
+    at = found["probe"]["reasons"].index(reason["text"])
+    assert found["probe"]["fixes"][at] == reason["fix"]
+    whole = f"{reason['text']}; {reason['fix']}"
+    assert whole in found["probe"]["str"]
+    return whole
+
+
+@pytest.fixture
+def sysctl() -> Iterator[Sysctl]:
+    """Sets one of the machine's; as it was before, after the test."""
+    with ExitStack() as stack:
+
+        def put(name: str, value: int) -> None:
+            stack.enter_context(_set(name, value))
+
+        yield put
+
+
+@contextmanager
+def _set(name: str, value: int) -> Iterator[None]:
+    file = Path("/proc/sys") / name.replace(".", "/")
+    try:
+        before = file.read_text()
+        file.write_text(str(value))
+    except OSError as error:
+        pytest.skip(f"needs to set {name}: {error.strerror}")
+    try:
+        yield
+    finally:
+        file.write_text(before)
+
+
+# -- the control
+
+
+def test_where_nothing_is_refused_io_uring_is_picked() -> None:
+    found = reported()
+    assert found["sender"][0] == found["scheduler"] == "io_uring"
+    assert found["errors"] == dict.fromkeys(("io_uring", "msg_zerocopy", "copy"))
+    assert found["probe"]["engines"] == found["errors"]
+    assert "seccomp" not in found["probe"]["str"]
+    assert not {*names(found)} - {"wmem_max", "memlock"}
+    assert "Not better" not in found["sender"][1]
+
+
+def test_a_filter_of_something_else_changes_nothing() -> None:
+    found = reported("forbid(999, errno.EPERM)")
+    assert found["sender"][0] == "io_uring"
+    assert found["errors"]["io_uring"] is None
+
+
+# -- no ring
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "says"),
+    [
+        (errno.EPERM, "seccomp_eperm", "a seccomp filter forbids it, as container profiles do (EPERM)"),
+        (errno.ENOSYS, "seccomp_enosys", "a seccomp filter hides it"),
+    ],
+)
+def test_a_seccomp_filter_refuses_rings(code: int, name: str, says: str) -> None:
+    found = reported(f"forbid_rings({code})")
+    assert found["sender"][0] == found["scheduler"] == "msg_zerocopy"
+    number, text = found["errors"]["io_uring"]
+    assert number == code
+    assert says in text
+    assert "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile" in text
+    assert names(found)[0] == name
+    assert told(found, name) == text
+    assert found["probe"]["engines"]["io_uring"]["name"] == name
+    assert found["probe"]["features"] is None
+    assert found["errors"]["msg_zerocopy"] is None
+    assert f"Not better, because {text.partition(';')[0]}" in found["sender"][1]
+
+
+#: imports, becomes who it is to be, and waits, so that the machine is without rings only for a moment
+WAITING = "from refusals import *\n{}\nprint('ready', flush=True)\ninput()\nreport()"
+
+
+def reported_under(sysctl: Sysctl, settings: dict[str, int], doing: str = "") -> Report:
+    with child(WAITING.format(doing)) as waiting:
+        assert waiting.line() == "ready"
+        for name, value in settings.items():
+            sysctl(name, value)
+        waiting.tell()
+        found: Report = json.loads(waiting.line())
+        waiting.end()
+    return found
+
+
+def test_the_sysctl_switches_it_off(sysctl: Sysctl) -> None:
+    found = reported_under(sysctl, {"kernel.io_uring_disabled": 2})
+    assert found["sender"][0] == "msg_zerocopy"
+    assert found["errors"]["io_uring"] == [
+        errno.EPERM,
+        "io_uring is switched off: kernel.io_uring_disabled is 2; sysctl kernel.io_uring_disabled=0",
+    ]
+    assert told(found, "io_uring_disabled") == found["errors"]["io_uring"][1]
+
+
+@testing.requires("unprivileged")
+def test_the_sysctl_wants_privileges(sysctl: Sysctl) -> None:
+    found = reported_under(sysctl, {"kernel.io_uring_disabled": 1}, "become_nobody()")
+    assert found["sender"][0] == "msg_zerocopy"
+    code, text = found["errors"]["io_uring"]
+    assert code == errno.EPERM
+    assert "kernel.io_uring_disabled is 1, and this one has no CAP_SYS_ADMIN and is not in the group" in text
+    assert told(found, "io_uring_group") == text
+
+
+@testing.requires("unprivileged")
+def test_the_group_may(sysctl: Sysctl) -> None:
+    settings = {"kernel.io_uring_disabled": 1, "kernel.io_uring_group": NOBODY}
+    assert reported_under(sysctl, settings, "become_nobody()")["sender"][0] == "io_uring"
+
+
+def test_the_privileged_may_and_a_filter_is_told_from_the_sysctl(sysctl: Sysctl) -> None:
+    if not capable(21):
+        pytest.skip("needs CAP_SYS_ADMIN: run as root")
+    settings = {"kernel.io_uring_disabled": 1}
+    assert reported_under(sysctl, settings)["sender"][0] == "io_uring"
+    assert names(reported_under(sysctl, settings, "forbid_rings()"))[0] == "seccomp_eperm"
+
+
+def test_it_says_so_too_when_io_uring_was_asked_before(sysctl: Sysctl) -> None:
+    program = """
+        from refusals import *
+        assert refused("io_uring") is None  # what it offers is known from now on
+        print("ready", flush=True)
+        input()
+        print(json.dumps(refused("io_uring")), flush=True)
+    """
+    with child(program) as waiting:
+        assert waiting.line() == "ready"
+        sysctl("kernel.io_uring_disabled", 2)
+        waiting.tell()
+        code, text = json.loads(waiting.line())
+        waiting.end()
+    assert code == errno.EPERM
+    assert "kernel.io_uring_disabled is 2; sysctl" in text
+
+
+def test_no_send_zc() -> None:
+    """REGISTER_PROBE is refused: no opcode is known to be there."""
+    found = reported("forbid(IO_URING_REGISTER, errno.EINVAL, 1, IORING_REGISTER_PROBE)")
+    assert found["sender"][0] == "msg_zerocopy"
+    code, text = found["errors"]["io_uring"]
+    assert code == errno.EOPNOTSUPP
+    assert (
+        text
+        == "io_uring can not send zero-copy: this kernel has no IORING_OP_SEND_ZC; run Linux 6.0 or later"
+    )
+    assert told(found, "send_zc") == text
+    assert found["probe"]["features"] is None
+
+
+# -- no MSG_ZEROCOPY
+
+
+def test_no_so_zerocopy() -> None:
+    found = reported("forbid_zerocopy()", "forbid_rings()")
+    assert found["sender"][0] == found["scheduler"] == "copy"
+    assert names(found)[:2] == ["seccomp_eperm", "so_zerocopy"]
+    code, text = found["errors"]["msg_zerocopy"]
+    assert code == errno.ENOPROTOOPT
+    assert "sockets have no SO_ZEROCOPY here" in text
+    assert told(found, "so_zerocopy") == text
+    assert found["errors"]["copy"] is None
+    assert "Each request is copied: this engine does nothing else" in found["sender"][1]
+
+
+def test_that_does_not_matter_to_io_uring() -> None:
+    found = reported("forbid_zerocopy()")
+    assert found["sender"][0] == "io_uring"
+    assert "so_zerocopy" not in names(found)
+    assert found["probe"]["engines"]["msg_zerocopy"]["name"] == "so_zerocopy"
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        (errno.ENOSYS, "enosys"),
+        (errno.EPERM, "forbidden"),
+        (errno.EACCES, "forbidden"),
+        (errno.EMFILE, "io_uring"),
+    ],
+)
+def test_what_no_filter_and_no_sysctl_explains(code: int, name: str) -> None:
+    """The tests above are the controls: the same errno, and a filter or a sysctl that is found."""
+    if status("Seccomp") != "0" or sysctl_now("kernel.io_uring_disabled"):
+        pytest.skip("needs a process without a seccomp filter, and kernel.io_uring_disabled=0")
+    error = no_ring(code)
+    assert error.errno == code
+    assert (reason_of(error).name, str(reason_of(error))) == (name, error.strerror)
+
+
+@testing.requires("net_admin")
+@pytest.mark.parametrize("optmem", [20480, 131072])
+def test_optmem_max_limits_what_is_in_flight(box: testing.Hold, optmem: int) -> None:
+    file = Path("/proc/sys/net/core/optmem_max")
+    before = box.run(file.read_text)
+    try:
+        box.run(lambda: file.write_text(str(optmem)))
+    except OSError as error:
+        pytest.skip(f"net.core.optmem_max is not of a network here: {error.strerror}")
+    try:
+        found = reported("forbid_rings()", box=box)
+        most = _sends_until_refused(box)
+    finally:
+        box.run(lambda: file.write_text(before))
+    assert found["probe"]["limits"]["optmem_max"] == optmem
+    assert found["probe"]["limits"]["optmem_sends"] == most
+    assert ("optmem_max" in names(found)) == (optmem == 20480)
+    if optmem == 20480:
+        assert f"net.core.optmem_max is 20480: {most} sends" in told(found, "optmem_max")
+
+
+def _sends_until_refused(box: testing.Hold) -> int:
+    """The truth: how many MSG_ZEROCOPY sends are taken while none is delivered."""
+    box.stop()
+    try:
+        with box.socket() as sock:
+            if make_room(sock, 4 << 20) < 4 << 20:
+                pytest.skip("needs to raise SO_SNDBUF: run as root")
+            sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+            sock.connect(box.address)
+            return next(count for count in range(1000) if not _is_taken(sock))
+    finally:
+        box.release()
+
+
+def _is_taken(sock: socket.socket) -> bool:
+    try:
+        sock.send(b"in flight", 0x4000000)  # MSG_ZEROCOPY
+    except OSError as error:
+        return error.errno != errno.ENOBUFS
+    return True
+
+
+# -- limits
+
+
+@testing.requires("unprivileged")
+@pytest.mark.parametrize(
+    ("kib", "arena", "reasons"),
+    [
+        (64, 0, {"memlock", "memlock_ring"}),
+        (2048, 1024, {"memlock"}),
+        (8192, 4096, set()),
+    ],
+)
+def test_little_memory_may_be_locked(kib: int, arena: int, reasons: set[str]) -> None:
+    become = f"become_nobody({kib << 10})"
+    found = reported(become, part="probe")
+    assert found["probe"]["engine"] == "io_uring"
+    assert found["probe"]["limits"]["memlock"] == kib << 10
+    assert found["probe"]["limits"]["arena"] == arena << 10
+    assert {*names(found)} - {"wmem_max"} == reasons
+    if reasons:
+        said = told(found, "memlock")
+        assert f"of the 4096 KiB of an arena {f'only {arena} KiB' if arena else 'nothing'} can be" in said
+        assert f"RLIMIT_MEMLOCK is {kib} KiB per user; raise it with `ulimit -l`" in said
+    sender, says = reported(become, part="sender")["sender"]
+    assert sender == "io_uring"
+    assert (f"an arena of {arena} KiB." if arena else "KiB, not registered (see RLIMIT_MEMLOCK)") in says
+    scheduler = "msg_zerocopy" if "memlock_ring" in reasons else "io_uring"
+    assert reported(become, part="scheduler")["scheduler"] == scheduler
+
+
+@testing.requires("unprivileged")
+def test_no_memory_may_be_locked_for_a_ring() -> None:
+    found = reported("become_nobody(4096)")
+    assert found["sender"][0] == "msg_zerocopy"
+    code, text = found["errors"]["io_uring"]
+    assert code == errno.ENOMEM
+    assert "RLIMIT_MEMLOCK) is 4 KiB per user, more is needed; raise it with `ulimit -l`" in text
+    assert "memlock" in names(found)
+
+
+def test_cap_ipc_lock_is_no_limit() -> None:
+    if not capable(14):
+        pytest.skip("needs CAP_IPC_LOCK: run as root")
+    found = reported("resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))")
+    assert found["probe"]["limits"]["memlock"] is None
+    assert found["probe"]["limits"]["arena"] == 4 << 20
+
+
+@testing.requires("unprivileged")
+def test_wmem_max_limits_the_send_buffer(sysctl: Sysctl) -> None:
+    found = reported_under(sysctl, {"net.core.wmem_max": 212992}, "become_nobody()")
+    assert found["probe"]["limits"]["sndbuf"] == 2 * 212992
+    said = "SO_SNDBUF gets 416 of 8192 KiB, net.core.wmem_max is 212992: less can be in flight; "
+    assert told(found, "wmem_max") == f"{said}sysctl net.core.wmem_max=4194304"
+    enough = reported_under(sysctl, {"net.core.wmem_max": 4194304}, "become_nobody()")
+    assert "wmem_max" not in names(enough)
+
+
+# -- what an older kernel lacks
+
+
+@pytest.mark.parametrize(
+    ("lacking", "name"),
+    [
+        ("report_usage", "report_usage"),
+        ("sendmsg_zc", "sendmsg_zc"),
+        ("fixed_message", "fixed_message"),
+    ],
+)
+def test_a_feature_is_missing(lacking: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"send_zc": True, "sendmsg_zc": True, "report_usage": True, "fixed_message": True}
+    monkeypatch.setattr(capabilities, "features", lambda: Features(**there | {lacking: False}))
+    (reason,) = (each for each in uringzc.probe().details if each.name == name)
+    assert reason.fix.startswith("run Linux 6.")
+
+
+# -- the environment
+
+
+def test_the_environment_is_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("URINGZC_ENGINE", "copy")
+    found = uringzc.probe()
+    assert found.engine == "copy"
+    assert found.details[0].name == "environment"
+    assert found.fixes[0] == "unset URINGZC_ENGINE"
+    assert found.engines["io_uring"] is None
+    monkeypatch.setenv("URINGZC_ENGINE", "none such")
+    with pytest.raises(ValueError, match="'none such'"):
+        uringzc.probe()
+
+
+def test_the_environment_names_an_engine_that_does_not_work() -> None:
+    program = """
+        from refusals import *
+        os.environ["URINGZC_ENGINE"] = "io_uring"
+        forbid_rings()
+        print(json.dumps([uringzc.probe().as_dict(), refused("auto")]))
+    """
+    found, (code, text) = json.loads(run(program)[0])
+    assert found["engine"] == "none"
+    assert [each["name"] for each in found["details"]][:2] == ["environment", "seccomp_eperm"]
+    assert code == errno.EPERM
+    assert text.startswith(found["details"][1]["text"])
+
+
+# -- what it is made of
+
+
+def test_it_is_for_people_and_for_programs() -> None:
+    found = uringzc.probe()
+    assert found.engine == "io_uring"
+    assert str(found).startswith("engine: io_uring")
+    assert json.loads(json.dumps(found.as_dict()))["engine"] == "io_uring"
+    assert len(found.reasons) == len(found.fixes) == len(found.details)
+    assert found.route is None
+    with pytest.raises(FrozenInstanceError):
+        found.engine = "copy"  # type: ignore[misc]
+    assert uringzc.probe() == found
+
+
+def test_a_reason_without_a_fix() -> None:
+    assert str(Reason("name", "it is so", "")) == "it is so"
+    assert str(Reason("name", "it is so", "change it")) == "it is so; change it"
+    assert reason_of(OSError(errno.EMFILE, "Too many open files")).text == "Too many open files"
+
+
+def test_the_filter_of_these_tests_looks_at_arguments() -> None:
+    """Or the tests above would show less than they seem to."""
+    program = """
+        from refusals import *
+        forbid_zerocopy()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+            except OSError as error:
+                print(error.errno)
+    """
+    assert run(program)[0] == f"{errno.ENOPROTOOPT}\n"

@@ -1,0 +1,190 @@
+"""probe(): what "auto" picks here, why nothing better, and what would change that."""
+
+import socket
+from contextlib import closing
+from dataclasses import asdict, dataclass
+
+from uringzc import route
+from uringzc.core import Engine
+from uringzc.engine import ENGINES, auto, choose
+from uringzc.notif import COMPLETIONS
+from uringzc.probe import MEMLOCK_FIX, Features, Reason, features, memlock, most_segments, reason_of, sysctl
+from uringzc.route import Route
+from uringzc.sockopt import make_room, room_for
+from uringzc.udp import ARENA, MAX_INFLIGHT
+
+#: Scheduler's max_inflight, if it is not told another
+_SCHEDULER = 8192
+#: bytes of net.core.optmem_max that a notification of MSG_ZEROCOPY takes, and the default of Linux 6.7
+_NOTIFICATION, _OPTMEM = 832, 131072
+_PAGE = 4096
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Numbers that bound what can be in flight, in bytes where it does not say what. None: there is no limit,
+    or, of a sysctl, it can not be read.
+    """
+
+    segments: int  #: datagrams of a train
+    memlock: int | None  #: RLIMIT_MEMLOCK, of a user's processes together
+    arena: int  #: registered of the 4 MiB that a UdpSender asks for; 0 where the engine registers nothing
+    sndbuf: int  #: SO_SNDBUF that a UdpSender gets, as the kernel counts it
+    wmem_max: int | None  #: net.core.wmem_max
+    optmem_max: int | None  #: net.core.optmem_max
+    optmem_sends: int | None  #: sends of one socket that MSG_ZEROCOPY can have in flight under that
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What can be done here, found by trying. ``str()`` of it is for people."""
+
+    engine: str  #: what "auto" is for a UdpSender: "io_uring", "msg_zerocopy", "copy"; "none": it raises
+    engines: dict[str, Reason | None]  #: each one, and why it does not work here; None: it does
+    details: tuple[Reason, ...]  #: why not a better engine, what limits, what copies
+    features: Features | None  #: of io_uring, where there is one
+    limits: Limits
+    route: Route | None  #: to the host, if one was given
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """The texts of ``details``."""
+        return tuple(reason.text for reason in self.details)
+
+    @property
+    def fixes(self) -> tuple[str, ...]:
+        """For each of the reasons the command or setting that would change it, "" where none would."""
+        return tuple(reason.fix for reason in self.details)
+
+    def as_dict(self) -> dict[str, object]:
+        """All of it, for JSON."""
+        return {**asdict(self), "reasons": list(self.reasons), "fixes": list(self.fixes)}
+
+    def __str__(self) -> str:
+        return "\n  ".join([f"engine: {self.engine}", *map(str, self.details)])
+
+
+def probe(host: str | None = None) -> Capabilities:
+    """What this kernel and process can do, and with `host`, the route there.
+
+    It opens each engine for a moment, and sends nothing out of this machine. A `host` without an address or a
+    route is an OSError, and needs pyroute2 (the extra "cli"). ValueError: URINGZC_ENGINE names no engine.
+    """
+    to = None if host is None else route.look(host)
+    engine, engines, details, arena = _try()
+    limits = _limits(arena)
+    if engine == "io_uring":
+        details += _lacking(features())
+    details += _limiting(engine, limits)
+    details += to.reasons() if to else ()
+    offered = None if engines["io_uring"] else features()
+    return Capabilities(engine, engines, details, offered, limits, to)
+
+
+def _try() -> tuple[str, dict[str, Reason | None], tuple[Reason, ...], int]:
+    """What "auto" is, each engine's reason, those of "auto", and bytes of an arena that can be registered.
+
+    One ring does for all: the kernel takes back what a ring is charged for only some time after its end.
+    """
+    known: dict[str, Reason | None] = {}
+    details: tuple[Reason, ...] = ()
+    engine, arena = "none", 0
+    if auto() != "auto":
+        text = f"URINGZC_ENGINE in the environment says {auto()}"
+        details = (Reason("environment", text, "unset URINGZC_ENGINE"),)
+    try:
+        chosen, smaller = _choose()
+    except OSError as error:
+        known[auto()] = reason_of(error)
+        details += (reason_of(error),)
+    else:
+        with closing(chosen):
+            memory = chosen.make_arena(ARENA).memory
+        engine, arena = chosen.name, memory.length if memory.buffer >= 0 else 0
+        known.update({**chosen.passed_over, engine: None})
+        details += (*chosen.passed_over.values(), *smaller)
+    engines = {name: known[name] if name in known else _obstacle(name) for name in ENGINES}
+    return engine, engines, details, arena
+
+
+def _choose() -> tuple[Engine, tuple[Reason, ...]]:
+    """What "auto" is for a UdpSender; and why, if it is worse for a Scheduler, whose ring is larger."""
+    try:
+        large = _open("auto", _SCHEDULER)
+        refused = large.passed_over.get("io_uring")
+        if refused is None or refused.name != "memlock":
+            return large, ()
+        large.close()
+    except OSError as error:
+        refused = reason_of(error)
+    chosen = _open("auto", MAX_INFLIGHT)
+    if chosen.name != "io_uring":
+        return chosen, ()
+    text, fix = f"a Scheduler gets no ring: {refused.text}", f"Scheduler(max_inflight={MAX_INFLIGHT})"
+    return chosen, (Reason("memlock_ring", text, fix),)
+
+
+def _open(name: str, most: int) -> Engine:
+    return choose(name, most, COMPLETIONS["none"], False)
+
+
+def _obstacle(name: str) -> Reason | None:
+    try:
+        _open(name, MAX_INFLIGHT).close()
+    except OSError as error:
+        return reason_of(error)
+    return None
+
+
+def _limits(arena: int) -> Limits:
+    optmem = sysctl("net.core.optmem_max")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sndbuf = make_room(sock, room_for(ARENA, MAX_INFLIGHT))
+    return Limits(
+        segments=most_segments(),
+        memlock=memlock(),
+        arena=arena,
+        sndbuf=sndbuf,
+        wmem_max=sysctl("net.core.wmem_max"),
+        optmem_max=optmem,
+        optmem_sends=None if optmem is None else optmem // _NOTIFICATION,
+    )
+
+
+def _lacking(offered: Features) -> tuple[Reason, ...]:
+    """What io_uring can do on later kernels."""
+    lacking = []
+    if not offered.report_usage:
+        text = "the kernel does not say whether it copied: `copied` is None"
+        lacking.append(Reason("report_usage", text, "run Linux 6.2 or later"))
+    if not offered.sendmsg_zc:
+        text = "this kernel has no IORING_OP_SENDMSG_ZC: what needs a control message is copied"
+        lacking.append(Reason("sendmsg_zc", text, "run Linux 6.1 or later"))
+    elif not offered.fixed_message:
+        text = "SENDMSG_ZC takes no registered memory: trains on a shared socket are pinned at each send"
+        lacking.append(Reason("fixed_message", text, "run Linux 6.15 or later"))
+    return tuple(lacking)
+
+
+def _limiting(engine: str, limits: Limits) -> tuple[Reason, ...]:
+    found = []
+    memory, arena = limits.memlock, f"the {ARENA >> 10} KiB of an arena"
+    limit = "" if memory is None else f": RLIMIT_MEMLOCK is {memory >> 10} KiB per user"
+    if engine == "io_uring" and limits.arena < ARENA:
+        given = f"only {limits.arena >> 10} KiB" if limits.arena else "nothing"
+        found.append(Reason("memlock", f"of {arena} {given} can be registered{limit}", MEMLOCK_FIX))
+    if engine == "msg_zerocopy" and memory is not None and memory < ARENA:
+        text = f"of {arena} no more than that can be in flight, and {memory // (2 * _PAGE)} sends{limit}"
+        found.append(Reason("memlock", text, MEMLOCK_FIX))
+    optmem = limits.optmem_max
+    if engine == "msg_zerocopy" and optmem is not None and optmem < _OPTMEM:
+        text = f"net.core.optmem_max is {optmem}: {limits.optmem_sends} sends of a socket can be in flight"
+        found.append(Reason("optmem_max", text, f"sysctl net.core.optmem_max={_OPTMEM}"))
+    wanted = room_for(ARENA, MAX_INFLIGHT)
+    if limits.sndbuf < wanted:
+        text = (
+            f"SO_SNDBUF gets {limits.sndbuf >> 10} of {wanted >> 10} KiB, "
+            f"net.core.wmem_max is {limits.wmem_max}: less can be in flight"
+        )
+        found.append(Reason("wmem_max", text, f"sysctl net.core.wmem_max={wanted // 2}"))
+    return tuple(found)

@@ -1,0 +1,140 @@
+"""The way to a host: its device, and what that does for whoever sends. Needs pyroute2."""
+
+import errno
+import os
+import socket
+from dataclasses import dataclass
+from typing import Any
+
+from uringzc.probe import Reason
+
+_IP_MTU, _IPV6_MTU = 14, 24  # <linux/in.h>, <linux/in6.h>
+_RTN_LOCAL, _IFF_LOOPBACK = 2, 8
+_DISCARD = 9  # a port: nothing is sent to it
+_HEADERS = {socket.AF_INET: 20 + 8, socket.AF_INET6: 40 + 8}
+_MOST = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
+#: kinds of devices whose other end is on this machine
+_NEAR = {"veth": "its other end", "tun": "the program behind it"}
+
+
+@dataclass(frozen=True)
+class Route:
+    """How datagrams get to a host, and what its device offers; None: it could not be asked."""
+
+    host: str  #: as it was given
+    address: str  #: what that stands for
+    device: str
+    kind: str  #: "loopback", "veth", "ifb", ...; "" for hardware, and what passes for it
+    mtu: int  #: of the path, as far as it is known
+    payload: int  #: bytes of the largest datagram that is not fragmented
+    checksum: bool | None  #: tx-checksum-*: UDP checksums
+    scatter_gather: bool | None  #: tx-scatter-gather
+    segmentation: bool | None  #: tx-udp-segmentation: of trains
+
+    @property
+    def copies(self) -> Reason | None:
+        """Why the kernel will copy all that is sent there; None: it will not, as far as that can be seen."""
+        return next((reason for reason in self.reasons() if reason.name in _COPIES), None)
+
+    def reasons(self) -> tuple[Reason, ...]:
+        """What limits, and what copies."""
+        if self.kind == "loopback":
+            text = f"{self.address} is this machine: over loopback the kernel always copies, at delivery"
+            return (Reason("loopback", text, ""),)
+        found = []
+        if self.kind in _NEAR:
+            text = f"{self.device} is of kind {self.kind}: {_NEAR[self.kind]} gets a copy, made at delivery"
+            found.append(Reason(self.kind, text, ""))
+        if self.checksum is False:
+            text = f"{self.device} does not checksum what it sends, so the kernel copies, and says nothing"
+            found.append(Reason("no_checksum", text, f"ethtool -K {self.device} tx on"))
+        if self.scatter_gather is False:
+            text = f"{self.device} can not gather what it sends, so the kernel copies, and says nothing"
+            found.append(Reason("no_scatter_gather", text, f"ethtool -K {self.device} sg on"))
+        if self.segmentation is False:
+            text = f"{self.device} has no segmentation for UDP: the kernel cuts up trains, without copying"
+            fix = f"ethtool -K {self.device} tx-udp-segmentation on, if the hardware has it"
+            found.append(Reason("no_segmentation", text, fix))
+        if self.payload < 65507:
+            text = f"datagrams of more than {self.payload} bytes are fragmented, and copied (MTU {self.mtu})"
+            found.append(Reason("mtu", text, ""))
+        return tuple(found)
+
+
+_COPIES = {"loopback", "veth", "tun", "no_checksum", "no_scatter_gather"}
+
+
+def look(host: str) -> Route:
+    """The route from the network that this thread is in. OSError names the host: it has no address, or no way
+    leads there. ModuleNotFoundError without pyroute2.
+    """
+    try:
+        import pyroute2
+    except ModuleNotFoundError as error:
+        text = "to look at a route needs pyroute2: pip install 'uringzc[cli]'"
+        raise ModuleNotFoundError(text, name=error.name) from None
+    try:
+        family, _, _, _, to = socket.getaddrinfo(host, _DISCARD, 0, socket.SOCK_DGRAM)[0]
+    except socket.gaierror as error:
+        raise socket.gaierror(error.errno, f"{host!r} is no host: {error.strerror}") from error
+    except UnicodeError as error:
+        raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host: {error}") from error
+    mtu = _mtu(host, family, to)
+    address, scope = str(to[0]).partition("%")[0], to[3] if len(to) == 4 else 0
+    asked = {"dst": address, "family": family} | ({"oif": scope} if scope else {})
+    with pyroute2.IPRoute() as ip:
+        try:
+            (route,) = ip.route("get", **asked)
+        except pyroute2.NetlinkError as error:
+            raise _no_way(host, address, error.code) from error
+        (link,) = ip.get_links(route.get_attr("RTA_OIF"))
+    local = route["type"] == _RTN_LOCAL or link["flags"] & _IFF_LOOPBACK
+    device = link.get_attr("IFLA_IFNAME")
+    about = link.get_attr("IFLA_LINKINFO")
+    return Route(
+        host=host,
+        address=address,
+        device=device,
+        kind="loopback" if local else (about and about.get_attr("IFLA_INFO_KIND")) or "",
+        mtu=mtu,
+        payload=min(mtu - _HEADERS[family], _MOST[family]),
+        **_offloads(device, 4 if family == socket.AF_INET else 6),
+    )
+
+
+def _mtu(host: str, family: int, to: Any) -> int:
+    """Of the path, from a socket that is connected to it: nothing is sent."""
+    with socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        try:
+            sock.connect(to)
+        except OSError as error:
+            raise _no_way(host, str(to[0]), error.errno or errno.ENETUNREACH) from error
+        if family == socket.AF_INET6:
+            return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
+        return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+
+
+def _no_way(host: str, address: str, code: int) -> OSError:
+    at = host if address == host else f"{host} ({address})"
+    return OSError(code, f"there is no way to {at}: {os.strerror(code)}")
+
+
+def _offloads(device: str, version: int) -> dict[str, bool | None]:
+    from pyroute2 import Ethtool
+
+    try:
+        with Ethtool() as ethtool:
+            features = ethtool.get_features(device).features
+    except Exception:  # of many kinds, where a kernel or a device has no ethtool
+        return dict.fromkeys(("checksum", "scatter_gather", "segmentation"))
+
+    def on(*names: str) -> bool | None:
+        there = [features[name].enable for name in names if name in features]
+        return any(there) if there else None
+
+    return {
+        "checksum": on("tx-checksum-ip-generic", f"tx-checksum-ipv{version}"),
+        "scatter_gather": on("tx-scatter-gather"),
+        "segmentation": on("tx-udp-segmentation"),
+    }
