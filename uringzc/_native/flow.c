@@ -32,8 +32,10 @@ static void on_settled(void *context, uint64_t name, int copied) {
     s->in_flight--;
     s->settled++;
     s->copied += copied > 0;
-    s->settled_now += copied >= 0; /* where the kernel can not tell, the policy is told nothing */
-    s->copied_now += copied > 0;
+    if (s->zero_copy && copied >= 0) { /* what the kernel can not tell, or tells late, decides nothing */
+        s->settled_now++;
+        s->copied_now += copied > 0;
+    }
 }
 
 void flow_watcher(Stream *s, uzc_watcher *watcher) {
