@@ -321,7 +321,10 @@ class Reading:
         self.thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:  # nobody ends the stream
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RD)
         self.thread.join()
 
 
@@ -344,6 +347,7 @@ def stream_in(box: testing.Hold) -> Iterator[tuple[socket.socket, socket.socket]
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener:
         listener.listen(1)
         with box.socket(type=socket.SOCK_STREAM) as tx:
+            room(tx)  # for what nobody acknowledges
             tx.connect(listener.getsockname())
             rx, _ = listener.accept()
             with rx:
