@@ -71,6 +71,15 @@ def test_buffers_leave_one_after_the_other(tcp_pair: Pair, engine: str, zero_cop
 
 
 @each_engine
+def test_with_debug(tcp_pair: Pair, engine: str) -> None:
+    data = [noise(LEAST), bytearray(noise(1 << 20)), memoryview(noise(300_000)), b"x"]
+    with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, debug=True) as s:
+        s.send_buffers(data)
+        s.shutdown()
+    assert read.end() == b"".join(data)
+
+
+@each_engine
 def test_small_neighbours_are_one_system_call(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send_buffers([b"a", bytearray(b"b"), memoryview(b"c")])
