@@ -72,11 +72,11 @@ def test_buffers_leave_one_after_the_other(tcp_pair: Pair, engine: str, zero_cop
 
 @each_engine
 def test_with_debug(tcp_pair: Pair, engine: str) -> None:
-    data = [noise(LEAST), bytearray(noise(1 << 20)), memoryview(noise(300_000)), b"x"]
+    data: list[Buffer] = [noise(LEAST), bytearray(noise(1 << 20)), memoryview(noise(300_000)), b"x"]
     with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, debug=True) as s:
         s.send_buffers(data)
         s.shutdown()
-    assert read.end() == b"".join(data)
+    assert read.end() == b"".join(map(bytes, data))
 
 
 @each_engine
@@ -91,11 +91,12 @@ def test_small_neighbours_are_one_system_call(tcp_pair: Pair, engine: str) -> No
 @pytest.mark.parametrize("bad", ["text", 5, None, memoryview(bytes(10))[::2]])
 def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
-        for call in (lambda: s.send_buffers([b"good", noise(LEAST), bad]), lambda: s.send(bad)):
-            with pytest.raises((TypeError, BufferError)):
-                call()
+        with pytest.raises((TypeError, BufferError)):
+            s.send_buffers([b"good", noise(LEAST), bad])
+        with pytest.raises((TypeError, BufferError)):
+            s.send(bad)
         with pytest.raises(TypeError):
-            s.send_buffers(bad if not isinstance(bad, str) else 7)
+            s.send_buffers(bad)
         assert s.stats.bytes == 0
         s.send(b"only this")
     assert tcp_pair.rx.recv(100) == b"only this"

@@ -139,7 +139,7 @@ def test_dropped_with_data_in_flight(
     tx, rx = stream
     with uringzc.Scheduler(engine=engine) as other:
         options = {"scheduler": other} if shared else {"engine": engine}
-        s = TcpSender(tx, zero_copy="always", **options)  # type: ignore[arg-type]
+        s = TcpSender(tx, zero_copy="always", **options)
         with stopped(box):
             s.send(Tracked(b"x" * SIZE))
             fileno = s.fileno()

@@ -7,6 +7,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Pair
@@ -14,6 +15,9 @@ from helpers import Reading, Tracked, stopped, stream_in, until
 
 from uringzc import SendError, TcpSender, testing
 from uringzc.engine import ENGINES
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
@@ -23,10 +27,11 @@ BLOCK = bytes(range(256)) * (SIZE // 256)
 
 @contextmanager
 def narrow() -> Iterator[Pair]:
-    """A connection with little room at both ends."""
+    """A connection with little room at both ends; but for many segments, else TCP waits for its timers."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
         with socket.socket() as tx:
+            tx.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1000)
             tx.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             tx.connect(listener.getsockname())
             rx, _ = listener.accept()
@@ -99,9 +104,9 @@ def test_not_blocking(engine: str, zero_copy: str) -> None:
                 at += taken
             except BlockingIOError:
                 refused += 1
-                ready = select.select([s, pair.rx], [], [], 20)[0]
+                ready = select.select([s.fileno(), pair.rx.fileno()], [], [], 20)[0]
                 assert ready
-                if pair.rx in ready:
+                if pair.rx.fileno() in ready:
                     received += pair.rx.recv(1 << 16)
         assert refused > 1
         assert s.stats.bytes == SIZE
@@ -116,7 +121,7 @@ def test_not_blocking(engine: str, zero_copy: str) -> None:
 @each_engine
 @each_way
 def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
-    pieces = [BLOCK[:5000], bytearray(BLOCK[5000:9000]), BLOCK[9000:]]
+    pieces: list[Buffer] = [BLOCK[:5000], bytearray(BLOCK[5000:9000]), BLOCK[9000:]]
     with narrow() as pair, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy, blocking=False) as s:
         taken = s.send_buffers(pieces)
         assert 0 < taken < SIZE
