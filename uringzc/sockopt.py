@@ -73,15 +73,12 @@ def check_tcp(sock: socket.socket) -> str:
     if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"a TcpSender sends through a stream socket (SOCK_STREAM), not {sock!r}")
     if not zero_copy:
-        return f"{_name(sock.family)} has no zero-copy sends" if sock.proto == 0 else "it is not TCP"
+        kind = f"protocol {sock.proto}" if sock.proto else getattr(sock.family, "name", str(sock.family))
+        return f"{kind} has no zero-copy sends"
     with suppress(OSError):  # a kernel that does not know it has none
         if ulp := sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0"):
             return f"{ulp.decode()} is in between"
     return ""
-
-
-def _name(family: int) -> str:
-    return getattr(family, "name", str(family))
 
 
 def make_room(sock: socket.socket, wanted: int) -> int:

@@ -8,7 +8,7 @@ Theory of operation
     request is without a result, and that is how small and mutable data leaves: copied by the kernel straight
     from the program's memory. What is large and can not change is a zero-copy request, and it, and the
     socket, are held by the accounts until the notification. Nothing is gathered, and nothing waits in the
-    sender. All of that is compiled (``_native/stream.c``, ``flow.c``).
+    sender. All of that is compiled (``_native/stream.c``, ``steps.c``, ``flow.c``).
 """
 
 import errno

@@ -52,19 +52,29 @@ typedef struct {
 /* stream.c */
 int stream_init(PyObject *module);
 
+/* steps.c: inside a call. Sends all of it: 0 or -1; 1: the rest would have to wait. What was accepted is
+ * counted in `nbytes` in any case. */
+int flow_send(Stream *s, const struct piece *pieces, size_t count);
+
 /* flow.c: inside a call. 0 or -1. */
 void flow_watcher(Stream *s, uzc_watcher *watcher);
 /* The result of a request that an exception has left behind. */
 int flow_conclude(Stream *s);
-/* Sends all of it; 1: the rest would have to wait. What was accepted is counted in `nbytes` in any case. */
-int flow_send(Stream *s, const struct piece *pieces, size_t count);
 /* Flushes the notifier of what was queued. */
 int flow_flush(Stream *s);
 /* Takes what has come back, without waiting. */
 int flow_look(Stream *s);
 /* Forgets notifiers that are done. */
 void flow_compact(Stream *s);
-/* The socket's descriptor, or -EBADF, or EXCEPTION. */
+
+/* flow.c: bytes, or 0; -errno; or EXCEPTION. */
+/* Takes the socket's descriptor. */
 int32_t flow_socket(Stream *s);
+/* Sends the first `count` pieces of s->vector by a system call; `more` follows. */
+int32_t flow_plainly(Stream *s, uint32_t count, bool more);
+/* The same, by a request that holds `holder`. */
+int32_t flow_zero_copy(Stream *s, uint32_t count, bool more, PyObject *holder);
+/* Returns when another try makes sense. `again`: the last wait was in vain. */
+int32_t flow_wait(Stream *s, bool again);
 
 #endif
