@@ -256,6 +256,43 @@ def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zer
         assert len(expected) == s.stats.bytes
 
 
+class Interrupting(socket.socket):
+    """A socket whose fileno() is interrupted, once, when it is called for the n-th time from now."""
+
+    after = 0
+
+    def fileno(self) -> int:
+        self.after -= 1
+        if self.after == 0:
+            raise KeyboardInterrupt
+        return super().fileno()
+
+
+@pytest.mark.parametrize("engine", ENGINES[:2])
+@pytest.mark.parametrize("after", range(1, 6))
+def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: str, after: int) -> None:
+    """Queued and not submitted, or with its result, it is what the statistics say."""
+    data = os.urandom(200_000)
+    with (
+        Interrupting(fileno=tcp_pair.tx.detach()) as sock,
+        Reading(tcp_pair.rx) as read,
+        TcpSender(sock, engine=engine, zero_copy="always") as s,
+    ):
+        s.send(b"before")
+        held = sys.getrefcount(data)
+        sock.after = after
+        with suppress(KeyboardInterrupt):
+            s.send(data)
+        sock.after = 0
+        accepted = s.stats.bytes - 6
+        assert accepted in (0, len(data))
+        s.send(b"after")
+        s.shutdown()
+        s.drain(20)
+        assert sys.getrefcount(data) == held
+        assert read.end() == b"before" + data[:accepted] + b"after"
+
+
 # -- what is shared
 
 

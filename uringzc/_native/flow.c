@@ -218,5 +218,9 @@ int32_t flow_zero_copy(Stream *s, uint32_t count, bool more, PyObject *holder) {
     s->queue->queued++;
     Py_INCREF(s->sock);
     Py_INCREF(holder);
-    return flow_conclude(s) < 0 ? EXCEPTION : s->result;
+    if (flow_conclude(s) == 0)
+        return s->result;
+    if (s->awaited) /* queued, and not submitted: it will fail, and send nothing */
+        s->queue->calls->revoke(s->queue->engine, s->fd);
+    return EXCEPTION;
 }
