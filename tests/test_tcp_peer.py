@@ -13,7 +13,7 @@ import pytest
 from conftest import Pair
 from helpers import Reading, Tracked, stopped, stream_in, until
 
-from uringzc import SendError, TcpSender, testing
+from uringzc import Scheduler, SendError, TcpSender, testing
 from uringzc.engine import ENGINES
 
 if TYPE_CHECKING:
@@ -53,6 +53,18 @@ def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
             assert s.stats.waits > 1
             s.shutdown()
         assert read.end() == BLOCK + BLOCK[:99999] + BLOCK + b"end"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
+    with narrow() as pair, Reading(pair.rx, 3000) as read:
+        with Scheduler(engine=engine) as s:
+            s.send(pair.tx, b"1" * SIZE, user_data=1)
+            s.send(pair.tx, b"2" * SIZE, user_data=2, flush=True)
+            first, second = sorted(s.reap_completions(wait=2))
+        pair.tx.shutdown(socket.SHUT_WR)
+        assert 0 < first.result < SIZE
+        assert read.end() == b"1" * first.result + b"2" * second.result
 
 
 @each_engine
