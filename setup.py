@@ -9,6 +9,7 @@ NATIVE = "uringzc/_native"
 FILES = [
     *("module", "send", "sockets", "arguments", "memory"),
     *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "timer", "sender"),
+    *("flow", "steps", "stream"),
 ]
 send = Extension(
     "uringzc._send",

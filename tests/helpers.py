@@ -14,6 +14,7 @@ import subprocess
 import sys
 import termios
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -309,3 +310,60 @@ def all_copied(told: Notification) -> Notification:
     if told.copied is None and os.environ.get("URINGZC_ENGINE") == "msg_zerocopy":
         return told._replace(copied=told.requests - told.failed)
     return told
+
+
+class Reading:
+    """Reads a stream to its end in a thread: everything in `data`, once the block is left or `end` called."""
+
+    def __init__(self, sock: socket.socket, piece: int = 1 << 20) -> None:
+        self.data = bytearray()
+        self.sock = sock
+        self.piece = piece
+        self.thread = threading.Thread(target=self._read)
+
+    def _read(self) -> None:
+        with contextlib.suppress(ConnectionError):
+            while got := self.sock.recv(self.piece):
+                self.data += got
+
+    def end(self) -> bytearray:
+        """All of it: the sender has ended the stream."""
+        self.thread.join()
+        return self.data
+
+    def __enter__(self) -> "Reading":
+        self.thread.start()
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:  # nobody ends the stream
+            with contextlib.suppress(OSError):
+                self.sock.shutdown(socket.SHUT_RD)
+        self.thread.join()
+
+
+class Tracked(bytes):
+    """Bytes that tell when they are let go: `left` counts those that were not."""
+
+    left = 0
+
+    def __new__(cls, data: bytes) -> "Tracked":
+        Tracked.left += 1
+        return super().__new__(cls, data)
+
+    def __del__(self) -> None:
+        Tracked.left -= 1
+
+
+@contextmanager
+def stream_in(box: testing.Hold) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP connection through the sandbox: the sender's end, and the receiver's."""
+    with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener:
+        listener.listen(1)
+        with box.socket(type=socket.SOCK_STREAM) as tx:
+            room(tx)  # for what nobody acknowledges
+            tx.connect(listener.getsockname())
+            rx, _ = listener.accept()
+            with rx:
+                rx.settimeout(20)
+                yield tx, rx

@@ -59,11 +59,14 @@ def test_the_programs_of_the_readme_run() -> None:
     """But for the one that is of a test."""
     readme = (EXAMPLES.parent / "README.md").read_text()
     programs = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert len(programs) == 3
-    for program in programs[:2]:
+    assert len(programs) == 4
+    printed = ""
+    for program in programs[:3]:
         done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
         assert (done.returncode, done.stderr) == (0, "")
-    assert "datagrams=100000" in done.stdout
+        printed += done.stdout
+    assert "datagrams=100000" in printed
+    assert "TcpStats(sends=2, bytes=100023" in printed
 
 
 def test_slots() -> None:

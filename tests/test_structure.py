@@ -19,11 +19,11 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 ORDER = [
     *("errors", "probe", "memory", "notif", "address", "lifetime", "tables", "errmsg", "core"),
     *("uring", "errqueue", "ring", "engine", "scheduler", "sockopt", "policy", "mender", "explain"),
-    *("integers", "udp", "route", "capabilities", "__init__", "testing", "cli", "__main__"),
+    *("integers", "udp", "herald", "tcp", "route", "capabilities", "__init__", "testing", "cli", "__main__"),
 ]
 COMPILED = {
     "_uring": {"probe", "memory", "notif", "tables", "core", "uring", "errqueue"},
-    "_send": {"notif", "tables", "core", "errqueue", "udp", "__init__"},
+    "_send": {"notif", "tables", "core", "errqueue", "udp", "tcp", "__init__"},
 }
 #: what a module may have that is neither its own package's nor the standard library's
 INSTALLED = {
@@ -156,7 +156,7 @@ def test_the_stub_of_lib_has_what_lib_has() -> None:
             assert isinstance(member, int), name
 
 
-@pytest.mark.parametrize("name", ["Queue", "Memory"])
+@pytest.mark.parametrize("name", ["Queue", "Memory", "Gather", "Stream"])
 def test_the_stub_of_send_has_what_send_has(name: str) -> None:
     inherited = set(dir(object))
     there = set(dir(getattr(_send, name)))

@@ -16,12 +16,13 @@ from uringzc.errors import (
     UringzcError,
     WrongThreadError,
 )
-from uringzc.explain import UdpStats
+from uringzc.explain import TcpStats, UdpStats
 from uringzc.memory import Region
 from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
 from uringzc.probe import Reason
 from uringzc.ring import RawCompletion, Ring
 from uringzc.scheduler import Scheduler
+from uringzc.tcp import TcpSender
 from uringzc.udp import UdpSender
 
 __version__ = "0.1.0"
@@ -45,6 +46,8 @@ __all__ = [
     "SendError",
     "Slots",
     "Stats",
+    "TcpSender",
+    "TcpStats",
     "UdpSender",
     "UdpStats",
     "UringzcError",

@@ -17,7 +17,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from uringzc import address, errmsg, lifetime, memory
-from uringzc._send import Arena, Gather, Queue
+from uringzc._send import Arena, Gather, Queue, Stream
 from uringzc._uring import ffi, lib
 from uringzc.errmsg import ErrorMessage
 from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
@@ -55,8 +55,8 @@ class Engine:
         self.debug = debug
         self.arena: Arena | None = None
         self.senders: weakref.WeakSet[Sender] = weakref.WeakSet()
-        self._gathers: list[Gather] = []  # the accounts tell them what becomes of their requests
-        self._lost: list[Gather] = []
+        self._parts: list[Gather | Stream] = []  # the accounts tell them what becomes of their requests
+        self._lost: list[Gather | Stream] = []
         self._out: Any = None  # a pointer to the native part, which is NULL when that has ended
 
     def _start(
@@ -158,24 +158,28 @@ class Engine:
             self.arena = Arena(region._memory)
         return self.arena
 
-    def attach(self, sender: "Sender", gather: Gather) -> None:
-        """Closing the engine closes the sender; its gather is kept while requests of it are in flight."""
+    def attach(self, sender: "Sender", part: Gather | Stream) -> None:
+        """Closing the engine closes the sender; its compiled part is kept while requests are in flight."""
         if self.mine() and not self.queue.busy:
             self.tidy()  # senders that were dropped give back what they held
         self.senders.add(sender)
-        self._gathers.append(gather)
+        self._parts.append(part)
 
-    def detach(self, gather: Gather) -> None:
-        """The sender is closed. While requests of it are in flight its gather stays."""
-        if gather.unwatch():
-            self._gathers.remove(gather)
+    def detach(self, part: Gather | Stream) -> None:
+        """The sender is closed. While requests of it are in flight its compiled part stays."""
+        if part.unwatch():
+            self._parts.remove(part)
         else:
-            self._lost.append(gather)
+            self._lost.append(part)
+
+    def _gathers(self) -> list[Gather]:
+        """Those that gather in the arena."""
+        return [part for part in self._parts if isinstance(part, Gather) and not part.closed]
 
     def squeeze(self, gather: Gather, wait: bool) -> bool:
         """Other senders than this one give back what they can of the arena; whether any of it is free."""
         arena = self.arena
-        others = [each for each in self._gathers if each is not gather and not each.closed and not each.busy]
+        others = [each for each in self._gathers() if each is not gather and not each.busy]
         for other in others:
             other.spare()
         if arena is None:
@@ -187,9 +191,9 @@ class Engine:
         self.wait_for(held, None if wait else 0.0, None)
         return arena.free > 0
 
-    def lost(self, gather: Gather) -> None:
+    def lost(self, part: Gather | Stream) -> None:
         """The sender was dropped, in any thread: a later call of the owner detaches it."""
-        self._lost.append(gather)
+        self._lost.append(part)
 
     # -- the kernel
 
@@ -215,8 +219,8 @@ class Engine:
         self.queue.release()
         if self._lost and self.mine():
             lost, self._lost = self._lost, []
-            for gather in lost:
-                self.detach(gather)
+            for part in lost:
+                self.detach(part)
         try:
             self._verify()
         finally:
@@ -328,22 +332,21 @@ class Engine:
                 self.queue.detach()
                 self._exit()
                 self._lost.clear()
-                self._gathers.clear()  # through which they, and so their arena, held each other
+                self._parts.clear()  # through which they, and so their arena, held each other
         if not self._native:
             lifetime.unpark(self)
         return not self._native
 
     def rescue(self) -> None:
         """The process ends, and the owner does not come back: senders send what waits without the ring."""
-        for gather in self._gathers:
-            if not gather.closed:
-                gather.rescue(False)
+        for gather in self._gathers():
+            gather.rescue(False)
 
     def abandon(self) -> None:
         """In the child of a fork: the ring is the parent's."""
         self.closed = self.dead = True
-        for gather in self._gathers:
-            gather.abandon()
+        for part in self._parts:
+            part.abandon()
         if self._native:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()

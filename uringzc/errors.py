@@ -7,6 +7,7 @@ Whatever the kernel has an errno for is an ``OSError`` with that errno, so ``Blo
 
 import errno
 import os
+from functools import cache
 
 # The refusals of _native/uringzc.h; the test of the boundary holds these to it.
 E_THREAD = -5001
@@ -44,12 +45,18 @@ class BufferModifiedError(UringzcError, RuntimeError):
 
 
 class SendError(UringzcError, OSError):
-    """What was learned of a datagram after ``send`` had taken it: ``errno``, and which one.
+    """What was learned of a datagram after ``send`` had taken it, or why a stream ends: ``errno``, and which.
 
     ``index`` counts the datagrams of the sender from 0, ``size`` is its bytes, ``to`` its address (None for
     where the socket is connected to). Word of an earlier datagram that the network sent back (an ICMP error:
     ECONNREFUSED, EHOSTUNREACH) has index -1. ``others``: what else had gone wrong when this was raised.
+
+    Of a TcpSender: ``size`` is the bytes of the call, ``accepted`` how many of them the kernel took, and
+    ``total`` how many since the start. What it took, not what the peer has: part of it may be lost. Such an
+    error is also what ``socket.send`` would have raised: BrokenPipeError, ConnectionResetError, TimeoutError.
     """
+
+    accepted = total = 0
 
     def __init__(self, number: int, text: str, index: int, size: int, to: object) -> None:
         super().__init__(number, text)
@@ -57,6 +64,21 @@ class SendError(UringzcError, OSError):
         self.size = size
         self.to = to
         self.others: list[SendError] = []
+
+
+@cache
+def _also(number: int) -> type[SendError]:
+    """A SendError that can be caught as what OSError makes of this errno."""
+    kind = type(OSError(number, ""))
+    return SendError if kind is OSError else type(f"Send{kind.__name__}", (SendError, kind), {})
+
+
+def stream_error(number: int, size: int, accepted: int, total: int) -> SendError:
+    """The end of a stream, in a call that had `size` bytes."""
+    text = f"{os.strerror(number)}: the kernel took {accepted} of {size} bytes, {total} since the start"
+    error = _also(number)(number, text, -1, size, None)
+    error.accepted, error.total = accepted, total
+    return error
 
 
 _REFUSALS: dict[int, tuple[type[Exception], str]] = {

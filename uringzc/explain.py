@@ -9,7 +9,7 @@ from uringzc.policy import LEAST
 from uringzc.probe import most_segments
 
 if TYPE_CHECKING:
-    from uringzc._send import Arena, Gather
+    from uringzc._send import Arena, Gather, Stream
     from uringzc.core import Engine
 
 
@@ -106,3 +106,59 @@ def _memory(engine: "Engine", arena: "Arena") -> str:
 
 def _sndbuf(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) if sock.fileno() >= 0 else 0
+
+
+# -- streams
+
+
+@dataclass(frozen=True)
+class TcpStats:
+    """What a TcpSender has done up to a moment."""
+
+    sends: int  #: calls of send and send_buffers
+    bytes: int  #: that the kernel has accepted
+    plain: int  #: system calls that copied
+    requests: int  #: zero-copy ones, given to the engine
+    zero_copy: int  #: of those, whose memory is free again
+    copied: int  #: of those, copied by the kernel after all, as far as it tells
+    in_flight: int  #: requests whose memory the kernel may still read
+    waits: int  #: times that a call waited until the socket took more
+    copying: bool  #: everything is copied: it was found to be better, asked for, or there is no other way
+    sndbuf: int  #: bytes of SO_SNDBUF, as the kernel counts them
+
+
+def stream_snapshot(stream: "Stream", sock: socket.socket, copying: bool) -> TcpStats:
+    """The stream's numbers at this moment."""
+    return TcpStats(
+        sends=stream.sends,
+        bytes=stream.nbytes,
+        plain=stream.plain,
+        requests=stream.requests,
+        zero_copy=stream.settled,
+        copied=stream.copied,
+        in_flight=stream.in_flight,
+        waits=stream.waits,
+        copying=copying or stream.plainly,
+        sndbuf=_sndbuf(sock),
+    )
+
+
+def stream_explain(engine: str, stream: "Stream", why: str, mode: str, copying: bool, least: int) -> str:
+    """What a TcpSender does, and why. `why`: the socket can not send zero-copy."""
+    if stream.plainly:
+        why = why or "the kernel refused to (EOPNOTSUPP)"
+        return f"{engine}: everything is copied by system calls, since zero-copy is not possible: {why}."
+    if mode == "never":
+        return f"{engine}: everything is copied by system calls, as asked."
+    if mode == "always":
+        return f"{engine}: what can not change is sent zero-copy, as asked; the rest is copied."
+    if copying:
+        return (
+            f"{engine}: everything is copied by system calls, since the kernel copied zero-copy sends too "
+            "(loopback, a device without checksum offload, a capture that listens); it is asked again from "
+            "time to time."
+        )
+    return (
+        f"{engine}: bytes objects of {least >> 10} KiB and more are sent zero-copy, from where they are; "
+        "smaller ones, and what can change, are copied by system calls."
+    )

@@ -1,4 +1,4 @@
-"""UDP sockets as a sender wants them: opened and set up, or checked."""
+"""Sockets as a sender wants them: opened and set up, or checked."""
 
 import errno
 import ipaddress
@@ -9,9 +9,11 @@ from contextlib import suppress
 from uringzc import address
 from uringzc.address import Address
 from uringzc.probe import UDP_SEGMENT
+from uringzc.tables import Sockets
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _SO_SNDBUFFORCE = 32
+_TCP_ULP = 31
 #: level and option that has a socket told of errors, and the level and type of what its error queue tells
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 
@@ -68,6 +70,20 @@ def check_udp(sock: socket.socket) -> None:
 def room_for(arena: int, most: int) -> int:
     """SO_SNDBUF for what an arena holds, or for `most` small requests: zero-copy is charged by the page."""
     return max(2 * arena, min(most * 5120, 16 << 20))
+
+
+def check_tcp(sock: socket.socket) -> str:
+    """An existing stream. TypeError, ValueError, or OSError EBADF. Why it can not send zero-copy, if so."""
+    zero_copy = Sockets().admit(sock)[4]
+    if sock.type != socket.SOCK_STREAM:
+        raise ValueError(f"a TcpSender sends through a stream socket (SOCK_STREAM), not {sock!r}")
+    if not zero_copy:
+        kind = f"protocol {sock.proto}" if sock.proto else getattr(sock.family, "name", str(sock.family))
+        return f"{kind} has no zero-copy sends"
+    with suppress(OSError):  # a kernel that does not know it has none
+        if ulp := sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0"):
+            return f"{ulp.decode()} is in between"
+    return ""
 
 
 def make_room(sock: socket.socket, wanted: int) -> int:

@@ -2,6 +2,7 @@
  *
  * The module _send: its types, made and unmade. */
 #include "gather.h"
+#include "stream.h"
 
 /* Frees what it was given when its last reference goes, and not before: a finalizer in a cycle would run
  * while the object that it belongs to is being resurrected. */
@@ -120,7 +121,7 @@ PyMODINIT_FUNC PyInit__send(void) {
     PyObject *queue_type = PyType_FromSpec(&queue_spec), *memory_type = memory_init();
     PyObject *owner_type = PyType_FromSpec(&owner_spec);
     if (!module || !queue_type || !memory_type || !owner_type || sockets_init() < 0 || arguments_init() < 0 ||
-        arena_init(module) < 0 || gather_init(module) < 0 ||
+        arena_init(module) < 0 || gather_init(module) < 0 || stream_init(module) < 0 ||
         PyModule_AddObject(module, "Queue", queue_type) < 0 ||
         PyModule_AddObject(module, "Owner", owner_type) < 0 ||
         PyModule_AddObject(module, "Memory", memory_type) < 0)

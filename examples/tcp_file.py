@@ -1,0 +1,69 @@
+"""A file over TCP: read in pieces, each of which leaves from where it was read to.
+
+    tcp_file.py --receive copy.bin 0.0.0.0 9000 &
+    tcp_file.py file.bin 192.0.2.1 9000
+
+What is read is a bytes object, which can not change: so it is sent zero-copy, and held until the receiver has
+acknowledged it. (A mapped file somebody else may change meanwhile: it would be copied.) The receiver may be
+any program that reads a stream to its end: `nc -l 9000 > copy.bin`. It answers nothing; that it has read
+everything shows in its closing the connection after the sender has ended the stream.
+"""
+
+import argparse
+import socket
+import sys
+import time
+
+import uringzc
+
+PIECE = 1 << 20
+
+
+def send(options: argparse.Namespace) -> None:
+    """Sends the file, ends the stream, and waits until the receiver has closed."""
+    start = time.monotonic()
+    with (
+        open(options.file, "rb", buffering=0) as file,
+        socket.create_connection((options.host, options.port)) as sock,
+        uringzc.TcpSender(sock, engine=options.engine) as tx,
+    ):
+        try:
+            while piece := file.read(PIECE):
+                tx.send(piece)
+            tx.shutdown()
+        except uringzc.SendError as error:
+            sys.exit(f"{options.file}: {error}")
+        if sock.recv(1):
+            sys.exit("the receiver is to read, and said something")
+        seconds = time.monotonic() - start
+        print(f"{tx.stats.bytes} bytes in {seconds:.2f} s, {tx.stats.bytes / 1e6 / seconds:.0f} MB/s")
+        print(tx.explain())
+
+
+def receive(options: argparse.Namespace) -> None:
+    """Writes what one sender sends to the file."""
+    with socket.create_server((options.host, options.port)) as server:
+        sock, _ = server.accept()
+    with sock, open(options.file, "wb") as file:
+        while data := sock.recv(PIECE):
+            file.write(data)
+        print(f"{file.tell()} bytes")
+
+
+def main() -> None:
+    """Reads the options, and sends or receives."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("file")
+    parser.add_argument("host", help="to send to; to receive: an address of this machine")
+    parser.add_argument("port", type=int)
+    parser.add_argument("--receive", action="store_true", help="listen, and write the file")
+    parser.add_argument("--engine", default="auto", help="io_uring, msg_zerocopy or copy")
+    options = parser.parse_args()
+    if options.receive:
+        receive(options)
+    else:
+        send(options)
+
+
+if __name__ == "__main__":
+    main()

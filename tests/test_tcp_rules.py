@@ -1,0 +1,347 @@
+"""Whose a TcpSender is, what may call it, what interrupts it, and what senders share."""
+
+import itertools
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from types import FrameType
+
+import pytest
+from conftest import MakePair, Pair
+from helpers import Alarms, Reading, Tracked, run, stream_in
+
+import uringzc
+from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
+from uringzc.engine import ENGINES
+from uringzc.tcp import LEAST
+
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
+
+
+def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
+    """What each call raises."""
+    calls: list[Callable[[], object]] = [
+        lambda: s.send(b"x"),
+        lambda: s.send(bytes(LEAST)),
+        lambda: s.send_buffers([b"x"]),
+        s.flush,
+        s.drain,
+        s.shutdown,
+        *([s.close] if close else []),
+    ]
+    found: list[type | None] = []
+    for call in calls:
+        try:
+            call()
+            found.append(None)
+        except Exception as error:
+            found.append(type(error))
+    return found
+
+
+# -- whose it is
+
+
+@each_engine
+def test_another_thread(tcp_pair: Pair, engine: str) -> None:
+    with TcpSender(tcp_pair.tx, engine=engine) as s:
+        s.send(b"mine")
+        before, found = s.stats, list[type | None]()
+        thread = threading.Thread(target=lambda: found.extend(refused(s)))
+        thread.start()
+        thread.join()
+        assert set(found) == {WrongThreadError}
+        assert s.stats == before
+        s.send(b"too")
+    assert tcp_pair.rx.recv(100) == b"minetoo"
+
+
+@each_engine
+def test_built_here_and_used_there(tcp_pair: Pair, engine: str) -> None:
+    s = TcpSender(tcp_pair.tx, engine=engine)
+
+    def use() -> None:
+        with s:
+            s.send(b"from there")
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    thread.join()
+    assert s.closed
+    assert tcp_pair.rx.recv(100) == b"from there"
+
+
+@each_engine
+def test_closed(tcp_pair: Pair, engine: str) -> None:
+    with TcpSender(tcp_pair.tx, engine=engine) as s:
+        s.send(b"x")
+    assert set(refused(s, close=False)) == {ClosedError}
+    assert s.stats.bytes == 1
+    assert "closed" in repr(s)
+    s.close()
+    tcp_pair.tx.sendall(b"y")  # the socket is the program's
+    assert tcp_pair.rx.recv(100) == b"xy"
+
+
+@each_engine
+def test_fork(engine: str) -> None:
+    out, _ = run(
+        """
+        import os, socket, sys, warnings
+        import uringzc
+        from test_tcp_rules import refused
+        warnings.simplefilter("ignore", DeprecationWarning)
+        tx, rx = socket.socket(), None
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            tx.connect(listener.getsockname())
+            rx, _ = listener.accept()
+        s = uringzc.TcpSender(tx, engine=sys.argv[1], zero_copy="always")
+        s.send(b"x" * 100000)
+        child = os.fork()
+        if not child:
+            print(*{kind.__name__ if kind else "None" for kind in refused(s, close=False)}, flush=True)
+            s.close()
+            del s
+            sys.exit(0)
+        assert os.waitpid(child, 0)[1] == 0
+        s.send(b"y")
+        s.shutdown()
+        got = b""
+        while more := rx.recv(1 << 20):
+            got += more
+        s.close()
+        print(got == b"x" * 100000 + b"y")
+        """,
+        engine,
+    )
+    assert out.split() == ["ClosedError", "True"]
+
+
+@pytest.mark.parametrize("how", ["ends", "exits", "is dropped"])
+def test_a_program_that_does_not_close(how: str) -> None:
+    """What was sent arrives."""
+    out, errors = run(
+        """
+        import socket, sys, threading
+        import uringzc
+        rx, got = socket.create_server(("127.0.0.1", 0)), []
+        def read():
+            with rx.accept()[0] as sock:
+                data = b""
+                while more := sock.recv(1 << 20):
+                    data += more
+                print(len(data), flush=True)
+        threading.Thread(target=read).start()
+        tx = socket.create_connection(rx.getsockname())
+        s = uringzc.TcpSender(tx, zero_copy="always")
+        s.send(b"x" * (8 << 20))
+        tx.shutdown(socket.SHUT_WR)
+        if sys.argv[1] == "exits":
+            sys.exit(0)
+        if sys.argv[1] == "is dropped":
+            del s
+        """,
+        how,
+    )
+    assert out.split() == [str(8 << 20)]
+    assert "Traceback" not in errors
+
+
+# -- what interrupts
+
+
+class Inside:
+    """Calls the sender from where that is refused, and keeps what came of it."""
+
+    def __init__(self) -> None:
+        self.s: TcpSender | None = None
+        self.raised: list[type | None] = []
+
+    def __call__(self, *_: object) -> None:
+        assert self.s
+        self.raised += refused(self.s)
+
+
+@each_engine
+def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
+    inside = Inside()
+    with TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=inside, on_error=inside) as s:
+        inside.s = s
+        s.send(b"x" * 100)
+        s.shutdown()
+        with suppress(BrokenPipeError):
+            s.send(b"y")
+        s.flush()
+    assert inside.raised
+    assert set(inside.raised) == {BusyError}
+    assert tcp_pair.rx.recv(1000) == b"x" * 100
+
+
+@each_engine
+@each_way
+@pytest.mark.parametrize("interrupt", [False, True])
+def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair) -> None:
+    """A handler's calls are refused; what it raises ends the call, and the sender is as good as before."""
+    data = os.urandom(16 << 20)
+    found: list[type | None] = []
+    with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            found.extend(refused(s))
+            if interrupt:
+                raise KeyboardInterrupt
+            read.__enter__()
+
+        read = Reading(tcp_pair.rx)
+        old = signal.signal(signal.SIGALRM, handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            if interrupt:
+                with pytest.raises(KeyboardInterrupt):
+                    s.send(data)
+                read.__enter__()
+            else:
+                assert s.send(data) == len(data)
+        finally:
+            signal.signal(signal.SIGALRM, old)
+        assert set(found) == {BusyError}
+        accepted = s.stats.bytes
+        assert accepted > 0
+        assert (accepted < len(data)) == interrupt
+        s.send(b"after")
+        s.shutdown()
+        assert read.end() == data[:accepted] + b"after"
+
+
+@each_engine
+@each_way
+def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
+    """What the stream has is what the statistics said, call by call, and all memory comes back."""
+    marks: list[tuple[int, int]] = []  # bytes before each call, and its number
+    sizes = [LEAST, 104, 200_000, 4000]
+    blocks = [b"%07d " % i * (sizes[i % 4] // 8) for i in range(16)]
+    held = [sys.getrefcount(block) for block in blocks]
+
+    def block(number: int) -> bytes:
+        return blocks[number % 16]
+
+    with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
+
+        def step() -> None:
+            number = len(marks)
+            marks.append((s.stats.bytes, number))
+            if number % 2:
+                s.send(block(number))
+            else:
+                s.send_buffers([block(number), memoryview(block(number)), bytearray(b"small")])
+
+        with Alarms(0.0007) as alarms:
+            alarms.exhaust(step, 1500)
+        assert alarms.raised > 20
+        marks.append((s.stats.bytes, -1))
+        s.shutdown()
+        s.drain(20)
+        assert s.stats.in_flight == 0
+        assert [sys.getrefcount(block) for block in blocks] == held
+        expected = b"".join(
+            (block(number) if number % 2 else block(number) * 2 + b"small")[: after - before]
+            for (before, number), (after, _) in itertools.pairwise(marks)
+        )
+        assert read.end() == expected
+        assert len(expected) == s.stats.bytes
+
+
+class Interrupting(socket.socket):
+    """A socket whose fileno() is interrupted, once, when it is called for the n-th time from now."""
+
+    after = 0
+
+    def fileno(self) -> int:
+        self.after -= 1
+        if self.after == 0:
+            raise KeyboardInterrupt
+        return super().fileno()
+
+
+@pytest.mark.parametrize("engine", ENGINES[:2])
+@pytest.mark.parametrize("after", range(1, 6))
+def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: str, after: int) -> None:
+    """Queued and not submitted, or with its result, it is what the statistics say."""
+    data = os.urandom(200_000)
+    with (
+        Interrupting(fileno=tcp_pair.tx.detach()) as sock,
+        Reading(tcp_pair.rx) as read,
+        TcpSender(sock, engine=engine, zero_copy="always") as s,
+    ):
+        s.send(b"before")
+        held = sys.getrefcount(data)
+        sock.after = after
+        with suppress(KeyboardInterrupt):
+            s.send(data)
+        sock.after = 0
+        accepted = s.stats.bytes - 6
+        assert accepted in (0, len(data))
+        s.send(b"after")
+        s.shutdown()
+        s.drain(20)
+        assert sys.getrefcount(data) == held
+        assert read.end() == b"before" + data[:accepted] + b"after"
+
+
+# -- what is shared
+
+
+@each_engine
+def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: str) -> None:
+    first, second = make_tcp(), make_tcp()
+    with uringzc.Scheduler(engine=engine) as scheduler:
+        with Reading(first.rx) as one, Reading(second.rx) as two:
+            a = TcpSender(first.tx, scheduler=scheduler, zero_copy="always")
+            b = TcpSender(second.tx, scheduler=scheduler, zero_copy="always")
+            udp = UdpSender(udp_pair.rx.getsockname(), scheduler=scheduler, max_delay=None)
+            for i in range(50):
+                a.send(b"a%04d" % i * LEAST)
+                b.send_buffers([b"b%04d" % i * LEAST, bytearray(b"m")])
+                udp.send(b"u%04d" % i)
+            scheduler.send(first.tx, b"not through the sender", user_data=5)
+            scheduler.submit()
+            a.shutdown()
+            udp.close()
+            a.close()
+            b.send(b"on its own")
+            assert all(s.stats.requests >= 50 or engine == "copy" for s in (a, b))
+            b.shutdown()
+        assert one.end() == b"".join(b"a%04d" % i * LEAST for i in range(50)) + b"not through the sender"
+        assert two.end() == b"".join(b"b%04d" % i * LEAST + b"m" for i in range(50)) + b"on its own"
+        assert [c.user_data for c in scheduler.reap_completions(wait=1)] == [5]
+        scheduler.flush(0)
+        assert [n.requests for n in scheduler.reap_notifications(wait=1)] == [1]
+    assert b.closed  # with its scheduler
+    assert udp_pair.receive(50) == [b"u%04d" % i for i in range(50)]
+
+
+@testing.requires("net_admin")
+@pytest.mark.parametrize("engine", ENGINES[:2])
+def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
+    """Its thread drains what it has in flight."""
+    with stream_in(box) as (tx, rx):
+        box.stop()
+
+        def work() -> None:
+            s = TcpSender(tx, engine=engine, zero_copy="always")
+            s.send(Tracked(b"x" * LEAST))
+            kept.append(s)
+            box.release()
+
+        kept: list[TcpSender] = []
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert kept[0].closed
+        assert Tracked.left == 0
+        assert rx.recv(LEAST, socket.MSG_PEEK)

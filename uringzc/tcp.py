@@ -1,0 +1,293 @@
+"""TcpSender: send() on a stream, as safe as a socket's sendall, and without a copy where that pays.
+
+Theory of operation
+    A stream needs its bytes in order, so one request at a time is without a result: the next one follows the
+    *result* of the one before, never its notification, which on TCP comes with the peer's acknowledgement.
+    Requests carry MSG_DONTWAIT and have their result when the submission returns; a full socket is waited for
+    with poll, and what was short is resumed where it stopped. So a plain system call may be made whenever no
+    request is without a result, and that is how small and mutable data leaves: copied by the kernel straight
+    from the program's memory. What is large and can not change is a zero-copy request, and it, and the
+    socket, are held by the accounts until the notification. Nothing is gathered, and nothing waits in the
+    sender. All of that is compiled (``_native/stream.c``, ``steps.c``, ``flow.c``).
+"""
+
+import errno
+import logging
+import os
+import select
+import socket
+import time
+import warnings
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack, suppress
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from uringzc._send import Stream
+from uringzc.core import Engine
+from uringzc.engine import choose
+from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
+from uringzc.explain import TcpStats, stream_explain, stream_snapshot
+from uringzc.herald import Herald
+from uringzc.notif import COMPLETIONS, Notification, Notifier
+from uringzc.policy import MODES
+from uringzc.scheduler import Scheduler
+from uringzc.sockopt import check_tcp
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+#: from so many bytes on, what can not change is sent from where it is
+LEAST = 16 << 10
+MAX_INFLIGHT = 1024
+_BATCH = 8  # requests of one submission: a stream has one
+log = logging.getLogger("uringzc")
+
+
+class TcpSender:
+    """Sends on a connected stream socket, which stays the program's: it receives, and closes it.
+
+    Any data may be reused as soon as a call returns. Small data, and what can be written to, is copied by the
+    kernel; a ``bytes`` of 16 KiB or more, which can not change, is held and sent from where it is. A
+    ``memoryview`` of a ``bytes`` counts as such. Everything that goes through the socket must go through one
+    sender, or what two send may mix.
+
+    `scheduler`: share the engine of another, in its thread. `zero_copy`: "auto" copies where the kernel
+    copies anyway (loopback), and asks again from time to time; "always" copies only what can change; "never".
+    `blocking`: see ``send``; the socket's own timeout and O_NONBLOCK mean nothing here. `on_error` is called
+    with each SendError, before a call raises it; `notify` with the Notification of each of the sender's
+    notifiers, at the end of a call. What they call on the sender raises BusyError. `debug`: see Scheduler.
+
+    Sockets that can not send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
+    or ValueError for what is no stream, and for SSLSocket, which encrypts.
+
+    An interrupt (KeyboardInterrupt) ends a call where it is: ``stats.bytes`` says how much the kernel has
+    accepted since the start, the rest of the call is not sent, and nothing is sent twice.
+
+    It belongs to the thread that sends first; WrongThreadError in another. After fork: ClosedError in the
+    child. io_uring, Linux 6.0; MSG_ZEROCOPY, Linux 4.14; copying anywhere.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        scheduler: Scheduler | None = None,
+        engine: str = "auto",
+        zero_copy: str = "auto",
+        blocking: bool = True,
+        on_error: Callable[[SendError], object] | None = None,
+        notify: Callable[[Notification], object] | None = None,
+        debug: bool | None = None,
+    ) -> None:
+        self.closed = True
+        if zero_copy not in MODES:
+            raise ValueError(f"zero_copy is 'auto', 'always' or 'never', not {zero_copy!r}")
+        for name, callback in (("on_error", on_error), ("notify", notify)):
+            if callback is not None and not callable(callback):
+                raise TypeError(f"{name} is a function or None, not {callback!r}")
+        if scheduler is not None and (debug is not None or engine != "auto"):
+            raise ValueError("engine and debug are the scheduler's that is shared")
+        self._why = check_tcp(sock)
+        self._sock = sock
+        self._mode = zero_copy
+        self._blocking = blocking
+        self._poll: select.epoll | None = None
+        self._own_engine = scheduler is None
+        if scheduler is None:
+            self._engine: Engine = choose(engine, MAX_INFLIGHT, COMPLETIONS["none"], debug, _BATCH)
+        else:
+            self._engine = scheduler._engine
+        try:
+            self._build(on_error, notify)
+        except BaseException:
+            self._abort()
+            raise
+        # The contracts are the methods below; an instance carries the compiled ones, without a frame between.
+        self.send = self._stream.send  # type: ignore[assignment,method-assign]
+        self.send_buffers = self._stream.send_buffers  # type: ignore[assignment,method-assign]
+        self.closed = False
+
+    def _build(
+        self,
+        on_error: Callable[[SendError], object] | None,
+        notify: Callable[[Notification], object] | None,
+    ) -> None:
+        engine = self._engine
+        if engine.name == "copy":
+            self._why = self._why or "the engine has none"
+        self._herald = Herald(self._sock, self._mode, engine, on_error, notify)
+        self._done = Notifier(engine)  # what flush() gives where nothing is in flight
+        self._stream = Stream(
+            queue=engine.queue,
+            sock=self._sock,
+            herald=self._herald,
+            blocking=self._blocking,
+            always=self._mode == "always",
+            notify=notify is not None,
+            plainly=bool(self._why),
+            least=LEAST,
+        )
+        engine.attach(self, self._stream)
+        if not self._blocking:
+            self._poll = select.epoll()
+            self._poll.register(engine.fileno(), select.EPOLLIN)
+            self._poll.register(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
+            self._herald.poll = self._poll
+
+    def _abort(self) -> None:
+        """The constructor failed: what it made is given back."""
+        stream: Stream | None = getattr(self, "_stream", None)
+        if stream is not None:
+            stream.close()
+            self._engine.detach(stream)
+        if self._own_engine:
+            self._engine.close()
+        if self._poll is not None:
+            self._poll.close()
+
+    # -- sending
+
+    def send(self, data: "Buffer") -> int:
+        """Returns len(data) when the kernel has accepted all of it, as ``socket.sendall`` would.
+
+        With ``blocking=False`` it returns how many bytes the kernel took without waiting, as ``socket.send``
+        does, and BlockingIOError where it took none; the rest is the program's to send again, and ``fileno``
+        is readable when that is worth a try. The sender keeps none of it.
+
+        `data` may be reused at once: it was copied. But for a ``bytes`` of 16 KiB or more, which can not
+        change: it is held, and sent from where it is.
+
+        TypeError or BufferError for what is no contiguous buffer: nothing was sent. SendError, which is also
+        BrokenPipeError, ConnectionResetError or TimeoutError, where the stream has ended: ``accepted`` says
+        how many bytes of this call the kernel took, ``total`` how many since the start. That is not what the
+        peer has received.
+        """
+        return self._stream.send(data)  # only reached through the class
+
+    def send_buffers(self, buffers: "Iterable[Buffer]") -> int:
+        """As ``send`` of all of them, one after the other, in as few system calls as their kinds allow.
+
+        Returns the bytes. All are examined before the first byte leaves: TypeError or BufferError for one of
+        them, and nothing was sent.
+        """
+        return self._stream.send_buffers(buffers)  # only reached through the class
+
+    # -- the end of things
+
+    def flush(self) -> Notifier:
+        """Done when the kernel holds none of the memory any more that was sent so far.
+
+        There is nothing to send: what ``send`` returned for is the kernel's. On TCP its memory is free when
+        the peer has acknowledged it, or the connection has ended.
+        """
+        numbers = self._stream.flush()
+        return Notifier(self._engine, *numbers) if numbers else self._done
+
+    def drain(self, timeout: float | None = None) -> None:
+        """Returns when the kernel holds no memory of this sender any more; TimeoutError says what it holds.
+
+        With ``blocking=False`` and no `timeout` it does not wait, but raises BlockingIOError. Says nothing
+        about what became of the connection.
+        """
+        if not self._blocking and timeout is None and not self._stream.look():
+            raise BlockingIOError(errno.EAGAIN, f"{self._stream.in_flight} requests are in flight")
+        self._settle(timeout, "drain")
+
+    def _settle(self, timeout: float | None, what: str) -> None:
+        stream = self._stream
+        if not stream.look():
+            self._engine.wait_for(lambda: stream.in_flight, timeout, what)
+            stream.look()
+
+    def shutdown(self) -> None:
+        """Ends the stream: the peer reads all that was accepted, and then the end. It may still send.
+
+        Memory still comes back. Matches shutdown(SHUT_WR); OSError where that fails.
+        """
+        code = self._stream.shutdown()
+        if code:
+            raise OSError(-code, f"shutdown: {os.strerror(-code)}")
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Takes no more, waits until the kernel holds no memory, and ends. May be repeated.
+
+        What it holds after `timeout` is parked, see ``Scheduler.close``: the kernel goes on sending it. The
+        socket stays open, and is the program's to shut down and to close. BusyError inside a call.
+        """
+        if self.closed:
+            return
+        if self._engine.dead:  # it is the parent's
+            self.closed = True
+            self._let_go()
+            return
+        if not self._engine.mine():
+            refuse(E_THREAD)
+        if self._stream.busy:
+            refuse(E_BUSY)
+        deadline = time.monotonic() + timeout
+        self.closed = True
+        try:
+            with suppress(TimeoutError):
+                self._settle(timeout, "close")
+        finally:
+            self._end(max(0.0, deadline - time.monotonic()))
+
+    def _end(self, timeout: float) -> None:
+        with ExitStack() as stack:  # in this order from the last to the first, whatever one of them raises
+            stack.callback(self._let_go)
+            if self._own_engine:
+                stack.callback(self._engine.close, timeout)
+            stack.callback(self._engine.detach, self._stream)
+            stack.callback(self._stream.close)
+
+    def _let_go(self) -> None:
+        if self._poll is not None:
+            self._poll.close()
+
+    def __enter__(self) -> "TcpSender":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception:
+            if error is None:
+                raise
+            log.exception("while another exception was on its way")
+
+    def __del__(self) -> None:
+        if getattr(self, "closed", True) or self._engine.dead:
+            return
+        self.closed = True
+        self._stream.close()
+        if self._own_engine:
+            self._engine.drop(self)
+        else:
+            self._engine.lost(self._stream)
+            warnings.warn("TcpSender was not closed", ResourceWarning, source=self, stacklevel=2)
+
+    # -- what it does
+
+    def fileno(self) -> int:
+        """A descriptor for poll and select: with ``blocking=False`` readable when a call is worth a try.
+
+        Otherwise readable when memory may have come back.
+        """
+        return self._engine.fileno() if self._poll is None else self._poll.fileno()
+
+    @property
+    def stats(self) -> TcpStats:
+        """A snapshot of what it has done."""
+        return stream_snapshot(self._stream, self._sock, self._herald.copying)
+
+    def explain(self) -> str:
+        """What is being done, and why, in a sentence."""
+        name, copying = self._engine.name, self._herald.copying
+        return stream_explain(name, self._stream, self._why, self._mode, copying, LEAST)
+
+    def __repr__(self) -> str:
+        state = ", closed" if self.closed else ""
+        return f"<TcpSender, {self._engine.name}, {self._stream.nbytes} bytes{state}>"
