@@ -15,6 +15,8 @@ import uringzc
 from uringzc import route, testing
 from uringzc.cli import main
 
+pytestmark = [pytest.mark.engines(), testing.requires("send_zc")]
+
 Doctor = Callable[..., Result]
 
 REFUSED = """

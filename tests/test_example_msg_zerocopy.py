@@ -12,6 +12,8 @@ from test_examples_udp import Program, finish, run, started
 
 from uringzc import testing
 
+pytestmark = pytest.mark.engines()
+
 PROGRAM = "msg_zerocopy.py"
 LOOPBACK = {"-4": "127.0.0.1", "-6": "::1"}
 FAR = {"-4": testing.Hold.address[0], "-6": testing.Hold.address6[0]}

@@ -8,10 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-
-from uringzc import testing
-
-pytestmark = testing.requires("send_zc")
+from helpers import io_uring
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LINE = r"packets=(\d+) \(MB=(\d+)\), rps=(\d+) \(MB/s=(\d+)\)\n"
@@ -83,6 +80,7 @@ def test_slots() -> None:
     ]
 
 
+@io_uring
 @pytest.mark.parametrize(
     ("protocol", "receiving", "sending"),
     [
@@ -110,6 +108,7 @@ def test_send_zerocopy(protocol: str, receiving: list[str], sending: list[str]) 
         assert int(received[1]) <= int(sent[1])
 
 
+@io_uring
 def test_send_zerocopy_ends_when_nobody_reads() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -117,12 +116,14 @@ def test_send_zerocopy_ends_when_nobody_reads() -> None:
         finish(tx)
 
 
+@io_uring
 def test_send_zerocopy_ends_when_nobody_is_there() -> None:
     port = free_port(socket.SOCK_DGRAM)
     tx = start("send_zerocopy.py", "-4", "-D", "127.0.0.1", "-p", port, "-t", "20", "udp")
     finish(tx)  # long before
 
 
+@io_uring
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [

@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 from test_examples import finish, free_port, start, wait_for_port
 
-from uringzc.engine import ENGINES
 
-
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("size", [0, 100, 5_000_001])
 def test_tcp_file(tmp_path: Path, engine: str, size: int) -> None:
     data = random.Random(size).randbytes(size)

@@ -17,8 +17,6 @@ import pytest
 
 from uringzc import testing
 
-pytestmark = testing.requires("send_zc")
-
 EXAMPLES = Path(__file__).parent.parent / "examples"
 GROUP = "239.255.77.7"
 MESSAGE = struct.Struct("!QQ8sqI")

@@ -19,6 +19,8 @@ from uringzc.probe import SO_ZEROCOPY, Features, Reason, capable, no_ring, reaso
 from uringzc.probe import sysctl as sysctl_now
 from uringzc.sockopt import make_room
 
+pytestmark = [pytest.mark.engines(), testing.requires("send_zc")]
+
 Sysctl = Callable[[str, int], None]
 Report = dict[str, Any]
 

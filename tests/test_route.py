@@ -14,7 +14,7 @@ from helpers import until
 import uringzc
 from uringzc import route, testing
 
-pytestmark = testing.requires("net_admin")
+pytestmark = [pytest.mark.engines(), testing.requires("send_zc"), testing.requires("net_admin")]
 
 
 def names(found: uringzc.Capabilities) -> list[str]:

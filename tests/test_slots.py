@@ -16,8 +16,6 @@ from helpers import holding
 import uringzc
 from uringzc import testing
 
-pytestmark = testing.requires("send_zc")
-
 TAGS = [10000 + i for i in range(5)]
 
 

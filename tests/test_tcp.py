@@ -10,18 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import Pair
-from helpers import Reading, run
+from helpers import Reading, holding, run
 
 import uringzc
 from uringzc import SendError, TcpSender, policy, testing
-from uringzc.engine import ENGINES
 from uringzc.policy import MODES
 from uringzc.tcp import LEAST
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-each_engine = pytest.mark.parametrize("engine", ENGINES)
 KINDS: list[Callable[[bytes], "Buffer"]] = [bytes, bytearray, memoryview]
 
 
@@ -32,7 +30,6 @@ def noise(size: int) -> bytes:
 # -- content and order
 
 
-@each_engine
 @pytest.mark.parametrize("zero_copy", MODES)
 @pytest.mark.parametrize("size", [0, 1, 4096, 64 << 10, 1 << 20, 8 << 20])
 def test_everything_arrives_in_order(tcp_pair: Pair, engine: str, zero_copy: str, size: int) -> None:
@@ -58,7 +55,6 @@ MIXES: dict[str, list["Buffer"]] = {
 }
 
 
-@each_engine
 @pytest.mark.parametrize("zero_copy", MODES)
 @pytest.mark.parametrize("mix", MIXES)
 def test_buffers_leave_one_after_the_other(tcp_pair: Pair, engine: str, zero_copy: str, mix: str) -> None:
@@ -70,7 +66,6 @@ def test_buffers_leave_one_after_the_other(tcp_pair: Pair, engine: str, zero_cop
     assert read.end() == whole + b"end"
 
 
-@each_engine
 def test_with_debug(tcp_pair: Pair, engine: str) -> None:
     data: list[Buffer] = [noise(LEAST), bytearray(noise(1 << 20)), memoryview(noise(300_000)), b"x"]
     with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, debug=True) as s:
@@ -79,7 +74,6 @@ def test_with_debug(tcp_pair: Pair, engine: str) -> None:
     assert read.end() == b"".join(map(bytes, data))
 
 
-@each_engine
 def test_small_neighbours_are_one_system_call(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send_buffers([b"a", bytearray(b"b"), memoryview(b"c")])
@@ -87,7 +81,6 @@ def test_small_neighbours_are_one_system_call(tcp_pair: Pair, engine: str) -> No
     assert tcp_pair.rx.recv(100) == b"abc"
 
 
-@each_engine
 @pytest.mark.parametrize("bad", ["text", 5, None, memoryview(bytes(10))[::2]])
 def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
@@ -106,7 +99,7 @@ def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> No
 # -- how it leaves
 
 
-@pytest.mark.parametrize("engine", ENGINES[:2])
+@holding
 @pytest.mark.parametrize(
     ("zero_copy", "data", "requests"),
     [
@@ -131,7 +124,7 @@ def test_what_can_not_change_and_is_large_is_zero_copy(
         assert (s.stats.requests, s.stats.plain) == (requests, 1 - requests)
 
 
-@pytest.mark.parametrize("engine", ENGINES[:2])
+@holding
 def test_loopback_copies_so_it_is_copied_at_once(
     tcp_pair: Pair, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +146,6 @@ def test_loopback_copies_so_it_is_copied_at_once(
         tcp_pair.rx.recv(1 << 20, socket.MSG_WAITALL | socket.MSG_DONTWAIT)
 
 
-@each_engine
 @pytest.mark.parametrize("zero_copy", MODES)
 def test_it_says_what_it_does(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
@@ -166,7 +158,6 @@ def test_it_says_what_it_does(tcp_pair: Pair, engine: str, zero_copy: str) -> No
 # -- other sockets
 
 
-@each_engine
 def test_a_unix_stream_is_served_by_copying(engine: str) -> None:
     tx, rx = socket.socketpair()
     with tx, rx, Reading(rx) as read, TcpSender(tx, engine=engine, zero_copy="always") as s:
@@ -177,7 +168,6 @@ def test_a_unix_stream_is_served_by_copying(engine: str) -> None:
         assert read.end() == noise(1 << 20) + b"smallmutable"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_multipath_tcp_is_served_by_copying(engine: str) -> None:
     try:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_MPTCP)
@@ -235,7 +225,6 @@ def test_options_of_the_scheduler_that_is_shared(tcp_pair: Pair) -> None:
         TcpSender(tcp_pair.tx, scheduler=scheduler, engine="copy")
 
 
-@each_engine
 @pytest.mark.parametrize("data", [b"x", noise(LEAST), b""])
 def test_a_socket_that_is_not_connected(engine: str, data: bytes) -> None:
     with socket.socket() as sock, TcpSender(sock, engine=engine) as s:
@@ -245,7 +234,6 @@ def test_a_socket_that_is_not_connected(engine: str, data: bytes) -> None:
         assert (caught.value.accepted, caught.value.size, caught.value.total) == (0, len(data), 0)
 
 
-@each_engine
 def test_a_socket_that_is_closed_under_the_sender(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"x")
@@ -285,7 +273,7 @@ LITTLE = """
 
 
 @testing.requires("unprivileged")
-@pytest.mark.parametrize("engine", ENGINES[:2])
+@holding
 @pytest.mark.parametrize("kib", [512, 8 << 10])
 def test_without_memory_to_lock_it_copies(engine: str, kib: int) -> None:
     """With the control: where there is enough, nothing is copied by a system call."""

@@ -6,16 +6,14 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from helpers import Reading, Tracked, Unguarded, is_held, let_go, stopped, stream_in
+from helpers import Reading, Tracked, Unguarded, holding, is_held, let_go, stopped, stream_in
 
 import uringzc
 from uringzc import Notification, TcpSender, lifetime, testing
-from uringzc.engine import ENGINES
 from uringzc.tcp import LEAST
 
 pytestmark = testing.requires("net_admin")
 SIZE = 64 << 10
-HOLDING = ENGINES[:2]  # "copy" holds nothing
 
 
 @pytest.fixture
@@ -31,7 +29,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 @pytest.mark.parametrize("many", [False, True])
 def test_bytes_are_held_until_the_notification(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, many: bool
@@ -61,7 +59,7 @@ def test_bytes_are_held_until_the_notification(
         assert s.stats.zero_copy == s.stats.requests == (1 if many else 2)
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 def test_every_buffer_comes_back_once(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
@@ -81,7 +79,6 @@ def test_every_buffer_comes_back_once(
     assert read.end() == b"".join(bytes([i]) * LEAST for i in range(20))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("size", [100, SIZE])
 def test_mutable_data_may_be_reused_at_once(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, size: int
@@ -112,7 +109,7 @@ def test_control_zero_copy_of_mutable_data_sends_what_is_there_later(
     engine.exit()
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 def test_more_than_may_be_in_flight_is_copied(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
@@ -131,7 +128,7 @@ def test_more_than_may_be_in_flight_is_copied(
         assert s.stats.requests == 5
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 @pytest.mark.parametrize("shared", [False, True])
 def test_dropped_with_data_in_flight(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, shared: bool
@@ -155,7 +152,7 @@ def test_dropped_with_data_in_flight(
         assert Tracked.left == 0
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 def test_closed_with_data_in_flight_it_is_parked(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
@@ -177,7 +174,7 @@ def test_closed_with_data_in_flight_it_is_parked(
         assert Tracked.left == 0
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 def test_closed_with_data_in_flight_on_a_shared_scheduler(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
@@ -198,7 +195,7 @@ def test_closed_with_data_in_flight_on_a_shared_scheduler(
         assert Tracked.left == 0
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 def test_a_program_that_closes_its_socket(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
@@ -215,7 +212,7 @@ def test_a_program_that_closes_its_socket(
         assert receive(rx, 1) == b""  # nobody has it any more
 
 
-@pytest.mark.parametrize("engine", HOLDING)
+@holding
 def test_another_senders_stream_does_not_hold_up_the_arena(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:

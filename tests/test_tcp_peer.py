@@ -11,15 +11,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Pair
-from helpers import Reading, Tracked, stopped, stream_in, until
+from helpers import Reading, Tracked, holding, stopped, stream_in, until
 
 from uringzc import Scheduler, SendError, TcpSender, testing
-from uringzc.engine import ENGINES
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
 SIZE = 1 << 20
 BLOCK = bytes(range(256)) * (SIZE // 256)
@@ -43,7 +41,6 @@ def narrow() -> Iterator[Pair]:
 # -- it reads slowly
 
 
-@each_engine
 @each_way
 def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
     with narrow() as pair, Reading(pair.rx, 3000) as read:
@@ -55,7 +52,6 @@ def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
         assert read.end() == BLOCK + BLOCK[:99999] + BLOCK + b"end"
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
     with narrow() as pair, Reading(pair.rx, 3000) as read:
         with Scheduler(engine=engine) as s:
@@ -67,7 +63,6 @@ def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
         assert read.end() == b"1" * first.result + b"2" * second.result
 
 
-@each_engine
 @each_way
 @pytest.mark.parametrize("mode", ["O_NONBLOCK", "a timeout"])
 def test_the_sockets_own_timeout_means_nothing(engine: str, zero_copy: str, mode: str) -> None:
@@ -80,7 +75,6 @@ def test_the_sockets_own_timeout_means_nothing(engine: str, zero_copy: str, mode
         assert read.end() == BLOCK
 
 
-@each_engine
 def test_a_socket_that_is_still_connecting(box: testing.Hold, engine: str) -> None:
     with (
         box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener,
@@ -102,7 +96,6 @@ def test_a_socket_that_is_still_connecting(box: testing.Hold, engine: str) -> No
 # -- without waiting
 
 
-@each_engine
 @each_way
 def test_not_blocking(engine: str, zero_copy: str) -> None:
     with narrow() as pair, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy, blocking=False) as s:
@@ -130,7 +123,6 @@ def test_not_blocking(engine: str, zero_copy: str) -> None:
         s.drain()
 
 
-@each_engine
 @each_way
 def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
     pieces: list[Buffer] = [BLOCK[:5000], bytearray(BLOCK[5000:9000]), BLOCK[9000:]]
@@ -146,7 +138,7 @@ def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
         s.drain(20)
 
 
-@pytest.mark.parametrize("engine", ENGINES[:2])
+@holding
 def test_draining_without_waiting(box: testing.Hold, engine: str) -> None:
     with (
         stream_in(box) as (tx, rx),
@@ -171,7 +163,6 @@ def reset(sock: socket.socket) -> None:
     sock.close()
 
 
-@each_engine
 @each_way
 @pytest.mark.parametrize("end", [reset, socket.socket.close])
 def test_a_peer_that_goes_away(
@@ -209,7 +200,6 @@ def test_a_peer_that_goes_away(
         assert s.stats.in_flight == Tracked.left == 0
 
 
-@each_engine
 @each_way
 def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
     with testing.hold() as box, stream_in(box) as (tx, _):
@@ -242,7 +232,6 @@ def set_down(box: testing.Sandbox) -> None:
 # -- it answers
 
 
-@each_engine
 @each_way
 def test_half_closed_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
@@ -257,7 +246,6 @@ def test_half_closed_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, 
         assert tcp_pair.tx.recv(100) == b"thanks"
 
 
-@each_engine
 def test_requests_and_answers(tcp_pair: Pair, engine: str) -> None:
     """Whatever is sent is on its way when the call returns: nobody has to flush."""
 

@@ -12,14 +12,12 @@ from types import FrameType
 
 import pytest
 from conftest import MakePair, Pair
-from helpers import Alarms, Reading, Tracked, run, stream_in
+from helpers import Alarms, Reading, Tracked, holding, run, stream_in
 
 import uringzc
 from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
-from uringzc.engine import ENGINES
 from uringzc.tcp import LEAST
 
-each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
 
 
@@ -47,7 +45,6 @@ def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
 # -- whose it is
 
 
-@each_engine
 def test_another_thread(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"mine")
@@ -61,7 +58,6 @@ def test_another_thread(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(100) == b"minetoo"
 
 
-@each_engine
 def test_built_here_and_used_there(tcp_pair: Pair, engine: str) -> None:
     s = TcpSender(tcp_pair.tx, engine=engine)
 
@@ -76,7 +72,6 @@ def test_built_here_and_used_there(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(100) == b"from there"
 
 
-@each_engine
 def test_closed(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"x")
@@ -88,7 +83,6 @@ def test_closed(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(100) == b"xy"
 
 
-@each_engine
 def test_fork(engine: str) -> None:
     out, _ = run(
         """
@@ -167,7 +161,6 @@ class Inside:
         self.raised += refused(self.s)
 
 
-@each_engine
 def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
     inside = Inside()
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=inside, on_error=inside) as s:
@@ -182,7 +175,6 @@ def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(1000) == b"x" * 100
 
 
-@each_engine
 @each_way
 @pytest.mark.parametrize("interrupt", [False, True])
 def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair) -> None:
@@ -218,7 +210,6 @@ def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, t
         assert read.end() == data[:accepted] + b"after"
 
 
-@each_engine
 @each_way
 def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     """What the stream has is what the statistics said, call by call, and all memory comes back."""
@@ -268,7 +259,7 @@ class Interrupting(socket.socket):
         return super().fileno()
 
 
-@pytest.mark.parametrize("engine", ENGINES[:2])
+@holding
 @pytest.mark.parametrize("after", range(1, 6))
 def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: str, after: int) -> None:
     """Queued and not submitted, or with its result, it is what the statistics say."""
@@ -296,7 +287,6 @@ def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: 
 # -- what is shared
 
 
-@each_engine
 def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: str) -> None:
     first, second = make_tcp(), make_tcp()
     with uringzc.Scheduler(engine=engine) as scheduler:
@@ -326,7 +316,7 @@ def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: s
 
 
 @testing.requires("net_admin")
-@pytest.mark.parametrize("engine", ENGINES[:2])
+@holding
 def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
     """Its thread drains what it has in flight."""
     with stream_in(box) as (tx, rx):

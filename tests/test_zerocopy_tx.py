@@ -13,12 +13,12 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from helpers import one_processor, room
+from helpers import io_uring, one_processor, room
 
 import uringzc
 from uringzc import RawCompletion, testing
 
-pytestmark = testing.requires("net_admin")
+pytestmark = [io_uring, testing.requires("net_admin")]
 
 COPY_TAG, ZC_TAG = 0, 1
 MORE, NOTIF = 1 << 1, 1 << 3
