@@ -61,6 +61,7 @@ struct sock {
     bool stream;        /* TCP */
     bool more;          /* the last one was a part of a datagram: MSG_MORE */
     bool asking, found; /* where its counter stands: at `number` */
+    bool sure;          /* that it did not send zero-copy without its numbers being known */
     uint32_t number;
     bool apart, together; /* sendmmsg() may take several: with addresses; to where it is connected */
 };

@@ -105,23 +105,10 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
     return found;
 }
 
-/* The socket has sent zero-copy before and nobody here knows how often, or a send has failed that may have
- * used up a number and may tell of it later. A datagram to be cut into more pieces than the kernel allows
- * fails when it has its number already, and its notification comes at once: it tells where the counter
- * stands. A stream has nothing like that, and none of its failures use up a number. */
-void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
+/* A datagram to be cut into more pieces than the kernel allows fails when it has its number already, and its
+ * notification comes at once. Whether it did, and nothing else that is not known to take no number. */
+static bool use_up_a_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
     static char nothing[32768];
-    int corked = 0;
-    if (s->stream) {
-        uzc_ids_free(s->ids);
-        s->ids = NULL;
-        return;
-    }
-    getsockopt(s->fd, IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
-    if (corked || s->more) /* it would become a part of another datagram */
-        return;
-    if (!s->error) /* or it would fail with that, and nobody would hear of it */
-        getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
     union {
         char bytes[CMSG_SPACE(sizeof(uint16_t))];
         struct cmsghdr header;
@@ -134,12 +121,41 @@ void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
                              .msg_iovlen = 1,
                              .msg_control = control.bytes,
                              .msg_controllen = sizeof control};
-    if (sendmsg(s->fd, &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) >= 0)
-        return;
-    s->asking = true;
+    if (sendmsg(s->fd, &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != EINVAL)
+        return false;
     s->found = false;
+    s->asking = true;
     read_errors(e, s);
     s->asking = false;
-    if (s->found)
+    return s->found;
+}
+
+/* The socket has sent zero-copy before and nobody here knows how often; or a send has failed that may have
+ * used up a number, and may tell of it later. One more that does so tells where the counter stands. A stream
+ * has nothing like that, and none of its failures use up a number. */
+void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
+    uint32_t next;
+    int corked = 0;
+    if (s->stream) {
+        uzc_ids_free(s->ids);
+        s->ids = NULL;
+        return;
+    }
+    getsockopt(s->fd, IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
+    if (corked || s->more) /* it would become a part of another datagram */
+        return;
+    if (!s->error) /* or it would fail with that, and nobody would hear of it */
+        getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
+    uzc_ids_next(s->ids, &next);
+    if (!use_up_a_number(e, s, entry))
+        return;
+    if (s->sure) { /* of all that it was given */
+        if ((int32_t)(s->number - next) > 0)
+            uzc_ids_set(s->ids, s->number);
+        return;
+    }
+    next = s->number; /* of whatever was in the queue */
+    s->sure = use_up_a_number(e, s, entry) && s->number == next + 1;
+    if (s->sure)
         uzc_ids_set(s->ids, s->number);
 }

@@ -95,6 +95,7 @@ struct sock *sock_of(uzc_errqueue *e, int fd) {
     getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
     made->stream = type == SOCK_STREAM;
     made->ids = e->zero_copy ? numbers(cookie, fd) : NULL;
+    made->sure = made->ids && uzc_ids_next(made->ids, &(uint32_t){0});
     if (e->socks)
         e->socks->previous = made;
     e->socks = made;

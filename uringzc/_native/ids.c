@@ -12,6 +12,7 @@
 #include "internal.h"
 
 #define KNOWN_SOCKETS 1024
+#define MOST (1u << 24) /* entries of a table */
 
 struct owner {
     uint64_t key; /* 0: none */
@@ -136,6 +137,8 @@ void uzc_ids_doubt(uzc_ids *ids) {
 
 static bool grow(uzc_ids *ids) {
     uint32_t size = 2 * ids->size;
+    if (size > MOST)
+        return false;
     struct owner *owners = calloc(size, sizeof *owners);
     if (!owners)
         return false;
