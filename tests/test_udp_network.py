@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from helpers import one_processor
+from helpers import io_uring, one_processor
 
 import uringzc
 from uringzc import testing
@@ -73,6 +73,7 @@ def test_order_is_kept_where_the_network_is_slower_than_the_program(net: testing
             assert (tx.stats.reordered, tx.stats.resent, tx.stats.lost) == (0, 0, 0)
 
 
+@io_uring
 def test_control_without_admission_order_is_lost(net: testing.Hold) -> None:
     """The same network and socket, sent through a Scheduler: poll-armed requests overtake each other."""
     count = 2000
@@ -139,8 +140,8 @@ def test_control_a_cold_neighbour_swallows_a_burst(net: testing.Hold) -> None:
 def test_an_mtu_below_the_segment(net: testing.Hold, zero_copy: str) -> None:
     """On a socket that is not connected nothing is known of the path before the first train.
 
-    On a busy machine this path now and then swaps two datagrams, of plain socket.send too (9 of 400 runs): one
-    of three has to be in order.
+    On a busy machine this path now and then swaps two datagrams, of plain socket.send too (9 of 400 runs):
+    one of three has to be in order.
     """
     net.set_mtu(1300)
     net.release()

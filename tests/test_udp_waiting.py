@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from helpers import run, stopped
+from helpers import holding, io_uring, run, stopped
 
 import uringzc
 from uringzc import testing
@@ -154,6 +154,7 @@ def test_leases_that_hold_the_arena_are_said_to(box: testing.Hold) -> None:
         assert tx.send(b"place") == 5
 
 
+@holding
 def test_one_slow_notification_holds_one_block(box: testing.Hold) -> None:
     """The arena goes round and round for others, while the kernel keeps a datagram for one."""
     near = ("10.0.0.1", 9100)  # this side of the gate: loopback
@@ -185,6 +186,7 @@ def bound(address: tuple[str, int]) -> socket.socket:
     return sock
 
 
+@holding
 def test_a_full_arena_waits_for_the_network_and_loses_nothing(box: testing.Hold) -> None:
     count = 1000
     with (
@@ -237,6 +239,7 @@ def test_many_senders_share_an_arena_that_has_not_a_block_for_each() -> None:
 # -- limits
 
 
+@io_uring
 @testing.requires("unprivileged")
 @pytest.mark.parametrize("kib", [8192, 1024, 320, 64])
 def test_an_arena_that_may_not_be_locked_is_smaller_or_not_registered(kib: int) -> None:

@@ -30,9 +30,9 @@ static void on_settled(void *context, uint64_t name, int copied) {
     struct route *r = &g->routes[(uint32_t)name];
     arena_drop(g->arena, (uint16_t)(name >> 32));
     g->in_flight--;
-    r->returned++;
     if (!(name >> 48 & 1))
         return;
+    r->returned += copied <= 0; /* a copy is free before it has left */
     g->settled++;
     g->copied += copied > 0;
     if (copied < 0) /* the kernel has merged what it tells of several: the policy learns from others */
