@@ -204,27 +204,42 @@ def test_send_wants_its_arguments(s: S, udp_pair: "Pair") -> None:
 # -- sockets
 
 
-SOCKETS: list[tuple[str, Callable[[], socket.socket], str]] = [
-    ("unix stream", lambda: socket.socketpair()[0], "zero-copy sends need a UDP or TCP socket"),
-    ("unix datagram", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM), "need a UDP or TCP"),
-    ("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 253), "need a UDP or TCP"),
-    ("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM), "need a UDP or TCP"),
-    ("netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW), "need a UDP or TCP"),
-    ("mptcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262), "need a UDP or TCP"),
-    ("udplite", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136), "need a UDP or TCP"),
+SOCKETS: list[tuple[str, Callable[[], socket.socket]]] = [
+    ("unix stream", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)),
+    ("unix datagram", lambda: socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)),
+    ("raw", lambda: socket.socket(socket.AF_INET, socket.SOCK_RAW, 253)),
+    ("packet", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM)),
+    ("netlink", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW)),
+    ("mptcp", lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM, 262)),
+    ("udplite", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM, 136)),
 ]
 
 
+@io_uring
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
-@pytest.mark.parametrize(("make", "text"), [row[1:] for row in SOCKETS], ids=[row[0] for row in SOCKETS])
-def test_sockets_that_can_not(s: S, make: Callable[[], socket.socket], text: str) -> None:
+@pytest.mark.parametrize("make", [row[1] for row in SOCKETS], ids=[row[0] for row in SOCKETS])
+def test_sockets_that_can_not(make: Callable[[], socket.socket]) -> None:
+    """A Ring says what the kernel would."""
     try:
         sock = make()
     except OSError as error:
         pytest.skip(f"no such socket here: {error}")
-    with sock, pytest.raises(OSError, match=text) as caught:
-        s.send(sock, b"x")
+    text = "zero-copy sends need a UDP or TCP socket"
+    with sock, uringzc.Ring(8) as ring, pytest.raises(OSError, match=text) as caught:
+        ring.send_zc(sock, b"x")
     assert caught.value.errno == errno.EOPNOTSUPP
+
+
+@pytest.mark.parametrize("kind", [socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET])
+def test_sockets_that_can_not_are_served_by_copying(s: S, kind: socket.SocketKind) -> None:
+    """On the same notifier as others."""
+    tx, rx = socket.socketpair(socket.AF_UNIX, kind)
+    with tx, rx:
+        s.send(tx, b"by a copy", user_data=7, flush=True)
+        assert list(s.reap_completions(wait=1)) == [(7, 9)]
+        (told,) = s.reap_notifications(wait=1)
+        assert (told.requests, told.nbytes, told.copied, told.failed) == (1, 9, 1, 0)
+        assert rx.recv(100) == b"by a copy"
 
 
 def test_unix_socket_by_copying() -> None:

@@ -561,9 +561,8 @@ def test_wrong_accounts_are_found() -> None:
     assert differs(type("Wrong", (SlotsMachine,), {"accounts_type": TooEarly}))
 
 
-@pytest.mark.parametrize(
-    "wrong", [SkippedSlotsCount, UpdateTagsEmptySlots, FailureKeepsItOpen, TagOfTheFlush]
-)
+@pytest.mark.engines("copy")
+@pytest.mark.parametrize("wrong", [SkippedSlotsCount, FailureKeepsItOpen, TagOfTheFlush])
 def test_a_wrong_rule_is_found_with_the_kernel(wrong: type[Model]) -> None:
     assert differs(type("Wrong", (SchedulerMachine,), {"model_type": wrong}))
     gc.collect()  # what the example that failed has left

@@ -7,6 +7,7 @@ against liburing.
 
 from uringzc._send import Lease
 from uringzc.capabilities import Capabilities, probe
+from uringzc.errmsg import ErrorMessage
 from uringzc.errors import (
     BufferModifiedError,
     BusyError,
@@ -34,6 +35,7 @@ __all__ = [
     "Capabilities",
     "ClosedError",
     "Completion",
+    "ErrorMessage",
     "Lease",
     "Notification",
     "Notifier",

@@ -17,6 +17,11 @@ import cffi
 LIBURING = "2.3"
 NATIVE = "uringzc/_native"  # setuptools wants paths relative to setup.py
 
+FILES = [
+    *("guard", "slots", "requests", "ring", "probe"),
+    *("ids", "errqueue", "errqueue_send", "errqueue_read", "errqueue_socks"),
+]
+
 
 def ffibuilder() -> cffi.FFI:
     """The module, as cffi wants it; SystemExit with one sentence where something is missing."""
@@ -30,13 +35,7 @@ def ffibuilder() -> cffi.FFI:
     ffi.set_source(
         "uringzc._uring",
         '#include "internal.h"',
-        sources=[
-            f"{NATIVE}/{name}.c"
-            for name in (
-                *("guard", "slots", "requests", "ring", "probe", "ids"),
-                *("errqueue", "errqueue_send", "errqueue_read", "errqueue_socks"),
-            )
-        ],
+        sources=[f"{NATIVE}/{name}.c" for name in FILES],
         depends=[str(header) for header in Path(NATIVE).glob("*.h")],
         include_dirs=[NATIVE],
         extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", *_pkg_config("--cflags").split()],

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc.address import Address
 from uringzc.engine import choose
+from uringzc.errmsg import ErrorMessage
 from uringzc.errors import E_CLOSED, refuse
 from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots, Stats
@@ -99,8 +100,9 @@ class Scheduler:
 
         Nothing is queued when it raises: TypeError or BufferError for data or sockets that can not be sent
         (from), ValueError for bytes that are not there, OSError EINVAL for a slot that does not exist, EBADF
-        for a closed socket, EMSGSIZE for more than a datagram can carry, EOPNOTSUPP for a socket that can not
-        send zero-copy, BlockingIOError when too much is in flight or unread (it says which).
+        for a closed socket, EMSGSIZE for more than a datagram can carry, BlockingIOError when too much is in
+        flight or unread (it says which). A socket that can not send zero-copy (AF_UNIX, raw, kernel TLS) is
+        served by copying, on the same notifier.
 
         A stream takes one send at a time: look at its result, which may be less than was given, before the
         next one is queued, else what is left of the first is overtaken. Not for SSLSocket, which encrypts.
@@ -235,6 +237,15 @@ class Scheduler:
         KeyboardInterrupt, at once. What was settled can still be reaped.
         """
         self._engine.close(timeout)
+
+    def errors(self, sock: socket.socket) -> list[ErrorMessage]:
+        """What the socket's error queue holds, oldest first, and is then forgotten: ICMP errors, timestamps.
+
+        The engine "msg_zerocopy" reads the error queues of sockets that it sends through, in which its
+        notifications come too: what else is there is kept for this, the first 256 messages of all sockets.
+        With the other engines nobody else reads them. Matches recvmsg(MSG_ERRQUEUE).
+        """
+        return self._engine.errors(sock)
 
     def fileno(self) -> int:
         """A descriptor for poll and select: readable while there is something to reap."""

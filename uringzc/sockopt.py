@@ -9,11 +9,10 @@ from contextlib import suppress
 from uringzc import address
 from uringzc.address import Address
 from uringzc.probe import UDP_SEGMENT
-from uringzc.tables import Sockets
+from uringzc.tables import Sockets, upper_protocol
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _SO_SNDBUFFORCE = 32
-_TCP_ULP = 31
 #: level and option that has a socket told of errors, and the level and type of what its error queue tells
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 
@@ -77,13 +76,12 @@ def check_tcp(sock: socket.socket) -> str:
     zero_copy = Sockets().admit(sock)[4]
     if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"a TcpSender sends through a stream socket (SOCK_STREAM), not {sock!r}")
-    if not zero_copy:
-        kind = f"protocol {sock.proto}" if sock.proto else getattr(sock.family, "name", str(sock.family))
-        return f"{kind} has no zero-copy sends"
-    with suppress(OSError):  # a kernel that does not know it has none
-        if ulp := sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0"):
-            return f"{ulp.decode()} is in between"
-    return ""
+    if zero_copy:
+        return ""
+    if upper := upper_protocol(sock):
+        return f"{upper} is in between"
+    kind = f"protocol {sock.proto}" if sock.proto else getattr(sock.family, "name", str(sock.family))
+    return f"{kind} has no zero-copy sends"
 
 
 def make_room(sock: socket.socket, wanted: int) -> int:

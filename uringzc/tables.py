@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections import deque
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from uringzc import memory
@@ -21,8 +22,16 @@ if TYPE_CHECKING:
 #: entries; the kernel allows no more buffers
 BUFFERS = 16384
 FILES = 1024
+_TCP_ULP = 31
 #: bytes of a datagram
 DATAGRAM_MOST: dict[int, int] = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
+
+
+def upper_protocol(sock: socket.socket) -> str:
+    """What lies between a TCP socket and its user, and has no zero-copy sends: TCP_ULP, kernel TLS say."""
+    with suppress(OSError):  # a kernel that does not know the option has none
+        return sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0").decode()
+    return ""
 
 
 class Buffers:
@@ -123,8 +132,9 @@ class Sockets:
         datagram = internet and kind == socket.SOCK_DGRAM
         stream = internet and kind == socket.SOCK_STREAM
         usual = plain.proto.__get__(sock) in (0, socket.IPPROTO_UDP if datagram else socket.IPPROTO_TCP)
+        able = usual and (datagram or (stream and not upper_protocol(sock)))
         index = self.registered.get(sock, -1)
-        return fd, index, family, DATAGRAM_MOST[family] if datagram else 0, usual and (datagram or stream)
+        return fd, index, family, DATAGRAM_MOST[family] if datagram else 0, able
 
     def register(self, ring: Any, sock: socket.socket) -> None:
         """See Scheduler.register_socket."""
