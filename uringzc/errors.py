@@ -102,7 +102,6 @@ _ERRNO = {
     errno.EINVAL: "the slot does not exist",
     errno.EBADF: "the socket is closed",
     errno.EMSGSIZE: "the datagram is larger than UDP can carry (65507 bytes over IPv4, 65527 over IPv6)",
-    errno.EOPNOTSUPP: "zero-copy sends need a UDP or TCP socket over IPv4 or IPv6; send with zero_copy=False",
 }
 
 

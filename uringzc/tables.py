@@ -107,7 +107,8 @@ class Buffers:
 class Sockets:
     """The sockets of one ring: which may be named, and which are registered as fixed files."""
 
-    def __init__(self) -> None:
+    def __init__(self, raw: bool = False) -> None:
+        self._raw = raw  # what the kernel says to a socket that can not is the program's to see
         self.registered: dict[socket.socket, int] = {}
         self._free: list[int] | None = None
 
@@ -132,7 +133,7 @@ class Sockets:
         datagram = internet and kind == socket.SOCK_DGRAM
         stream = internet and kind == socket.SOCK_STREAM
         usual = plain.proto.__get__(sock) in (0, socket.IPPROTO_UDP if datagram else socket.IPPROTO_TCP)
-        able = usual and (datagram or (stream and not upper_protocol(sock)))
+        able = self._raw or (usual and (datagram or (stream and not upper_protocol(sock))))
         index = self.registered.get(sock, -1)
         return fd, index, family, DATAGRAM_MOST[family] if datagram else 0, able
 

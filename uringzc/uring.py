@@ -13,7 +13,7 @@ from uringzc._uring import ffi, lib
 from uringzc.core import Engine, batch_of, in_range
 from uringzc.errors import check
 from uringzc.memory import Region
-from uringzc.notif import NOTIFICATION_UNKNOWN
+from uringzc.notif import NOTIFICATION_UNKNOWN, RAW
 from uringzc.probe import Reason, features, no_ring, refusal
 from uringzc.tables import Buffers, Sockets
 
@@ -63,7 +63,7 @@ class RingEngine(Engine):
             cq_entries = min(2 * max(max_inflight, entries), _CQ_MOST)
         self._create(entries, cq_entries)
         lib.uzc_ring_features(self._native, offered.report_usage, offered.fixed_message)
-        self.sockets = Sockets()
+        self.sockets = Sockets(raw=completions == RAW)
         self._buffers = Buffers(self._out)
         self._start(lib.uzc_ring_calls(), self.sockets.admit, self._buffers.retired)
 

@@ -122,11 +122,8 @@ int aim(Queue *q, PyObject *sock, uzc_send *send) {
         return -1;
     send->fixed_file = p->index >= 0;
     send->fd = send->fixed_file ? p->index : p->fd;
-    if (send->zero_copy && !p->zero_copy) { /* a notifier does not mind: its memory is free at once */
-        if (send->slot == UZC_NO_SLOT)
-            return refuse(q, -EOPNOTSUPP), -1;
+    if (!p->zero_copy) /* a notifier does not mind: its memory is free at once */
         send->zero_copy = 0;
-    }
     if (p->most && !send->message && send->length > p->most)
         return refuse(q, -EMSGSIZE), -1;
     if (!p->most && send->segment) {
