@@ -406,6 +406,7 @@ def test_wait(s: S, call: str) -> None:
 # -- Ring
 
 
+@io_uring
 @cases(
     ("entries zero", {"entries": 0}, ValueError, "entries must be from 1 to 32768, not 0"),
     ("entries huge", {"entries": 32769}, ValueError, "entries must be from 1 to 32768, not 32769"),

@@ -34,7 +34,10 @@ from uringzc import Completion, Notification, lifetime, testing, uring
 if TYPE_CHECKING:
     from conftest import Pair
 
-EITHER = pytest.mark.parametrize("make", [uringzc.Scheduler, uringzc.Ring])
+needs_ring = testing.requires("send_zc")
+EITHER = pytest.mark.parametrize(
+    "make", [uringzc.Scheduler, pytest.param(uringzc.Ring, marks=needs_ring, id="Ring")]
+)
 
 
 @pytest.fixture
@@ -254,6 +257,7 @@ def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
     assert not is_held(data)
 
 
+@io_uring
 def test_closed_and_dropped_says_nothing() -> None:
     with uringzc.Scheduler() as s, uringzc.Ring() as r:
         pass
@@ -380,7 +384,9 @@ def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: urin
 # -- interpreter exit, the quiet ways; with sends held: test_traps.py
 
 
-@pytest.mark.parametrize("how", ["closed", "settled", "queued", "ring", "exception", "exit"])
+@pytest.mark.parametrize(
+    "how", ["closed", "settled", "queued", pytest.param("ring", marks=needs_ring), "exception", "exit"]
+)
 def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
     program = """
         import socket, sys, uringzc
@@ -422,6 +428,7 @@ def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
 # -- bounds
 
 
+@io_uring
 def test_more_completions_than_the_queue_has_entries(
     box: testing.Hold, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -453,6 +460,7 @@ def overflowed(info: Path) -> int:
     return info.read_text().partition("CqOverflowList:")[2].count("user_data")
 
 
+@io_uring
 def test_more_notifications_than_the_queue_has_entries(box: testing.Hold, sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
     with uringzc.Ring(entries=4, cq_entries=4, max_inflight=1024) as r:
@@ -572,6 +580,7 @@ LITTLE = """
 """
 
 
+@io_uring
 @testing.requires("unprivileged")
 def test_little_memory_to_lock(udp_pair: "Pair") -> None:
     out, errors = run(LITTLE, 256, udp_pair.rx.getsockname()[1])
@@ -583,6 +592,7 @@ def test_little_memory_to_lock(udp_pair: "Pair") -> None:
     assert sorted(udp_pair.receive(2)) == [bytes(4), b"plain"]
 
 
+@io_uring
 @testing.requires("unprivileged")
 def test_no_memory_to_lock(udp_pair: "Pair") -> None:
     out, errors = run(LITTLE, 4, udp_pair.rx.getsockname()[1])
@@ -590,6 +600,7 @@ def test_no_memory_to_lock(udp_pair: "Pair") -> None:
     assert "Traceback" not in errors
 
 
+@io_uring
 @testing.requires("unprivileged")
 def test_control_much_memory_to_lock(udp_pair: "Pair") -> None:
     out, errors = run(LITTLE, 8192, udp_pair.rx.getsockname()[1])

@@ -223,6 +223,7 @@ def test_region_across_registered_buffers(udp_pair: "Pair") -> None:
             s.send(udp_pair.tx, region, offset=gib + mib - 1, length=2)
 
 
+@io_uring
 def test_region_of_another_engine_is_refused(udp_pair: "Pair") -> None:
     with S() as one, S() as two, uringzc.Ring() as ring:
         region, raw = one.register(4096), ring.register(4096)

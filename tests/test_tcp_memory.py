@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from helpers import Reading, Tracked, Unguarded, holding, is_held, let_go, stopped, stream_in
+from helpers import Reading, Tracked, Unguarded, holding, io_uring, is_held, let_go, stopped, stream_in
 
 import uringzc
 from uringzc import Notification, TcpSender, lifetime, testing
@@ -95,6 +95,7 @@ def test_mutable_data_may_be_reused_at_once(
         assert receive(rx, 2 * size + 1) == b"1" * size + b"2" * size + b"3"
 
 
+@io_uring
 def test_control_zero_copy_of_mutable_data_sends_what_is_there_later(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket]
 ) -> None:

@@ -395,6 +395,7 @@ def test_engines_are_collected() -> None:
 # -- the control: what the kernel says to a thread that is not the owner
 
 
+@io_uring
 def test_control_the_kernel_refuses_and_the_notification_waits(box: testing.Hold) -> None:
     with box.socket() as sock, box.receiver_socket() as rx:
         sock.connect(box.address)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import Alarms, holding, readable, stopped, wait_readable
+from helpers import Alarms, holding, io_uring, readable, stopped, wait_readable
 
 import uringzc
 from uringzc import Completion, Notification, testing, uring
@@ -405,6 +405,7 @@ def test_fileno_after_flush(udp_pair: "Pair") -> None:
             assert not readable(fd)
 
 
+@io_uring
 def test_fileno_of_a_ring(box: testing.Hold, sock: socket.socket) -> None:
     with uringzc.Ring() as ring:
         fd = ring.fileno()
