@@ -189,17 +189,7 @@ static int news(void *engine, int fd) {
 }
 
 const uzc_calls *uzc_errqueue_calls(void) {
-    static const uzc_calls calls = {.queue = queue,
-                                    .enter = enter,
-                                    .revoke = revoke_fd,
-                                    .slots = slots,
-                                    .mine = uzc_slots_mine,
-                                    .release = uzc_slots_release,
-                                    .watch = uzc_slots_watch,
-                                    .unwatch = uzc_slots_unwatch,
-                                    .flush = uzc_slots_flush,
-                                    .unsettled = uzc_slots_unsettled,
-                                    .posted = uzc_slots_posted,
-                                    .news = news};
+    static const uzc_calls calls = {
+        .queue = queue, .enter = enter, .revoke = revoke_fd, .slots = slots, .news = news, UZC_ACCOUNTS};
     return &calls;
 }
