@@ -144,6 +144,8 @@ void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
     getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
     if (corked || s->more) /* it would become a part of another datagram */
         return;
+    if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no number */
+        return;
     if (!s->error) /* or it would fail with that, and nobody would hear of it */
         getsockopt(fd_of(s), SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
     uzc_ids_next(s->ids, &next);
