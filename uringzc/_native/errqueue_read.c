@@ -84,7 +84,7 @@ void read_errors(uzc_errqueue *e, struct sock *s) {
 }
 
 int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
-    int error = uzc_slots_begin_any(e->slots);
+    int error = fd < 0 ? -EBADF : uzc_slots_begin_any(e->slots);
     if (error)
         return error;
     struct sock *s = sock_of(e, fd);
@@ -92,6 +92,7 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
     if (!found) {
         read_errors(e, s);
         s->error = 0;
+        settle_down(e, s);
     }
     for (int i = 0; !found && i < e->message_count; i++) {
         if (e->messages[i].cookie != s->cookie)
@@ -102,6 +103,7 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
         found = 1;
     }
     uzc_slots_end(e->slots);
+    uzc_errqueue_signal(e);
     return found;
 }
 
