@@ -272,6 +272,39 @@ def test_fragments_that_are_held_while_their_datagram_fails(net: Net) -> None:
         s.drain(10)
 
 
+def test_no_memory_for_notifications(net: Net) -> None:
+    """net.core.optmem_max has room for some 157: others are copied, none fails, none is mistaken."""
+    with uringzc.Scheduler() as s:
+        net.box.stop()
+        run = Run(net, s)
+        for _ in range(150):
+            run.send(far=True)
+        s.submit()
+        run.reap()
+        assert s.stats.in_flight == 150
+        for _ in range(40):
+            for far in (False, True, True):
+                run.send(far)
+        s.submit()
+        held = s.stats.in_flight
+        assert 150 < held < 170
+        run.due = set(range(len(run.memory))) - set(run.far)
+        while run.due:
+            told = {n.sequence for n in s.reap_notifications(wait=1)}
+            for number in told:
+                run.memory[number][:] = bytes(1000)
+            run.due -= told
+        assert run.wrong() == []
+        s.drain(10)
+        assert all(c.result == 1000 for c in s.reap_completions())
+        net.box.stop()
+        run.send(far=True)
+        s.submit()
+        assert s.stats.in_flight == 1  # zero-copy again
+        net.box.release()
+        s.drain(10)
+
+
 def test_a_question_without_an_answer(net: Net) -> None:
     """Without a route the question comes to no number, and what is in the error queue then is no answer."""
     with uringzc.Scheduler() as s:
