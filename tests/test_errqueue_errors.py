@@ -36,7 +36,7 @@ def refused() -> Iterator[socket.socket]:
 
 
 def errors(s: uringzc.Scheduler, sock: socket.socket) -> list[errmsg.ErrorMessage]:
-    return s._engine.errors(sock)
+    return s.errors(sock)
 
 
 def one_by_one(s: uringzc.Scheduler, sock: socket.socket, count: int) -> list[int]:
