@@ -90,6 +90,11 @@ static inline void settle(uzc_errqueue *e, uint64_t key, int copied) {
     e->progress++;
 }
 
+/* A descriptor of this socket. The program's may be another's by now, unless it was just looked up. */
+static inline int fd_of(const struct sock *s) {
+    return s->held >= 0 ? s->held : s->fd;
+}
+
 /* errqueue_socks.c: the socket that this descriptor is now, NULL without memory; a descriptor of our own, -1
  * if there is none; after anything that may have changed what it needs */
 struct sock *sock_of(uzc_errqueue *e, int fd);

@@ -77,14 +77,14 @@ void read_errors(uzc_errqueue *e, struct sock *s) {
                                                        .msg_control = texts[i].control,
                                                        .msg_controllen = sizeof texts[i].control}};
         }
-        came = recvmmsg(s->held >= 0 ? s->held : s->fd, messages, GROUP, MSG_ERRQUEUE | MSG_DONTWAIT, NULL);
+        came = recvmmsg(fd_of(s), messages, GROUP, MSG_ERRQUEUE | MSG_DONTWAIT, NULL);
         for (int i = 0; i < came; i++)
             take_message(e, s, &messages[i], &texts[i]);
     } while (came == (int)GROUP);
 }
 
 int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
-    int error = uzc_slots_begin_any(e->slots);
+    int error = fd < 0 ? -EBADF : uzc_slots_begin_any(e->slots);
     if (error)
         return error;
     struct sock *s = sock_of(e, fd);
@@ -92,6 +92,7 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
     if (!found) {
         read_errors(e, s);
         s->error = 0;
+        settle_down(e, s);
     }
     for (int i = 0; !found && i < e->message_count; i++) {
         if (e->messages[i].cookie != s->cookie)
@@ -102,6 +103,7 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
         found = 1;
     }
     uzc_slots_end(e->slots);
+    uzc_errqueue_signal(e);
     return found;
 }
 
@@ -121,7 +123,7 @@ static bool use_up_a_number(uzc_errqueue *e, struct sock *s, const struct entry 
                              .msg_iovlen = 1,
                              .msg_control = control.bytes,
                              .msg_controllen = sizeof control};
-    if (sendmsg(s->fd, &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != EINVAL)
+    if (sendmsg(fd_of(s), &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != EINVAL)
         return false;
     s->found = false;
     s->asking = true;
@@ -141,11 +143,13 @@ void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
         s->ids = NULL;
         return;
     }
-    getsockopt(s->fd, IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
+    getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
     if (corked || s->more) /* it would become a part of another datagram */
         return;
+    if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no number */
+        return;
     if (!s->error) /* or it would fail with that, and nobody would hear of it */
-        getsockopt(s->fd, SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
+        getsockopt(fd_of(s), SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
     uzc_ids_next(s->ids, &next);
     if (!use_up_a_number(e, s, entry))
         return;

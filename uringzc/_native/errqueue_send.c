@@ -64,9 +64,9 @@ static int transmit(struct group *g, struct entry **entries, uint32_t count, int
 /* What decides whether several may go along, which the program may change at any time. */
 static void learn_of(struct sock *s) {
     int corked = 0, v4 = 0, v6 = 0;
-    getsockopt(s->fd, IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
-    getsockopt(s->fd, IPPROTO_IP, IP_RECVERR, &v4, &(socklen_t){sizeof v4});
-    getsockopt(s->fd, IPPROTO_IPV6, IPV6_RECVERR, &v6, &(socklen_t){sizeof v6});
+    getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
+    getsockopt(fd_of(s), IPPROTO_IP, IP_RECVERR, &v4, &(socklen_t){sizeof v4});
+    getsockopt(fd_of(s), IPPROTO_IPV6, IPV6_RECVERR, &v6, &(socklen_t){sizeof v6});
     s->apart = !corked;
     s->together = !corked && (v4 || v6);
 }
@@ -106,7 +106,7 @@ static uint32_t send_group(uzc_errqueue *e, struct group *g, struct entry **entr
         zero_copy = false;
     if (zero_copy)
         uzc_ids_next(s->ids, &before);
-    int sent = transmit(g, entries, same, s->held >= 0 ? s->held : s->fd, zero_copy);
+    int sent = transmit(g, entries, same, fd_of(s), zero_copy);
     for (int i = 0; i < sent; i++) {
         give_result(e, entries[i]->key, (int32_t)g->messages[i].msg_len);
         if (zero_copy)

@@ -152,6 +152,7 @@ void settle_down(uzc_errqueue *e, struct sock *s) {
     }
     if (busy)
         return;
+    s->starved = 0; /* the memory may have been another's */
     if (s->watched) {
         epoll_ctl(e->epoll, EPOLL_CTL_DEL, s->held, NULL);
         e->watched_count--;

@@ -127,6 +127,8 @@ int uzc_ids_next(const uzc_ids *ids, uint32_t *next) {
 void uzc_ids_set(uzc_ids *ids, uint32_t next) {
     if (!ids->outstanding)
         ids->oldest = next;
+    else if ((int32_t)(next - ids->next) < 0)
+        return;
     ids->next = next;
     ids->known = true;
 }

@@ -185,6 +185,7 @@ void uzc_ids_free(uzc_ids *ids);
 uzc_ids *uzc_ids_open(uint64_t cookie, int fresh);
 /* The number that the next send will have, once it is known and as long as it can be believed. */
 int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
+/* It was found out. One that was given already, while any is outstanding, is not believed. */
 void uzc_ids_set(uzc_ids *ids, uint32_t next);
 /* Room for the next `count`: 0 or -ENOMEM. */
 int uzc_ids_reserve(uzc_ids *ids, uint32_t count);

@@ -1,0 +1,323 @@
+"""Numbers of MSG_ZEROCOPY sends: failures that use one up, and memory that comes back with its own.
+
+One socket sends to two receivers: what goes near is delivered at once, a stopped gate holds what goes far.
+"""
+
+import array
+import errno
+import os
+import random
+import re
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+from helpers import room, stopped
+
+import uringzc
+from uringzc import errmsg, lifetime, testing
+from uringzc._uring import lib
+
+pytestmark = [pytest.mark.engines("msg_zerocopy"), testing.requires("net_admin")]
+
+SO_COOKIE, SO_ZEROCOPY, MSG_ZEROCOPY = 57, 60, 0x4000000
+IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, UDP_CORK, UDP_SEGMENT = 10, 2, 11, 1, 103
+NOWHERE = ("203.0.113.1", 9)  # no route
+
+
+def loopback_up() -> None:
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        ip.link("set", index=ip.link_lookup(ifname="lo")[0], state="up")
+
+
+@pytest.fixture(scope="module")
+def network() -> Iterator[testing.Hold]:
+    with testing.hold() as box:
+        box.run(loopback_up)
+        yield box
+
+
+class Net(NamedTuple):
+    box: testing.Hold
+    tx: socket.socket
+    near: socket.socket
+    far: socket.socket
+
+    @property
+    def here(self) -> tuple[str, int]:
+        address: tuple[str, int] = self.near.getsockname()
+        return address
+
+
+@pytest.fixture
+def net(network: testing.Hold) -> Iterator[Net]:
+    with network.receiver_socket() as far, network.socket() as near, network.socket() as tx:
+        near.bind(("127.0.0.1", 0))
+        near.settimeout(10)
+        far.settimeout(10)
+        room(tx)
+        yield Net(network, tx, near, far)
+    network.limit()
+    network.release()
+
+
+def payload(number: int, size: int = 1000) -> bytearray:
+    return bytearray(struct.pack("<I", number) * (size // 4))
+
+
+def kernel_number(tx: socket.socket, to: tuple[str, int]) -> int:
+    """Where the kernel's counter stands: of a send of the program's own, whose notification is read."""
+    tx.sendto(b"own", MSG_ZEROCOPY, to)
+    _, ancillary, _, _ = tx.recvmsg(1, 200, socket.MSG_ERRQUEUE)
+    return int(struct.unpack_from("=IBBBBII", ancillary[0][2])[-1]) + 1
+
+
+# -- ways to fail
+
+Fail = Callable[[Net, uringzc.Scheduler, int], None]
+
+
+def gso_emsgsize(net: Net, s: uringzc.Scheduler, number: int) -> None:
+    s.send(net.tx, payload(number, 4000), to=net.box.address, segment=2000, flush=True, user_data=number)
+
+
+def gso_einval(net: Net, s: uringzc.Scheduler, number: int) -> None:
+    s.send(net.tx, payload(number, 2000), to=net.box.address, segment=8, flush=True, user_data=number)
+
+
+def df_emsgsize(net: Net, s: uringzc.Scheduler, number: int) -> None:
+    net.tx.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+    s.send(net.tx, payload(number, 4000), to=net.box.address, flush=True, user_data=number)
+
+
+def no_route(net: Net, s: uringzc.Scheduler, number: int) -> None:
+    s.send(net.tx, payload(number), to=NOWHERE, flush=True, user_data=number)
+
+
+def no_port(net: Net, s: uringzc.Scheduler, number: int) -> None:
+    s.send(net.tx, payload(number), to=(net.box.address[0], 0), flush=True, user_data=number)
+
+
+def full(net: Net, s: uringzc.Scheduler, number: int, size: int = 1000, limit: int = 1) -> None:
+    s.submit()  # the others leave before the gate is full
+    net.tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+    net.box.limit(limit)
+    s.send(net.tx, payload(number, size), to=net.box.address, flush=True, user_data=number)
+    s.submit()
+    net.box.limit()
+    net.tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 0)
+
+
+WAYS: dict[Fail, tuple[int, int]] = {  # errno, numbers that it uses up
+    gso_emsgsize: (errno.EMSGSIZE, 1),
+    gso_einval: (errno.EINVAL, 1),
+    full: (errno.ENOBUFS, 1),
+    df_emsgsize: (errno.EMSGSIZE, 0),
+    no_route: (errno.ENETUNREACH, 0),
+    no_port: (errno.EINVAL, 0),
+}
+each_way = pytest.mark.parametrize("fail", WAYS, ids=lambda fail: fail.__name__)
+
+
+@each_way
+def test_what_a_failure_does_to_the_counter(net: Net, fail: Fail) -> None:
+    """The kernel's facts, which the others stand on."""
+    with stopped(net.box):
+        net.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+        assert kernel_number(net.tx, net.here) == 1
+        with pytest.raises(OSError, match=re.escape(os.strerror(WAYS[fail][0]))):
+            fail_by_hand(net, fail)
+        errmsg.read(net.tx)
+        assert kernel_number(net.tx, net.here) == 2 + WAYS[fail][1]
+
+
+def fail_by_hand(net: Net, fail: Fail) -> None:
+    segments: dict[Fail, int] = {gso_emsgsize: 2000, gso_einval: 8}
+    segment = segments.get(fail)
+    control = [(socket.IPPROTO_UDP, UDP_SEGMENT, array.array("H", [segment]))] if segment else []
+    elsewhere: dict[Fail, tuple[str, int]] = {no_route: NOWHERE, no_port: (net.box.address[0], 0)}
+    to = elsewhere.get(fail, net.box.address)
+    if fail is full:
+        net.tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        net.box.limit(1)
+    if fail is df_emsgsize:
+        net.tx.setsockopt(socket.IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_DO)
+    net.tx.sendmsg([payload(0, 1000 if fail is full else 4000)], control, MSG_ZEROCOPY, to)
+
+
+# -- overwritten at the notification
+
+
+class Run:
+    """Sends near, far and in vain, with a flush behind each; overwrites what is given back."""
+
+    def __init__(self, net: Net, s: uringzc.Scheduler) -> None:
+        self.net, self.s = net, s
+        self.memory: list[bytearray] = []
+        self.due: set[int] = set()
+        self.far: list[int] = []
+        self.early: list[int] = []
+
+    def send(self, far: bool) -> None:
+        number = len(self.memory)
+        self.memory.append(payload(number))
+        to = self.net.box.address if far else self.net.here
+        self.s.send(self.net.tx, self.memory[-1], to=to, flush=True, user_data=number)
+        if far:
+            self.far.append(number)
+        else:
+            self.due.add(number)
+
+    def fail(self, fail: Fail) -> None:
+        fail(self.net, self.s, len(self.memory))
+        self.due.add(len(self.memory))
+        self.memory.append(bytearray())
+
+    def reap(self) -> None:
+        """All that is due has to come; what is not due and comes is `early`. Overwrites both."""
+        while True:
+            told = [n.sequence for n in self.s.reap_notifications(wait=1 if self.due else 0, timeout=10)]
+            assert told or not self.due, f"{self.due} are not given back"
+            self.early += set(told) - self.due
+            self.due -= set(told)
+            for number in told:
+                self.memory[number][:] = b"\xff" * len(self.memory[number])
+            if not self.due:
+                return
+
+    def wrong(self) -> list[int]:
+        """Opens the gate: the numbers of far ones that arrive otherwise than they were sent."""
+        self.net.box.release()
+        return [i for i in self.far if self.net.far.recv(65536) != payload(i)]
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+@each_way
+def test_memory_comes_back_with_its_own_notification(net: Net, fail: Fail, batch: int) -> None:
+    chance = random.Random(f"{fail.__name__}{batch}")
+    with uringzc.Scheduler() as s:
+        net.box.stop()
+        run = Run(net, s)
+        for _ in range(100 // batch):
+            for _ in range(batch):
+                kind = chance.choice(["near", "far", "fail", "fail"])
+                if kind == "fail":
+                    run.fail(fail)
+                else:
+                    run.send(kind == "far")
+            s.submit()
+            run.reap()
+        assert s.stats.in_flight == len(run.far)
+        failed = [c.result for c in s.reap_completions() if c.result < 0]
+        assert set(failed) == {-WAYS[fail][0]}
+        assert run.early == []
+        assert run.wrong() == []
+        s.drain(10)
+        assert s.stats.in_flight == 0
+
+
+def cookie_of(sock: socket.socket) -> int:
+    return int(struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8))[0])
+
+
+def preset(sock: socket.socket, number: int) -> None:
+    """What the process believes of the socket's counter."""
+    ids = lib.uzc_ids_open(cookie_of(sock), True)
+    lib.uzc_ids_set(ids, number)
+    lib.uzc_ids_free(ids)
+
+
+@pytest.mark.parks
+def test_control_a_counter_that_is_off_by_one(net: Net) -> None:
+    """A number more is used up than is believed, as by a failure without doubt: wrong bytes arrive."""
+    net.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
+    assert kernel_number(net.tx, net.here) == 1
+    preset(net.tx, 0)
+    s = uringzc.Scheduler()
+    net.box.stop()
+    run = Run(net, s)
+    for far in (False, True, True):
+        run.send(far)
+    run.due = {1}  # what is told instead of the first
+    s.submit()
+    run.reap()
+    assert run.wrong() == [1]
+    with pytest.raises(TimeoutError):  # the last number is not believed any more
+        s.drain(0.1)
+    with pytest.warns(ResourceWarning, match="2 requests are in flight"):
+        s.close(0)
+    s._engine.abandon()
+    lifetime.unpark(s._engine)
+
+
+def test_fragments_that_are_held_while_their_datagram_fails(net: Net) -> None:
+    """Its notification comes after those of later sends, when nobody owns its number."""
+    with uringzc.Scheduler() as s:
+        net.box.stop()
+        run = Run(net, s)
+        for _ in range(3):
+            run.fail(lambda net, s, number: full(net, s, number, 8000, limit=4000 + 1250 * number))
+            for far in (False, True, False):
+                run.send(far)
+            s.submit()
+            run.reap()
+        results = [c.result for c in s.reap_completions()]
+        assert results.count(-errno.ENOBUFS) == 3
+        assert run.early == []
+        assert run.wrong() == []
+        s.drain(10)
+
+
+def test_no_memory_for_notifications(net: Net) -> None:
+    """net.core.optmem_max has room for some 157: others are copied, none fails, none is mistaken."""
+    with uringzc.Scheduler() as s:
+        net.box.stop()
+        run = Run(net, s)
+        for _ in range(150):
+            run.send(far=True)
+        s.submit()
+        run.reap()
+        assert s.stats.in_flight == 150
+        for _ in range(40):
+            for far in (False, True, True):
+                run.send(far)
+        s.submit()
+        held = s.stats.in_flight
+        assert 150 < held < 170
+        run.due = set(range(len(run.memory))) - set(run.far)
+        while run.due:
+            told = {n.sequence for n in s.reap_notifications(wait=1)}
+            for number in told:
+                run.memory[number][:] = bytes(1000)
+            run.due -= told
+        assert run.wrong() == []
+        s.drain(10)
+        assert all(c.result == 1000 for c in s.reap_completions())
+        net.box.stop()
+        run.send(far=True)
+        s.submit()
+        assert s.stats.in_flight == 1  # zero-copy again
+        net.box.release()
+        s.drain(10)
+
+
+def test_a_question_without_an_answer(net: Net) -> None:
+    """Without a route the question comes to no number, and what is in the error queue then is no answer."""
+    with uringzc.Scheduler() as s:
+        net.box.stop()
+        run = Run(net, s)
+        for far in (True, False, True):
+            run.send(far)
+        for _ in range(2):
+            run.fail(no_route)
+        run.send(far=True)
+        s.submit()
+        run.reap()
+        assert s.stats.in_flight == 3
+        assert run.early == []
+        assert run.wrong() == []
+        s.drain(10)

@@ -1,0 +1,226 @@
+"""What else is in an error queue, and what happens where memory for notifications, or to lock, is short."""
+
+import errno
+import os
+import select
+import socket
+import struct
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from helpers import child, stopped, wait_readable
+
+import uringzc
+from uringzc import errmsg, testing
+
+if TYPE_CHECKING:
+    from conftest import MakePair, Pair
+
+msg_zerocopy = pytest.mark.engines("msg_zerocopy")
+IP_RECVERR, IPV6_RECVERR, SO_TIMESTAMPING, SCM_TIMESTAMPING = 11, 25, 37, 37
+ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 1, 2, 3, 4
+TX_SOFTWARE, SOFTWARE, OPT_ID, OPT_TSONLY = 2, 16, 128, 2048
+MSG_ERRQUEUE = 0x2000
+REFUSED = -errno.ECONNREFUSED
+
+
+@pytest.fixture
+def refused() -> Iterator[socket.socket]:
+    """A socket connected to a port that nobody has."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rx:
+            rx.bind(("127.0.0.1", 0))
+            tx.connect(rx.getsockname())
+        yield tx
+
+
+def errors(s: uringzc.Scheduler, sock: socket.socket) -> list[errmsg.ErrorMessage]:
+    return s.errors(sock)
+
+
+def one_by_one(s: uringzc.Scheduler, sock: socket.socket, count: int) -> list[int]:
+    for i in range(count):
+        s.send(sock, bytes([i]) * 100, flush=True)
+        s.submit()
+        s.drain(10)
+    return [c.result for c in s.reap_completions()]
+
+
+def extended(message: errmsg.ErrorMessage) -> tuple[int, ...]:
+    """errno and origin of struct sock_extended_err."""
+    (found,) = (
+        data
+        for level, kind, data in message.ancillary
+        if (level, kind) in ((socket.IPPROTO_IP, IP_RECVERR), (socket.IPPROTO_IPV6, IPV6_RECVERR))
+    )
+    return struct.unpack_from("=IB", found)
+
+
+@pytest.mark.parametrize("asked", [0, 1])
+def test_word_of_a_refusal_fails_the_next_send(refused: socket.socket, asked: int) -> None:
+    refused.setsockopt(socket.IPPROTO_IP, IP_RECVERR, asked)
+    with uringzc.Scheduler() as s:
+        assert one_by_one(s, refused, 6) == [100, REFUSED] * 3
+        assert len(s.reap_notifications()) == 6
+        assert len(errors(s, refused)) == 3 * asked
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_icmp_errors_are_given_as_recvmsg_gives_them(make_udp: "MakePair", family: int) -> None:
+    v6 = family == socket.AF_INET6
+    pair = make_udp(family)
+    there = pair.rx.getsockname()
+    pair.rx.close()
+    level, option = (socket.IPPROTO_IPV6, IPV6_RECVERR) if v6 else (socket.IPPROTO_IP, IP_RECVERR)
+    pair.tx.setsockopt(level, option, 1)
+    with uringzc.Scheduler() as s:
+        assert one_by_one(s, pair.tx, 1) == [100]
+        (message,) = errors(s, pair.tx)
+        assert message.data == bytes(100)
+        assert extended(message) == (errno.ECONNREFUSED, ORIGIN_ICMP6 if v6 else ORIGIN_ICMP)
+        assert message.flags & MSG_ERRQUEUE
+        assert message.address == there
+        assert errors(s, pair.tx) == []
+        assert one_by_one(s, pair.tx, 1) == [100]  # who has read it is not told again
+
+
+@pytest.mark.parametrize("count", [1, 100])
+def test_timestamps_between_notifications(udp_pair: "Pair", count: int) -> None:
+    flags = TX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
+    udp_pair.tx.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
+    with uringzc.Scheduler() as s:
+        for _ in range(count):
+            s.send(udp_pair.tx, b"x" * 100, flush=True)
+        s.drain(10)
+        assert sorted(n.sequence for n in s.reap_notifications()) == list(range(count))
+        messages = errors(s, udp_pair.tx)
+        assert {extended(m) for m in messages} == {(errno.ENOMSG, ORIGIN_TIMESTAMPING)}
+        numbers = [
+            struct.unpack_from("=IBBBBII", d)[-1]
+            for m in messages
+            for _, k, d in m.ancillary
+            if k == IP_RECVERR
+        ]
+        assert numbers == list(range(count))
+        for message in messages:
+            (stamp,) = (d for level, k, d in message.ancillary if (level, k) == (socket.SOL_SOCKET, 37))
+            assert any(stamp)
+        assert one_by_one(s, udp_pair.tx, 1)[-1] == 100  # a timestamp is no failure
+
+
+def test_errors_of_two_sockets_are_told_apart(make_udp: "MakePair") -> None:
+    pairs = [make_udp() for _ in range(2)]
+    for pair in pairs:
+        pair.tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
+        pair.rx.close()
+    with uringzc.Scheduler() as s:
+        for i, pair in enumerate(pairs):
+            s.send(pair.tx, bytes([i]) * 10)
+        s.drain(10)
+        for i in (1, 0):
+            assert [m.data for m in errors(s, pairs[i].tx)] == [bytes([i]) * 10]
+
+
+def test_errors_of_a_socket_that_never_sent(udp_pair: "Pair", tcp_pair: "Pair") -> None:
+    with uringzc.Scheduler() as s:
+        assert errors(s, udp_pair.tx) == errors(s, tcp_pair.tx) == []
+
+
+def test_errors_of_a_closed_socket() -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.close()
+    with uringzc.Scheduler() as s, pytest.raises(OSError, match=os.strerror(errno.EBADF)):
+        errors(s, sock)
+
+
+@msg_zerocopy
+@testing.requires("net_admin")
+def test_asking_for_errors_takes_no_notification_away(box: testing.Hold) -> None:
+    """Who waits on fileno() hears of what it found, and the socket is the program's alone again."""
+    with box.receiver_socket(), box.socket() as sock, uringzc.Scheduler() as s:
+        sock.connect(box.address)
+        fd = s.fileno()
+        with stopped(box):
+            s.send(sock, b"x", flush=True)
+            s.submit()
+            s.reap_completions()
+            assert not select.select([fd], [], [], 0)[0]
+        wait_readable(fd)
+        assert errors(s, sock) == []
+        wait_readable(fd)
+        port = sock.getsockname()[1]
+        sock.close()
+        with box.socket() as other:
+            other.bind(("", port))  # EADDRINUSE if the engine still held it
+        assert len(s.reap_notifications()) == 1
+
+
+@msg_zerocopy
+def test_copied_of_what_the_kernel_has_merged(udp_pair: "Pair") -> None:
+    with uringzc.Scheduler() as s:
+        for _ in range(3):
+            s.send(udp_pair.tx, b"x", flush=True)
+        s.submit()
+        assert [n.copied for n in s.reap_notifications()] == [1, None, None]
+        assert one_by_one(s, udp_pair.tx, 2)
+        assert [n.copied for n in s.reap_notifications()] == [1, 1]
+
+
+@msg_zerocopy
+@testing.requires("net_admin")
+def test_not_copied(sink: testing.Sandbox) -> None:
+    with sink.socket() as sock, uringzc.Scheduler() as s:
+        sock.connect(sink.address)
+        one_by_one(s, sock, 3)
+        assert [n.copied for n in s.reap_notifications()] == [0, 0, 0]
+
+
+MEMLOCK = """
+import os, resource, sys, uringzc
+from helpers import room
+import socket
+socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
+for sock in socks:
+    room(sock)
+    sock.connect(("10.0.0.2", 9000))
+resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10, 64 << 10))
+os.setresuid(65534, 65534, 65534)
+
+def send(sock, count):
+    for _ in range(count):
+        s.send(sock, b"x" * 1000, flush=True)
+    s.submit()
+    print([c.result for c in s.reap_completions()] == [1000] * count, s.stats.in_flight, flush=True)
+
+with uringzc.Scheduler() as s:
+    for sock, count in zip(socks, (40, 1)):
+        send(sock, count)
+    sys.stdin.readline()
+    s.drain()
+    print("drained", flush=True)
+    sys.stdin.readline()
+    for sock in socks:
+        send(sock, 1)
+    sys.stdin.readline()
+"""
+
+
+@msg_zerocopy
+@testing.requires("net_admin")
+@testing.requires("unprivileged")
+def test_no_more_memory_may_be_locked(box: testing.Hold) -> None:
+    """The rest is copied, of other sockets too, and goes zero-copy again when there is room."""
+    box.stop()
+    with box.receiver_socket(), child(MEMLOCK, box=box) as program:
+        assert program.line() == "True 8"  # two pages each
+        assert program.line() == "True 8"
+        box.release()
+        program.tell()
+        assert program.line() == "drained"
+        box.stop()
+        program.tell()
+        assert [program.line(), program.line()] == ["True 1", "True 2"]
+        box.release()
+        program.tell()
+        program.end()

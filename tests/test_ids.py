@@ -1,0 +1,368 @@
+"""Whose a zero-copy number is: the accounting alone, without a socket."""
+
+import os
+from collections.abc import Callable
+from itertools import count
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from helpers import run
+from hypothesis import Phase, given, settings
+
+from uringzc._uring import ffi, lib
+
+WRAP = 2**32
+KNOWN = 1024  # sockets whose counters are remembered
+Step = tuple[str, int, int]
+
+
+class Ids:
+    """One socket's numbers. Freed at the end of the block."""
+
+    def __init__(self, start: int | None = 0, pointer: Any = None) -> None:
+        self.pointer = pointer or lib.uzc_ids_new()
+        if start is not None:
+            self.set(start)
+
+    def __enter__(self) -> "Ids":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        lib.uzc_ids_free(self.pointer)
+
+    @property
+    def next(self) -> int | None:
+        """What the next send has, None while nobody knows."""
+        out = ffi.new("uint32_t *")
+        return int(out[0]) if lib.uzc_ids_next(self.pointer, out) else None
+
+    @property
+    def outstanding(self) -> int:
+        return int(lib.uzc_ids_outstanding(self.pointer))
+
+    def set(self, number: int) -> None:
+        lib.uzc_ids_set(self.pointer, number % WRAP)
+
+    def doubt(self) -> None:
+        lib.uzc_ids_doubt(self.pointer)
+
+    def own(self, *keys: int) -> None:
+        """So many sends have succeeded."""
+        assert lib.uzc_ids_reserve(self.pointer, len(keys)) == 0
+        for key in keys:
+            lib.uzc_ids_own(self.pointer, key)
+
+    def clip(self, first: int, last: int) -> tuple[int, int] | None:
+        """The part of a range that is worth looking at."""
+        begin, end = ffi.new("uint32_t *", first % WRAP), ffi.new("uint32_t *", last % WRAP)
+        return (int(begin[0]), int(end[0])) if lib.uzc_ids_clip(self.pointer, begin, end) else None
+
+    def take(self, number: int) -> int:
+        return int(lib.uzc_ids_take(self.pointer, number % WRAP))
+
+    def tell(self, first: int, last: int) -> list[int]:
+        """The keys of a range that the kernel tells of."""
+        part = self.clip(first, last)
+        if part is None:
+            return []
+        length = (part[1] - part[0]) % WRAP + 1
+        return [key for i in range(length) if (key := self.take(part[0] + i))]
+
+
+starts = pytest.mark.parametrize("start", [0, 1000, WRAP - 3, 2**31 - 2])
+
+
+@starts
+def test_in_order(start: int) -> None:
+    with Ids(start) as ids:
+        ids.own(*range(1, 7))
+        assert ids.next == (start + 6) % WRAP
+        for i in range(6):
+            assert ids.tell(start + i, start + i) == [i + 1]
+        assert ids.outstanding == 0
+        assert ids.tell(start, start + 5) == []
+
+
+@starts
+def test_out_of_order_and_merged(start: int) -> None:
+    with Ids(start) as ids:
+        ids.own(*range(1, 9))
+        assert ids.tell(start + 4, start + 6) == [5, 6, 7]
+        assert ids.outstanding == 5
+        assert ids.tell(start, start + 3) == [1, 2, 3, 4]
+        assert ids.tell(start, start + 7) == [8]
+        assert ids.outstanding == 0
+
+
+@starts
+def test_numbers_that_failed_sends_used_up(start: int) -> None:
+    with Ids(start) as ids:
+        ids.own(1)
+        ids.doubt()
+        assert ids.next is None
+        assert (
+            ids.tell(start + 1, start + 1) == []
+        )  # the failed one's, and it is no reason to doubt everything
+        ids.set(start + 2)
+        ids.own(2)
+        assert ids.tell(start + 1, start + 1) == []
+        assert ids.tell(start, start + 2) == [1, 2]
+
+
+@starts
+def test_a_number_that_was_never_given(start: int) -> None:
+    with Ids(start) as ids:
+        ids.own(1, 2)
+        assert ids.tell(start, start + 2) == []
+        assert ids.next is None
+        assert ids.outstanding == 2
+        assert ids.tell(start, start + 1) == []  # nothing is believed any more
+        ids.set(start + 3)
+        assert ids.next is None
+
+
+def test_nothing_is_given_back_before_it_was_sent() -> None:
+    with Ids(0) as ids:
+        assert ids.tell(0, 0) == []
+        assert ids.next is None
+
+
+def test_a_number_that_is_given_already_is_not_the_next() -> None:
+    with Ids(10) as ids:
+        ids.own(1, 2, 3)
+        ids.doubt()
+        ids.set(11)
+        assert (
+            ids.next is None
+        )  # still unknown: its answer would be an entry that is taken, in a table of any size
+        ids.set(14)
+        ids.own(4)
+        assert ids.tell(10, 14) == [1, 2, 3, 4]
+        ids.set(7)  # nothing is outstanding: whatever was found out
+        assert ids.next == 7
+
+
+@starts
+def test_far_apart(start: int) -> None:
+    """The oldest is told last, and would share entries with many."""
+    with Ids(start) as ids:
+        ids.own(1)
+        for i in range(1, 1000):
+            ids.own(i + 1)
+            if i % 3:
+                assert ids.tell(start + i, start + i) == [i + 1]
+        assert ids.outstanding == 334
+        assert ids.tell(start, start + 999) == [i + 1 for i in range(0, 1000, 3)]
+
+
+@starts
+def test_many_at_once_make_room_for_themselves(start: int) -> None:
+    with Ids(start) as ids:
+        ids.own(1, 2)
+        ids.own(*range(3, 503))
+        assert ids.tell(start, start + 501) == list(range(1, 503))
+
+
+@starts
+def test_a_range_is_no_longer_than_what_is_outstanding(start: int) -> None:
+    with Ids(start) as ids:
+        ids.own(1, 2, 3)
+        assert ids.clip(start - 2**31 + 10, start + 1) == (start % WRAP, (start + 1) % WRAP)
+        assert ids.tell(start, start + 1) == [1, 2]
+        assert ids.clip(start - 2**30, start + 2) == ((start + 2) % WRAP,) * 2
+        assert ids.tell(start + 2, start + 2) == [3]
+        assert ids.clip(start - 2**30, start + 2) is None
+        ids.doubt()
+        assert ids.clip(start, start + 2**30) is None  # of failed sends, as far as anybody knows
+
+
+# -- against a model
+
+
+def play(steps: list[Step], start: int, found: Callable[[int], int] = lambda number: number) -> None:
+    """A kernel that gives numbers, and tells each once. `found`: what is learned of its counter."""
+    owners: dict[int, int] = {}
+    untold: list[int] = []
+    following, key = start, 0
+    with Ids(start) as ids:
+        for step, a, b in steps:
+            if step == "send":
+                keys = range(key + 1, key + 1 + a)
+                ids.own(*keys)
+                owners.update(zip(range(following, following + a), keys, strict=True))
+                untold += range(following, following + a)
+                key, following = key + a, following + a
+            elif step == "fail":
+                ids.doubt()
+                untold += range(following, following + a)
+                following += a
+                ids.set(found(following))
+            elif untold:
+                first = last = untold[a % len(untold)]
+                while last + 1 in untold and last - first < b:
+                    last += 1
+                untold = [number for number in untold if not first <= number <= last]
+                told = [owners.pop(i) for i in range(first, last + 1) if i in owners]
+                assert ids.tell(first, last) == told
+            assert ids.outstanding == len(owners)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(1, 40), st.just(0)),
+        st.tuples(st.just("fail"), st.integers(0, 3), st.just(0)),
+        st.tuples(st.just("tell"), st.integers(0, 200), st.integers(0, 100)),
+    ),
+    max_size=60,
+)
+
+
+@given(steps, st.sampled_from([0, 77, WRAP - 1, WRAP - 100, 2**31 - 50]))
+def test_as_the_model(steps: list[Step], start: int) -> None:
+    play(steps, start)
+
+
+@pytest.mark.parametrize("fault", [-1, 1])
+def test_control_a_counter_that_is_off_by_one(fault: int) -> None:
+    @settings(phases=[Phase.generate])
+    @given(steps)
+    def search(steps: list[Step]) -> None:
+        play(steps, 0, lambda number: number + fault)
+
+    with pytest.raises(AssertionError):
+        search()
+
+
+# -- where the counters of the process stand
+
+
+fresh = count(1 << 60).__next__  # cookies that no socket has, and no other test
+
+
+def opened(cookie: int, new: bool) -> Ids | None:
+    pointer = lib.uzc_ids_open(cookie, new)
+    return Ids(None, pointer) if pointer else None
+
+
+def test_the_next_engine_goes_on_where_the_last_one_ended() -> None:
+    cookie = fresh()
+    for start in range(0, 9, 3):
+        ids = opened(cookie, start == 0)
+        assert ids
+        with ids:
+            assert ids.next == start
+            ids.own(1, 2, 3)
+            assert ids.tell(start, start + 2) == [1, 2, 3]
+
+
+def test_one_engine_at_a_time() -> None:
+    cookie = fresh()
+    ids = opened(cookie, True)
+    assert ids
+    with ids:
+        assert opened(cookie, False) is None
+        other = opened(fresh(), True)
+        assert other
+        with other:
+            assert other.next == 0
+    ids = opened(cookie, False)
+    assert ids
+    with ids:
+        assert ids.next == 0
+
+
+def test_a_counter_that_nobody_saw_from_the_start() -> None:
+    cookie = fresh()
+    for _ in range(2):
+        ids = opened(cookie, False)
+        assert ids
+        with ids:
+            assert ids.next is None
+    ids = opened(cookie, False)
+    assert ids
+    with ids:
+        ids.set(17)
+    ids = opened(cookie, False)
+    assert ids
+    with ids:
+        assert ids.next == 17
+
+
+@pytest.mark.parametrize("why", ["outstanding", "never given"])
+def test_a_counter_that_can_not_be_handed_on(why: str) -> None:
+    cookie = fresh()
+    ids = opened(cookie, True)
+    assert ids
+    with ids:
+        ids.own(1)
+        if why == "never given":
+            ids.tell(0, 5)
+    assert opened(cookie, False) is None
+
+
+def test_one_in_doubt_is_found_out_again() -> None:
+    cookie = fresh()
+    ids = opened(cookie, True)
+    assert ids
+    with ids:
+        ids.doubt()
+    ids = opened(cookie, False)
+    assert ids
+    with ids:
+        assert ids.next is None
+
+
+FULL = f"""
+from test_ids import fresh, opened
+held = [opened(fresh(), True) for _ in range({KNOWN})]
+assert all(held)
+assert opened(fresh(), True) is None  # it copies
+with held[5]:
+    pass
+other = opened(fresh(), True)  # in the place of the one that was given back
+assert other and other.next == 0
+with other:
+    pass
+for _ in range(3 * {KNOWN}):
+    with opened(fresh(), True) as ids:
+        ids.own(1)
+        ids.tell(0, 0)
+with held[7]:
+    held[7].own(1)
+    assert held[7].tell(0, 0) == [1]
+"""
+
+
+def test_as_many_sockets_as_are_remembered() -> None:
+    run(FULL)  # in a process of its own: these counters stay
+
+
+FORKED = """
+import os
+from test_ids import fresh, opened
+cookies = [fresh() for _ in range(3)]
+open_, closed, outstanding = (opened(cookie, True) for cookie in cookies)
+with closed:
+    closed.own(1)
+    closed.tell(0, 0)
+outstanding.own(1)
+child = os.fork()
+if not child:
+    with open_, outstanding:  # frees them
+        pass
+    assert [opened(cookie, False) for cookie in cookies] == [None] * 3  # the parent may be sending
+    mine = opened(fresh(), True)
+    assert mine and mine.next == 0
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+open_.own(1)
+assert open_.tell(0, 0) == [1]
+with opened(cookies[1], False) as again:
+    assert again.next == 1
+"""
+
+
+def test_after_a_fork() -> None:
+    assert hasattr(os, "fork")
+    run(FORKED)
