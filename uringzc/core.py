@@ -6,6 +6,8 @@ without MSG_ZEROCOPY (``errqueue.py``).
 """
 
 import errno
+import socket as _socket
+import sys
 import time
 import warnings
 import weakref
@@ -32,6 +34,7 @@ MAX_INFLIGHT = 1 << 20
 #: the smallest arena
 ARENA_LEAST = 256 << 10
 _BATCH = 32
+_SO_COOKIE = 57
 _WAIT_MOST = 32768  # results that one call waits for
 
 
@@ -105,6 +108,10 @@ class Engine:
 
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""
+        cookie = sock.getsockopt(_socket.SOL_SOCKET, _SO_COOKIE, 8)
+        if lib.uzc_ids_taken(int.from_bytes(cookie, sys.byteorder)):
+            text = "another engine reads the socket's error queue, with its notifications: ask that one"
+            raise OSError(errno.EBUSY, text)
         return errmsg.read(sock)
 
     def _fileno(self) -> int:

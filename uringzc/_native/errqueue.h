@@ -59,6 +59,7 @@ struct sock {
     int error;        /* from the error queue: the next send fails with it */
     bool watched, touched, gone;
     bool stream;        /* TCP */
+    bool off;           /* the program has taken SO_ZEROCOPY back */
     bool more;          /* the last one was a part of a datagram: MSG_MORE */
     bool asking, found; /* where its counter stands: at `number` */
     bool sure;          /* that it did not send zero-copy without its numbers being known */

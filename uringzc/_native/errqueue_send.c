@@ -31,7 +31,7 @@ static size_t bytes_of(const struct entry *entry) {
  * copied. So is what it has no memory to notify of, until a notification has come. */
 static bool goes_zero_copy(const struct entry *entry, const struct sock *s) {
     uint32_t next;
-    return entry->zero_copy && s->ids && s->starved != s->settled + 1 && bytes_of(entry) &&
+    return entry->zero_copy && s->ids && !s->off && s->starved != s->settled + 1 && bytes_of(entry) &&
            uzc_ids_next(s->ids, &next);
 }
 
@@ -175,6 +175,10 @@ static void send_run(uzc_errqueue *e, struct sock *s, struct entry *first, uint3
     struct entry *run[GROUP];
     uint32_t at = 0;
     touch(e, s);
+    int asked = 1; /* without it the kernel ignores MSG_ZEROCOPY, and would give no number */
+    if (s->ids)
+        getsockopt(s->fd, SOL_SOCKET, SO_ZEROCOPY, &asked, &(socklen_t){sizeof asked});
+    s->off = !asked;
     if (count > 1)
         learn_of(s);
     send_waiting(e, s);

@@ -36,6 +36,11 @@ static void free_sock(uzc_errqueue *e, struct sock *s) {
         s->first = w->next;
         free(w);
     }
+    int kept = 0;
+    for (int i = 0; i < e->message_count; i++)
+        if (e->messages[i].cookie != s->cookie)
+            e->messages[kept++] = e->messages[i];
+    e->message_count = kept;
     uzc_ids_free(s->ids);
     free(s);
 }

@@ -91,6 +91,14 @@ uzc_ids *uzc_ids_open(uint64_t cookie, int fresh) {
     return mine ? ids : NULL;
 }
 
+int uzc_ids_taken(uint64_t cookie) {
+    pthread_mutex_lock(&lock);
+    struct counter *c = find_counter(cookie);
+    int taken = c && c->taken;
+    pthread_mutex_unlock(&lock);
+    return taken;
+}
+
 /* Where the counter stands is remembered, if that is known. */
 void uzc_ids_free(uzc_ids *ids) {
     if (!ids)

@@ -183,6 +183,8 @@ void uzc_ids_free(uzc_ids *ids);
 /* Of the socket with this SO_COOKIE; `fresh`: it never sent zero-copy. NULL: no memory, or its numbers are
  * another engine's. uzc_ids_free() leaves it to the next one. */
 uzc_ids *uzc_ids_open(uint64_t cookie, int fresh);
+/* Whether an engine of this process has the numbers of that socket, and so reads its error queue. */
+int uzc_ids_taken(uint64_t cookie);
 /* The number that the next send will have, once it is known and as long as it can be believed. */
 int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
 /* It was found out. One that was given already, while any is outstanding, is not believed. */
