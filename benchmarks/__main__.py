@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ import click
 from rich.progress import Progress
 
 from benchmarks import pairs
+from benchmarks.auto import Auto
 from benchmarks.baselines import Reference, plain
+from benchmarks.engines import Engines
 from benchmarks.ours import Ours, as_array, as_items
 from benchmarks.pairs import Contender, Row, Sample
 from benchmarks.report import Found, write_report
@@ -64,6 +67,11 @@ class Bench:
         """The rows of UdpSender, over a sink of their own."""
         return Senders(self.stack, self.measure, self.found.add)
 
+    @cached_property
+    def auto(self) -> Auto:
+        """The rows of what zero_copy="auto" does, over paths of their own."""
+        return Auto(self.stack, self.measure, self.found.add)
+
     def measure(
         self,
         target: str,
@@ -72,12 +80,13 @@ class Bench:
         many: bool = False,
         keep: bool = True,
         brief: bool = False,
+        most: float = inf,
     ) -> list[Row]:
         """Compare the first contender with the others, and `keep` the rows under `target`."""
         rows = pairs.measure(
             *(what or contenders[0].name, contenders),
             pairs=(self.plan.pairs if many else self.plan.few) * (ENOUGH if brief else 1),
-            seconds=min(BRIEF, self.plan.seconds) if brief else self.plan.seconds,
+            seconds=min(BRIEF if brief else most, self.plan.seconds),
             progress=self.progress,
         )
         if keep:
@@ -132,10 +141,17 @@ class Bench:
             (65000, False, 1.4),
         ):
             kind = "registered" if registered else "bytes"
-            baseline = plain(self.sock(), [bytes(size)] * 16)
+            baseline = plain(self.sock(), [bytes([i]) * size for i in range(64 if size < 16384 else 16)])
             contender = ours.calls(kind, size, registered=registered)
             against = Contender(baseline.name, baseline.run, wanted)
             self.measure("4", f"send, {size} B, {kind}", [contender, against], many=wanted < 1.1)
+
+    def engines(self) -> None:
+        """The engines beside each other."""
+        engines = Engines(self.stack, self.measure, self.found.add)
+        engines.runs(self.sock, self.ours)
+        engines.senders(self.senders)
+        engines.streams([self.auto.paths[name] for name in ("loopback", "veth")])
 
     def scale(self) -> None:
         """Target 12: many slots, many requests held."""
@@ -171,6 +187,9 @@ PARTS: dict[str, Callable[[Bench], None]] = {
     "varying": lambda bench: bench.senders.varying(),
     "threads": lambda bench: bench.senders.threads(),
     "single": lambda bench: bench.senders.single(),
+    "auto": lambda bench: bench.auto.datagrams(SIZES, bench.found.arrivals),
+    "streams": lambda bench: bench.auto.streams(),
+    "engines": Bench.engines,
     "scale": Bench.scale,
     "footprint": Bench.footprint,
 }

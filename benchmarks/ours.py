@@ -26,11 +26,19 @@ def stride_of(size: int) -> int:
 class Ours:
     """One scheduler, its registered memory, and ways to send with it. Leaving the `with` block closes it."""
 
-    def __init__(self, sock: socket.socket, *, max_inflight: int = 8192, tags: Sequence[int] = (0,)) -> None:
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        max_inflight: int = 8192,
+        tags: Sequence[int] = (0,),
+        engine: str = "auto",
+    ) -> None:
         self.sock = sock
-        self.s = uringzc.Scheduler(tags, max_inflight=max_inflight, completions="none")
+        self.s = uringzc.Scheduler(tags, max_inflight=max_inflight, completions="none", engine=engine)
         self.s.register_socket(sock)
         self.region = self.s.register(POOL)
+        self.region.view[:] = bytes(POOL)  # pages of its own, not the zero page again and again
         self._owed = 0
 
     def __enter__(self) -> Ours:

@@ -288,7 +288,7 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("datagrams per second, as a multiple of the reference's")
+    axes.set_xlabel("datagrams, or writes, per second, as a multiple of the reference's")
     axes.set_title(title)
     figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize="small")
     figure.savefig(path)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import accumulate
+from math import inf
 from typing import Protocol
 
 import uringzc
@@ -34,7 +35,10 @@ BRIEF = 0.05  # seconds of such a run
 
 
 class Measure(Protocol):
-    """Compares the first contender with the others, and keeps the rows: `many` pairs if it is close."""
+    """Compares the first contender with the others, and keeps the rows: `many` pairs if it is close.
+
+    A run lasts `most` seconds at most, or with `brief` BRIEF.
+    """
 
     def __call__(
         self,
@@ -44,6 +48,7 @@ class Measure(Protocol):
         many: bool = False,
         keep: bool = True,
         brief: bool = False,
+        most: float = inf,
     ) -> list[Row]:
         """Compare."""
         ...
@@ -106,6 +111,10 @@ class Sender:
         """`send` and `flush`, timed together."""
         return Calls(name, lambda count: _timed_flush(self.tx, payload, count))
 
+    def finish(self) -> None:
+        """What a run ends with."""
+        self.tx.drain(5)
+
     def contender(
         self, name: str, chunk: Callable[[], object], datagrams: int, target: float | None = None
     ) -> Contender:
@@ -114,7 +123,7 @@ class Sender:
         def run(seconds: float) -> Sample:
             before, cpu, start = self.tx.stats, time.process_time(), time.perf_counter()
             sent = sample(seconds, chunk, datagrams).datagrams
-            self.tx.drain(5)
+            self.finish()
             took, cpu = time.perf_counter() - start, time.process_time() - cpu
             after = self.tx.stats
             if after.datagrams - before.datagrams != sent or after.lost:
@@ -182,15 +191,16 @@ class Senders:
             sock.connect(self.box.address)
         return sock
 
-    def ours(self, connected: bool = True) -> Sender:
+    def ours(self, connected: bool = True, engine: str = "auto") -> Sender:
         """Return a sender of its own."""
         remote = self.box.address if connected else None
-        return Sender(self.stack.enter_context(self.box.run(lambda: uringzc.UdpSender(remote))))
+        tx = self.box.run(lambda: uringzc.UdpSender(remote, engine=engine))
+        return Sender(self.stack.enter_context(tx))
 
     def sends(self) -> None:
         """Targets 5 and 6: `send` and `send_many`; and leases."""
         for size, wanted in ((1200, (14.0, 1.5)), (600, (None, None)), (200, (None, None))):
-            payloads, longest = _payloads(size), min(most_segments(), MOST_BYTES // size)
+            payloads, longest = payloads_of(size), min(most_segments(), MOST_BYTES // size)
             contenders = [
                 self.ours().each("send", payloads),
                 _wanted(plain(self.sock(), payloads), wanted[0]),
@@ -198,7 +208,7 @@ class Senders:
                 gather(self.sock(), payloads, longest, f"gather loop, {longest} a train"),
             ]
             self.measure("5" if wanted[0] else "-", f"UdpSender.send, {size} B", contenders)
-        payloads = _payloads(1200)
+        payloads = payloads_of(1200)
         contenders = [self.ours().many("send_many", payloads), _wanted(gather(self.sock(), payloads), 2.0)]
         self.measure("6", "UdpSender.send_many, 1200 B", contenders)
         contenders = [self.ours().lease("lease", payloads), plain(self.sock(), payloads)]
@@ -308,7 +318,7 @@ class Senders:
         crew = self.stack.enter_context(Crew(2))
         runs = crew.schedulers([self.sock(), self.sock()], 1200)
         self._threads("send_run, 1200 B, 2 threads", crew, runs, 1.9)
-        payloads = _payloads(1200)
+        payloads = payloads_of(1200)
         senders = [self.box.run(lambda: uringzc.UdpSender(self.box.address)) for _ in range(2)]
         crew.closing([tx.close for tx in senders])
         runs = [Sender(tx).each("send", payloads) for tx in senders]
@@ -335,7 +345,8 @@ class Senders:
         self.keep("-", replace(row, what=f"one datagram, p99 {_microseconds(row)}"))
 
 
-def _payloads(size: int) -> list[bytes]:
+def payloads_of(size: int) -> list[bytes]:
+    """Return datagrams of `size` that fill the pool."""
     return [bytes([i % 256]) * size for i in range(POOL // size)]
 
 

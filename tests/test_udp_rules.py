@@ -15,6 +15,7 @@ from helpers import Alarms, holding, patient, readable, run, stopped
 import uringzc
 from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
 from uringzc.core import ARENA_LEAST
+from uringzc.policy import TRIAL
 
 # -- whose it is
 
@@ -359,3 +360,13 @@ def test_explain_copies(udp_pair: Pair) -> None:
     with patient(udp_pair.rx, arena=1 << 20) as s:
         for part in ("copy", "1024 KiB", "trains of up to", "SO_SNDBUF is", "Each request is copied"):
             assert part in s.explain()
+
+
+@testing.requires("send_zc")
+def test_only_a_few_requests_are_sent_to_learn_that_the_kernel_copies() -> None:
+    with testing.receiver() as rx, uringzc.UdpSender(rx.address, engine="io_uring") as tx:
+        for _ in range(48 * 54):  # as trains, the requests of one submission, were they not stopped
+            tx.send(bytes(1200))
+        tx.drain(5)
+        assert 0 < tx.stats.zero_copy <= 3 * TRIAL
+        assert tx.stats.copying == 1

@@ -64,13 +64,14 @@ bool may_go(Gather *g, struct route *r, int outq) {
     return true;
 }
 
-/* Up to which train what waits may go now. */
+/* Up to which train what waits may go now. No further than where the policy is asked again: what it learns of
+ * the few that are to tell it counts for the rest. (Trains that are admitted twice are counted twice.) */
 uint32_t admit(Gather *g) {
     int outq = waiting_bytes(g);
     int64_t room = g->sndbuf - outq;
     uint32_t at = 0;
     g->admission++;
-    for (bool alone = false; at < g->count && room > 0 && !alone; at++) {
+    for (bool enough = false; at < g->count && room > 0 && !enough; at++) {
         struct train *t = &g->trains[at];
         struct route *r = &g->routes[t->route];
         const bool larger = t->count > 1 && t->size > r->proved;
@@ -79,7 +80,8 @@ uint32_t admit(Gather *g) {
         t->zero_copy =
             t->nbytes && (g->always || (r->zero_copy && t->nbytes >= g->least && t->size <= r->segment_most));
         room -= charge(t);
-        alone = larger; /* a route that can not segment is found out before anything can overtake */
+        /* a route that can not segment is found out before anything can overtake */
+        enough = ++r->requests >= r->look || larger;
     }
     return at;
 }

@@ -201,7 +201,6 @@ static int submit_some(Gather *g, uint32_t until) {
         g->attached++;
         g->attached_bytes += t->nbytes;
         g->requests++;
-        g->routes[t->route].requests++;
     }
     return code; /* conclude() submits them */
 }
