@@ -3,6 +3,7 @@
 import ctypes
 import gc
 import mmap
+import os
 import random
 import socket
 import tempfile
@@ -269,6 +270,10 @@ def wire(
     box: testing.Hold, family: int = socket.AF_INET, mtu: int = 1500, given: bool = True, arena: int = 4 << 20
 ) -> Iterator[Wire]:
     """`given`: the sender has a socket of the program's, not connected; else its own, connected."""
+    # "auto" would copy most of this with MSG_ZEROCOPY, and these are tests of memory that is held
+    options: dict[str, Any] = {"arena": arena, "debug": False}
+    if os.environ["URINGZC_ENGINE"] == "msg_zerocopy":
+        options["zero_copy"] = "always"
     host = box.address6[0] if family == socket.AF_INET6 else box.address[0]
     to = [(host, port) for port in PORTS]
     with ExitStack() as stack:
@@ -278,9 +283,9 @@ def wire(
         receivers = [stack.enter_context(testing.receiver(sock=sock)) for sock in sockets]
         if given:
             sock = stack.enter_context(closing(box.socket(family)))
-            s = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, arena=arena, debug=False))
+            s = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, **options))
         else:
-            s = stack.enter_context(box.run(lambda: uringzc.UdpSender(to[0], arena=arena, debug=False)))
+            s = stack.enter_context(box.run(lambda: uringzc.UdpSender(to[0], **options)))
         s.send(b"the first")  # of each destination is waited for
         s.send(b"the first", to[1])
         s.drain()

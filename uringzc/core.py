@@ -49,6 +49,7 @@ class Engine:
     """One engine. A subclass makes its native part, and calls ``_start`` with it."""
 
     name: str
+    least = 1024  #: bytes of a datagram request from which on zero-copy pays
     passed_over: Mapping[str, Reason] = {}  #: better engines that "auto" could not choose, and why
 
     def __init__(self, max_inflight: int, completions: int, debug: bool) -> None:

@@ -37,6 +37,7 @@ class ErrorQueueEngine(Engine):
     """sendmmsg with MSG_ZEROCOPY."""
 
     name = "msg_zerocopy"
+    least = 40 << 10  # pages are pinned for each send: 0.8 of copying at 4000 bytes, 1.1 at 65,000
     _zero_copy = True
 
     def __init__(self, max_inflight: int, completions: int, debug: bool = False) -> None:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from uringzc.mender import Mender
-from uringzc.policy import LEAST
 from uringzc.probe import most_segments
 
 if TYPE_CHECKING:
@@ -92,8 +91,8 @@ def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
             "tried again from time to time"
         )
     return (
-        f"Requests of {LEAST} bytes and more are zero-copy; smaller ones, and datagrams above the MTU, are "
-        "copied, which is faster"
+        f"Requests of {engine.least} bytes and more are zero-copy; smaller ones, and datagrams above the MTU, "
+        "are copied, which is faster"
     )
 
 

@@ -9,7 +9,6 @@ at once, and from time to time, ever more rarely, a few requests ask again.
 from typing import NamedTuple
 
 MODES = ("auto", "always", "never")
-LEAST = 1024  # smaller requests are copied: that is faster
 TRIAL = 4  # requests that tell how a destination is served
 PAUSE = 256  # requests until it is asked again, twice as many each time
 PAUSE_MOST = 65536

@@ -36,7 +36,7 @@ from uringzc.integers import Integers, in_memory
 from uringzc.memory import Region
 from uringzc.mender import Mender
 from uringzc.notif import COMPLETIONS, Notification, Notifier
-from uringzc.policy import LEAST, MODES
+from uringzc.policy import MODES
 from uringzc.probe import most_segments
 from uringzc.scheduler import Scheduler
 from uringzc.sockopt import check_udp, make_room, open_udp, room_for
@@ -174,7 +174,7 @@ class UdpSender:
             notify=notify is not None,
             most=DATAGRAM_MOST[family],
             large=LARGE,
-            least=LEAST,
+            least=self._engine.least,
             limit=most_segments(),
             max_inflight=most,
             max_delay=int((self._max_delay or 0) * 1e9),
