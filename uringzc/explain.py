@@ -91,8 +91,8 @@ def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
             "tried again from time to time"
         )
     return (
-        f"Requests of {engine.least} bytes and more are zero-copy; smaller ones, and datagrams above the MTU, "
-        "are copied, which is faster"
+        f"Requests of {engine.least} bytes and more are zero-copy; smaller ones, and datagrams above the "
+        "MTU, are copied, which is faster"
     )
 
 
