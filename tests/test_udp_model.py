@@ -129,9 +129,10 @@ class Player:
                 call()
                 return
             except BlockingIOError:
-                for rx in self.came:  # with MSG_ZEROCOPY fragments are held until they were read here
+                # with MSG_ZEROCOPY fragments are held until they were read here
+                assert select.select([self.sender, *(rx.sock for rx in self.came)], [], [], 2)[0]
+                for rx in self.came:
                     rx.read()
-                assert select.select([self.sender], [], [], 2)[0]
 
     def make(self, size: int, kind: str = "bytes") -> tuple[Any, bytes]:
         """The next datagram as a buffer, and its bytes. What can be written to is memory that is reused."""
