@@ -250,6 +250,27 @@ def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> N
                 read_to_the_end(rx)
 
 
+@msg_zerocopy
+@sandboxed
+def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.Hold) -> None:
+    with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
+        listener.listen(1)
+        tx = box.socket(type=socket.SOCK_STREAM)
+        tx.connect(listener.getsockname())
+        rx, _ = listener.accept()
+        with rx, tx.dup() as other:
+            rx.settimeout(20)
+            with stopped(box):
+                send(s, tx, b"x" * 5000)
+                tx.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                tx.close()
+                s.reap_completions()
+                assert s.stats.in_flight == 1
+            s.drain(10)
+            other.sendall(b"and this")
+            assert rx.recv(5008, socket.MSG_WAITALL) == b"x" * 5000 + b"and this"
+
+
 @sandboxed
 def test_waiting_is_not_looking_again_and_again(
     box: testing.Hold, rx: socket.socket, monkeypatch: pytest.MonkeyPatch

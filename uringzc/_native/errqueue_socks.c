@@ -5,6 +5,7 @@
  */
 #include "errqueue.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <sys/epoll.h>
 #include <unistd.h>
@@ -107,6 +108,19 @@ struct sock *sock_of(uzc_errqueue *e, int fd) {
     return made;
 }
 
+/* Whether the program has the socket by another descriptor still. */
+static bool is_open_elsewhere(const struct sock *s) {
+    DIR *descriptors = opendir("/proc/self/fd");
+    bool found = !descriptors; /* who can tell? */
+    for (struct dirent *entry; !found && (entry = readdir(descriptors));) {
+        int fd = atoi(entry->d_name);
+        found = fd != s->held && entry->d_name[0] != '.' && cookie_of(fd) == s->cookie;
+    }
+    if (descriptors)
+        closedir(descriptors);
+    return found;
+}
+
 /* A connection that the program closed to end it at once (SO_LINGER with no time) is not to live on. */
 void end_closed(uzc_errqueue *e) {
     for (struct sock *s = e->socks; s; s = s->next) {
@@ -114,7 +128,7 @@ void end_closed(uzc_errqueue *e) {
         if (!s->stream || s->held < 0 || cookie_of(s->fd) == s->cookie ||
             getsockopt(s->held, SOL_SOCKET, SO_LINGER, &linger, &(socklen_t){sizeof linger}) < 0)
             continue;
-        if (linger.l_onoff && !linger.l_linger)
+        if (linger.l_onoff && !linger.l_linger && !is_open_elsewhere(s))
             connect(s->held, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
     }
 }
