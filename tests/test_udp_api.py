@@ -160,6 +160,34 @@ def test_a_scoped_address(box: testing.Hold) -> None:
 
 
 @testing.requires("net_admin")
+def test_a_scope_behind_the_host(box: testing.Hold) -> None:
+    """As every tool prints such an address: in `remote` and `bind` too, and not only in each call."""
+    with closing(box.peer.socket(socket.AF_INET6)) as rx, closing(box.socket(socket.AF_INET6)) as plain:
+        rx.bind(("::", testing.PORT))
+        rx.settimeout(10)
+        group = (f"ff02::1%{box.device}", testing.PORT)
+        with pytest.raises(OSError, match="Invalid argument"):  # the control: what a socket makes of it
+            box.run(lambda: plain.connect(group))
+        with box.run(lambda: UdpSender(group)) as s:
+            s.send(b"scoped")
+        assert rx.recv(1000) == b"scoped"
+
+
+@testing.requires("net_admin")
+def test_broadcast_needs_a_socket_that_may(box: testing.Hold) -> None:
+    to = ("10.0.0.255", testing.PORT)
+    with pytest.raises(PermissionError, match=r"10\.0\.0\.255 is a broadcast address: .*SO_BROADCAST"):
+        box.run(lambda: UdpSender(to))
+    with closing(box.peer.socket()) as rx, closing(box.socket()) as tx:
+        rx.bind(("", testing.PORT))
+        rx.settimeout(10)
+        tx.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        with UdpSender(to, sock=tx) as s:
+            s.send(b"to all")
+        assert rx.recv(1000) == b"to all"
+
+
+@testing.requires("net_admin")
 @pytest.mark.parametrize("by_address", [False, True])
 def test_multicast(box: testing.Hold, by_address: bool) -> None:
     interface = "10.0.0.1" if by_address else box.device

@@ -43,14 +43,28 @@ def open_udp(
         if interface is not None:
             _leave_by(sock, level, six, interface)
         if bind is not None:
-            sock.bind(bind)
+            sock.bind(_whole(family, bind))
         if remote is not None:
-            address.pack(family, remote)  # says what is wrong with it better than connect() does
-            sock.connect(remote)
+            _connect(sock, _whole(family, remote))
     except BaseException:
         sock.close()
         raise
     return sock
+
+
+def _whole(family: int, given: Address) -> Address:
+    """With the scope that a host's name ends with, which connect() and bind() drop."""
+    return address.unpack(address.pack(family, given))
+
+
+def _connect(sock: socket.socket, remote: Address) -> None:
+    try:
+        sock.connect(remote)
+    except PermissionError as error:
+        if error.errno != errno.EACCES or sock.family != socket.AF_INET:
+            raise
+        text = f"{remote[0]} is a broadcast address: give a `sock` that has SO_BROADCAST set"
+        raise OSError(errno.EACCES, text) from error
 
 
 def check_udp(sock: socket.socket) -> None:
