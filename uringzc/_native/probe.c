@@ -3,6 +3,7 @@
  * What this kernel can do, found by asking it. Flags are tried on an AF_UNIX socket, which no zero-copy send
  * can use: EOPNOTSUPP means that the flag was understood, EINVAL that it was not, and nothing is ever sent.
  */
+#include <errno.h>
 #include <liburing.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -43,7 +44,10 @@ int uzc_probe(uzc_features *out) {
     out->send_zc = probe && io_uring_opcode_supported(probe, IORING_OP_SEND_ZC);
     out->sendmsg_zc = probe && io_uring_opcode_supported(probe, IORING_OP_SENDMSG_ZC);
     io_uring_free_probe(probe);
-    if (out->send_zc && !socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair)) {
+    if (out->send_zc && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) < 0) {
+        if (errno == EMFILE || errno == ENFILE) /* which passes, and the answer is kept */
+            error = -errno;
+    } else if (out->send_zc) {
         out->report_usage =
             result_of(&ring, IORING_OP_SEND_ZC, pair[0], IORING_SEND_ZC_REPORT_USAGE) == -EOPNOTSUPP;
         if (out->sendmsg_zc) /* no buffer is registered, so a kernel that looks for it says EFAULT */
@@ -53,5 +57,5 @@ int uzc_probe(uzc_features *out) {
         close(pair[1]);
     }
     io_uring_queue_exit(&ring);
-    return 0;
+    return error;
 }
