@@ -195,6 +195,13 @@ def test_no_such_host(doctor: Doctor, sink: testing.Sandbox) -> None:
     assert result.output.startswith("Error: 'no such host' is no host: ")
 
 
+@testing.requires("net_admin")
+def test_broadcast(doctor: Doctor, sink: testing.Sandbox) -> None:
+    result = doctor("10.0.0.255", box=sink)
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: 10.0.0.255 is a broadcast address: give a `sock` that has ")
+
+
 def test_without_pyroute2(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     def look(host: str) -> route.Route:
         raise ModuleNotFoundError("to look at a route needs pyroute2: pip install 'uringzc[cli]'")
@@ -210,6 +217,7 @@ def test_the_environment_names_no_engine(doctor: Doctor, monkeypatch: pytest.Mon
     monkeypatch.setenv("URINGZC_ENGINE", "io-uring")
     result = doctor()
     assert result.exit_code == 1
+    assert result.output.startswith("Error: URINGZC_ENGINE in the environment is 'auto' or one of ")
     assert "not 'io-uring'" in result.output
 
 

@@ -368,8 +368,12 @@ def test_the_environment_is_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch
     assert found.fixes[0] == "unset URINGZC_ENGINE"
     assert found.engines["io_uring"] is None
     monkeypatch.setenv("URINGZC_ENGINE", "none such")
-    with pytest.raises(ValueError, match="'none such'"):
+    with pytest.raises(ValueError, match=r"^URINGZC_ENGINE in the environment is .* not 'none such'"):
         uringzc.probe()
+    wrongs: tuple[Any, ...] = ("", "COPY", None, 1, ["copy"], {})
+    for wrong in wrongs:
+        with pytest.raises(ValueError, match=r"^engine is 'auto' or one of"):
+            uringzc.Scheduler(engine=wrong)
 
 
 def test_the_environment_names_an_engine_that_does_not_work() -> None:
@@ -399,6 +403,25 @@ def test_it_is_for_people_and_for_programs() -> None:
     with pytest.raises(FrozenInstanceError):
         found.engine = "copy"  # type: ignore[misc]
     assert uringzc.probe() == found
+
+
+def test_a_lack_of_descriptors_is_not_taken_for_what_the_kernel_can() -> None:
+    """What io_uring offers is asked once, and kept: it is not asked halfway."""
+    program = """
+        import os, resource, sys, uringzc
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        ring = len(os.listdir("/proc/self/fd")) - 1 + int(sys.argv[1])
+        resource.setrlimit(resource.RLIMIT_NOFILE, (ring, before[1]))
+        try:
+            uringzc.Scheduler(engine="io_uring").close()
+        except OSError as error:
+            print(error.errno)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        found = uringzc.probe()
+        print(found.engine, found.features)
+    """
+    plain = run(program, 100)[0]
+    assert [run(program, free)[0] for free in (1, 2)] == [f"{errno.EMFILE}\n{plain}"] * 2
 
 
 def test_a_reason_without_a_fix() -> None:
