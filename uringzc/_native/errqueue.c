@@ -123,7 +123,7 @@ static void revoke_fd(void *engine, int fd) {
 static void look(uzc_errqueue *e) {
     struct epoll_event events[64];
     int came;
-    end_closed(e);
+    end_closed(e, TURN);
     do {
         came = epoll_wait(e->epoll, events, 64, 0);
         for (int i = 0; i < came; i++) {
@@ -164,6 +164,8 @@ static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns
     if (!error && (!submit || wait || e->watched_count))
         look(e);
     if (!error && wait && e->progress == before) {
+        e->turn = NULL;
+        end_closed(e, UINT32_MAX);
         error = sleep_until(e, timeout_ns);
         look(e);
     }

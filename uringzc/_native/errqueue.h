@@ -26,6 +26,7 @@
 
 #define GROUP 32u /* messages of one sendmmsg(), and of one look at an error queue */
 #define MESSAGES 256
+#define TURN 32u /* sockets that one look asks whether they were closed */
 
 struct entry {
     uint64_t key;
@@ -72,6 +73,7 @@ struct uzc_errqueue {
     struct entry *entries; /* queued and not submitted */
     uint32_t size, count;
     struct sock **by_fd, *socks, *touched;
+    struct sock *turn; /* whom end_closed() asks next; NULL: the first */
     int fds;
     uint32_t touched_count, watched_count;
     int epoll, event_fd;
@@ -104,7 +106,7 @@ void touch(uzc_errqueue *e, struct sock *s);
 void settle_touched(uzc_errqueue *e);
 void settle_down(uzc_errqueue *e, struct sock *s);
 void free_socks(uzc_errqueue *e);
-void end_closed(uzc_errqueue *e);
+void end_closed(uzc_errqueue *e, uint32_t most);
 
 /* errqueue_read.c: everything that is in its error queue; where its counter stands, asked of the kernel */
 void read_errors(uzc_errqueue *e, struct sock *s);

@@ -28,6 +28,8 @@ static void free_sock(uzc_errqueue *e, struct sock *s) {
     *(s->previous ? &s->previous->next : &e->socks) = s->next;
     if (s->next)
         s->next->previous = s->previous;
+    if (e->turn == s)
+        e->turn = s->next;
     if (s->fd < e->fds && e->by_fd[s->fd] == s)
         e->by_fd[s->fd] = NULL;
     if (s->held >= 0)
@@ -121,9 +123,15 @@ static bool is_open_elsewhere(const struct sock *s) {
     return found;
 }
 
-/* A connection that the program closed to end it at once (SO_LINGER with no time) is not to live on. */
-void end_closed(uzc_errqueue *e) {
-    for (struct sock *s = e->socks; s; s = s->next) {
+/* A connection that the program closed to end it at once (SO_LINGER with no time) is not to live on. So many
+ * sockets are asked, by turns: all of them each time would make a call slow where thousands are in flight. */
+void end_closed(uzc_errqueue *e, uint32_t most) {
+    struct sock *s = e->turn ? e->turn : e->socks;
+    for (e->turn = NULL; s; s = s->next) {
+        if (!most--) {
+            e->turn = s;
+            return;
+        }
         struct linger linger = {0};
         if (!s->stream || s->held < 0 || cookie_of(s->fd) == s->cookie ||
             getsockopt(s->held, SOL_SOCKET, SO_LINGER, &linger, &(socklen_t){sizeof linger}) < 0)
