@@ -69,7 +69,7 @@ class Scheduler:
 
         The ring then holds the socket open: closing it frees neither its port nor its connection until
         ``unregister_socket``. OSError EBUSY when it is registered already.
-        Matches io_uring_register_files_update(). The other engines have no such table: there it changes nothing.
+        Matches io_uring_register_files_update(). The other engines have no such table: it changes nothing.
         """
         self._engine.register_socket(sock)
 
