@@ -175,6 +175,41 @@ def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(1000) == b"x" * 100
 
 
+@holding
+def test_a_callback_that_raises_is_told_the_rest_by_later_calls(tcp_pair: Pair, engine: str) -> None:
+    told: list[int] = []
+
+    def notify(n: uringzc.Notification) -> None:
+        told.append(n.sequence)
+        raise ArithmeticError
+
+    with Reading(tcp_pair.rx), TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=notify) as s:
+        for _ in range(5):
+            with suppress(ArithmeticError):
+                s.send(b"x" * LEAST)
+        for _ in range(10):
+            with suppress(ArithmeticError):
+                s.drain(20)
+        assert told == list(range(5))
+        s.shutdown()
+
+
+def test_a_constructor_that_fails_leaves_nothing(
+    tcp_pair: Pair, engine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What interrupted it is raised, and nothing in its place; the engine is closed."""
+    before = len(os.listdir("/proc/self/fd"))
+
+    def attach(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(uringzc.core.Engine, "attach", attach)
+        with pytest.raises(KeyboardInterrupt):
+            TcpSender(tcp_pair.tx, engine=engine)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
 @each_way
 @pytest.mark.parametrize("interrupt", [False, True])
 def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair) -> None:

@@ -176,7 +176,8 @@ class Engine:
     def detach(self, part: Gather | Stream) -> None:
         """The sender is closed. While requests of it are in flight its compiled part stays."""
         if part.unwatch():
-            self._parts.remove(part)
+            with suppress(ValueError):  # its constructor failed before it was attached
+                self._parts.remove(part)
         else:
             self._lost.append(part)
 

@@ -148,7 +148,7 @@ class TcpSender:
 
     # -- sending
 
-    def send(self, data: "Buffer") -> int:
+    def send(self, data: "Buffer", /) -> int:
         """Returns len(data) when the kernel has accepted all of it, as ``socket.sendall`` would.
 
         With ``blocking=False`` it returns how many bytes the kernel took without waiting, as ``socket.send``
@@ -165,7 +165,7 @@ class TcpSender:
         """
         return self._stream.send(data)  # only reached through the class
 
-    def send_buffers(self, buffers: "Iterable[Buffer]") -> int:
+    def send_buffers(self, buffers: "Iterable[Buffer]", /) -> int:
         """As ``send`` of all of them, one after the other, in as few system calls as their kinds allow.
 
         Returns the bytes. All are examined before the first byte leaves: TypeError or BufferError for one of

@@ -42,9 +42,9 @@ static PyObject *leave(Stream *s, PyObject *result) {
     if (!error && s->in_flight && ++s->unlooked > CALLS)
         error = flow_look(s);
     if (!error && s->news && result) {
-        s->news = 0;
         told = PyObject_CallMethod(s->herald, "deliver", NULL);
         error = told ? 0 : -1;
+        s->news = error != 0; /* what the program was not told, the next call tells it */
         Py_XDECREF(told);
     }
     s->queue->inside--;
