@@ -370,3 +370,18 @@ def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
         assert kept[0].closed
         assert Tracked.left == 0
         assert rx.recv(LEAST, socket.MSG_PEEK)
+
+
+@pytest.mark.parametrize("data", [b"x", bytes(1 << 20)])
+def test_a_scheduler_that_is_gone(tcp_pair: Pair, data: bytes) -> None:
+    """Nothing is sent, not even what would need no engine."""
+    scheduler = uringzc.Scheduler()
+    sender = TcpSender(tcp_pair.tx, scheduler=scheduler)
+    with pytest.warns(ResourceWarning, match="was not closed"):
+        del scheduler
+    with pytest.raises(uringzc.ClosedError):
+        sender.send(data)
+    with pytest.raises(uringzc.ClosedError):
+        sender.send_buffers([b"x", data])
+    assert tcp_pair.empty()
+    sender.close()

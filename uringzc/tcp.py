@@ -104,8 +104,8 @@ class TcpSender:
             self._abort()
             raise
         # The contracts are the methods below; an instance carries the compiled ones, without a frame between.
-        self.send = self._stream.send  # type: ignore[assignment,method-assign]
-        self.send_buffers = self._stream.send_buffers  # type: ignore[assignment,method-assign]
+        self.send = self._stream.send  # type: ignore[method-assign]
+        self.send_buffers = self._stream.send_buffers  # type: ignore[method-assign]
         self.closed = False
 
     def _build(
@@ -274,7 +274,8 @@ class TcpSender:
     def fileno(self) -> int:
         """A descriptor for poll and select: with ``blocking=False`` readable when a call is worth a try.
 
-        Otherwise readable when memory may have come back.
+        Otherwise readable when memory may have come back. Where the scheduler is shared, also while that has
+        something to reap.
         """
         return self._engine.fileno() if self._poll is None else self._poll.fileno()
 

@@ -35,9 +35,9 @@ bool uzc_slots_poisoned(const uzc_slots *slots);
 
 /* What each engine's table says of the accounts. */
 #define UZC_ACCOUNTS                                                                                         \
-    .mine = uzc_slots_mine, .release = uzc_slots_release, .watch = uzc_slots_watch,                          \
-    .unwatch = uzc_slots_unwatch, .flush = uzc_slots_flush, .unsettled = uzc_slots_unsettled,                \
-    .posted = uzc_slots_posted
+    .mine = uzc_slots_mine, .check = uzc_slots_check, .release = uzc_slots_release,                          \
+    .watch = uzc_slots_watch, .unwatch = uzc_slots_unwatch, .flush = uzc_slots_flush,                        \
+    .unsettled = uzc_slots_unsettled, .posted = uzc_slots_posted
 
 /* The flush behind a request, for callers that are inside already. */
 void uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);

@@ -86,6 +86,9 @@ static int take_piece(Stream *s, PyObject *data, struct piece *p) {
 }
 
 static PyObject *send_all(Stream *s, const struct piece *pieces, size_t count) {
+    int refusal = s->queue->engine ? s->queue->calls->check(s->queue->calls->slots(s->queue->engine)) : 0;
+    if (refusal)
+        return refuse(s->queue, refusal);
     if (begin(s) < 0)
         return NULL;
     const unsigned long long before = s->nbytes;

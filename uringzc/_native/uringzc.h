@@ -114,6 +114,8 @@ typedef struct {
     uzc_slots *(*slots)(void *engine);
     /* May this thread use the engine? */
     int (*mine)(const uzc_slots *slots);
+    /* What a new request would be refused with, 0 if nothing. */
+    int (*check)(const uzc_slots *slots);
     /* Hands back the references of one request whose notifier was posted; 0 if there is none. */
     int (*release)(uzc_slots *slots, void **socket, void **memory);
     /* A watched slot: opens one and returns its number; ends one, EBUSY while it has requests; what a flush
