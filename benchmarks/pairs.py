@@ -17,10 +17,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: rows of a picture that stand in one column
+COLUMN = 40
 
 
 @dataclass(frozen=True)
@@ -256,10 +262,23 @@ def read(path: Path) -> list[Row]:
 def draw(path: Path, rows: Sequence[Row], title: str) -> None:
     """Draw the rows as a PNG: each ratio, the range, the interval of the median, and where the target is."""
     from matplotlib.figure import Figure
+
+    columns = -(-len(rows) // COLUMN)
+    most = -(-len(rows) // columns)
+    figure = Figure(
+        figsize=(10 * columns, 1.8 + 0.5 * most), layout="constrained", dpi=120 if columns < 2 else 80
+    )
+    for number, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
+        _draw_column(axes, rows[number * most : (number + 1) * most], most)
+    figure.suptitle(f"{title}: datagrams, or writes, per second, as a multiple of the reference's")
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False, fontsize="small")
+    figure.savefig(path)
+
+
+def _draw_column(axes: Axes, rows: Sequence[Row], height: int) -> None:
     from matplotlib.ticker import LogLocator, NullLocator
 
-    figure = Figure(figsize=(10, 1.8 + 0.5 * len(rows)), layout="constrained", dpi=120)
-    axes = figure.subplots()
     axes.axvline(1, color="0.6", linewidth=1, linestyle="--")
     seen = [1.0]
     for y, row in enumerate(rows):
@@ -282,13 +301,9 @@ def draw(path: Path, rows: Sequence[Row], title: str) -> None:
     wanted = [(row.target, y) for y, row in enumerate(rows) if row.target is not None]
     axes.plot([x for x, _ in wanted], [y for _, y in wanted], "k|", ms=22, mew=2, label="target")
     axes.set_yticks(range(len(rows)), [f"{row.what}\n{row.subject} / {row.reference}" for row in rows])
-    axes.set_ylim(len(rows) - 0.4, -0.7)
+    axes.set_ylim(height - 0.4, -0.7)
     if max(seen) > 3 * min(seen):
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_xlabel("datagrams, or writes, per second, as a multiple of the reference's")
-    axes.set_title(title)
-    figure.legend(loc="outside lower center", ncols=5, frameon=False, fontsize="small")
-    figure.savefig(path)
