@@ -190,7 +190,7 @@ def test_a_callback_that_raises_is_told_the_rest_by_later_calls(tcp_pair: Pair, 
         for _ in range(10):
             with suppress(ArithmeticError):
                 s.drain(20)
-        assert told == list(range(5))
+        assert sorted(told) == list(range(5))  # notifications come in any order
         s.shutdown()
 
 
