@@ -9,7 +9,6 @@
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
 int uzc_errqueue_new(uzc_errqueue **out, uzc_slots *slots, uint32_t entries, int zero_copy) {
@@ -80,11 +79,8 @@ static int64_t queue(void *engine, const uzc_send *send) {
     int error = uzc_slots_begin(e->slots);
     if (error)
         return error;
-    if (!e->count) {
-        struct timespec now;
-        clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-        uzc_slots_clock(e->slots, (uint32_t)(now.tv_sec * 1000 + now.tv_nsec / 1000000));
-    }
+    if (!e->count)
+        uzc_tick(e->slots);
     int64_t queued = 0, why = e->count == e->size ? UZC_E_QUEUE : 0;
     while (!why && queued < send->count && e->count < e->size) {
         int64_t key = uzc_slots_attach(e->slots, send, send->user_data + (uint64_t)queued);

@@ -12,6 +12,7 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "control.h"
 #include "internal.h"
 
 #ifndef SO_COOKIE
@@ -75,7 +76,7 @@ struct uzc_errqueue {
     struct sock **by_fd, *socks, *touched;
     struct sock *turn; /* whom end_closed() asks next; NULL: the first */
     int fds;
-    uint32_t touched_count, watched_count;
+    uint32_t watched_count;
     int epoll, event_fd;
     bool zero_copy, owned, asked, signalled;
     uint64_t progress; /* results and notifications so far */

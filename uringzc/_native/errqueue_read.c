@@ -6,7 +6,6 @@
 #include "errqueue.h"
 
 #include <linux/errqueue.h>
-#include <netinet/udp.h>
 
 #ifndef SO_EE_ORIGIN_ZEROCOPY
 #define SO_EE_ORIGIN_ZEROCOPY 5
@@ -111,17 +110,14 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
  * notification comes at once. Whether it did, and nothing else that is not known to take no number. */
 static bool use_up_a_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
     static char nothing[32768];
-    union {
-        char bytes[CMSG_SPACE(sizeof(uint16_t))];
-        struct cmsghdr header;
-    } control = {.header = {CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT}};
-    memcpy(CMSG_DATA(&control.header), &(uint16_t){1}, sizeof(uint16_t));
+    uzc_control control;
+    uzc_cut(&control, 1);
     struct iovec piece = {nothing, sizeof nothing};
     struct msghdr message = {.msg_name = entry->to_length ? (void *)&entry->to : NULL,
                              .msg_namelen = entry->to_length,
                              .msg_iov = &piece,
                              .msg_iovlen = 1,
-                             .msg_control = control.bytes,
+                             .msg_control = &control,
                              .msg_controllen = sizeof control};
     if (sendmsg(fd_of(s), &message, MSG_ZEROCOPY | MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != EINVAL)
         return false;

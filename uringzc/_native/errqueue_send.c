@@ -7,12 +7,10 @@
 
 #include <netinet/udp.h>
 
-#define CONTROL CMSG_SPACE(sizeof(uint16_t))
-
 struct group {
     struct mmsghdr messages[GROUP];
     struct iovec pieces[GROUP];
-    char controls[GROUP][CONTROL];
+    uzc_control controls[GROUP];
 };
 
 static void end_request(uzc_errqueue *e, const struct entry *entry, int error) {
@@ -45,11 +43,9 @@ static void describe(struct group *g, uint32_t i, struct entry *entry) {
     g->messages[i].msg_len = 0;
     if (!entry->segment)
         return;
-    struct cmsghdr *c = (struct cmsghdr *)g->controls[i];
-    *c = (struct cmsghdr){CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT};
-    memcpy(CMSG_DATA(c), &(uint16_t){(uint16_t)entry->segment}, sizeof(uint16_t));
-    m->msg_control = c;
-    m->msg_controllen = CONTROL;
+    uzc_cut(&g->controls[i], entry->segment);
+    m->msg_control = &g->controls[i];
+    m->msg_controllen = sizeof g->controls[i];
 }
 
 /* How many of these entries, of one socket and one kind, the kernel has taken; -errno: not the first. */
@@ -64,6 +60,8 @@ static int transmit(struct group *g, struct entry **entries, uint32_t count, int
 /* What decides whether several may go along, which the program may change at any time. */
 static void learn_of(struct sock *s) {
     int corked = 0, v4 = 0, v6 = 0;
+    if (s->stream)
+        return;
     getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
     getsockopt(fd_of(s), IPPROTO_IP, IP_RECVERR, &v4, &(socklen_t){sizeof v4});
     getsockopt(fd_of(s), IPPROTO_IPV6, IPV6_RECVERR, &v6, &(socklen_t){sizeof v6});

@@ -153,7 +153,6 @@ void touch(uzc_errqueue *e, struct sock *s) {
     s->touched = true;
     s->next_touched = e->touched;
     e->touched = s;
-    e->touched_count++;
 }
 
 void settle_touched(uzc_errqueue *e) {
@@ -165,7 +164,6 @@ void settle_touched(uzc_errqueue *e) {
             read_errors(e, s);
         settle_down(e, s);
     }
-    e->touched_count = 0;
 }
 
 /* Edges: an error that the next send will fail with would be a level for as long as there is no next send. */

@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "uringzc.h"
 
@@ -38,6 +39,13 @@ bool uzc_slots_poisoned(const uzc_slots *slots);
     .mine = uzc_slots_mine, .check = uzc_slots_check, .release = uzc_slots_release,                          \
     .watch = uzc_slots_watch, .unwatch = uzc_slots_unwatch, .flush = uzc_slots_flush,                        \
     .unsettled = uzc_slots_unsettled, .posted = uzc_slots_posted
+
+/* Tells the accounts what time it is; once for each batch. */
+static inline void uzc_tick(uzc_slots *slots) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    uzc_slots_clock(slots, (uint32_t)(now.tv_sec * 1000 + now.tv_nsec / 1000000));
+}
 
 /* The flush behind a request, for callers that are inside already. */
 void uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);

@@ -4,26 +4,23 @@
  * what failed, and for senders that were left behind. Any thread that is inside may do this.
  */
 #include <limits.h>
-#include <netinet/udp.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "control.h"
 #include "gather.h"
 
 /* With a control message that says how it is to be cut, where the socket's option says otherwise. */
 static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
                         uint32_t length, uint32_t segment) {
-    union {
-        char bytes[CMSG_SPACE(sizeof(uint16_t))];
-        struct cmsghdr header;
-    } control = {.header = {CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT}};
-    memcpy(CMSG_DATA(&control.header), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
+    uzc_control control;
+    uzc_cut(&control, segment);
     struct iovec piece = {(void *)data, length};
     struct msghdr message = {.msg_name = (void *)to,
                              .msg_namelen = to_length,
                              .msg_iov = &piece,
                              .msg_iovlen = 1,
-                             .msg_control = control.bytes,
+                             .msg_control = &control,
                              .msg_controllen = sizeof control};
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }

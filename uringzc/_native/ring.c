@@ -7,18 +7,15 @@
  */
 #define _GNU_SOURCE
 #include <liburing.h>
-#include <netinet/in.h>
-#include <netinet/udp.h>
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "control.h"
 #include "internal.h"
 
 #define TAG ((uint64_t)1 << 63)
 #define TAGS 64
-#define CONTROL CMSG_SPACE(sizeof(uint16_t))
 
 /* What an SQE points at; free again when the kernel has taken the SQE. */
 struct message {
@@ -31,7 +28,7 @@ struct uzc_ring {
     struct io_uring ring;
     uzc_slots *slots;
     struct message *messages; /* one for each entry of the submission queue */
-    char *controls;           /* a UDP_SEGMENT control message for each size, constant once written */
+    uzc_control *controls;    /* a UDP_SEGMENT control message for each size, constant once written */
     bool report_usage, fixed_message;
     bool enabled, registered, dead;
     int event_fd;        /* of fileno(), -1 until it is asked for */
@@ -92,23 +89,13 @@ void uzc_ring_abandon(uzc_ring **ring) {
         close(r->event_fd);
 }
 
-static uint32_t milliseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    return (uint32_t)(now.tv_sec * 1000 + now.tv_nsec / 1000000);
-}
-
 /* Sizes take turns, so their blocks must not share memory: a poll-armed request reads its block again. */
 static void *control(uzc_ring *r, uint32_t segment) {
-    if (!r->controls && !(r->controls = calloc(UINT16_MAX + 1, CONTROL)))
+    if (!r->controls && !(r->controls = calloc(UINT16_MAX + 1, sizeof *r->controls)))
         return NULL;
-    struct cmsghdr *c = (struct cmsghdr *)(r->controls + segment * CONTROL);
-    if (!c->cmsg_len) {
-        c->cmsg_level = IPPROTO_UDP;
-        c->cmsg_type = UDP_SEGMENT;
-        c->cmsg_len = CMSG_LEN(sizeof(uint16_t));
-        memcpy(CMSG_DATA(c), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
-    }
+    uzc_control *c = &r->controls[segment];
+    if (!c->header.cmsg_len)
+        uzc_cut(c, segment);
     return c;
 }
 
@@ -131,7 +118,7 @@ static void prepare_message(struct io_uring_sqe *sqe, struct message *m, const u
                                 .msg_name = s->to ? &m->to : NULL,
                                 .msg_namelen = s->to_length,
                                 .msg_control = segment_control,
-                                .msg_controllen = segment_control ? CONTROL : 0};
+                                .msg_controllen = segment_control ? sizeof(uzc_control) : 0};
     if (s->zero_copy)
         io_uring_prep_sendmsg_zc(sqe, s->fd, &m->header, s->msg_flags);
     else
@@ -172,7 +159,7 @@ static int64_t queue(void *engine, const uzc_send *s) {
         return error;
     unsigned room = io_uring_sq_space_left(&r->ring);
     if (!io_uring_sq_ready(&r->ring))
-        uzc_slots_clock(r->slots, milliseconds());
+        uzc_tick(r->slots);
     void *segment_control = s->segment ? control(r, s->segment) : NULL;
     int64_t queued = 0, why = s->segment && !segment_control ? -ENOMEM : room ? 0 : UZC_E_QUEUE;
     while (!why && queued < s->count && queued < room) {
