@@ -44,56 +44,15 @@ void flow_watcher(Stream *s, uzc_watcher *watcher) {
 
 /* -- notifiers */
 
-static uzc_slots *slots(const Stream *s) {
-    return s->queue->calls->slots(s->queue->engine);
-}
-
-void flow_compact(Stream *s) {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < s->notifier_count; i++)
-        if (s->queue->calls->unsettled(slots(s), (uint64_t)s->notifiers[i]))
-            s->notifiers[kept++] = s->notifiers[i];
-    s->notifier_count = kept;
-}
-
 static int read_notifications(Stream *s) {
-    uzc_notification n;
-    int error = 0;
-    while (!error && s->queue->calls->posted(slots(s), s->slot, &n, 1) == 1) {
-        if (!s->notify)
-            continue;
-        PyObject *told = PyObject_CallMethod(s->herald, "posted", "IKKLK", (unsigned)n.sequence,
-                                             (unsigned long long)n.requests, (unsigned long long)n.nbytes,
-                                             (long long)n.copied, (unsigned long long)n.failed);
-        s->news = 1;
-        error = told ? 0 : -1;
-        Py_XDECREF(told);
-    }
-    return error;
-}
-
-static int make_room(Stream *s) {
-    if (s->notifier_count < s->notifier_room)
-        return 0;
-    flow_compact(s);
-    if (2 * s->notifier_count < s->notifier_room)
-        return 0;
-    uint32_t room = s->notifier_room ? 2 * s->notifier_room : 16;
-    int64_t *grown = PyMem_Realloc(s->notifiers, room * sizeof *grown);
-    if (!grown)
-        return PyErr_NoMemory(), -1;
-    s->notifiers = grown;
-    s->notifier_room = room;
-    return 0;
+    return notifiers_read(s->queue, s->slot, s->notify ? s->herald : NULL, &s->news);
 }
 
 int flow_flush(Stream *s) {
-    if (make_room(s) < 0)
+    int done = notifiers_flush(s->queue, s->slot, &s->notifiers);
+    if (done < 0)
         return -1;
-    int64_t number = s->queue->calls->flush(slots(s), s->slot);
     s->attached = 0;
-    if (number > 0 && s->queue->calls->unsettled(slots(s), (uint64_t)number))
-        s->notifiers[s->notifier_count++] = number;
     release(s->queue);
     return read_notifications(s);
 }

@@ -105,8 +105,7 @@ typedef struct {
     size_t length_value;
     uint32_t in_flight, attached; /* requests; those of the notifier that is not flushed */
     uint64_t attached_bytes;
-    int64_t *notifiers; /* flushed, and not known to be done */
-    uint32_t notifier_count, notifier_room;
+    Notifiers notifiers;
     unsigned long long datagrams, nbytes, requests, plain, waits, settled, copied, reordered; /* so far */
 
     int64_t max_delay;     /* of the timer, nanoseconds; 0: none */

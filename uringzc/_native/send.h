@@ -97,6 +97,20 @@ int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns);
 /* Drops what notifiers held that were posted. */
 void release(Queue *q);
 
+/* notifiers.c: those of a sender's own slot that were flushed, and are not known to be done */
+typedef struct {
+    int64_t *numbers;
+    uint32_t count, room;
+} Notifiers;
+/* Forgets those that are done; whether any was. */
+bool notifiers_compact(const Queue *q, Notifiers *n);
+/* Flushes the slot. 1 if that notifier is done already, 0, or -1 with an exception. */
+int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n);
+/* Reads the slot's notifications, for `told`.posted() where that is not NULL, and sets *news. 0 or -1. */
+int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *news);
+/* As a tuple. */
+PyObject *notifiers_numbers(const Notifiers *n);
+
 /* send.c: the methods of Queue */
 PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);

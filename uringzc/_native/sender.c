@@ -107,10 +107,7 @@ static PyObject *gather_flush(PyObject *self, PyObject *unused) {
     int code = submit_all(g);
     if (code)
         would_block(code, "the network takes no more at the moment: what is left stays taken");
-    PyObject *numbers = code ? NULL : PyTuple_New(g->notifier_count);
-    for (uint32_t i = 0; numbers && i < g->notifier_count; i++)
-        PyTuple_SetItem(numbers, i, PyLong_FromLongLong(g->notifiers[i]));
-    return leave(g, numbers);
+    return leave(g, code ? NULL : notifiers_numbers(&g->notifiers));
 }
 
 /* spare(): sends what waits, and gives the block back that it fills */
@@ -295,7 +292,7 @@ static void gather_dealloc(PyObject *self) {
     for (uint32_t i = 0; i < g->count; i++)
         Py_XDECREF(g->trains[i].holder);
     PyMem_Free(g->routes);
-    PyMem_Free(g->notifiers);
+    PyMem_Free(g->notifiers.numbers);
     Py_XDECREF(g->destinations);
     Py_XDECREF(g->last_to);
     Py_XDECREF(g->length);

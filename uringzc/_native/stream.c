@@ -145,11 +145,8 @@ static PyObject *stream_flush(PyObject *self, PyObject *unused) {
     int error = s->in_flight ? flow_look(s) : 0;
     if (!error)
         error = flow_flush(s);
-    flow_compact(s);
-    PyObject *numbers = error ? NULL : PyTuple_New(s->notifier_count);
-    for (uint32_t i = 0; numbers && i < s->notifier_count; i++)
-        PyTuple_SetItem(numbers, i, PyLong_FromLongLong(s->notifiers[i]));
-    return leave(s, numbers);
+    notifiers_compact(s->queue, &s->notifiers);
+    return leave(s, error ? NULL : notifiers_numbers(&s->notifiers));
 }
 
 /* look() -> whether nothing is in flight, as far as it has come back */
@@ -254,7 +251,7 @@ static void stream_dealloc(PyObject *self) {
     Stream *s = (Stream *)self;
     PyObject_GC_UnTrack(self);
     PyMem_Free(s->vector);
-    PyMem_Free(s->notifiers);
+    PyMem_Free(s->notifiers.numbers);
     Py_XDECREF((PyObject *)s->queue);
     Py_XDECREF(s->sock);
     Py_XDECREF(s->herald);

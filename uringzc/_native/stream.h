@@ -44,8 +44,7 @@ typedef struct {
 
     uint32_t in_flight, attached; /* requests; those of the notifier that is not flushed */
     uint32_t unlooked;            /* calls since the engine was last entered */
-    int64_t *notifiers;           /* flushed, and not known to be done */
-    uint32_t notifier_count, notifier_room;
+    Notifiers notifiers;
     unsigned long long sends, nbytes, requests, plain, settled, copied, waits; /* so far */
 } Stream;
 
@@ -64,8 +63,6 @@ int flow_conclude(Stream *s);
 int flow_flush(Stream *s);
 /* Takes what has come back, without waiting. */
 int flow_look(Stream *s);
-/* Forgets notifiers that are done. */
-void flow_compact(Stream *s);
 
 /* flow.c: bytes, or 0; -errno; or EXCEPTION. */
 /* Takes the socket's descriptor. */

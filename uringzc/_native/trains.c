@@ -45,26 +45,9 @@ void trains_watcher(Gather *g, uzc_watcher *watcher) {
     *watcher = (uzc_watcher){g, on_result, on_settled};
 }
 
-static uint32_t unsettled(Gather *g, int64_t number) {
-    return g->queue->calls->unsettled(g->queue->calls->slots(g->queue->engine), (uint64_t)number);
-}
-
 /* The notifications of its notifiers: for the program's callback, if it has one. */
 static int trains_read(Gather *g) {
-    uzc_notification n;
-    uzc_slots *slots = g->queue->calls->slots(g->queue->engine);
-    int error = 0;
-    while (!error && g->queue->calls->posted(slots, g->slot, &n, 1) == 1) {
-        if (!g->notify)
-            continue;
-        PyObject *told = PyObject_CallMethod(g->mender, "posted", "IKKLK", (unsigned)n.sequence,
-                                             (unsigned long long)n.requests, (unsigned long long)n.nbytes,
-                                             (long long)n.copied, (unsigned long long)n.failed);
-        g->news = 1;
-        error = told ? 0 : -1;
-        Py_XDECREF(told);
-    }
-    return error;
+    return notifiers_read(g->queue, g->slot, g->notify ? g->mender : NULL, &g->news);
 }
 
 int trains_look(Gather *g) {
@@ -108,28 +91,14 @@ static void describe(const Gather *g, const struct train *t, uzc_send *send) {
 
 /* Flushes the notifier; returns 1 if a notifier of this sender has posted, and so its requests are free. */
 static int flush_notifier(Gather *g) {
-    uint32_t kept = 0;
-    int64_t number = g->queue->calls->flush(g->queue->calls->slots(g->queue->engine), g->slot);
-    for (uint32_t i = 0; i < g->notifier_count; i++)
-        if (unsettled(g, g->notifiers[i]))
-            g->notifiers[kept++] = g->notifiers[i];
-    bool posted = kept < g->notifier_count || (number > 0 && !unsettled(g, number));
-    g->notifier_count = kept;
+    bool some = notifiers_compact(g->queue, &g->notifiers);
+    int done = notifiers_flush(g->queue, g->slot, &g->notifiers);
+    if (done < 0)
+        return -1;
     g->attached = 0;
     g->attached_bytes = 0;
-    if (number > 0 && unsettled(g, number)) {
-        if (kept == g->notifier_room) {
-            uint32_t room = kept ? 2 * kept : 16;
-            int64_t *grown = PyMem_Realloc(g->notifiers, room * sizeof *grown);
-            if (!grown)
-                return PyErr_NoMemory(), -1;
-            g->notifiers = grown;
-            g->notifier_room = room;
-        }
-        g->notifiers[g->notifier_count++] = number;
-    }
     release(g->queue);
-    return trains_read(g) < 0 ? -1 : posted;
+    return trains_read(g) < 0 ? -1 : some || done;
 }
 
 int trains_flush(Gather *g) {
