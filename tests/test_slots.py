@@ -15,6 +15,7 @@ from helpers import holding
 
 import uringzc
 from uringzc import testing
+from uringzc.notif import MAX_SLOTS
 
 TAGS = [10000 + i for i in range(5)]
 
@@ -224,3 +225,22 @@ def test_notifications_wait_for_the_memory(box: testing.Hold, s: uringzc.Schedul
         assert sorted((n.tag, n.requests) for n in s.reap_notifications(wait=2)) == [(10000, 2), (10001, 2)]
         assert all(n.done for n in notifiers if n)
         assert [rx.recv(10) for _ in range(4)] == [b"held"] * 4
+
+
+def test_a_slot_that_is_not_registered_can_not_be_named(udp_pair: Pair) -> None:
+    """Slots of senders are numbered from 32,768 on, and only theirs."""
+    with uringzc.Scheduler() as s, uringzc.UdpSender(udp_pair.rx.getsockname(), scheduler=s) as tx:
+        tx.send(b"x")
+        tx.flush()
+        before = s.stats
+        for slot in (1, MAX_SLOTS - 1, MAX_SLOTS, MAX_SLOTS + 1, 0xFFFFFFFE, 0xFFFFFFFF, 1 << 32, -1):
+            for name in (0, 0xFFFF0000FFFFFFFF):
+                with pytest.raises(OSError, match="slot") as raised:
+                    s.send(udp_pair.tx, b"y", slot=slot, user_data=name)
+                assert raised.value.errno == errno.EINVAL
+            with pytest.raises(OSError, match="slot") as raised:
+                s.flush(slot)
+            assert raised.value.errno == errno.EINVAL
+        assert s.stats.requests == before.requests
+    assert udp_pair.receive(1) == [b"x"]
+    assert udp_pair.empty()

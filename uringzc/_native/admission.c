@@ -106,7 +106,7 @@ int wait_writable(Gather *g, int milliseconds) {
     if (p.revents & POLLERR && !(p.revents & POLLOUT))
         nanosleep(&(struct timespec){0, 1000000}, NULL);
     Py_END_ALLOW_THREADS;
-    return PyErr_CheckSignals();
+    return check_signals(g->queue);
 }
 
 /* Nothing may go now: until the socket has room, or the first request to a destination has arrived. 1 if the

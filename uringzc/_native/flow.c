@@ -67,6 +67,8 @@ int flow_look(Stream *s) {
 int32_t flow_socket(Stream *s) {
     if (descriptor(s->sock, &s->fd) < 0)
         return EXCEPTION;
+    if (s->closed) /* by a fork in between: the parent sends the rest */
+        return refuse(s->queue, UZC_E_CLOSED), EXCEPTION;
     return s->fd < 0 ? -EBADF : 0;
 }
 
@@ -87,7 +89,7 @@ int32_t flow_wait(Stream *s, bool again) {
         Py_BEGIN_ALLOW_THREADS;
         poll(&p, 1, SLICE);
         Py_END_ALLOW_THREADS;
-        if (PyErr_CheckSignals() < 0)
+        if (check_signals(s->queue) < 0)
             return EXCEPTION;
         if (p.revents & ~POLLERR)
             return 0;

@@ -37,7 +37,7 @@ bool uzc_slots_poisoned(const uzc_slots *slots);
 /* What each engine's table says of the accounts. */
 #define UZC_ACCOUNTS                                                                                         \
     .mine = uzc_slots_mine, .check = uzc_slots_check, .release = uzc_slots_release,                          \
-    .watch = uzc_slots_watch, .unwatch = uzc_slots_unwatch, .flush = uzc_slots_flush,                        \
+    .watch = uzc_slots_watch, .unwatch = uzc_slots_unwatch, .flush = uzc_slots_flush_watched,                \
     .unsettled = uzc_slots_unsettled, .posted = uzc_slots_posted
 
 /* Tells the accounts what time it is; once for each batch. */

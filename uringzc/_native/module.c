@@ -43,6 +43,14 @@ PyObject *refuse(Queue *q, long long code) {
     return NULL;
 }
 
+static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    (void)args, (void)keywords;
+    PyObject *self = PyType_GenericAlloc(type, 0);
+    if (self)
+        ((Queue *)self)->calls = &closed_calls;
+    return self;
+}
+
 static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
     Queue *q = (Queue *)self;
     static char *accepted[] = {"engine",      "calls",   "admit",   "pin",   "pack", "refuse",
@@ -108,8 +116,8 @@ static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), RE
                                       {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},
-                                    {Py_tp_new, PyType_GenericNew}, {Py_tp_methods, queue_methods},
+static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init}, {Py_tp_dealloc, queue_dealloc},
+                                    {Py_tp_new, queue_new}, {Py_tp_methods, queue_methods},
                                     {Py_tp_members, queue_members}, {0, NULL}};
 static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT, queue_slots};
 

@@ -57,9 +57,15 @@ static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns
     return done;
 }
 
+int check_signals(Queue *q) {
+    if (PyErr_CheckSignals() < 0)
+        return -1;
+    return q->engine ? 0 : (refuse(q, UZC_E_CLOSED), -1);
+}
+
 int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done = enter(q, submit, wait, timeout_ns);
-    if (done == INT64_MIN || PyErr_CheckSignals() < 0)
+    if (done == INT64_MIN || check_signals(q) < 0)
         return -1;
     return done < 0 && done != -EINTR ? (refuse(q, done), -1) : 0;
 }
@@ -137,7 +143,7 @@ static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
 static int common(PyObject **a, uzc_send *send) {
     uint64_t slot = 0, segment = 0, flags = 0;
     send->zero_copy = 1;
-    if (as_number(a[SLOT], SLOT, UZC_NO_SLOT - 1, &slot) < 0 ||
+    if (as_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &slot) < 0 ||
         as_number(a[SEGMENT], SEGMENT, UINT16_MAX, &segment) < 0 ||
         as_number(a[FLAGS], FLAGS, INT32_MAX, &flags) < 0 ||
         as_number(a[USER_DATA], USER_DATA, UINT64_MAX, &send->user_data) < 0 ||
@@ -272,10 +278,8 @@ PyObject *queue_enter(PyObject *self, PyObject *args) {
     long long timeout_ns;
     if (!PyArg_ParseTuple(args, "iIL", &submit, &wait, &timeout_ns))
         return NULL;
-    if (!q->engine)
-        return refuse(q, UZC_E_CLOSED);
     long long done = enter(q, submit, wait, timeout_ns);
-    if (done == INT64_MIN || PyErr_CheckSignals() < 0)
+    if (done == INT64_MIN || check_signals(q) < 0)
         return NULL;
     if (done < 0 && done != -EINTR)
         return refuse(q, done);
@@ -284,8 +288,7 @@ PyObject *queue_enter(PyObject *self, PyObject *args) {
 
 PyObject *queue_release(PyObject *self, PyObject *unused) {
     (void)unused;
-    if (((Queue *)self)->engine)
-        release((Queue *)self);
+    release((Queue *)self);
     Py_RETURN_NONE;
 }
 
@@ -299,6 +302,7 @@ PyObject *queue_detach(PyObject *self, PyObject *unused) {
     (void)unused;
     Queue *q = (Queue *)self;
     q->engine = NULL;
+    q->calls = &closed_calls;
     q->queued = 0;
     forget_all_pending(q);
     Py_RETURN_NONE;
@@ -307,7 +311,7 @@ PyObject *queue_detach(PyObject *self, PyObject *unused) {
 PyObject *queue_busy(PyObject *self, PyObject *unused) {
     (void)unused;
     Queue *q = (Queue *)self;
-    if (q->engine && !q->calls->mine(q->calls->slots(q->engine)))
+    if (!q->calls->mine(q->calls->slots(q->engine)))
         return refuse(q, UZC_E_THREAD);
     if (q->busy)
         return refuse(q, UZC_E_BUSY);

@@ -38,8 +38,8 @@ typedef struct {
 } Known;
 
 typedef struct {
-    PyObject_HEAD const uzc_calls *calls;
-    void *engine;
+    PyObject_HEAD const uzc_calls *calls; /* closed_calls when the engine has ended */
+    void *engine;                         /* then NULL */
     PyObject *admit, *pin, *pack, *refuse, *claimed;
     PyObject *region_type, *retired;
     PyObject *released; /* a list in debug mode: what to check, else NULL */
@@ -92,6 +92,11 @@ void forget_all_pending(Queue *q);
 /* Registering a socket changes what is known of it. */
 void forget_known(Queue *q);
 
+/* closed.c */
+extern const uzc_calls closed_calls;
+
+/* send.c: PyErr_CheckSignals(); -1 with ClosedError, too, if a signal handler has ended the engine (fork()) */
+int check_signals(Queue *q);
 /* send.c: for a sender, that is inside. enter(): 0, or -1 with an exception. */
 int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns);
 /* Drops what notifiers held that were posted. */

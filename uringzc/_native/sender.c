@@ -206,8 +206,6 @@ static PyObject *gather_discard(PyObject *self, PyObject *unused) {
 static PyObject *gather_unwatch(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
-    if (!g->queue->engine)
-        Py_RETURN_TRUE;
     int error = g->queue->calls->unwatch(g->queue->calls->slots(g->queue->engine), g->slot);
     return PyBool_FromLong(error != -EBUSY);
 }
@@ -257,7 +255,7 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK / 4;
     uzc_watcher watcher;
     trains_watcher(g, &watcher);
-    long long slot = q->engine ? q->calls->watch(q->calls->slots(q->engine), &watcher) : UZC_E_CLOSED;
+    long long slot = q->calls->watch(q->calls->slots(q->engine), &watcher);
     if (slot < 0)
         return refuse(q, slot), -1;
     g->slot = (uint32_t)slot;

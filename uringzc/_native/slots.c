@@ -197,18 +197,26 @@ void uzc_slots_flush_inside(uzc_slots *s, uint32_t slot) {
 }
 
 /* Returns the notifier's number, or 0 for a slot that was skipped. */
-int64_t uzc_slots_flush(uzc_slots *s, uint32_t slot) {
+static int64_t flush(uzc_slots *s, uint32_t slot, bool exists) {
     int error = uzc_slots_begin(s);
     if (error)
         return error;
-    int64_t number = slot < s->count || uzc_watched(s, slot) ? 0 : -EINVAL;
-    if (!number && slot_at(s, slot)->active != NONE) {
+    int64_t number = exists ? 0 : -EINVAL;
+    if (exists && slot_at(s, slot)->active != NONE) {
         uint32_t index = slot_at(s, slot)->active;
         number = (int64_t)((uint64_t)s->notifiers[index].generation << 32 | index);
         uzc_slots_flush_inside(s, slot);
     }
     uzc_slots_end(s);
     return number;
+}
+
+int64_t uzc_slots_flush(uzc_slots *s, uint32_t slot) {
+    return flush(s, slot, slot < s->count);
+}
+
+int64_t uzc_slots_flush_watched(uzc_slots *s, uint32_t slot) {
+    return flush(s, slot, uzc_watched(s, slot) != NULL);
 }
 
 /* How many requests of a flushed notifier are not settled; 0 when its notification has been posted. */

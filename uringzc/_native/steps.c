@@ -137,7 +137,7 @@ int flow_send(Stream *s, const struct piece *pieces, size_t count) {
         advance(&c, (size_t)(s->nbytes - before));
         if (code >= 0) {
             s->seen += step.counts;
-            if ((s->seen >= s->look && ask_policy(s) < 0) || PyErr_CheckSignals() < 0)
+            if ((s->seen >= s->look && ask_policy(s) < 0) || check_signals(s->queue) < 0)
                 return -1;
             waited = false;
             if ((size_t)code == step.bytes)

@@ -86,7 +86,7 @@ static int take_piece(Stream *s, PyObject *data, struct piece *p) {
 }
 
 static PyObject *send_all(Stream *s, const struct piece *pieces, size_t count) {
-    int refusal = s->queue->engine ? s->queue->calls->check(s->queue->calls->slots(s->queue->engine)) : 0;
+    int refusal = s->queue->calls->check(s->queue->calls->slots(s->queue->engine));
     if (refusal)
         return refuse(s->queue, refusal);
     if (begin(s) < 0)
@@ -182,8 +182,6 @@ static PyObject *stream_close(PyObject *self, PyObject *unused) {
 static PyObject *stream_unwatch(PyObject *self, PyObject *unused) {
     (void)unused;
     Stream *s = (Stream *)self;
-    if (!s->queue->engine)
-        Py_RETURN_TRUE;
     int error = s->queue->calls->unwatch(s->queue->calls->slots(s->queue->engine), s->slot);
     return PyBool_FromLong(error != -EBUSY);
 }
@@ -223,8 +221,7 @@ static int set_up(Stream *s, PyObject *args, PyObject *keywords) {
     s->zero_copy = zero_copy;
     uzc_watcher watcher;
     flow_watcher(s, &watcher);
-    void *engine = s->queue->engine;
-    long long slot = engine ? s->queue->calls->watch(s->queue->calls->slots(engine), &watcher) : UZC_E_CLOSED;
+    long long slot = s->queue->calls->watch(s->queue->calls->slots(s->queue->engine), &watcher);
     if (slot < 0)
         return refuse(s->queue, slot), -1;
     s->slot = (uint32_t)slot;

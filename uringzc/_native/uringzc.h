@@ -118,8 +118,8 @@ typedef struct {
     int (*check)(const uzc_slots *slots);
     /* Hands back the references of one request whose notifier was posted; 0 if there is none. */
     int (*release)(uzc_slots *slots, void **socket, void **memory);
-    /* A watched slot: opens one and returns its number; ends one, EBUSY while it has requests; what a flush
-     * of it, as of any slot, gives; reads its notifications. */
+    /* A watched slot: opens one and returns its number; ends one, EBUSY while it has requests; flushes it as
+     * uzc_slots_flush() does; reads its notifications. The program can not name it. */
     int64_t (*watch)(uzc_slots *slots, const uzc_watcher *watcher);
     int (*unwatch)(uzc_slots *slots, uint32_t slot);
     int64_t (*flush)(uzc_slots *slots, uint32_t slot);
@@ -136,7 +136,8 @@ int uzc_slots_register(uzc_slots *slots, const uint64_t *tags, uint32_t count);
 int uzc_slots_unregister(uzc_slots *slots);
 int uzc_slots_update(uzc_slots *slots, uint32_t first, uint32_t count, uint64_t tag, int keep_tag);
 uint32_t uzc_slots_count(const uzc_slots *slots);
-int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot);
+int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot); /* of a registered slot */
+int64_t uzc_slots_flush_watched(uzc_slots *slots, uint32_t slot);
 uint32_t uzc_slots_unsettled(const uzc_slots *slots, uint64_t notifier);
 int uzc_slots_mine(const uzc_slots *slots);
 int uzc_slots_claim(uzc_slots *slots);
