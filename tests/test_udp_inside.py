@@ -236,12 +236,16 @@ def test_a_send_that_raises_has_not_taken_it(udp_pair: Pair) -> None:
     """Also the one that fills a train, on the fast way."""
     with uringzc.Scheduler() as s, patient(udp_pair.rx, scheduler=s) as tx:
         tx.send(bytes(1000))
-        with s._engine.queue:  # as if a signal handler had come while the engine is inside
-            taken = 0
+        taken = 0
+
+        def from_inside() -> None:  # as a signal handler does that comes while the engine is inside
+            nonlocal taken
             with suppress(BusyError):
                 while True:
                     tx.send(bytes(1000))
                     taken += 1
+
+        s._engine.queue.exclusive(from_inside)
         assert tx.stats.datagrams == 1 + taken
 
 

@@ -2,14 +2,17 @@
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, final
+from typing import Any, TypeVar, final
 
-from typing_extensions import Buffer
+from typing_extensions import Buffer, ParamSpec
 
 from uringzc.address import Address
 from uringzc.herald import Herald
 from uringzc.memory import Pinned, Region, Vector
 from uringzc.mender import Mender
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 @final
 class Memory:
@@ -33,7 +36,7 @@ class Owner:
 
 @final
 class Queue:
-    """The per-request path of one engine. As a context manager it marks the engine as inside a call."""
+    """The per-request path of one engine."""
 
     def __init__(
         self,
@@ -82,8 +85,7 @@ class Queue:
     def release(self) -> None: ...
     def readmit(self) -> None: ...
     def detach(self) -> None: ...
-    def __enter__(self) -> Queue: ...
-    def __exit__(self, *error: object) -> None: ...
+    def exclusive(self, function: Callable[P, T], /, *args: P.args, **none: P.kwargs) -> T: ...
     @property
     def busy(self) -> bool: ...
     @property

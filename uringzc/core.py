@@ -208,13 +208,11 @@ class Engine:
 
     def submit(self) -> int:
         """Hands what is queued to the kernel, and takes every result there is."""
-        with self.queue:
-            return self._enter(1, 0, 0)
+        return self.queue.exclusive(self._enter, 1, 0, 0)
 
     def look(self) -> None:
         """Takes every result there is."""
-        with self.queue:
-            self._enter(0, 0, 0)
+        self.queue.exclusive(self._enter, 0, 0, 0)
 
     def _enter(self, submit: int, wait: int, timeout_ns: int) -> int:
         lifetime.sweep()
@@ -248,16 +246,18 @@ class Engine:
 
         At the end of `timeout` it raises TimeoutError that names `what`, or returns if that is None.
         """
+        if not self.queue.exclusive(self._wait, missing, timeout) and what is not None:
+            raise TimeoutError(f"{what} is not done after {timeout} s: {self.describe()}")
+
+    def _wait(self, missing: Callable[[], int], timeout: float | None) -> bool:
         deadline = None if timeout is None else time.monotonic() + timeout
-        with self.queue:
-            while need := missing():
-                left = -1 if deadline is None else int(min(max(0, deadline - time.monotonic()), 1e9) * 1e9)
-                # wait for all of them at once: a DEFER ring then sleeps once
-                self._enter(1, min(need, _WAIT_MOST) if left else 0, left)
-                if left == 0 and missing():
-                    if what is None:
-                        return
-                    raise TimeoutError(f"{what} is not done after {timeout} s: {self.describe()}")
+        while need := missing():
+            left = -1 if deadline is None else int(min(max(0, deadline - time.monotonic()), 1e9) * 1e9)
+            # wait for all of them at once: a DEFER ring then sleeps once
+            self._enter(1, min(need, _WAIT_MOST) if left else 0, left)
+            if left == 0 and missing():
+                return False
+        return True
 
     def describe(self) -> str:
         """What the kernel still holds."""

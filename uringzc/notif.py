@@ -284,7 +284,7 @@ class Slots:
         data = bytearray(self.completion.size * self.counts().unread_completions)
         if data:
             out = ffi.from_buffer("uzc_completion[]", data)
-            check(lib.uzc_slots_completions(self.pointer, out, len(out)))
+            _shorten(data, out, check(lib.uzc_slots_completions(self.pointer, out, len(out))))
         return Batch(data, self.completion)
 
     def take_notifications(self) -> Batch[Notification]:
@@ -292,8 +292,16 @@ class Slots:
         data = bytearray(self.notification.size * self.counts().unread_notifications)
         if data:
             out = ffi.from_buffer("uzc_notification[]", data)
-            check(lib.uzc_slots_notifications(self.pointer, out, len(out)))
+            _shorten(data, out, check(lib.uzc_slots_notifications(self.pointer, out, len(out))))
         return Batch(data, self.notification)
+
+
+def _shorten(data: bytearray, records: Any, count: int) -> None:
+    """Another call, in a signal handler say, may have read some of the records that were counted before."""
+    if count < len(records):
+        size = len(data) // len(records)
+        ffi.release(records)
+        del data[count * size :]
 
 
 def _u64(name: str, value: int) -> None:

@@ -164,8 +164,7 @@ class Scheduler:
         notification counts as unread until ``reap_notifications`` has returned it. OSError EINVAL for a slot
         that does not exist.
         """
-        with self._engine.queue:
-            number = self._engine.slots.flush(slot)
+        number = self._engine.queue.exclusive(self._engine.slots.flush, slot)
         return Notifier(self._engine, number) if number else None
 
     def submit(self) -> int:

@@ -107,8 +107,8 @@ static PyMethodDef queue_methods[] = {
     {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
     {"readmit", queue_readmit, METH_NOARGS, "Asks admit() again of every socket."},
     {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
-    {"__enter__", queue_busy, METH_NOARGS, "Marks the engine as inside a call; BusyError if it is already."},
-    {"__exit__", queue_unbusy, METH_VARARGS, NULL},
+    {"exclusive", queue_exclusive, METH_VARARGS,
+     "exclusive(function, *args) -> what it returns; other calls on the engine meanwhile: BusyError"},
     {NULL, NULL, 0, NULL}};
 
 static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
@@ -116,8 +116,8 @@ static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), RE
                                       {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init}, {Py_tp_dealloc, queue_dealloc},
-                                    {Py_tp_new, queue_new}, {Py_tp_methods, queue_methods},
+static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},
+                                    {Py_tp_new, queue_new},         {Py_tp_methods, queue_methods},
                                     {Py_tp_members, queue_members}, {0, NULL}};
 static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT, queue_slots};
 

@@ -308,20 +308,21 @@ PyObject *queue_detach(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-PyObject *queue_busy(PyObject *self, PyObject *unused) {
-    (void)unused;
+/* Not a context manager: an interrupt could come between its __enter__() and the block that it protects. */
+PyObject *queue_exclusive(PyObject *self, PyObject *args) {
     Queue *q = (Queue *)self;
+    if (!PyTuple_Size(args))
+        return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
     if (!q->calls->mine(q->calls->slots(q->engine)))
         return refuse(q, UZC_E_THREAD);
     if (q->busy)
         return refuse(q, UZC_E_BUSY);
+    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args));
+    if (!rest)
+        return NULL;
     q->busy = 1;
-    Py_INCREF(self);
-    return self;
-}
-
-PyObject *queue_unbusy(PyObject *self, PyObject *unused) {
-    (void)unused;
-    ((Queue *)self)->busy = 0;
-    Py_RETURN_NONE;
+    PyObject *result = PyObject_CallObject(PyTuple_GetItem(args, 0), rest);
+    q->busy = 0;
+    Py_DECREF(rest);
+    return result;
 }

@@ -95,7 +95,8 @@ void forget_known(Queue *q);
 /* closed.c */
 extern const uzc_calls closed_calls;
 
-/* send.c: PyErr_CheckSignals(); -1 with ClosedError, too, if a signal handler has ended the engine (fork()) */
+/* send.c: PyErr_CheckSignals(); -1 with ClosedError, too, if a signal handler has ended the engine (fork())
+ */
 int check_signals(Queue *q);
 /* send.c: for a sender, that is inside. enter(): 0, or -1 with an exception. */
 int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns);
@@ -123,8 +124,7 @@ PyObject *queue_enter(PyObject *self, PyObject *args);
 PyObject *queue_release(PyObject *self, PyObject *unused);
 PyObject *queue_readmit(PyObject *self, PyObject *unused);
 PyObject *queue_detach(PyObject *self, PyObject *unused);
-PyObject *queue_busy(PyObject *self, PyObject *unused);
-PyObject *queue_unbusy(PyObject *self, PyObject *unused);
+PyObject *queue_exclusive(PyObject *self, PyObject *args);
 
 /* module.c: raises what a refusal stands for; always NULL */
 PyObject *refuse(Queue *q, long long code);
