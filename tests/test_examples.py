@@ -16,7 +16,7 @@ MORE = r"copied=(\d+)%, memory back after p50=(\d+) us p99=(\d+) us, CPU=([\d.]+
 
 
 def start(name: str, *options: str) -> "subprocess.Popen[str]":
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *options]
+    command = [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *options]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -59,7 +59,9 @@ def test_the_programs_of_the_readme_run() -> None:
     assert len(programs) == 4
     printed = ""
     for program in programs[:3]:
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(
+            [sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=60
+        )
         assert (done.returncode, done.stderr) == (0, "")
         printed += done.stdout
     assert "datagrams=100000" in printed

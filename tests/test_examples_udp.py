@@ -27,7 +27,7 @@ HOSTS = ["127.0.0.1", "::1"]
 @contextmanager
 def started(name: str, *options: object, box: testing.Sandbox | None = None) -> Iterator[Program]:
     """An example as a program of its own, inside `box`; killed if the block leaves it running."""
-    command = [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, options)]
+    command = [sys.executable, "-X", "dev", "-W", "error", str(EXAMPLES / name), *map(str, options)]
 
     def start() -> Program:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -505,9 +505,7 @@ def test_debug_finds_it_at_close(udp_pair: "Pair") -> None:
 def test_debug_is_switched_on(options: str, variable: str, expected: str) -> None:
     import subprocess
 
-    program = (
-        "import uringzc; s = uringzc.Scheduler(); print(s._engine.queue.released is not None); s.close()"
-    )
+    program = "import uringzc; s = uringzc.Scheduler(); print(s._engine.debug); s.close()"
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONDEVMODE", "URINGZC_DEBUG")}
     environment["PYTHONPATH"] = str(Path(uringzc.__file__).parents[1])
     if variable:
@@ -525,4 +523,4 @@ def test_debug_argument_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def debugs(s: S) -> bool:
     """Whether it takes checksums."""
-    return s._engine.queue.released is not None
+    return s._engine.debug

@@ -18,7 +18,7 @@ LIBURING = "2.3"
 NATIVE = "uringzc/_native"  # setuptools wants paths relative to setup.py
 
 FILES = [
-    *("guard", "slots", "requests", "ring", "probe"),
+    *("guard", "slots", "requests", "ring", "probe", "read_memory"),
     *("ids", "errqueue", "errqueue_send", "errqueue_read", "errqueue_socks"),
 ]
 

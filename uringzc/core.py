@@ -81,7 +81,7 @@ class Engine:
             Region,
             retired,
             partial(lifetime.claimed, weakref.ref(self)),
-            self.debug,
+            memory.verify if self.debug else None,
         )
         lifetime.born(self)
 
@@ -222,24 +222,18 @@ class Engine:
             self.tidy()
 
     def tidy(self) -> None:
-        """After whatever may have posted notifiers: drops what they held, verifies it in debug mode."""
+        """After whatever may have posted notifiers: drops what they held.
+
+        BufferModifiedError, in debug mode, where some of it was changed while the kernel owned it.
+        """
         self.queue.release()
         if self._lost and self.mine():
             lost, self._lost = self._lost, []
             for part in lost:
                 self.detach(part)
-        try:
-            self._verify()
-        finally:
-            if self.mine() and not self.closed:
-                self._retire()
-
-    def _verify(self) -> None:
-        released = self.queue.released
-        while released:
-            held = released.pop()
-            if isinstance(held, memory.Checked):
-                held.verify()
+        if self.mine() and not self.closed:
+            self._retire()
+        self.queue.raise_modified()
 
     def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str | None) -> None:
         """Submits, and waits until `missing()`, a lower bound of the CQEs that are needed, is 0.
@@ -334,9 +328,8 @@ class Engine:
             idle = not self.slots.counts().in_flight
             if idle:
                 self.queue.release()
-            while self.queue.released:
-                with suppress(BufferModifiedError):  # nobody asked this engine for anything
-                    self._verify()
+            with suppress(BufferModifiedError):  # nobody asked this engine for anything
+                self.queue.raise_modified()
             if idle:
                 self.queue.detach()
                 self._exit()

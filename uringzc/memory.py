@@ -18,7 +18,7 @@ from contextlib import suppress
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from uringzc._uring import ffi
+from uringzc._uring import ffi, lib
 from uringzc.errors import BufferModifiedError, ClosedError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from uringzc._send import Memory
 
+_PART = 256 << 10  # bytes of one step of a checksum
 #: what the per-request path wants to know: what to hold, its address, its bytes, its registration, its iovecs
 Pinned = tuple[Any, int, int, "Memory | None", int]
 
@@ -140,6 +141,18 @@ def pin(data: "Buffer | Vector", offset: int | None, length: int | None) -> Pinn
     return view, address_of(view), view.nbytes, None, 0
 
 
+def checksum(view: memoryview) -> int | None:
+    """Of the bytes; None where there is no memory (any more), as in a mapped file that was truncated."""
+    found, start = 0, address_of(view)
+    part = ffi.new("char[]", min(view.nbytes, _PART) or 1)
+    for at in range(0, view.nbytes, _PART):
+        size = min(_PART, view.nbytes - at)
+        if lib.uzc_read_memory(start + at, part, size) < 0:
+            return None
+        found = zlib.crc32(ffi.buffer(part, size), found)
+    return found
+
+
 class Checked:
     """debug=True: what a request sends, and a checksum of it taken when it was queued."""
 
@@ -148,7 +161,7 @@ class Checked:
     def __init__(self, holder: Any, view: memoryview) -> None:
         self.holder = holder
         self.view = view
-        self.checksum = zlib.crc32(view)
+        self.checksum = checksum(view)
         frame: FrameType | None = sys._getframe(1)
         while frame and str(frame.f_globals.get("__name__", "")).partition(".")[0] == "uringzc":
             frame = frame.f_back
@@ -156,11 +169,18 @@ class Checked:
 
     def verify(self) -> None:
         """BufferModifiedError if the bytes are not what they were."""
-        if zlib.crc32(self.view) != self.checksum:
+        now = checksum(self.view)
+        if None not in (now, self.checksum) and now != self.checksum:  # without memory the result says EFAULT
             raise BufferModifiedError(
                 f"{self.view.nbytes} bytes queued at {self.place} were changed while the kernel owned them: "
                 "wait for the notification before memory is written again"
             )
+
+
+def verify(held: Any) -> None:
+    """What a request held is about to be the program's again: BufferModifiedError if it was changed."""
+    if isinstance(held, Checked):
+        held.verify()
 
 
 def pin_checked(data: Any, offset: int | None, length: int | None) -> Pinned:

@@ -9,14 +9,14 @@ int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_se
             PyObject **holder) {
     PyObject *memory = NULL;
     send->buffer = -1;
-    if (!q->released && PyBytes_CheckExact(data)) {
+    if (!q->verify && PyBytes_CheckExact(data)) {
         Py_INCREF(data);
         *holder = data;
         send->data = PyBytes_AsString(data);
         *nbytes = (uint64_t)PyBytes_Size(data);
         return 0;
     }
-    if (!q->released && (PyObject *)Py_TYPE(data) == q->region_type) {
+    if (!q->verify && (PyObject *)Py_TYPE(data) == q->region_type) {
         memory = PyObject_GetAttr(data, name_memory);
         if (!memory)
             return -1;

@@ -53,17 +53,17 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *keyword
 
 static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
     Queue *q = (Queue *)self;
-    static char *accepted[] = {"engine",      "calls",   "admit",   "pin",   "pack", "refuse",
-                               "region_type", "retired", "claimed", "debug", NULL};
+    static char *accepted[] = {"engine",      "calls",   "admit",   "pin",    "pack", "refuse",
+                               "region_type", "retired", "claimed", "verify", NULL};
     unsigned long long engine, calls;
-    int debug = 0;
+    PyObject *verify;
     if (q->engine || q->admit) {
         PyErr_SetString(PyExc_TypeError, "a Queue is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOO|p", accepted, &engine, &calls, &q->admit,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOOO", accepted, &engine, &calls, &q->admit,
                                      &q->pin, &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed,
-                                     &debug)) {
+                                     &verify)) {
         q->admit = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
         return -1;
     }
@@ -76,9 +76,12 @@ static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
     Py_INCREF(q->claimed);
     q->engine = (void *)(uintptr_t)engine;
     q->calls = (const uzc_calls *)(uintptr_t)calls;
-    if (debug && !(q->released = PyList_New(0)))
-        return -1;
-    return 0;
+    if (verify == Py_None)
+        return 0;
+    Py_INCREF(verify);
+    q->verify = verify;
+    q->modified = PyList_New(0);
+    return q->modified ? 0 : -1;
 }
 
 static void queue_dealloc(PyObject *self) {
@@ -93,7 +96,8 @@ static void queue_dealloc(PyObject *self) {
     Py_XDECREF(q->region_type);
     Py_XDECREF(q->retired);
     Py_XDECREF(q->claimed);
-    Py_XDECREF(q->released);
+    Py_XDECREF(q->verify);
+    Py_XDECREF(q->modified);
     Py_XDECREF(q->last_to);
     Py_XDECREF(q->last_packed);
     free_object(self);
@@ -105,6 +109,8 @@ static PyMethodDef queue_methods[] = {
     {"enter", queue_enter, METH_VARARGS,
      "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
     {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
+    {"raise_modified", queue_raise_modified, METH_NOARGS,
+     "Debug mode: raises what was found about memory whose notifier was posted."},
     {"readmit", queue_readmit, METH_NOARGS, "Asks admit() again of every socket."},
     {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
     {"exclusive", queue_exclusive, METH_VARARGS,
@@ -113,7 +119,6 @@ static PyMethodDef queue_methods[] = {
 
 static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
                                       {"inside", T_INT, offsetof(Queue, inside), READONLY, NULL},
-                                      {"released", T_OBJECT, offsetof(Queue, released), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 
 static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},

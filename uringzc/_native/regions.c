@@ -55,7 +55,7 @@ PyObject *gather_send_block(PyObject *self, PyObject *args) {
     if (gather_begin(g) < 0)
         return NULL;
     struct train whole = {.holder = NULL};
-    const bool checked = g->queue->released != NULL; /* debug: a checksum for each train */
+    const bool checked = g->queue->verify != NULL; /* debug: a checksum for each train */
     int error = find_route(g, to, &route);
     if (!error && !checked)
         error = own_memory(g, data, offset, length, &whole);

@@ -14,12 +14,40 @@
 
 #include "send.h"
 
+static void verify(Queue *q, PyObject *memory) {
+    PyObject *type, *value, *trace, *pending_type, *pending_value, *pending_trace;
+    PyErr_Fetch(&pending_type, &pending_value, &pending_trace);
+    PyObject *done = PyObject_CallFunctionObjArgs(q->verify, memory, NULL);
+    Py_XDECREF(done);
+    if (!done) {
+        PyErr_Fetch(&type, &value, &trace);
+        PyErr_NormalizeException(&type, &value, &trace);
+        if (!value || PyList_Append(q->modified, value) < 0)
+            PyErr_Clear();
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(trace);
+    }
+    PyErr_Restore(pending_type, pending_value, pending_trace);
+}
+
+int raise_modified(Queue *q) {
+    if (!q->verify || !PyList_Size(q->modified))
+        return 0;
+    PyObject *first = PyList_GetItem(q->modified, 0);
+    Py_INCREF(first);
+    PyList_SetSlice(q->modified, 0, PyList_Size(q->modified), NULL);
+    PyErr_SetObject((PyObject *)Py_TYPE(first), first);
+    Py_DECREF(first);
+    return -1;
+}
+
 void release(Queue *q) {
     void *sock, *memory;
     uzc_slots *slots = q->calls->slots(q->engine);
     while (q->calls->release(slots, &sock, &memory)) {
-        if (q->released && PyList_Append(q->released, memory) < 0)
-            PyErr_Clear();
+        if (q->verify)
+            verify(q, memory);
         Py_XDECREF((PyObject *)sock);
         Py_XDECREF((PyObject *)memory);
     }
@@ -252,7 +280,7 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
         return NULL;
     send.stride = size;
     if (as_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
-        resolve(q, a[DATA], NULL, q->released ? nothing : NULL, &send, &nbytes, &holder) < 0)
+        resolve(q, a[DATA], NULL, q->verify ? nothing : NULL, &send, &nbytes, &holder) < 0)
         return NULL;
     long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
@@ -261,11 +289,11 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     else if (offset > nbytes || span > nbytes - offset)
         done = (out_of_range(a[DATA], offset, span, nbytes), -1);
     else if (datagrams) {
-        if (!q->released)
+        if (!q->verify)
             send.data += offset;
         send.length = (uint32_t)size;
         send.count = (uint32_t)datagrams;
-        done = q->released ? dispatch_each(q, a, offset, &send) : dispatch(q, a, holder, &send);
+        done = q->verify ? dispatch_each(q, a, offset, &send) : dispatch(q, a, holder, &send);
     }
     Py_DECREF(holder);
     return done < 0 ? NULL : PyLong_FromLongLong(done);
@@ -289,6 +317,13 @@ PyObject *queue_enter(PyObject *self, PyObject *args) {
 PyObject *queue_release(PyObject *self, PyObject *unused) {
     (void)unused;
     release((Queue *)self);
+    Py_RETURN_NONE;
+}
+
+PyObject *queue_raise_modified(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (raise_modified((Queue *)self) < 0)
+        return NULL;
     Py_RETURN_NONE;
 }
 

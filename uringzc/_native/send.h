@@ -42,7 +42,8 @@ typedef struct {
     void *engine;                         /* then NULL */
     PyObject *admit, *pin, *pack, *refuse, *claimed;
     PyObject *region_type, *retired;
-    PyObject *released; /* a list in debug mode: what to check, else NULL */
+    PyObject *verify;   /* debug mode: called with what a request held, before its notifier counts as done */
+    PyObject *modified; /* debug mode: a list of the exceptions that it raised, for the end of a call */
     PyObject *last_to, *last_packed;
     int last_family;
     Pending *pending;
@@ -102,6 +103,8 @@ int check_signals(Queue *q);
 int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns);
 /* Drops what notifiers held that were posted. */
 void release(Queue *q);
+/* Debug mode: raises what verify() had raised. 0 or -1. */
+int raise_modified(Queue *q);
 
 /* notifiers.c: those of a sender's own slot that were flushed, and are not known to be done */
 typedef struct {
@@ -122,6 +125,7 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
 PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *queue_enter(PyObject *self, PyObject *args);
 PyObject *queue_release(PyObject *self, PyObject *unused);
+PyObject *queue_raise_modified(PyObject *self, PyObject *unused);
 PyObject *queue_readmit(PyObject *self, PyObject *unused);
 PyObject *queue_detach(PyObject *self, PyObject *unused);
 PyObject *queue_exclusive(PyObject *self, PyObject *args);

@@ -79,6 +79,8 @@ PyObject *leave(Gather *g, PyObject *result) {
         if (!told)
             Py_CLEAR(result);
     }
+    if (result && raise_modified(g->queue) < 0)
+        Py_CLEAR(result);
     gather_end(g);
     return result;
 }

@@ -47,6 +47,8 @@ static PyObject *leave(Stream *s, PyObject *result) {
         s->news = error != 0; /* what the program was not told, the next call tells it */
         Py_XDECREF(told);
     }
+    if (!error && result)
+        error = raise_modified(s->queue);
     s->queue->inside--;
     s->inside = 0;
     if (error && result)

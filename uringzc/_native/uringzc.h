@@ -226,6 +226,10 @@ void uzc_errqueue_signal(uzc_errqueue *engine);
 int uzc_errqueue_message(uzc_errqueue *engine, int fd, uzc_message *out);
 const uzc_calls *uzc_errqueue_calls(void);
 
+/* read_memory.c: copies what lies at `address` in this process; -EFAULT where there is no memory (any more).
+ */
+int64_t uzc_read_memory(uint64_t address, void *out, uint64_t length);
+
 /* probe.c: what this kernel can do. -errno if io_uring cannot be used at all. */
 typedef struct {
     int send_zc;       /* Linux 6.0 */

@@ -1,0 +1,143 @@
+"""Debug mode: it finds what was written while the kernel owned it, and nothing else."""
+
+import mmap
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import Pair
+from helpers import holding, run, stopped
+
+import uringzc
+from uringzc import BufferModifiedError, UdpSender, testing
+
+SIZE = 60_000
+SEGMENT = 1000
+
+
+@pytest.fixture
+def tx(udp_pair: Pair) -> Iterator[UdpSender]:
+    with UdpSender(udp_pair.rx.getsockname(), debug=True, max_delay=None) as sender:
+        yield sender
+
+
+def test_memory_may_be_written_when_the_notifier_is_done(udp_pair: Pair, tx: UdpSender) -> None:
+    """Again and again, whichever call has found that it is done; close() finds nothing either."""
+    region = tx.register(SIZE)
+    for turn in range(1, 30):
+        region.view[:] = bytes([turn]) * SIZE
+        tx.send_region(region, segment=SEGMENT)
+        if turn % 3 == 0:
+            tx.flush().wait()
+        elif turn % 3 == 1:
+            tx.drain()
+        else:
+            notifier = tx.flush()
+            while not notifier.done:
+                pass
+        assert udp_pair.receive(SIZE // SEGMENT) == [bytes([turn]) * SEGMENT] * (SIZE // SEGMENT)
+    region.view[:] = bytes(SIZE)
+
+
+def test_with_a_scheduler_that_is_shared(udp_pair: Pair) -> None:
+    """What a sender's memory did is not the news of the scheduler's next call."""
+    with (
+        uringzc.Scheduler(debug=True) as s,
+        UdpSender(udp_pair.rx.getsockname(), scheduler=s, max_delay=None) as tx,
+    ):
+        region = tx.register(SIZE)
+        for turn in range(1, 10):
+            region.view[:] = bytes([turn]) * SIZE
+            tx.send_region(region, segment=SEGMENT)
+            tx.flush().wait()
+            region.view[:] = bytes(SIZE)
+            s.submit()
+            udp_pair.receive(SIZE // SEGMENT)
+
+
+@holding
+@testing.requires("net_admin")
+@pytest.mark.parametrize("ending", ["wait", "drain", "close"])
+def test_what_is_written_too_early_is_found(box: testing.Hold, ending: str) -> None:
+    """The control of the two above."""
+    with testing.receiver(sock=box.receiver_socket()) as rx, box.socket() as sock:
+        sock.connect(box.address)
+        tx = UdpSender(sock=sock, debug=True, max_delay=None, zero_copy="always")
+        tx.send(b"first")  # the neighbour is known from then on
+        tx.drain()
+        region = tx.register(SIZE)
+        with stopped(box):
+            tx.send_region(region, segment=SEGMENT)
+            notifier = tx.flush()
+            assert not notifier.done
+            region.view[SIZE - 1] = 1
+        end = {"wait": notifier.wait, "drain": tx.drain, "close": tx.close}[ending]
+        with pytest.raises(BufferModifiedError, match=rf"bytes queued at {__file__}:\d+ were changed"):
+            end()
+        tx.close()
+        rx.wait(1 + SIZE // SEGMENT)
+
+
+def test_payloads_are_let_go(udp_pair: Pair, tx: UdpSender) -> None:
+    """Those of a sender too, whose program makes no call on a scheduler."""
+    payload = bytes(20_000)
+    before = sys.getrefcount(payload)
+    for _ in range(100):
+        tx.send(payload)
+        tx.drain()
+        udp_pair.receive(1)
+    assert sys.getrefcount(payload) == before
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_mapped_file_that_was_truncated(tmp_path: Path, later: bool) -> None:
+    """The send fails with EFAULT, as without debug mode, where a read would end the process (SIGBUS)."""
+    out, _ = run(
+        """
+        import mmap, os, socket, sys
+        import uringzc
+        rx, tx = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        rx.bind(("127.0.0.1", 0))
+        tx.connect(rx.getsockname())
+        with open(sys.argv[1], "w+b") as file:
+            file.write(bytes(8192))
+            file.flush()
+            mapped = mmap.mmap(file.fileno(), 0)
+            s = uringzc.Scheduler(debug=True)
+            if sys.argv[2] == "False":
+                file.truncate(0)
+            s.send(tx, mapped, length=1000)
+            file.truncate(0)
+            s.flush(0)
+            (done,) = s.reap_completions(wait=1)
+            s.reap_notifications(wait=1)
+            print(done.error.strerror)
+            with uringzc.UdpSender(rx.getsockname(), debug=True) as sender:
+                sender.send_region(mapped, length=1000)
+                try:
+                    sender.drain()
+                except uringzc.SendError as error:
+                    print(error.errno)
+        s.close()
+        """,
+        tmp_path / "file",
+        later,
+    )
+    assert out.splitlines() == ["Bad address", "14"]
+
+
+def test_a_checksum_reads_all_of_the_memory() -> None:
+    """In parts, to the last byte; without memory there is none."""
+    from zlib import crc32
+
+    from uringzc import memory
+
+    for size in (0, 1, memory._PART - 1, memory._PART, memory._PART + 1, 3 * memory._PART + 17):
+        data = bytearray(range(256)) * (size // 256 + 1)
+        view = memoryview(data)[:size]
+        assert memory.checksum(view) == crc32(view)
+    with mmap.mmap(-1, mmap.PAGESIZE) as mapped:
+        view = memoryview(mapped)
+        assert memory.checksum(view) == crc32(bytes(mmap.PAGESIZE))
+        view.release()
