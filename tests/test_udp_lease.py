@@ -1,6 +1,7 @@
 """Leases: registered memory in the program's hands, and how it comes back."""
 
 import gc
+import socket
 import threading
 from contextlib import suppress
 from typing import Any
@@ -135,3 +136,42 @@ def test_they_make_trains(udp_pair: Pair) -> None:
         s.drain()
         assert s.stats.requests <= 2
     assert udp_pair.receive(40) == [bytes([i]) * 1000 for i in range(40)]
+
+
+@pytest.mark.parametrize("hostile", ["view", "release"])
+def test_code_of_the_program_that_runs_inside_send(udp_pair: Pair, hostile: str) -> None:
+    """A signal handler, or as here the socket's fileno(), can neither write to it nor give it back."""
+    came: list[Exception | None] = []
+
+    class Socket(socket.socket):
+        lease: uringzc.Lease | None = None
+
+        def fileno(self) -> int:
+            if self.lease is not None:
+                try:
+                    if hostile == "view":
+                        self.lease.view[:] = b"!" * len(self.lease)
+                    else:
+                        self.lease.release()
+                    came.append(None)
+                except ValueError as error:
+                    came.append(error)
+            return super().fileno()
+
+    with Socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(udp_pair.rx.getsockname())
+        with UdpSender(sock=sock, arena=ARENA_LEAST, max_delay=None) as s:
+            sizes = [100 + n for n in range(200)]  # growing: each is a train of its own, and batches fill
+            for size in sizes:
+                lease = s.lease(size)
+                lease.view[:] = bytes([size % 251]) * size
+                sock.lease = lease
+                assert lease.send() == size
+                sock.lease = None
+            s.drain()
+            assert s._arena.leases == 0
+            s.drain()
+        assert came  # it was tried
+        if hostile == "view":
+            assert all(isinstance(error, ValueError) for error in came)
+    assert udp_pair.receive(200) == [bytes([size % 251]) * size for size in sizes]

@@ -157,8 +157,6 @@ static int end_view(Lease *l) {
 }
 
 static void give_back(Lease *l) {
-    if (!l->held)
-        return;
     l->held = false;
     atomic_fetch_sub_explicit(&l->arena->leases, 1, memory_order_relaxed);
     arena_drop(l->arena, l->block);
@@ -203,12 +201,15 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     if (ready && !l->held) { /* given back meanwhile, while a name was resolved */
         PyErr_SetString(PyExc_ValueError, "the lease was sent or given back");
     } else if (ready) {
+        l->held = false; /* first: in what follows a signal handler could take a view of it, or release it */
         if (add_datagram(g, l->data, n, route, l->block) == 0) {
             if (g->at == l->data + l->length &&
                 g->block == l->block) /* nothing behind it: the rest is free */
                 g->at = l->data + n;
             give_back(l);
             sent = sent_bytes(g, n);
+        } else {
+            l->held = true; /* nothing was taken */
         }
     }
     gather_end(g);
@@ -220,7 +221,8 @@ static PyObject *lease_release(PyObject *self, PyObject *unused) {
     Lease *l = (Lease *)self;
     if (l->held && end_view(l) < 0)
         return NULL;
-    give_back(l);
+    if (l->held)
+        give_back(l);
     Py_RETURN_NONE;
 }
 
@@ -253,7 +255,8 @@ static PyObject *lease_repr(PyObject *self) {
 static void lease_dealloc(PyObject *self) {
     Lease *l = (Lease *)self;
     Py_CLEAR(l->view);
-    give_back(l);
+    if (l->held)
+        give_back(l);
     Py_XDECREF(l->gather);
     Py_XDECREF(l->arena);
     free_object(self);
