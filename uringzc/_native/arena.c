@@ -22,7 +22,7 @@ static int arena_setup(PyObject *self, PyObject *args, PyObject *keywords) {
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", accepted, &memory))
         return -1;
     Memory *m = (Memory *)memory;
-    if (a->memory || !PyObject_HasAttrString(memory, "buffers") || m->length < BLOCK) {
+    if (a->memory || !is_memory(memory) || m->length < BLOCK) {
         PyErr_SetString(PyExc_ValueError, "an arena is made once, of a Memory with at least a block");
         return -1;
     }
@@ -252,8 +252,15 @@ static PyObject *lease_repr(PyObject *self) {
     return PyUnicode_FromFormat("<Lease of %zu bytes%s>", l->length, l->held ? "" : ", sent or given back");
 }
 
+static int lease_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)((Lease *)self)->gather);
+    return 0;
+}
+
 static void lease_dealloc(PyObject *self) {
     Lease *l = (Lease *)self;
+    PyObject_GC_UnTrack(self);
     Py_CLEAR(l->view);
     if (l->held)
         give_back(l);
@@ -284,6 +291,7 @@ static PyGetSetDef lease_getset[] = {
 static PyType_Slot lease_slots[] = {
     {Py_tp_doc, "Registered memory to fill and send without a copy: made by ``UdpSender.lease``.\n\n"
                 "``with`` gives it back if it was not sent; so does dropping it, in any thread."},
+    {Py_tp_traverse, lease_traverse},
     {Py_tp_dealloc, lease_dealloc},
     {Py_tp_repr, lease_repr},
     {Py_tp_methods, lease_methods},
@@ -292,7 +300,8 @@ static PyType_Slot lease_slots[] = {
     {Py_bf_getbuffer, lease_getbuffer},
     {Py_bf_releasebuffer, lease_releasebuffer},
     {0, NULL}};
-static PyType_Spec lease_spec = {"uringzc.Lease", sizeof(Lease), 0, Py_TPFLAGS_DEFAULT, lease_slots};
+static PyType_Spec lease_spec = {"uringzc.Lease", sizeof(Lease), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                                 lease_slots};
 
 int arena_init(PyObject *module) {
     arena_type = (PyTypeObject *)PyType_FromSpec(&arena_spec);

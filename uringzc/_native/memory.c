@@ -5,6 +5,10 @@
 
 static PyObject *memory_type, *name_memory;
 
+int is_memory(PyObject *object) {
+    return (PyObject *)Py_TYPE(object) == memory_type && ((Memory *)object)->owner;
+}
+
 int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send, uint64_t *nbytes,
             PyObject **holder) {
     PyObject *memory = NULL;
@@ -41,7 +45,7 @@ int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_se
             return 0;
     }
     Memory *m = (Memory *)memory;
-    if ((PyObject *)Py_TYPE(memory) != memory_type || m->retired != q->retired) {
+    if (!is_memory(memory) || m->retired != q->retired) {
         PyErr_SetString(PyExc_ValueError, "the region is closed, or was registered with another engine");
         Py_CLEAR(*holder);
         return -1;
@@ -78,8 +82,15 @@ static int init(PyObject *self, PyObject *args, PyObject *keywords) {
     return 0;
 }
 
+static int traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Memory *)self)->owner);
+    return 0;
+}
+
 static void dealloc(PyObject *self) {
     Memory *m = (Memory *)self;
+    PyObject_GC_UnTrack(self);
     if (m->retired && m->buffer >= 0) {
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
@@ -101,12 +112,11 @@ static PyMemberDef members[] = {{"owner", T_OBJECT, offsetof(Memory, owner), REA
                                 {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
                                 {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot slots[] = {{Py_tp_init, init},
-                              {Py_tp_dealloc, dealloc},
-                              {Py_tp_new, PyType_GenericNew},
-                              {Py_tp_members, members},
-                              {0, NULL}};
-static PyType_Spec spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT, slots};
+static PyType_Slot slots[] = {{Py_tp_init, init},       {Py_tp_traverse, traverse},
+                              {Py_tp_dealloc, dealloc}, {Py_tp_new, PyType_GenericNew},
+                              {Py_tp_members, members}, {0, NULL}};
+static PyType_Spec spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                           slots};
 
 PyObject *memory_init(void) {
     name_memory = PyUnicode_InternFromString("_memory");

@@ -84,8 +84,25 @@ static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
     return q->modified ? 0 : -1;
 }
 
+static int queue_traverse(PyObject *self, visitproc visit, void *arg) {
+    Queue *q = (Queue *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(q->admit);
+    Py_VISIT(q->pin);
+    Py_VISIT(q->pack);
+    Py_VISIT(q->refuse);
+    Py_VISIT(q->claimed);
+    Py_VISIT(q->verify);
+    Py_VISIT(q->modified);
+    Py_VISIT(q->last_to);
+    for (Py_ssize_t i = 0; i < q->pending_count; i++)
+        Py_VISIT(q->pending[i].sock);
+    return 0;
+}
+
 static void queue_dealloc(PyObject *self) {
     Queue *q = (Queue *)self;
+    PyObject_GC_UnTrack(self);
     forget_all_pending(q);
     forget_known(q);
     PyMem_Free(q->pending);
@@ -121,21 +138,32 @@ static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), RE
                                       {"inside", T_INT, offsetof(Queue, inside), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot queue_slots[] = {{Py_tp_init, queue_init},       {Py_tp_dealloc, queue_dealloc},
-                                    {Py_tp_new, queue_new},         {Py_tp_methods, queue_methods},
-                                    {Py_tp_members, queue_members}, {0, NULL}};
-static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT, queue_slots};
+static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse},
+                                    {Py_tp_init, queue_init},
+                                    {Py_tp_dealloc, queue_dealloc},
+                                    {Py_tp_new, queue_new},
+                                    {Py_tp_methods, queue_methods},
+                                    {Py_tp_members, queue_members},
+                                    {0, NULL}};
+static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, queue_slots};
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, NULL, NULL, NULL, NULL, NULL};
 
+static PyTypeObject *queue_type;
+
+int is_queue(PyObject *object) {
+    return Py_TYPE(object) == queue_type && ((Queue *)object)->admit;
+}
+
 PyMODINIT_FUNC PyInit__send(void) {
-    PyObject *module = PyModule_Create(&definition);
-    PyObject *queue_type = PyType_FromSpec(&queue_spec), *memory_type = memory_init();
+    PyObject *module = PyModule_Create(&definition), *memory_type = memory_init();
     PyObject *owner_type = PyType_FromSpec(&owner_spec);
+    queue_type = (PyTypeObject *)PyType_FromSpec(&queue_spec);
     if (!module || !queue_type || !memory_type || !owner_type || sockets_init() < 0 || arguments_init() < 0 ||
         arena_init(module) < 0 || gather_init(module) < 0 || stream_init(module) < 0 ||
-        PyModule_AddObject(module, "Queue", queue_type) < 0 ||
+        PyModule_AddObject(module, "Queue", Py_NewRef((PyObject *)queue_type)) < 0 ||
         PyModule_AddObject(module, "Owner", owner_type) < 0 ||
         PyModule_AddObject(module, "Memory", memory_type) < 0)
         return NULL;

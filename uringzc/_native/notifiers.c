@@ -58,6 +58,15 @@ int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *news) {
     return error;
 }
 
+bool end_slot(const Queue *q, uint32_t *slot) {
+    if (*slot != UZC_NO_SLOT) {
+        if (!q->calls->mine(slots_of(q)) || q->calls->unwatch(slots_of(q), *slot) == -EBUSY)
+            return false;
+        *slot = UZC_NO_SLOT;
+    }
+    return true;
+}
+
 PyObject *notifiers_numbers(const Notifiers *n) {
     PyObject *numbers = PyTuple_New(n->count);
     for (uint32_t i = 0; numbers && i < n->count; i++)

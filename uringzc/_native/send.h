@@ -117,6 +117,8 @@ bool notifiers_compact(const Queue *q, Notifiers *n);
 int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n);
 /* Reads the slot's notifications, for `told`.posted() where that is not NULL, and sets *news. 0 or -1. */
 int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *news);
+/* Ends the slot; false while requests of it are in flight, and in another thread. May be repeated. */
+bool end_slot(const Queue *q, uint32_t *slot);
 /* As a tuple. */
 PyObject *notifiers_numbers(const Notifiers *n);
 
@@ -130,11 +132,14 @@ PyObject *queue_readmit(PyObject *self, PyObject *unused);
 PyObject *queue_detach(PyObject *self, PyObject *unused);
 PyObject *queue_exclusive(PyObject *self, PyObject *args);
 
+/* module.c: one that was made */
+int is_queue(PyObject *object);
 /* module.c: raises what a refusal stands for; always NULL */
 PyObject *refuse(Queue *q, long long code);
 
 /* memory.c */
 PyObject *memory_init(void);
+int is_memory(PyObject *object);
 /* What to hold, and where its bytes are. Fills data, base, buffer, buffers; a new reference in *holder. */
 int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send, uint64_t *nbytes,
             PyObject **holder);

@@ -208,8 +208,7 @@ static PyObject *gather_discard(PyObject *self, PyObject *unused) {
 static PyObject *gather_unwatch(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
-    int error = g->queue->calls->unwatch(g->queue->calls->slots(g->queue->engine), g->slot);
-    return PyBool_FromLong(error != -EBUSY);
+    return PyBool_FromLong(end_slot(g->queue, &g->slot));
 }
 
 /* -- the type */
@@ -226,8 +225,7 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
                                      &mender, &own, &blocking, &strict, &always, &notify, &g->most, &g->large,
                                      &g->least, &g->limit, &max_inflight, &max_delay))
         return -1;
-    if (Py_TYPE(arena) != arena_type || !((Arena *)arena)->memory ||
-        !PyObject_HasAttrString(queue, "readmit")) {
+    if (Py_TYPE(arena) != arena_type || !((Arena *)arena)->memory || !is_queue(queue)) {
         PyErr_SetString(PyExc_TypeError, "a Gather is made of a Queue and an Arena");
         return -1;
     }
@@ -242,6 +240,7 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
     Py_INCREF(sock);
     Py_INCREF(mender);
     g->queue = q;
+    g->slot = UZC_NO_SLOT;
     g->arena = (Arena *)arena;
     g->sock = sock;
     g->mender = mender;
@@ -275,6 +274,7 @@ static PyObject *gather_new(PyTypeObject *type, PyObject *args, PyObject *keywor
 static int gather_traverse(PyObject *self, visitproc visit, void *arg) {
     Gather *g = (Gather *)self;
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)g->queue);
     Py_VISIT(g->mender);
     Py_VISIT(g->sock);
     Py_VISIT(g->destinations);
@@ -284,6 +284,8 @@ static int gather_traverse(PyObject *self, visitproc visit, void *arg) {
 static void gather_dealloc(PyObject *self) {
     Gather *g = (Gather *)self;
     PyObject_GC_UnTrack(self);
+    if (g->queue) /* its constructor, or the sender's, was interrupted */
+        end_slot(g->queue, &g->slot);
     if (g->lock) {
         PyThread_free_lock(g->lock);
         pthread_mutex_destroy(&g->mutex);

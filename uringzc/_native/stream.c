@@ -184,8 +184,7 @@ static PyObject *stream_close(PyObject *self, PyObject *unused) {
 static PyObject *stream_unwatch(PyObject *self, PyObject *unused) {
     (void)unused;
     Stream *s = (Stream *)self;
-    int error = s->queue->calls->unwatch(s->queue->calls->slots(s->queue->engine), s->slot);
-    return PyBool_FromLong(error != -EBUSY);
+    return PyBool_FromLong(end_slot(s->queue, &s->slot));
 }
 
 /* -- the type */
@@ -198,7 +197,7 @@ static int set_up(Stream *s, PyObject *args, PyObject *keywords) {
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOppppI", accepted, &queue, &sock, &herald, &blocking,
                                      &always, &notify, &plainly, &s->least))
         return -1;
-    if (!PyObject_HasAttrString(queue, "readmit")) {
+    if (!is_queue(queue)) {
         PyErr_SetString(PyExc_TypeError, "a Stream is made of a Queue");
         return -1;
     }
@@ -214,6 +213,7 @@ static int set_up(Stream *s, PyObject *args, PyObject *keywords) {
     Py_INCREF(sock);
     Py_INCREF(herald);
     s->queue = (Queue *)queue;
+    s->slot = UZC_NO_SLOT;
     s->sock = sock;
     s->herald = herald;
     s->blocking = (char)blocking;
@@ -241,6 +241,7 @@ static PyObject *stream_new(PyTypeObject *type, PyObject *args, PyObject *keywor
 static int stream_traverse(PyObject *self, visitproc visit, void *arg) {
     Stream *s = (Stream *)self;
     Py_VISIT(Py_TYPE(self));
+    Py_VISIT((PyObject *)s->queue);
     Py_VISIT(s->herald);
     Py_VISIT(s->sock);
     return 0;
@@ -249,6 +250,8 @@ static int stream_traverse(PyObject *self, visitproc visit, void *arg) {
 static void stream_dealloc(PyObject *self) {
     Stream *s = (Stream *)self;
     PyObject_GC_UnTrack(self);
+    if (s->queue) /* its constructor, or the sender's, was interrupted */
+        end_slot(s->queue, &s->slot);
     PyMem_Free(s->vector);
     PyMem_Free(s->notifiers.numbers);
     Py_XDECREF((PyObject *)s->queue);
