@@ -397,3 +397,18 @@ class Recorded(tuple[int, ...]):
 
 def engine(s: uringzc.Scheduler) -> Any:
     return s._engine
+
+
+def test_submit_counts_what_a_full_queue_has_submitted(udp_pair: "Pair") -> None:
+    """Each request once, whoever submitted it."""
+    with uringzc.Ring(8) as ring:
+        for count in (1, 8, 9, 30, 0):
+            for _ in range(count):
+                ring.send(udp_pair.tx, b"x")
+            assert ring.submit() == count
+        for _ in range(20):
+            ring.send(udp_pair.tx, b"x")
+        assert ring.submit(wait=20) == 20
+        ring.drain()
+        ring.reap()
+    udp_pair.receive(68)

@@ -14,7 +14,7 @@ import pytest
 from conftest import MakePair, Pair
 from helpers import patient
 
-from uringzc import SendError, UdpSender, testing
+from uringzc import UdpSender, testing
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 IP_RECVTTL, UDP_SEGMENT, SO_INCOMING_CPU = 12, 103, 49
@@ -138,13 +138,44 @@ def test_names(udp_pair: Pair) -> None:
     assert udp_pair.receive(5) == [b"remote", b"to", b"many", b"one", b"each"]
 
 
-def test_no_destination() -> None:
-    with UdpSender() as s:
-        s.send(b"nowhere")
-        with pytest.raises(SendError) as caught:
-            s.drain()
-        assert (caught.value.errno, caught.value.index, caught.value.to) == (errno.EDESTADDRREQ, 0, None)
-        assert s.stats.lost == 1
+def test_no_destination(udp_pair: Pair) -> None:
+    """The call says so, and has taken nothing."""
+    with UdpSender(max_delay=None) as tx:
+        calls: list[Callable[[], object]] = [
+            lambda: tx.send(b"x"),
+            lambda: tx.send(b"x" * 20_000),
+            lambda: tx.send_many([b"x", b"y"]),
+            lambda: tx.send_region(bytearray(100), segment=10),
+            lambda: tx.send_slices(bytearray(100), [0], [10]),
+            tx.lease(10).send,
+        ]
+        for call in calls:
+            with pytest.raises(OSError, match="no destination: give `to`") as raised:
+                call()
+            assert raised.value.errno == errno.EDESTADDRREQ
+        assert (tx.stats.datagrams, tx.stats.destinations) == (0, 0)
+        tx.send(b"z", to=udp_pair.rx.getsockname())
+        assert tx.stats.destinations == 1
+    assert udp_pair.receive(1) == [b"z"]
+
+
+def test_a_socket_that_is_connected_later(udp_pair: Pair) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, UdpSender(sock=sock) as tx:
+        with pytest.raises(OSError, match="no destination"):
+            tx.send(b"x")
+        sock.connect(udp_pair.rx.getsockname())
+        assert tx.send(b"y") == 1
+        tx.flush()
+        assert tx.stats.destinations == 1
+    assert udp_pair.receive(1) == [b"y"]
+
+
+def test_destinations_are_those_that_were_sent_to(udp_pair: Pair) -> None:
+    with UdpSender(udp_pair.rx.getsockname()) as tx:
+        assert tx.stats.destinations == 0
+        tx.send(b"x")
+        assert tx.stats.destinations == 1
+    udp_pair.receive(1)
 
 
 @testing.requires("net_admin")

@@ -159,7 +159,7 @@ def test_on_error_may_not_call_the_sender() -> None:
     inside = Inside()
     with UdpSender(max_delay=None, on_error=inside) as s:
         inside.s = s
-        s.send(b"nowhere")
+        s.send(b"nowhere", to=("127.0.0.1", 0))
         s.drain()
     assert inside.raised
     assert set(inside.raised) == {BusyError}
@@ -370,3 +370,28 @@ def test_only_a_few_requests_are_sent_to_learn_that_the_kernel_copies() -> None:
         tx.drain(5)
         assert 0 < tx.stats.zero_copy <= 3 * TRIAL
         assert tx.stats.copying == 1
+
+
+# -- SO_SNDBUF
+
+
+def sndbuf(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def test_sndbuf_of_the_programs_socket(udp_pair: Pair) -> None:
+    """None leaves it, an int is set, and "auto" raises it."""
+    udp_pair.tx.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)
+    before = sndbuf(udp_pair.tx)
+    with UdpSender(sock=udp_pair.tx, sndbuf=None) as tx:
+        tx.send_many([bytes(1000)] * 1000)
+        tx.drain()
+        assert tx.stats.sndbuf == sndbuf(udp_pair.tx) == before
+    udp_pair.receive(1000)
+    with UdpSender(sock=udp_pair.tx, sndbuf=150_000):
+        assert sndbuf(udp_pair.tx) == 300_000
+    with UdpSender(sock=udp_pair.tx):
+        assert sndbuf(udp_pair.tx) > 300_000
+    for wrong in (0, -1, 1 << 30, "all", 1.5):
+        with pytest.raises(ValueError, match="sndbuf is 'auto', None, or bytes"):
+            UdpSender(sock=udp_pair.tx, sndbuf=wrong)  # type: ignore[arg-type]

@@ -61,6 +61,7 @@ class Engine:
         self.senders: weakref.WeakSet[Sender] = weakref.WeakSet()
         self._parts: list[Gather | Stream] = []  # the accounts tell them what becomes of their requests
         self._lost: list[Gather | Stream] = []
+        self._submitted = 0  # when newly_submitted() was called last
         self._out: Any = None  # a pointer to the native part, which is NULL when that has ended
 
     def _start(
@@ -206,9 +207,14 @@ class Engine:
 
     # -- the kernel
 
-    def submit(self) -> int:
+    def submit(self) -> None:
         """Hands what is queued to the kernel, and takes every result there is."""
-        return self.queue.exclusive(self._enter, 1, 0, 0)
+        self.queue.exclusive(self._enter, 1, 0, 0)
+
+    def newly_submitted(self) -> int:
+        """Requests that were submitted since this was called before: a full queue, and a wait, submit too."""
+        before, self._submitted = self._submitted, self.queue.submitted
+        return self._submitted - before
 
     def look(self) -> None:
         """Takes every result there is."""

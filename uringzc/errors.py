@@ -101,6 +101,7 @@ _FULL = {
 _ERRNO = {
     errno.EINVAL: "the slot does not exist",
     errno.EBADF: "the socket is closed",
+    errno.EDESTADDRREQ: "there is no destination: give `to`, or `remote` when the sender is made",
     errno.EMSGSIZE: "the datagram is larger than UDP can carry (65507 bytes over IPv4, 65527 over IPv6)",
 }
 

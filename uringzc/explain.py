@@ -45,7 +45,7 @@ def snapshot(gather: "Gather", mender: Mender) -> UdpStats:
         zero_copy=gather.settled,
         copied=gather.copied,
         in_flight=gather.in_flight,
-        destinations=gather.routes,
+        destinations=gather.destinations,
         copying=mender.copying if mender.mode == "auto" else 0,
         resent=mender.resent,
         reordered=gather.reordered,
@@ -86,9 +86,9 @@ def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
         return "Each request is copied, as asked"
     if mender.copying:
         return (
-            f"The kernel would copy what goes to {mender.copying} of {gather.routes} destinations (loopback, "
-            "a device without checksum offload, a capture that listens): they get plain copies, and are "
-            "tried again from time to time"
+            f"The kernel would copy what goes to {mender.copying} of {gather.destinations} destinations "
+            "(loopback, a device without checksum offload, a capture that listens): they get plain copies, "
+            "and are tried again from time to time"
         )
     return (
         f"Requests of {engine.least} bytes and more are zero-copy; smaller ones, and datagrams above the "

@@ -50,6 +50,10 @@ class Ring:
     Each request posts the CQEs that the kernel posts for it: SEND one, SEND_ZC and SENDMSG_ZC two (the result
     with ``more``, then the ``notif``). Buffer and socket are held until the last of them. The thread that
     submits first owns the ring. Needs Linux 6.0. Matches io_uring_queue_init().
+
+    `entries` of the submission queue: a send that finds it full submits it, where io_uring_get_sqe() would
+    return NULL. `cq_entries` of the completion queue; nothing depends on it, since CQEs are copied out at
+    every submit. `max_inflight`: the most requests whose memory is not free, 8192 if it is None.
     """
 
     def __init__(
@@ -142,21 +146,23 @@ class Ring:
         )
 
     def submit(self, wait: int = 0, timeout: float | None = None) -> int:
-        """Hands what is queued to the kernel; returns how many.
+        """Hands what is queued to the kernel; returns how many were submitted since it was called before.
 
-        With `wait`, returns when that many CQEs can be reaped, `timeout` seconds are over, or nothing is in
-        flight. Matches io_uring_submit_and_wait_timeout().
+        A send that found the queue full has submitted it, which is counted here. With `wait`, returns when
+        that many CQEs can be reaped, `timeout` seconds are over, or nothing is in flight. Matches
+        io_uring_submit_and_wait_timeout().
         """
-        submitted = self._engine.submit()
+        engine = self._engine
+        engine.submit()
         if wait:
-            counts = self._engine.slots.counts
+            counts = engine.slots.counts
 
             def missing() -> int:
                 now = counts()
                 return max(0, min(wait - int(now.unread_completions), int(now.in_flight)))
 
-            self._engine.wait_for(missing, timeout, None)
-        return submitted
+            engine.wait_for(missing, timeout, None)
+        return engine.newly_submitted()
 
     def reap(self) -> "Batch[RawCompletion]":
         """All CQEs there are, without waiting. Matches io_uring_for_each_cqe() and io_uring_cq_advance()."""

@@ -168,11 +168,14 @@ class Scheduler:
         return Notifier(self._engine, number) if number else None
 
     def submit(self) -> int:
-        """Hands what is queued to the kernel; returns how many requests. Takes in what has come back.
+        """Hands what is queued to the kernel, and takes in what has come back.
 
+        Returns how many requests were submitted since it was called before. A send that finds the queue full
+        submits it; so do calls that wait, and senders that share the scheduler (theirs are counted too).
         Matches io_uring_submit_and_get_events().
         """
-        return self._engine.submit()
+        self._engine.submit()
+        return self._engine.newly_submitted()
 
     def reap_completions(self, wait: int = 0, timeout: float | None = None) -> Batch[Completion]:
         """The results of requests. Says nothing about their memory.

@@ -103,13 +103,17 @@ def make_room(sock: socket.socket, wanted: int) -> int:
 
     The kernel counts double what is asked for, since it charges its own structures too.
     """
-    granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    for option in (_SO_SNDBUFFORCE, socket.SO_SNDBUF):
-        if granted < wanted:
-            with suppress(PermissionError):
-                sock.setsockopt(socket.SOL_SOCKET, option, min(wanted // 2, 0x3FFFFFFF))
-            granted = sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    return granted
+    if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < wanted:
+        set_sndbuf(sock, min(wanted // 2, 0x3FFFFFFF))
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+
+
+def set_sndbuf(sock: socket.socket, size: int) -> None:
+    """SO_SNDBUF, above net.core.wmem_max too where this process may."""
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
+    except PermissionError:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
 
 
 def _set_ttl(sock: socket.socket, level: int, six: bool, ttl: int) -> None:

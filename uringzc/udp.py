@@ -39,7 +39,7 @@ from uringzc.notif import COMPLETIONS, Notification, Notifier
 from uringzc.policy import MODES
 from uringzc.probe import most_segments
 from uringzc.scheduler import Scheduler
-from uringzc.sockopt import check_udp, make_room, open_udp, room_for
+from uringzc.sockopt import check_udp, make_room, open_udp, room_for, set_sndbuf
 from uringzc.tables import DATAGRAM_MOST
 
 if TYPE_CHECKING:
@@ -61,7 +61,9 @@ class UdpSender:
     `remote`: where ``send`` goes; without it each call names an address, or `sock` is connected. `sock`: an
     existing IPv4 or IPv6 UDP socket, which stays the program's; without it the sender has one of its own,
     `bind`: its own address, `family`: its address family (that of `remote`, else IPv4), `ttl`: of unicast and
-    multicast, `interface`: a name or the address of one, which multicast leaves by.
+    multicast, `interface`: a name or the address of one, which multicast leaves by. `sndbuf`: "auto" raises
+    SO_SNDBUF, of `sock` too, to what `arena` and `max_inflight` need, as far as this process may (8 MiB where
+    it is privileged); an int is set as ``setsockopt`` would; None leaves it, and less is in flight at once.
 
     `scheduler`: share the ring, the arena and the charge for locked memory of another, in its thread.
     `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
@@ -89,6 +91,7 @@ class UdpSender:
         family: int | None = None,
         ttl: int | None = None,
         interface: str | None = None,
+        sndbuf: int | str | None = "auto",
         scheduler: Scheduler | None = None,
         engine: str = "auto",
         zero_copy: str = "auto",
@@ -113,6 +116,8 @@ class UdpSender:
         for name, callback in (("on_error", on_error), ("notify", notify)):
             if callback is not None and not callable(callback):
                 raise TypeError(f"{name} is a function or None, not {callback!r}")
+        if not (sndbuf is None or sndbuf == "auto" or (isinstance(sndbuf, int) and 0 < sndbuf < 1 << 30)):
+            raise ValueError(f"sndbuf is 'auto', None, or bytes from 1 to {(1 << 30) - 1}, not {sndbuf!r}")
         if not isinstance(arena, int) or not ARENA_LEAST <= arena <= 1 << 30:
             raise ValueError(f"an arena is {ARENA_LEAST} to {1 << 30} bytes, not {arena!r}")
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
@@ -122,6 +127,7 @@ class UdpSender:
         self._own_engine = scheduler is None
         self._blocking = blocking
         self._max_delay = max_delay
+        self._sndbuf = sndbuf
         self._poll: select.epoll | None = None
         most = MAX_INFLIGHT if max_inflight is None else max_inflight
         if sock is None:
@@ -161,7 +167,10 @@ class UdpSender:
         self._mender = Mender(sock, family, own, self._mode, self._max_delay, engine, on_error, notify)
         self._done = Notifier(engine)  # what flush() gives where nothing is in flight
         self._arena = engine.make_arena(arena)
-        make_room(sock, room_for(arena, most))
+        if self._sndbuf == "auto":
+            make_room(sock, room_for(arena, most))
+        elif self._sndbuf is not None:
+            set_sndbuf(sock, int(self._sndbuf))
         self._gather = Gather(
             queue=engine.queue,
             arena=self._arena,

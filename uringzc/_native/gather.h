@@ -98,6 +98,7 @@ typedef struct {
     _Atomic uint32_t awaited; /* without a result */
     struct route *routes;     /* 0: where send() goes without `to` */
     uint32_t route_count, route_room;
+    bool default_used;
     PyObject *destinations; /* dict: address -> number of its route */
     PyObject *last_to;      /* neighbours are often the same */
     uint32_t last_route;

@@ -86,11 +86,27 @@ static int look_up(Gather *g, PyObject *to, uint32_t *route) {
     return lasting ? (remember(g, to, *route) < 0 ? -1 : 1) : 0;
 }
 
+/* The first route, when it is first used: with no address, the socket has to be connected. */
+static int use_default(Gather *g) {
+    struct sockaddr_in6 peer;
+    if (g->default_used)
+        return 0;
+    if (!g->routes[0].to_length) {
+        int fd;
+        if (descriptor(g->sock, &fd) < 0)
+            return -1;
+        if (getpeername(fd, (struct sockaddr *)&peer, &(socklen_t){sizeof peer}) < 0 && errno == ENOTCONN)
+            return refuse(g->queue, -EDESTADDRREQ), -1;
+    }
+    g->default_used = true;
+    return 0;
+}
+
 /* The number of the route to an address, None for the sender's own. Inside only. */
 int find_route(Gather *g, PyObject *to, uint32_t *route) {
     *route = 0;
     if (!to || to == Py_None)
-        return 0;
+        return use_default(g);
     if (to == g->last_to) {
         *route = g->last_route;
         return 0;

@@ -68,8 +68,10 @@ static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns
     Py_BEGIN_ALLOW_THREADS;
     done = q->calls->enter(q->engine, submit, wait, timeout_ns);
     Py_END_ALLOW_THREADS;
-    if (done > 0)
+    if (done > 0) {
         q->queued -= done;
+        q->submitted += (unsigned long long)done;
+    }
     if (q->queued <= 0)
         forget_all_pending(q);
     if (done > -4096) /* not refused */

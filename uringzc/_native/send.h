@@ -50,6 +50,7 @@ typedef struct {
     Py_ssize_t pending_count, pending_room;
     Known known[KNOWN]; /* by address */
     long long queued;   /* requests queued and not submitted */
+    unsigned long long submitted;
     char busy, owned;
     int inside; /* senders of this engine that are inside a call */
 } Queue;

@@ -315,6 +315,12 @@ static PyObject *gather_datagrams(PyObject *self, void *unused) {
     return PyLong_FromUnsignedLongLong(g->datagrams + open_count(g));
 }
 
+static PyObject *gather_destinations(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    return PyLong_FromUnsignedLong(g->route_count - !g->default_used);
+}
+
 static PyObject *gather_nbytes(PyObject *self, void *unused) {
     (void)unused;
     const Gather *g = (Gather *)self;
@@ -365,7 +371,6 @@ static PyMemberDef gather_members[] = {COUNTER(requests),
                                        COUNTER(copied),
                                        COUNTER(reordered),
                                        {"in_flight", T_UINT, offsetof(Gather, in_flight), READONLY, NULL},
-                                       {"routes", T_UINT, offsetof(Gather, route_count), READONLY, NULL},
                                        {"closed", T_BOOL, offsetof(Gather, closed), READONLY, NULL},
                                        {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
                                        {NULL, 0, 0, 0, NULL}};
@@ -376,6 +381,7 @@ static PyObject *gather_busy(PyObject *self, void *unused) {
 
 static PyGetSetDef gather_getset[] = {{"busy", gather_busy, NULL, "this thread is inside a call", NULL},
                                       {"datagrams", gather_datagrams, NULL, "taken", NULL},
+                                      {"destinations", gather_destinations, NULL, "that were sent to", NULL},
                                       {"nbytes", gather_nbytes, NULL, "taken", NULL},
                                       {"waiting", gather_waiting, NULL, "datagrams that were not sent", NULL},
                                       {NULL, NULL, NULL, NULL, NULL}};
