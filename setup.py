@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 NATIVE = "uringzc/_native"
 
 FILES = [
-    *("module", "send", "sockets", "arguments", "memory", "notifiers", "closed"),
+    *("module", "send", "sockets", "arguments", "memory", "notifiers", "closed", "delegate"),
     *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "timer", "sender"),
     *("flow", "steps", "stream"),
 ]

@@ -390,8 +390,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         real, model = chosen
         if wait and not model.posted:
             real.wait(timeout=30)
-            self.real.submit()
-            self._submitted()
+            self.submit()
         done = real.done
         assert done or not wait
         assert done or not model.posted

@@ -14,6 +14,13 @@ from uringzc.mender import Mender
 P = ParamSpec("P")
 T = TypeVar("T")
 
+def compiled_method(name: str, doc: str, /) -> Any: ...
+
+class Delegate:
+    """The base of a class that has methods of a compiled object."""
+
+    def _delegate(self, target: object, /) -> None: ...
+
 @final
 class Memory:
     """Memory that can be sent: what requests hold while the kernel may read it."""

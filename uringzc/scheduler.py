@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from uringzc._send import Delegate
 from uringzc.address import Address
+from uringzc.compiled import compiled
 from uringzc.engine import choose
 from uringzc.errmsg import ErrorMessage
 from uringzc.errors import E_CLOSED, refuse
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class Scheduler:
+class Scheduler(Delegate):
     """Zero-copy sends whose memory comes back through notifier slots.
 
     `tags`: a u64 for each slot. `max_inflight`: the most requests held at once, counting those of notifiers
@@ -31,6 +33,8 @@ class Scheduler:
 
     io_uring, Linux 6.0; OSError says why it can not be used here.
     """
+
+    __slots__ = ("__dict__", "__weakref__", "_completions", "_engine")
 
     def __init__(
         self,
@@ -50,8 +54,7 @@ class Scheduler:
         except BaseException:
             self._engine.close()
             raise
-        # The contract is the method below; an instance carries the compiled one, without a frame in between.
-        self.send = self._engine.queue.send  # type: ignore[method-assign]
+        self._delegate(self._engine.queue)
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from, pinned once: `size` new bytes, or the caller's own writable buffer in place.
@@ -77,6 +80,7 @@ class Scheduler:
         """Submits what is queued, and lets a registered socket go. OSError ENXIO if it is not registered."""
         self._engine.unregister_socket(sock)
 
+    @compiled
     def send(
         self,
         sock: socket.socket,
@@ -111,18 +115,7 @@ class Scheduler:
         SO_SNDBUF the kernel sends when there is room, and datagrams may then overtake each other.
         Matches io_uring_prep_send_zc(), _fixed and sendmsg_zc(); io_uring_prep_send() with zero_copy=False.
         """
-        # Only reached through the class; instances carry the compiled method.
-        self._engine.queue.send(
-            *(sock, data),
-            offset=offset,
-            length=length,
-            to=to,
-            segment=segment,
-            zero_copy=zero_copy,
-            slot=slot,
-            user_data=user_data,
-            flush=flush,
-        )
+        raise NotImplementedError  # it is in _native/send.c
 
     def send_run(
         self,

@@ -23,7 +23,8 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from uringzc._send import Stream
+from uringzc._send import Delegate, Stream
+from uringzc.compiled import compiled
 from uringzc.core import Engine
 from uringzc.engine import choose
 from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
@@ -44,7 +45,7 @@ _BATCH = 8  # requests of one submission: a stream has one
 log = logging.getLogger("uringzc")
 
 
-class TcpSender:
+class TcpSender(Delegate):
     """Sends on a connected stream socket, which stays the program's: it receives, and closes it.
 
     Any data may be reused as soon as a call returns. Small data, and what can be written to, is copied by the
@@ -67,6 +68,11 @@ class TcpSender:
     It belongs to the thread that sends first; WrongThreadError in another. After fork: ClosedError in the
     child. io_uring, Linux 6.0; MSG_ZEROCOPY, Linux 4.14; copying anywhere.
     """
+
+    __slots__ = (
+        *("__dict__", "__weakref__", "closed", "_why", "_sock", "_mode", "_blocking", "_poll", "_own_engine"),
+        *("_engine", "_herald", "_done", "_stream"),
+    )
 
     def __init__(
         self,
@@ -103,9 +109,7 @@ class TcpSender:
         except BaseException:
             self._abort()
             raise
-        # The contracts are the methods below; an instance carries the compiled ones, without a frame between.
-        self.send = self._stream.send  # type: ignore[method-assign]
-        self.send_buffers = self._stream.send_buffers  # type: ignore[method-assign]
+        self._delegate(self._stream)
         self.closed = False
 
     def _build(
@@ -148,6 +152,7 @@ class TcpSender:
 
     # -- sending
 
+    @compiled
     def send(self, data: "Buffer", /) -> int:
         """Returns len(data) when the kernel has accepted all of it, as ``socket.sendall`` would.
 
@@ -163,15 +168,16 @@ class TcpSender:
         how many bytes of this call the kernel took, ``total`` how many since the start. That is not what the
         peer has received.
         """
-        return self._stream.send(data)  # only reached through the class
+        raise NotImplementedError  # it is in _native/stream.c
 
+    @compiled
     def send_buffers(self, buffers: "Iterable[Buffer]", /) -> int:
         """As ``send`` of all of them, one after the other, in as few system calls as their kinds allow.
 
         Returns the bytes. All are examined before the first byte leaves: TypeError or BufferError for one of
         them, and nothing was sent.
         """
-        return self._stream.send_buffers(buffers)  # only reached through the class
+        raise NotImplementedError  # it is in _native/stream.c
 
     # -- the end of things
 

@@ -26,8 +26,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from uringzc import address, memory
-from uringzc._send import Gather, Lease
+from uringzc._send import Delegate, Gather, Lease
 from uringzc.address import Address
+from uringzc.compiled import compiled
 from uringzc.core import ARENA_LEAST, Engine
 from uringzc.engine import choose
 from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
@@ -55,7 +56,7 @@ _SLICES = 4096  # datagrams of send_slices() between two looks at the world
 log = logging.getLogger("uringzc")
 
 
-class UdpSender:
+class UdpSender(Delegate):
     """Sends datagrams. Any data may be reused as soon as the call returns, but for what the calls say.
 
     `remote`: where ``send`` goes; without it each call names an address, or `sock` is connected. `sock`: an
@@ -81,6 +82,20 @@ class UdpSender:
     It belongs to the thread that sends first; WrongThreadError in another. After fork: ClosedError in the
     child. io_uring, Linux 6.0; trains, Linux 4.18.
     """
+
+    __slots__ = (
+        *(
+            "__dict__",
+            "__weakref__",
+            "closed",
+            "_mode",
+            "_own_socket",
+            "_own_engine",
+            "_blocking",
+            "_max_delay",
+        ),
+        *("_sndbuf", "_poll", "_sock", "_engine", "_mender", "_done", "_arena", "_gather"),
+    )
 
     def __init__(
         self,
@@ -146,10 +161,7 @@ class UdpSender:
         except BaseException:
             self._abort()
             raise
-        # The contracts are the methods below; an instance carries the compiled ones, without a frame between.
-        self.send = self._gather.send  # type: ignore[method-assign]
-        self.sendto = self._gather.sendto  # type: ignore[assignment,method-assign]
-        self.lease = self._gather.lease  # type: ignore[method-assign]
+        self._delegate(self._gather)
         self.closed = False
 
     def _build(
@@ -212,6 +224,7 @@ class UdpSender:
 
     # -- sending
 
+    @compiled
     def send(self, data: "Buffer", to: Address | None = None) -> int:
         """Takes one datagram, and returns its size, as ``socket.send`` does. 0 bytes are a datagram too.
 
@@ -225,11 +238,12 @@ class UdpSender:
         ``on_error``, or raised by the next flush, drain or close: OSError EBADF, too, where the socket was
         closed under the sender.
         """
-        return self._gather.send(data, to)  # only reached through the class
+        raise NotImplementedError  # it is in _native/gather.c
 
+    @compiled
     def sendto(self, data: "Buffer", *address: Any) -> int:
         """``sendto(data, address)``, or with flags between them, which must be 0: as ``send(data, to)``."""
-        return self._gather.sendto(data, *address)  # only reached through the class
+        raise NotImplementedError  # it is in _native/gather.c
 
     def send_many(
         self, datagrams: "Iterable[Buffer]", to: "Address | Iterable[Address] | None" = None
@@ -255,13 +269,14 @@ class UdpSender:
             error.characters_written = max(taken, getattr(error, "characters_written", 0))
             raise
 
+    @compiled
     def lease(self, size: int, /) -> Lease:
         """`size` bytes of registered memory to fill, and to ``send`` without a copy.
 
         It is given back by ``Lease.send``, by leaving a ``with`` block, or by dropping it. BlockingIOError
         when leases that were not sent hold the whole arena. ValueError for more than a datagram carries.
         """
-        return self._gather.lease(size)  # only reached through the class
+        raise NotImplementedError  # it is in _native/gather.c
 
     def register(self, buffer: "int | Buffer") -> Region:
         """Memory for ``send_region`` and ``send_slices``: see ``Scheduler.register``."""

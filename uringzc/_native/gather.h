@@ -144,6 +144,7 @@ static inline void arena_drop(Arena *arena, uint16_t block) {
 }
 
 /* sender.c */
+extern PyTypeObject *gather_type;
 int gather_init(PyObject *module);
 int64_t nanoseconds(void);
 /* Every call that changes a sender begins and ends so: 0, or -1 with an exception. */

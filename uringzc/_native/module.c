@@ -149,10 +149,13 @@ static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse},
 static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, queue_slots};
 
+static PyMethodDef functions[] = {{"compiled_method", compiled_method, METH_VARARGS,
+                                   "compiled_method(name, doc): a method of a class derived of Delegate."},
+                                  {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_send", NULL, -1, NULL, NULL, NULL, NULL, NULL};
+    PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
-static PyTypeObject *queue_type;
+PyTypeObject *queue_type;
 
 int is_queue(PyObject *object) {
     return Py_TYPE(object) == queue_type && ((Queue *)object)->admit;
@@ -164,6 +167,7 @@ PyMODINIT_FUNC PyInit__send(void) {
     queue_type = (PyTypeObject *)PyType_FromSpec(&queue_spec);
     if (!module || !queue_type || !memory_type || !owner_type || sockets_init() < 0 || arguments_init() < 0 ||
         arena_init(module) < 0 || gather_init(module) < 0 || stream_init(module) < 0 ||
+        delegate_init(module) < 0 ||
         PyModule_AddObject(module, "Queue", Py_NewRef((PyObject *)queue_type)) < 0 ||
         PyModule_AddObject(module, "Owner", owner_type) < 0 ||
         PyModule_AddObject(module, "Memory", memory_type) < 0)

@@ -134,7 +134,13 @@ PyObject *queue_detach(PyObject *self, PyObject *unused);
 PyObject *queue_exclusive(PyObject *self, PyObject *args);
 
 /* module.c: one that was made */
+extern PyTypeObject *queue_type;
 int is_queue(PyObject *object);
+
+/* delegate.c */
+int delegate_init(PyObject *module);
+PyObject *compiled_method(PyObject *module, PyObject *args);
+
 /* module.c: raises what a refusal stands for; always NULL */
 PyObject *refuse(Queue *q, long long code);
 

@@ -395,7 +395,10 @@ static PyType_Slot gather_slots[] = {{Py_tp_traverse, gather_traverse},
 static PyType_Spec gather_spec = {"uringzc._send.Gather", sizeof(Gather), 0,
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, gather_slots};
 
+PyTypeObject *gather_type;
+
 int gather_init(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&gather_spec);
-    return type && PyModule_AddObject(module, "Gather", type) == 0 ? 0 : -1;
+    gather_type = (PyTypeObject *)PyType_FromSpec(&gather_spec);
+    return gather_type && PyModule_AddObject(module, "Gather", Py_NewRef((PyObject *)gather_type)) == 0 ? 0
+                                                                                                        : -1;
 }

@@ -106,7 +106,7 @@ static PyObject *send_all(Stream *s, const struct piece *pieces, size_t count) {
     return leave(s, code < 0 ? NULL : PyLong_FromUnsignedLongLong(s->nbytes - before));
 }
 
-static PyObject *stream_send(PyObject *self, PyObject *data) {
+PyObject *stream_send(PyObject *self, PyObject *data) {
     struct piece piece;
     if (take_piece((Stream *)self, data, &piece) < 0)
         return NULL;
@@ -115,7 +115,7 @@ static PyObject *stream_send(PyObject *self, PyObject *data) {
     return sent;
 }
 
-static PyObject *stream_send_buffers(PyObject *self, PyObject *buffers) {
+PyObject *stream_send_buffers(PyObject *self, PyObject *buffers) {
     PyObject *list = PySequence_List(buffers), *sent = NULL;
     if (!list)
         return NULL;
@@ -292,7 +292,10 @@ static PyType_Slot type_slots[] = {{Py_tp_traverse, stream_traverse}, {Py_tp_dea
 static PyType_Spec spec = {"uringzc._send.Stream", sizeof(Stream), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                            type_slots};
 
+PyTypeObject *stream_type;
+
 int stream_init(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&spec);
-    return type && PyModule_AddObject(module, "Stream", type) == 0 ? 0 : -1;
+    stream_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return stream_type && PyModule_AddObject(module, "Stream", Py_NewRef((PyObject *)stream_type)) == 0 ? 0
+                                                                                                        : -1;
 }

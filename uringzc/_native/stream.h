@@ -49,7 +49,10 @@ typedef struct {
 } Stream;
 
 /* stream.c */
+extern PyTypeObject *stream_type;
 int stream_init(PyObject *module);
+PyObject *stream_send(PyObject *self, PyObject *data);
+PyObject *stream_send_buffers(PyObject *self, PyObject *buffers);
 
 /* steps.c: inside a call. Sends all of it: 0 or -1; 1: the rest would have to wait. What was accepted is
  * counted in `nbytes` in any case. */

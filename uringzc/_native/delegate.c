@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Delegate: the base of a public class some of whose methods are compiled, and belong to another object, its
+ * target. They are methods of the class: a bound one keeps the object that the program made, a subclass can
+ * override them, and a call costs no Python frame. */
+#include "gather.h"
+#include "stream.h"
+
+typedef struct {
+    PyObject_HEAD PyObject *target;
+} Delegate;
+
+static PyTypeObject *delegate_type;
+
+static PyObject *target_of(PyObject *self, PyTypeObject *type) {
+    PyObject *target = ((Delegate *)self)->target;
+    if (target && Py_TYPE(target) == type)
+        return target;
+    return PyErr_Format(PyExc_RuntimeError, "%R was not made: its __init__() was not called, or failed",
+                        Py_TYPE(self));
+}
+
+/* A method of a class, that is its target's. */
+#define FASTCALL(name, type, method)                                                                         \
+    static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {     \
+        PyObject *target = target_of(self, type);                                                            \
+        return target ? method(target, args, count, keywords) : NULL;                                        \
+    }
+#define POSITIONAL(name, type, method)                                                                       \
+    static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t count) {                         \
+        PyObject *target = target_of(self, type);                                                            \
+        return target ? method(target, args, count) : NULL;                                                  \
+    }
+#define ONE(name, type, method)                                                                              \
+    static PyObject *name(PyObject *self, PyObject *value) {                                                 \
+        PyObject *target = target_of(self, type);                                                            \
+        return target ? method(target, value) : NULL;                                                        \
+    }
+
+FASTCALL(scheduler_send, queue_type, queue_send)
+FASTCALL(udp_send, gather_type, gather_send)
+POSITIONAL(udp_sendto, gather_type, gather_sendto)
+ONE(udp_lease, gather_type, gather_lease)
+ONE(tcp_send, stream_type, stream_send)
+ONE(tcp_send_buffers, stream_type, stream_send_buffers)
+
+static const PyMethodDef compiled_methods[] = {
+    {"Scheduler.send", (PyCFunction)(void (*)(void))scheduler_send, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"UdpSender.send", (PyCFunction)(void (*)(void))udp_send, METH_FASTCALL | METH_KEYWORDS, NULL},
+    {"UdpSender.sendto", (PyCFunction)(void (*)(void))udp_sendto, METH_FASTCALL, NULL},
+    {"UdpSender.lease", udp_lease, METH_O, NULL},
+    {"TcpSender.send", tcp_send, METH_O, NULL},
+    {"TcpSender.send_buffers", tcp_send_buffers, METH_O, NULL},
+};
+
+static char *copy_of(const char *text) {
+    size_t size = strlen(text) + 1;
+    char *copy = PyMem_Malloc(size);
+    return copy ? memcpy(copy, text, size) : NULL;
+}
+
+/* compiled_method("Class.method", doc): it, for the class's body. Lives as long as the process. */
+PyObject *compiled_method(PyObject *module, PyObject *args) {
+    (void)module;
+    const char *name, *doc;
+    if (!PyArg_ParseTuple(args, "ss", &name, &doc))
+        return NULL;
+    for (size_t i = 0; i < sizeof compiled_methods / sizeof *compiled_methods; i++) {
+        if (strcmp(compiled_methods[i].ml_name, name))
+            continue;
+        PyMethodDef *method = PyMem_Malloc(sizeof *method);
+        if (!method)
+            return PyErr_NoMemory();
+        *method = compiled_methods[i];
+        method->ml_name = strchr(compiled_methods[i].ml_name, '.') + 1;
+        method->ml_doc = copy_of(doc);
+        return method->ml_doc ? PyDescr_NewMethod(delegate_type, method) : PyErr_NoMemory();
+    }
+    return PyErr_Format(PyExc_LookupError, "no compiled method %s", name);
+}
+
+static PyObject *delegate(PyObject *self, PyObject *target) {
+    PyObject *old = ((Delegate *)self)->target;
+    Py_INCREF(target);
+    ((Delegate *)self)->target = target;
+    Py_XDECREF(old);
+    Py_RETURN_NONE;
+}
+
+static int traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Delegate *)self)->target);
+    return 0;
+}
+
+static int clear(PyObject *self) {
+    Py_CLEAR(((Delegate *)self)->target);
+    return 0;
+}
+
+static void dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    clear(self);
+    free_object(self);
+}
+
+static PyMethodDef methods[] = {{"_delegate", delegate, METH_O, "Makes its argument the target."},
+                                {NULL, NULL, 0, NULL}};
+static PyType_Slot slots[] = {{Py_tp_traverse, traverse},     {Py_tp_clear, clear},
+                              {Py_tp_dealloc, dealloc},       {Py_tp_methods, methods},
+                              {Py_tp_new, PyType_GenericNew}, {0, NULL}};
+static PyType_Spec spec = {"uringzc._send.Delegate", sizeof(Delegate), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
+
+int delegate_init(PyObject *module) {
+    delegate_type = (PyTypeObject *)PyType_FromSpec(&spec);
+    return delegate_type && PyModule_AddObject(module, "Delegate", Py_NewRef((PyObject *)delegate_type)) == 0
+               ? 0
+               : -1;
+}
