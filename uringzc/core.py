@@ -22,10 +22,11 @@ from uringzc import address, errmsg, lifetime, memory
 from uringzc._send import Arena, Gather, Queue, Stream
 from uringzc._uring import ffi, lib
 from uringzc.errmsg import ErrorMessage
-from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
+from uringzc.errors import E_BUSY, E_CLOSED, E_THREAD, BufferModifiedError, UringzcError, check, refuse
 from uringzc.memory import Region
 from uringzc.notif import Slots
 from uringzc.probe import Reason
+from uringzc.tables import require_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -88,7 +89,16 @@ class Engine:
 
     @property
     def _native(self) -> Any:
-        return self._out[0]
+        """The native part, to be passed to C. ClosedError when it has ended: C never sees NULL."""
+        pointer = self._out[0]
+        if not pointer:
+            refuse(E_CLOSED)
+        return pointer
+
+    @property
+    def exists(self) -> bool:
+        """Whether the native part has not ended: an engine that was closed may be parked."""
+        return bool(self._out[0])
 
     # -- what a subclass has
 
@@ -110,6 +120,9 @@ class Engine:
 
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""
+        require_socket(sock)
+        if not self.exists:
+            refuse(E_CLOSED)
         cookie = sock.getsockopt(_socket.SOL_SOCKET, _SO_COOKIE, 8)
         if lib.uzc_ids_taken(int.from_bytes(cookie, sys.byteorder)):
             text = "another engine reads the socket's error queue, with its notifications: ask that one"
@@ -326,7 +339,7 @@ class Engine:
 
     def settle(self) -> bool:
         """Of a parked engine: submits, takes what there is, and ends if nothing is in flight any more."""
-        if self._native and not self.queue.busy and not self.queue.inside:
+        if self.exists and not self.queue.busy and not self.queue.inside:
             self.closed = True
             lib.uzc_slots_close(self.slots.pointer)
             with suppress(UringzcError, OSError):
@@ -341,9 +354,9 @@ class Engine:
                 self._exit()
                 self._lost.clear()
                 self._parts.clear()  # through which they, and so their arena, held each other
-        if not self._native:
+        if not self.exists:
             lifetime.unpark(self)
-        return not self._native
+        return not self.exists
 
     def rescue(self) -> None:
         """The process ends, and the owner does not come back: senders send what waits without the ring."""
@@ -355,7 +368,7 @@ class Engine:
         self.closed = self.dead = True
         for part in self._parts:
             part.abandon()
-        if self._native:
+        if self.exists:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()
             self._leave()
@@ -364,7 +377,7 @@ class Engine:
 def _after_posting(reference: "weakref.ref[Engine]") -> None:
     """Slots were flushed: what notifiers held is dropped, and fileno() told."""
     engine = reference()
-    if engine is not None and engine._native:
+    if engine is not None and engine.exists:
         engine.tidy()
         engine.signal()
 

@@ -239,7 +239,8 @@ class Scheduler(Delegate):
         The engine "msg_zerocopy" reads the error queues of sockets that it sends through, in which its
         notifications come too: what else is there is kept for this, the first 256 messages of all sockets.
         With the other engines nobody else reads them. OSError EBUSY where another engine of the process reads
-        this socket's. Matches recvmsg(MSG_ERRQUEUE).
+        this socket's. ClosedError once the engine has ended: the queue is the program's to read then.
+        Matches recvmsg(MSG_ERRQUEUE).
         """
         return self._engine.errors(sock)
 

@@ -34,6 +34,12 @@ def upper_protocol(sock: socket.socket) -> str:
     return ""
 
 
+def require_socket(sock: object) -> None:
+    """TypeError for what is no socket."""
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+
+
 class Buffers:
     """The buffers of one ring: a sparse table, filled by regions and emptied when the last use has ended."""
 
@@ -117,8 +123,7 @@ class Sockets:
 
         TypeError for what is no socket, OSError EBADF for one that is closed.
         """
-        if not isinstance(sock, socket.socket):
-            raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+        require_socket(sock)
         ssl = sys.modules.get("ssl")
         if ssl is not None and isinstance(sock, ssl.SSLSocket):
             raise TypeError(
