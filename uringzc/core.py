@@ -156,6 +156,10 @@ class Engine:
         """Whether this thread may use the engine."""
         return bool(lib.uzc_slots_mine(self.slots.pointer))
 
+    def take(self) -> bool:
+        """Whether it is this thread's: from now on, if it was nobody's."""
+        return lib.uzc_slots_claim(self.slots.pointer) == 0
+
     # -- senders
 
     def claim(self) -> None:
@@ -295,26 +299,36 @@ class Engine:
 
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
+        if not self.closed:
+            self._close(timeout)
+
+    def end(self, timeout: float) -> None:
+        """The owner ends: as close(), and what is parked already is drained too."""
         if self.closed:
-            return
+            self._finish(timeout)
+        else:
+            self._close(timeout)
+
+    def _close(self, timeout: float) -> None:
         if not self.mine():
             refuse(E_THREAD)
         if self.queue.busy or self.queue.inside:
             refuse(E_BUSY)
+        deadline = time.monotonic() + timeout
         errors: list[Exception] = []
         for sender in list(self.senders):
             try:
-                sender.close(timeout)
+                sender.close(max(0.0, deadline - time.monotonic()))
             except Exception as error:  # the others, and the engine, are to be closed too
                 errors.append(error)
         if not self.closed:
-            self._close(timeout)
+            lifetime.park(self)  # first, and until it has ended: an interrupt from here on leaves it parked
+            self.closed = True
+            self._finish(max(0.0, deadline - time.monotonic()))
         if errors:
             raise errors[0]
 
-    def _close(self, timeout: float) -> None:
-        lifetime.park(self)  # first, and until it has ended: an interrupt anywhere in here leaves it parked
-        self.closed = True
+    def _finish(self, timeout: float) -> None:
         lib.uzc_slots_close(self.slots.pointer)
         try:
             self.drain(timeout)
@@ -327,19 +341,25 @@ class Engine:
 
     def _warn(self) -> None:
         message = f"an engine was closed and is parked: {self.describe()}, their memory stays held"
-        warnings.warn(message, ResourceWarning, stacklevel=4)
+        warnings.warn(message, ResourceWarning, stacklevel=5)
 
     def drop(self, lost: object) -> None:
-        """The program lost it without close(): what it holds stays held, its owner's next call closes it."""
+        """The program lost it without close(): what it holds stays held, its owner's next call closes it.
+
+        One that nobody owns, nor sends with, and that holds nothing, ends here.
+        """
         if not self.closed:
             lifetime.park(self)
             self.closed = True
             lib.uzc_slots_shut(self.slots.pointer)
+            used = lib.uzc_slots_owned(self.slots.pointer) or self.slots.counts().in_flight
+            if not used and {*self.senders} <= {lost}:
+                self.settle()
             warnings.warn(f"{type(lost).__name__} was not closed", ResourceWarning, source=lost, stacklevel=3)
 
     def settle(self) -> bool:
         """Of a parked engine: submits, takes what there is, and ends if nothing is in flight any more."""
-        if self.exists and not self.queue.busy and not self.queue.inside:
+        if self.exists and not self.queue.busy and not self.queue.inside and self.take():
             self.closed = True
             lib.uzc_slots_close(self.slots.pointer)
             with suppress(UringzcError, OSError):

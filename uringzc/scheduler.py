@@ -228,8 +228,9 @@ class Scheduler(Delegate):
         """Refuses new work, flushes every slot, waits for the kernel, and lets the ring go. May be repeated.
 
         What the kernel still holds after `timeout` is parked: it stays held, with a ResourceWarning that says
-        how much, and the ring stays open until a later call of this thread finds it idle. So does
-        KeyboardInterrupt, at once. What was settled can still be reaped.
+        how much, and the ring stays open until a later call of this thread, or its end, finds it idle. So
+        does KeyboardInterrupt, at once. What was settled can still be reaped. `timeout` is for all senders
+        that share it, too.
         """
         self._engine.close(timeout)
 

@@ -12,6 +12,12 @@ static uint64_t this_thread(void) {
     return number;
 }
 
+/* Whether any thread does. */
+int uzc_slots_owned(const uzc_slots *s) {
+    return s->owner != 0;
+}
+
+/* The first that asks has it from then on. */
 int uzc_slots_claim(uzc_slots *s) {
     if (!s->owner)
         s->owner = this_thread();

@@ -140,6 +140,7 @@ int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot); /* of a registered slo
 int64_t uzc_slots_flush_watched(uzc_slots *slots, uint32_t slot);
 uint32_t uzc_slots_unsettled(const uzc_slots *slots, uint64_t notifier);
 int uzc_slots_mine(const uzc_slots *slots);
+int uzc_slots_owned(const uzc_slots *slots);
 int uzc_slots_claim(uzc_slots *slots);
 int uzc_slots_check(const uzc_slots *slots);
 void uzc_slots_shut(uzc_slots *slots);
