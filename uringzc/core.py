@@ -146,6 +146,11 @@ class Engine:
         """In the child of a fork: drops descriptors, and leaves NULL."""
         raise NotImplementedError
 
+    @property
+    def lacks(self) -> str:
+        """What is done without here, and would be faster with; "" if nothing."""
+        return ""
+
     # -- whose it is
 
     def check(self) -> None:

@@ -3,6 +3,7 @@
 import _socket
 import errno
 import os
+import resource
 import socket
 import sys
 from collections import deque
@@ -115,8 +116,10 @@ class Sockets:
 
     def __init__(self, raw: bool = False) -> None:
         self._raw = raw  # what the kernel says to a socket that can not is the program's to see
-        self.registered: dict[socket.socket, int] = {}
+        self.registered: dict[socket.socket, int] = {}  # -1: only remembered
         self._free: list[int] | None = None
+        self._entries = 0
+        self.refused = 0  #: the errno for which there is no table: sockets go by their descriptors
 
     def admit(self, sock: socket.socket) -> tuple[int, int, int, int, bool]:
         """Descriptor, registered index or -1, family, most bytes of a datagram or 0, whether zero-copy works.
@@ -146,18 +149,31 @@ class Sockets:
         """See Scheduler.register_socket."""
         fd = self._check_new(sock)
         if self._free is None:
-            check(lib.uzc_ring_files(ring, FILES), "register a table of files")
-            self._free = list(range(FILES - 1, -1, -1))
+            self._free = self._make_table(ring)
+        if not self._entries:
+            self.registered[sock] = -1
+            return
         if not self._free:
-            raise OSError(errno.ENFILE, f"{FILES} sockets are registered, the most of one ring")
+            raise OSError(errno.ENFILE, f"{self._entries} sockets are registered, the most of one ring")
         check(lib.uzc_ring_set_file(ring, self._free[-1], fd), "register a socket")
         self.registered[sock] = self._free.pop()
+
+    def _make_table(self, ring: Any) -> list[int]:
+        """Its entries: no more than the process may have descriptors; none where the kernel has no table."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        entries = FILES if soft == resource.RLIM_INFINITY else min(soft, FILES)
+        code = lib.uzc_ring_files(ring, entries)
+        if code < -4095:  # a refusal: the table can still be made
+            check(code)
+        self.refused = -code
+        self._entries = 0 if code else entries
+        return list(range(self._entries - 1, -1, -1))
 
     def unregister(self, ring: Any, sock: socket.socket) -> None:
         """See Scheduler.unregister_socket."""
         index = self.forget(sock)
-        check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
-        if self._free is not None:
+        if index >= 0 and self._free is not None:
+            check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
             self._free.append(index)
 
     def _check_new(self, sock: socket.socket) -> int:

@@ -6,6 +6,7 @@ nothing depends on its size. The per-request path is ``_native/send.c``.
 """
 
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -99,6 +100,12 @@ class RingEngine(Engine):
         self.submit()
         self.sockets.unregister(self._native, sock)
         self.queue.readmit()
+
+    @property
+    def lacks(self) -> str:
+        """Says so where the kernel makes no table of files: it is not worth a failure."""
+        refused = self.sockets.refused
+        return f"Its socket is not registered: no table of files ({os.strerror(refused)})" if refused else ""
 
     def _fileno(self) -> int:
         return check(lib.uzc_ring_fileno(self._native), "a descriptor to wait on")

@@ -364,7 +364,10 @@ int uzc_ring_files(uzc_ring *r, uint32_t count) {
     int error = begin_register(r);
     if (error)
         return error;
-    error = io_uring_register_files_sparse(&r->ring, count);
+    /* by number: liburing's own raises the limit for descriptors, of the whole process, to make it fit */
+    struct io_uring_rsrc_register table = {.nr = count, .flags = IORING_RSRC_REGISTER_SPARSE};
+    if (syscall(__NR_io_uring_register, r->ring.ring_fd, IORING_REGISTER_FILES2, &table, sizeof table) < 0)
+        error = -errno;
     uzc_slots_end(r->slots);
     return error;
 }

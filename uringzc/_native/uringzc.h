@@ -177,6 +177,7 @@ int uzc_ring_buffers(uzc_ring *ring, uint32_t count);
 /* length 0 empties the entry; then a tag given before is posted when the kernel's last use has ended. */
 int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length, uint64_t tag);
 int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int most);
+/* EMFILE: larger than RLIMIT_NOFILE, which stays as it is. */
 int uzc_ring_files(uzc_ring *ring, uint32_t count);
 int uzc_ring_set_file(uzc_ring *ring, uint32_t index, int fd);
 const uzc_calls *uzc_ring_calls(void);
