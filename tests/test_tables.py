@@ -2,6 +2,7 @@
 
 import errno
 import json
+import random
 import resource
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ import pytest
 from helpers import io_uring, run
 
 import uringzc
+from uringzc.tables import BUFFERS
 
 if TYPE_CHECKING:
     from conftest import Pair
@@ -114,3 +116,43 @@ def test_doctor_with_few_descriptors() -> None:
         main(["doctor", "127.0.0.1"])
     """
     assert "A UdpSender says" in run(program)[0]
+
+
+# -- registered buffers; a region of more than 1 GiB has several in a row, which are taken here without one
+
+
+def test_entries_of_large_regions_are_used_again() -> None:
+    with S() as s:
+        buffers = s._engine._buffers  # type: ignore[attr-defined]
+        for _ in range(BUFFERS):
+            buffers.retired.append((buffers._take(3), 3))
+        assert buffers._take(BUFFERS) == 0
+        with pytest.raises(OSError, match="16384 buffers are registered, the most of one ring") as caught:
+            s.register(1)
+        assert caught.value.errno == errno.ENOBUFS
+        buffers.retired += ((0, 1), (2, 1))
+        with pytest.raises(OSError, match="16382 buffers are registered with no 2 free in a row"):
+            buffers._take(2)
+        assert s.register(1).registered
+
+
+def test_entries_between_others_are_used_again() -> None:
+    """Any order of regions of any size: no entry twice, and none is lost."""
+    rng = random.Random(1)
+    with S() as s:
+        buffers = s._engine._buffers  # type: ignore[attr-defined]
+        taken: dict[int, int] = {}
+        for _ in range(20_000):
+            if taken and rng.random() < 0.5:
+                first = rng.choice(list(taken))
+                buffers.retired.append((first, taken.pop(first)))
+            else:
+                parts = rng.choice((1, 1, 1, 2, 3, 17))
+                first = buffers._take(parts)
+                taken[first] = parts
+        used = [entry for first, parts in taken.items() for entry in range(first, first + parts)]
+        assert len(used) == len(set(used)) < BUFFERS
+        buffers.retired.extend(taken.items())
+        assert buffers._take(1) == 0
+        buffers.retired.append((0, 1))
+        assert buffers._take(BUFFERS) == 0

@@ -47,8 +47,7 @@ class Buffers:
     def __init__(self, ring: Any) -> None:
         self.retired: deque[tuple[int, int]] = deque()  # (first, parts), from the end of a Memory, any thread
         self._ring = ring
-        self._free: list[int] | None = None
-        self._next = 0
+        self._used = bytearray()  # a byte for each entry, once there is a table
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
@@ -88,18 +87,18 @@ class Buffers:
             check(code, f"register {held.length} bytes")
 
     def _take(self, parts: int) -> int:
+        """The first of so many free entries in a row, which are then in use."""
         self.clear_retired()
-        if self._free is None:
+        if not self._used:
             check(lib.uzc_ring_buffers(self._ring[0], BUFFERS), "register a table of buffers")
-            self._free = []
-        if parts == 1 and self._free:
-            return self._free.pop()
-        if self._next + parts > BUFFERS:
-            raise OSError(
-                errno.ENOBUFS, f"{BUFFERS} buffers are registered, the most of one ring: close regions"
-            )
-        self._next += parts
-        return self._next - parts
+            self._used = bytearray(BUFFERS)
+        first = self._used.find(bytes(parts))
+        if first < 0:
+            row = f" with no {parts} free in a row" if parts > 1 else ""
+            text = f"{BUFFERS - self._used.count(0)} buffers are registered{row}, the most of one ring"
+            raise OSError(errno.ENOBUFS, f"{text}: close regions")
+        self._used[first : first + parts] = b"\1" * parts
+        return first
 
     def clear_retired(self) -> None:
         """Empties the entries of regions that are closed and no longer in flight."""
@@ -107,8 +106,7 @@ class Buffers:
             first, parts = self.retired.popleft()
             for index in range(first, first + parts):
                 lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0, 0)
-            if self._free is not None:
-                self._free.extend(range(first, first + parts))
+            self._used[first : first + parts] = bytes(parts)
 
 
 class Sockets:
