@@ -61,9 +61,9 @@ class Scheduler(Delegate):
 
         A caller's buffer is exported (a bytearray can not be resized) until ``Region.close`` and the last
         notification. Memory that the kernel will not pin (shared or read-only file mappings) or that lies on
-        huge pages makes a region that is sent unregistered (``region.registered``). OSError ENOMEM says the
-        limit for locked memory, the need, and what raises it. TypeError for read-only memory.
-        Matches io_uring_register_buffers_update_tag().
+        huge pages (or may: without /proc nobody knows) makes a region that is sent unregistered
+        (``region.registered``). OSError ENOMEM says the limit for locked memory, the need, and what raises
+        it. TypeError for read-only memory. Matches io_uring_register_buffers_update_tag().
         """
         return self._engine.register(size_or_buffer)
 
