@@ -114,7 +114,8 @@ class Scheduler(Delegate):
 
         A socket that is closed between this and the submit fails with EBADF and sends nothing. With a full
         SO_SNDBUF the kernel sends when there is room, and datagrams may then overtake each other.
-        Matches io_uring_prep_send_zc(), _fixed and sendmsg_zc(); io_uring_prep_send() with zero_copy=False.
+        Matches io_uring_prep_send_zc(), _fixed and, with `segment`, sendmsg_zc(), without which (before Linux
+        6.1) it is copied; io_uring_prep_send() with zero_copy=False.
         """
         raise NotImplementedError  # it is in _native/send.c
 

@@ -63,7 +63,8 @@ class RingEngine(Engine):
         if cq_entries is None:
             cq_entries = min(2 * max(max_inflight, entries), _CQ_MOST)
         self._create(entries, cq_entries)
-        lib.uzc_ring_features(self._native, offered.report_usage, offered.fixed_message)
+        self.offered = offered
+        lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
         self.sockets = Sockets(raw=completions == RAW)
         self._buffers = Buffers(self._out)
         self._start(lib.uzc_ring_calls(), self.sockets.admit, self._buffers.retired)

@@ -164,7 +164,8 @@ uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
 
 /* `flags` are IORING_SETUP_*; R_DISABLED is added, the first enter() enables the ring for its thread. */
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots);
-void uzc_ring_features(uzc_ring *ring, int report_usage, int fixed_message);
+/* What uzc_probe() found. Without SENDMSG_ZC, what needs a message is copied. */
+void uzc_ring_features(uzc_ring *ring, int report_usage, int sendmsg_zc, int fixed_message);
 /* Ends the ring, if there is one, and leaves NULL: an interrupt in the caller can not make it happen twice,
  * or never. Not a barrier: what is in flight must have been waited for. */
 void uzc_ring_exit(uzc_ring **ring);
