@@ -7,7 +7,7 @@ import socket
 import threading
 import warnings
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -416,3 +416,25 @@ def test_control_a_guard_that_acts_for_any_thread(udp_pair: "Pair") -> None:
     while not udp_pair.empty():
         came += udp_pair.receive(1)
     assert f"it ends with {-signal.SIGSEGV}" in out or came.count(b"by the parent") == 2
+
+
+# -- a socket that takes nothing
+
+
+@testing.requires("net_admin")
+@pytest.mark.parametrize("many", [1, 3])
+def test_close_ends_though_the_socket_takes_nothing(many: int, box: testing.Hold) -> None:
+    """Also of a sender that waits for the network: what does not leave in time is lost, and it says so."""
+    with box.receiver_socket(), box.socket() as sock:
+        sock.connect(box.address)
+        sender = uringzc.UdpSender(sock=sock, sndbuf=None, max_delay=None)
+        sender.send(b"first")
+        sender.drain()
+        box.stop()
+        with suppress(BlockingIOError):
+            while True:
+                sock.send(bytes(1400), socket.MSG_DONTWAIT)
+        sender.send_many([bytes(100)] * many)
+        with pytest.raises(uringzc.SendError, match=f"{many} datagrams could not be sent before the sender"):
+            sender.close(0.05)
+        assert sender.closed

@@ -220,7 +220,7 @@ class Mender:
     def _again(self, gather: "Gather", row: Row, at: int, count: int) -> bool:
         """Some datagrams of a train, until they are sent or given up; False: that must wait."""
         patience = time.monotonic() + PATIENCE
-        may_wait = self.poll is None and threading.get_ident() == gather.thread
+        may_wait = gather.blocking and threading.get_ident() == gather.thread
         tries, pause = 0, 0.00002
         while code := gather.resend(row.train, count):
             number = -code
