@@ -31,7 +31,7 @@ ENGINES = {"io_uring": "send_zc", "msg_zerocopy": "msg_zerocopy", "copy": ""}
 #: these make no engine, or only one that they name
 PURE = (
     *("test_accounts.py", "test_build.py", "test_policy.py", "test_sandbox.py"),
-    *("test_ids.py", "test_structure.py", "test_testing.py"),
+    *("test_ids.py", "test_races.py", "test_structure.py", "test_testing.py"),
 )
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import uringzc
 from uringzc.engine import ENGINES
 
-IO_URING_SETUP, IO_URING_REGISTER = 425, 427
+IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427
 SETSOCKOPT = {"x86_64": 54, "aarch64": 208}.get(platform.machine(), -1)
 IORING_REGISTER_PROBE, SO_ZEROCOPY = 8, 60
 NOBODY = 65534

@@ -1,7 +1,9 @@
 """What is said when the package can not be built, and what its files must agree about."""
 
 import os
+import platform
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -124,6 +126,27 @@ def test_setup_says_one_sentence_and_nothing_else(tmp_path: Path) -> None:
     )
     assert (tried.returncode, tried.stdout) == (1, "")
     assert re.fullmatch(r"uringzc cannot be built without [^\n]+ apt-get install [^\n]+\n", tried.stderr)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("gcc"), reason="needs gcc on x86_64")
+@pytest.mark.parametrize("bits", [32, 64])
+def test_a_32_bit_machine_is_refused(tmp_path: Path, bits: int) -> None:
+    (tmp_path / "gnu").mkdir()
+    (tmp_path / "gnu" / "stubs-32.h").touch()  # which only the C library for such machines has
+    command = [
+        *("gcc", f"-m{bits}", "-std=gnu11", "-fsyntax-only", f"-I{tmp_path}", f"-I{NATIVE}"),
+        *(f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH')}", "-include", "internal.h"),
+        *("-x", "c", os.devnull),
+    ]
+    tried = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "No such file" in tried.stderr:
+        pytest.skip(f"the C library has no headers for {bits} bits")
+    if bits == 64:
+        assert (tried.returncode, tried.stderr) == (0, "")
+    else:
+        assert tried.returncode
+        assert tried.stderr.count("error:") == 1
+        assert "uringzc is for 64-bit machines" in tried.stderr
 
 
 # -- what files must agree about

@@ -3,13 +3,14 @@
 import errno
 import os
 import select
+import signal
 import socket
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import child, stopped, wait_readable
+from helpers import child, run, stopped, wait_readable
 
 import uringzc
 from uringzc import errmsg, testing
@@ -132,6 +133,82 @@ def test_errors_of_a_closed_socket() -> None:
     sock.close()
     with uringzc.Scheduler() as s, pytest.raises(OSError, match=os.strerror(errno.EBADF)):
         errors(s, sock)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "socket", b"", object()], ids=lambda value: type(value).__name__)
+def test_errors_of_what_is_no_socket(wrong: Any) -> None:
+    with uringzc.Scheduler() as s, pytest.raises(TypeError, match=r"sock must be a socket.socket, not \w+"):
+        errors(s, wrong)
+
+
+# In a process of its own: what failed was a use of an engine that was freed.
+GONE = """
+    import gc, os, socket, sys, warnings, uringzc
+    warnings.simplefilter("ignore", ResourceWarning)
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    with uringzc.UdpSender(("127.0.0.1", 9)) as sender:
+        s, closed = uringzc.Scheduler(), uringzc.Scheduler()
+        closed.close()
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+        for engine in (closed._engine, *(() if child else (s._engine, sender._engine))):
+            try:
+                engine.errors(sock)
+            except uringzc.ClosedError as error:
+                print(error, flush=True)
+        if not child:
+            os._exit(0)
+    print("ends")
+"""
+
+
+def test_errors_of_an_engine_that_has_ended() -> None:
+    out, said = run(GONE)
+    assert out.splitlines() == ["the engine is closed, or belongs to the parent of this process"] * 4 + [
+        "ends"
+    ], said
+
+
+@pytest.mark.engines("msg_zerocopy", "copy")
+def test_control_errors_of_an_engine_that_has_ended() -> None:
+    unguarded = """
+    from uringzc import core
+    core.Engine._native = property(lambda self: self._out[0])
+"""
+    with child(unguarded + GONE) as started:
+        assert started.end(-signal.SIGSEGV)[0] == ""
+
+
+# The sender's rest meets an ICMP error while it is dropped, and so the error queue is read.
+DROPPED = """
+    import gc, socket, warnings, uringzc
+    from uringzc import lifetime
+    warnings.simplefilter("ignore", ResourceWarning)
+    other = uringzc.Scheduler()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rx:
+        rx.bind(("127.0.0.1", 0))
+        to = rx.getsockname()
+        s = uringzc.Scheduler()
+        sender = uringzc.UdpSender(to, scheduler=s, max_delay=None)
+    sender.send(b"this one the kernel refuses")
+    sender.flush()
+    sender.send(b"and this one hears of it")
+    del s
+    gc.collect()
+    other.submit()
+    print(len(lifetime.parked()))
+    del sender
+    gc.collect()
+    other.close()
+    print("ends")
+"""
+
+
+def test_errors_in_the_clean_up_of_a_dropped_sender() -> None:
+    out, said = run(DROPPED)
+    assert out == "0\nends\n", said
+    assert "Exception ignored" not in said
 
 
 @msg_zerocopy

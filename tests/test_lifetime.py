@@ -219,12 +219,14 @@ def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Sche
 def test_dropped_in_a_cycle_with_its_accounts() -> None:
     # in a process of its own: what failed was a use of freed memory
     program = """
-        import gc, warnings, uringzc
+        import gc, socket, warnings, uringzc
         from uringzc import lifetime
         warnings.simplefilter("ignore")
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         class App:
             def __init__(self):
                 self.scheduler = uringzc.Scheduler()
+                self.scheduler.send(sock, b"x", to=("127.0.0.1", 9))
                 self.callback = self.run
             def run(self): pass
         for _ in range(20):

@@ -315,6 +315,41 @@ def test_own_memory(make: Callable[[], Any], registered: bool, udp_pair: "Pair",
         data.close()  # BufferError if an export were left
 
 
+NO_PROC = """
+    import ctypes, mmap, os, socket, sys, uringzc
+    if sys.argv[1] == "not mounted":
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.unshare(0x20000) == 0  # CLONE_NEWNS
+        assert libc.mount(None, b"/", None, 0x44000, None) == 0  # MS_REC | MS_PRIVATE
+        assert libc.umount2(b"/proc", 2) == 0  # MNT_DETACH
+    with open(sys.argv[2], "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    print(os.path.exists("/proc/self/smaps"))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx, uringzc.Scheduler() as s:
+        tx.connect(("127.0.0.1", int(sys.argv[3])))
+        for what in (4096, bytearray(b"mine"), mapped):
+            region = s.register(what)
+            print(region.registered)
+            s.send(tx, region, length=4)
+        try:
+            s.register(b"constant")
+        except TypeError as error:
+            print(error)
+"""
+
+
+@pytest.mark.parametrize("how", ["mounted", pytest.param("not mounted", marks=testing.requires("net_admin"))])
+def test_without_proc(how: str, udp_pair: "Pair", tmp_path: Path, engine: str) -> None:
+    """What may lie on huge pages, for all that is known, is sent unregistered."""
+    tmp_path.joinpath("file").write_bytes(b"file" * 1024)
+    out, errors = run(NO_PROC, how, tmp_path / "file", udp_pair.rx.getsockname()[1])
+    registers = engine == "io_uring"
+    there = [how == "mounted", registers, registers and how == "mounted", False]
+    refused = "register() takes writable memory or a mapped file; bytes are sent as they are"
+    assert out.splitlines() == [*map(str, there), refused], errors
+    assert udp_pair.receive(3) == [bytes(4), b"mine", b"file"]
+
+
 @holding
 def test_export_lasts_until_the_notification(held: Held) -> None:
     box, sock, rx = held

@@ -117,6 +117,16 @@ def test_a_seccomp_filter_refuses_rings(code: int, name: str, says: str) -> None
     assert f"Not better, because {text.partition(';')[0]}" in found["sender"][1]
 
 
+def test_a_seccomp_filter_refuses_to_enter_rings() -> None:
+    """They can be made then, and nothing can be sent with them."""
+    found = reported("forbid(IO_URING_ENTER, errno.EPERM)")
+    assert found["sender"][0] == found["scheduler"] == "msg_zerocopy"
+    number, text = found["errors"]["io_uring"]
+    assert number == errno.EPERM
+    assert "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile" in text
+    assert names(found)[0] == "seccomp_eperm"
+
+
 #: imports, becomes who it is to be, and waits, so that the machine is without rings only for a moment
 WAITING = "from refusals import *\n{}\nprint('ready', flush=True)\ninput()\nreport()"
 

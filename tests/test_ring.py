@@ -1,15 +1,17 @@
 """Ring: io_uring as it is, with memory that is held until it is free."""
 
+import dataclasses
 import errno
 import socket
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import io_uring, is_held, stopped, wait_readable
+from helpers import io_uring, is_held, stopped, stream_in, wait_readable
 
 import uringzc
 from uringzc import RawCompletion, testing, uring
+from uringzc.probe import features
 
 if TYPE_CHECKING:
     from conftest import Pair
@@ -340,6 +342,62 @@ def round_trip(pair: "Pair") -> None:
         ring.send_zc(pair.tx, b"raw")
         assert [c.flags for c in all_of(ring, 2)] == [MORE, NOTIF]
     assert pair.receive(1) == [b"raw"]
+
+
+@pytest.fixture(params=[True, False], ids=["6.1", "6.0"])
+def sendmsg_zc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
+    """Whether rings are told that there is a SENDMSG_ZC. The other is the control: it would be used here."""
+    offered = features()
+    if not offered.sendmsg_zc:
+        pytest.skip("needs Linux 6.1")
+    if not request.param:
+        offered = dataclasses.replace(offered, sendmsg_zc=False, fixed_message=False)
+    monkeypatch.setattr(uring, "features", lambda: offered)
+    return bool(request.param)
+
+
+def test_segments_without_sendmsg_zc(sink: testing.Sandbox, sendmsg_zc: bool) -> None:
+    """What needs a message is copied then, and nothing else."""
+    with sink.socket() as sock, uringzc.Scheduler() as s:
+        sock.connect(sink.address)
+        region = s.register(4000)
+        for source in (region, bytearray(4000)):
+            s.send(sock, source, segment=SEGMENT, flush=True)
+            s.send(sock, source, length=SEGMENT, flush=True)
+        assert [c.result for c in s.reap_completions(wait=4)] == [4000, SEGMENT] * 2
+        notes = sorted(s.reap_notifications(wait=4), key=lambda note: note.sequence)
+        assert [note.copied for note in notes] == [0 if sendmsg_zc else 1, 0] * 2
+        assert s.stats.stray == 0
+
+
+@testing.requires("net_admin")
+def test_several_pieces_without_sendmsg_zc(box: testing.Hold, sendmsg_zc: bool) -> None:
+    pieces = [bytes([number]) * 20_000 for number in range(5)]
+    with stream_in(box) as (tx, rx), uringzc.TcpSender(tx, zero_copy="always") as sender:
+        with stopped(box):
+            assert sender.send_buffers(pieces) == 100_000
+            assert sender.stats.in_flight == sendmsg_zc  # until the peer has acknowledged it
+        rx.settimeout(None)
+        assert rx.recv(100_000, socket.MSG_WAITALL) == b"".join(pieces)
+
+
+def test_a_ring_says_that_it_has_no_sendmsg_zc(udp_pair: "Pair", sendmsg_zc: bool) -> None:
+    with uringzc.Ring() as ring:
+        calls: list[Callable[[], None]] = [
+            lambda: ring.sendmsg_zc(udp_pair.tx, [b"two", b"parts"]),
+            lambda: ring.send_zc(udp_pair.tx, bytes(2000), segment=SEGMENT),
+        ]
+        for call in calls:
+            if sendmsg_zc:
+                call()
+                continue
+            with pytest.raises(OSError, match="no IORING_OP_SENDMSG_ZC, which several buffers") as caught:
+                call()
+            assert caught.value.errno == errno.EOPNOTSUPP
+        assert ring.stats.requests == 2 * sendmsg_zc
+        ring.send(udp_pair.tx, bytes(2000), segment=SEGMENT)  # which needs no zero-copy
+        ring.drain()
+        assert [c.res for c in ring.reap() if not c.notif][-1] == 2000
 
 
 @pytest.mark.parametrize("setup", uring.SETUP, ids=hex)

@@ -22,10 +22,11 @@ from uringzc import address, errmsg, lifetime, memory
 from uringzc._send import Arena, Gather, Queue, Stream
 from uringzc._uring import ffi, lib
 from uringzc.errmsg import ErrorMessage
-from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError, check, refuse
+from uringzc.errors import E_BUSY, E_CLOSED, E_THREAD, BufferModifiedError, UringzcError, check, refuse
 from uringzc.memory import Region
 from uringzc.notif import Slots
 from uringzc.probe import Reason
+from uringzc.tables import require_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -88,7 +89,16 @@ class Engine:
 
     @property
     def _native(self) -> Any:
-        return self._out[0]
+        """The native part, to be passed to C. ClosedError when it has ended: C never sees NULL."""
+        pointer = self._out[0]
+        if not pointer:
+            refuse(E_CLOSED)
+        return pointer
+
+    @property
+    def exists(self) -> bool:
+        """Whether the native part has not ended: an engine that was closed may be parked."""
+        return bool(self._out[0])
 
     # -- what a subclass has
 
@@ -110,6 +120,9 @@ class Engine:
 
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""
+        require_socket(sock)
+        if not self.exists:
+            refuse(E_CLOSED)
         cookie = sock.getsockopt(_socket.SOL_SOCKET, _SO_COOKIE, 8)
         if lib.uzc_ids_taken(int.from_bytes(cookie, sys.byteorder)):
             text = "another engine reads the socket's error queue, with its notifications: ask that one"
@@ -133,6 +146,11 @@ class Engine:
         """In the child of a fork: drops descriptors, and leaves NULL."""
         raise NotImplementedError
 
+    @property
+    def lacks(self) -> str:
+        """What is done without here, and would be faster with; "" if nothing."""
+        return ""
+
     # -- whose it is
 
     def check(self) -> None:
@@ -142,6 +160,10 @@ class Engine:
     def mine(self) -> bool:
         """Whether this thread may use the engine."""
         return bool(lib.uzc_slots_mine(self.slots.pointer))
+
+    def take(self) -> bool:
+        """Whether it is this thread's: from now on, if it was nobody's."""
+        return lib.uzc_slots_claim(self.slots.pointer) == 0
 
     # -- senders
 
@@ -282,26 +304,36 @@ class Engine:
 
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
+        if not self.closed:
+            self._close(timeout)
+
+    def end(self, timeout: float) -> None:
+        """The owner ends: as close(), and what is parked already is drained too."""
         if self.closed:
-            return
+            self._finish(timeout)
+        else:
+            self._close(timeout)
+
+    def _close(self, timeout: float) -> None:
         if not self.mine():
             refuse(E_THREAD)
         if self.queue.busy or self.queue.inside:
             refuse(E_BUSY)
+        deadline = time.monotonic() + timeout
         errors: list[Exception] = []
         for sender in list(self.senders):
             try:
-                sender.close(timeout)
+                sender.close(max(0.0, deadline - time.monotonic()))
             except Exception as error:  # the others, and the engine, are to be closed too
                 errors.append(error)
         if not self.closed:
-            self._close(timeout)
+            lifetime.park(self)  # first, and until it has ended: an interrupt from here on leaves it parked
+            self.closed = True
+            self._finish(max(0.0, deadline - time.monotonic()))
         if errors:
             raise errors[0]
 
-    def _close(self, timeout: float) -> None:
-        lifetime.park(self)  # first, and until it has ended: an interrupt anywhere in here leaves it parked
-        self.closed = True
+    def _finish(self, timeout: float) -> None:
         lib.uzc_slots_close(self.slots.pointer)
         try:
             self.drain(timeout)
@@ -314,19 +346,25 @@ class Engine:
 
     def _warn(self) -> None:
         message = f"an engine was closed and is parked: {self.describe()}, their memory stays held"
-        warnings.warn(message, ResourceWarning, stacklevel=4)
+        warnings.warn(message, ResourceWarning, stacklevel=5)
 
     def drop(self, lost: object) -> None:
-        """The program lost it without close(): what it holds stays held, its owner's next call closes it."""
+        """The program lost it without close(): what it holds stays held, its owner's next call closes it.
+
+        One that nobody owns, nor sends with, and that holds nothing, ends here.
+        """
         if not self.closed:
             lifetime.park(self)
             self.closed = True
             lib.uzc_slots_shut(self.slots.pointer)
+            used = lib.uzc_slots_owned(self.slots.pointer) or self.slots.counts().in_flight
+            if not used and {*self.senders} <= {lost}:
+                self.settle()
             warnings.warn(f"{type(lost).__name__} was not closed", ResourceWarning, source=lost, stacklevel=3)
 
     def settle(self) -> bool:
         """Of a parked engine: submits, takes what there is, and ends if nothing is in flight any more."""
-        if self._native and not self.queue.busy and not self.queue.inside:
+        if self.exists and not self.queue.busy and not self.queue.inside and self.take():
             self.closed = True
             lib.uzc_slots_close(self.slots.pointer)
             with suppress(UringzcError, OSError):
@@ -341,9 +379,9 @@ class Engine:
                 self._exit()
                 self._lost.clear()
                 self._parts.clear()  # through which they, and so their arena, held each other
-        if not self._native:
+        if not self.exists:
             lifetime.unpark(self)
-        return not self._native
+        return not self.exists
 
     def rescue(self) -> None:
         """The process ends, and the owner does not come back: senders send what waits without the ring."""
@@ -355,7 +393,7 @@ class Engine:
         self.closed = self.dead = True
         for part in self._parts:
             part.abandon()
-        if self._native:
+        if self.exists:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()
             self._leave()
@@ -364,7 +402,7 @@ class Engine:
 def _after_posting(reference: "weakref.ref[Engine]") -> None:
     """Slots were flushed: what notifiers held is dropped, and fileno() told."""
     engine = reference()
-    if engine is not None and engine._native:
+    if engine is not None and engine.exists:
         engine.tidy()
         engine.signal()
 

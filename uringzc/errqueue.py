@@ -27,7 +27,7 @@ from uringzc.errors import check
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN
 from uringzc.probe import require_zerocopy
-from uringzc.tables import Sockets
+from uringzc.tables import Sockets, require_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -77,6 +77,7 @@ class ErrorQueueEngine(Engine):
 
     def errors(self, sock: socket.socket) -> list[ErrorMessage]:
         """See Scheduler.errors: what this engine found, where it reads the error queue itself."""
+        require_socket(sock)
         found: list[ErrorMessage] = []
         out = ffi.new("uzc_message *")
         while (code := lib.uzc_errqueue_message(self._native, sock.fileno(), out)) > 0:

@@ -68,6 +68,8 @@ def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") 
         _copies(engine, gather, mender),
         f"Datagrams are gathered in {_memory(engine, arena)}",
     ]
+    if engine.lacks:
+        sentences.append(engine.lacks)
     if mender.split:
         sentences.append(f"{mender.split} times a destination could not take a train")
     if gather.plain > gather.requests:

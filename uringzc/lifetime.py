@@ -2,20 +2,24 @@
 
 Closing a ring is no barrier: the kernel goes on reading memory that was sent from it, and says so only on
 that ring. So an engine that can not be closed cleanly is *parked*: kept open, with everything that its
-requests hold, until its owner's next call on any engine finds that the kernel is done. What requests hold
-is held by C references in their entries, which interpreter shutdown does not drop.
+requests hold, until its owner's next call on any engine, or the owner's end, finds that the kernel is done.
+What requests hold is held by C references in their entries, which interpreter shutdown does not drop.
 
-Finalizers run in any thread and inside any call, so they never touch a ring: they park it.
+Finalizers run in any thread and inside any call, so they never touch a ring: they park it. One that nobody
+owns, with nothing queued, has no requests, and may be ended anywhere.
 """
 
 import atexit
 import logging
 import os
 import threading
+import time
 import weakref
+from collections.abc import Iterable
+from contextlib import suppress
 from typing import Protocol
 
-#: seconds that an ending thread, or the interpreter, waits for the kernel
+#: seconds that an ending thread, or the interpreter, waits for the kernel, for all its engines together
 DRAIN_AT_END = 2.0
 
 
@@ -27,11 +31,14 @@ class Engine(Protocol):
     def mine(self) -> bool:
         """Whether this thread may use it."""
 
+    def take(self) -> bool:
+        """Whether it is this thread's: from now on, if it was nobody's."""
+
     def settle(self) -> bool:
         """Submits and takes what there is; ends, and leaves the parked, if nothing is in flight any more."""
 
-    def close(self, timeout: float = 5.0) -> None:
-        """Drains, or parks."""
+    def end(self, timeout: float) -> None:
+        """The owner ends: closes it, and drains it where it is parked."""
 
     def rescue(self) -> None:
         """Sends what its senders have gathered, without the ring, in any thread."""
@@ -42,6 +49,7 @@ class Engine(Protocol):
 
 _living: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _parked: list[Engine] = []
+_left: list[Engine] = []  # parked when their owner ended: nobody can see what becomes of them
 _local = threading.local()
 
 
@@ -51,19 +59,22 @@ def born(engine: Engine) -> None:
 
 
 def park(engine: Engine) -> None:
-    """Keeps `engine` until its owner finds it idle. Safe anywhere: appends to a list."""
+    """Keeps `engine` until its owner, or this thread if it has none, finds it idle or ends. Safe anywhere."""
     _parked.append(engine)
+    _guard()
 
 
 def unpark(engine: Engine) -> None:
     """It has ended."""
-    if engine in _parked:
-        _parked.remove(engine)
+    for kept in (_parked, _left):
+        with suppress(ValueError):
+            while True:
+                kept.remove(engine)
 
 
 def parked() -> list[Engine]:
     """The engines that are kept, of all threads."""
-    return list(_parked)
+    return [*_parked, *_left]
 
 
 def sweep() -> None:
@@ -82,50 +93,59 @@ class _Guard:
     """Lives in a thread's local storage; its end is the thread's end, in that thread."""
 
     def __init__(self) -> None:
+        self.thread = threading.get_ident()
         self.engines: list[weakref.ref[Engine]] = []
 
     def __del__(self) -> None:
-        end(self.engines)
+        if threading.get_ident() == self.thread:  # in the child of a fork, and at exit, it is another's
+            living = [reference() for reference in self.engines]
+            _end([*_parked, *(engine for engine in living if engine is not None)])
 
 
-def end(engines: "list[weakref.ref[Engine]]") -> None:
-    """Closes what the ending thread still owns: nobody else can see these engines' notifications."""
-    for reference in engines:
-        engine = reference()
-        if engine is not None and not engine.closed and engine.mine():  # at exit it may be another thread's
-            _close(engine)
-
-
-def _close(engine: Engine) -> None:
-    try:
-        engine.close(DRAIN_AT_END)
-    except Exception:  # nobody is left to catch it, and the next engine is to be closed too
-        logging.getLogger("uringzc").exception("an engine could not be closed")
+def _guard() -> _Guard:
+    """The calling thread's."""
+    guard: _Guard | None = getattr(_local, "guard", None)
+    if guard is None:
+        guard = _local.guard = _Guard()
+    return guard
 
 
 def claimed(reference: "weakref.ref[Engine]") -> None:
     """The calling thread has become the owner of an engine."""
-    guard = getattr(_local, "guard", None)
-    if guard is None:
-        guard = _local.guard = _Guard()
+    guard = _guard()
     guard.engines = [kept for kept in guard.engines if kept() is not None]
     guard.engines.append(reference)
 
 
+def _end(engines: Iterable[Engine]) -> None:
+    """Closes or drains those that are the ending thread's: nobody else can see their notifications."""
+    deadline = time.monotonic() + DRAIN_AT_END
+    for engine in engines:
+        if (engine.closed and engine not in _parked) or not engine.take():
+            continue
+        try:
+            engine.end(max(0.0, deadline - time.monotonic()))
+        except Exception:  # nobody is left to catch it, and the next engine is to be closed too
+            logging.getLogger("uringzc").exception("an engine could not be closed")
+        if engine in _parked:
+            unpark(engine)
+            _left.append(engine)
+
+
 def _at_exit() -> None:
+    _end([*_parked, *_living])
     for engine in list(_living):
-        if not engine.closed and engine.mine():
-            _close(engine)
-        elif not engine.closed:
+        if not engine.closed:
             engine.rescue()
-    sweep()
+    _guard().thread = 0  # all that it is for is done, and what it needs is taken down now
 
 
 def _after_fork() -> None:
-    for engine in list(_living):
+    for engine in {*_living, *_parked, *_left}:
         engine.abandon()
     _living.clear()
     _parked.clear()
+    _left.clear()
     _local.__dict__.clear()
 
 

@@ -100,7 +100,8 @@ def export(buffer: "Buffer") -> memoryview:
 def of_region(size_or_buffer: "int | Buffer") -> memoryview:
     """The bytes of a new region: `size` new ones, or the caller's, which can be written to or are a mapping.
 
-    ValueError for no bytes at all, TypeError for memory that nobody may write.
+    ValueError for no bytes at all, TypeError for memory that nobody may write. Without /proc, what is
+    read-only and no bytes object is taken for a mapping.
     """
     if isinstance(size_or_buffer, int):
         if not 0 < size_or_buffer <= 1 << 46:
@@ -109,7 +110,7 @@ def of_region(size_or_buffer: "int | Buffer") -> memoryview:
     view = export(size_or_buffer)
     if not view.nbytes:
         raise ValueError("a region has at least a byte")
-    if view.readonly and not is_read_only_mapping(address_of(view), view.nbytes):
+    if view.readonly and (isinstance(view.obj, bytes) or not is_read_only_mapping(view)):
         raise TypeError("register() takes writable memory or a mapped file; bytes are sent as they are")
     return view
 
@@ -195,21 +196,34 @@ def pin_checked(data: Any, offset: int | None, length: int | None) -> Pinned:
 
 
 def on_huge_pages(address: int, length: int) -> bool:
-    """Whether a mapping that holds part of this memory has huge pages."""
+    """Whether a mapping that holds part of this memory has huge pages; True where /proc does not tell."""
     wanted = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb")
-    for _, fields in _mappings(address, length):
-        if any(int(fields.get(name, "0 kB").split()[0]) for name in wanted):
-            return True
-    return False
+    try:
+        return any(
+            int(fields.get(name, "0 kB").split()[0])
+            for _, fields in _mappings(address, length)
+            for name in wanted
+        )
+    except OSError:
+        return True
 
 
-def is_read_only_mapping(address: int, length: int) -> bool:
-    """Whether all of this memory is mapped without permission to write, as files opened for reading are."""
-    return all("w" not in permissions for permissions, _ in _mappings(address, length))
+def is_read_only_mapping(view: memoryview) -> bool:
+    """Whether all of this memory is mapped without permission to write, as files opened for reading are.
+
+    True where /proc does not tell.
+    """
+    try:
+        return all("w" not in permissions for permissions, _ in _mappings(address_of(view), view.nbytes))
+    except OSError:
+        return True
 
 
 def _mappings(address: int, length: int) -> Iterator[tuple[str, dict[str, str]]]:
-    """Permissions and fields of each mapping in /proc/self/smaps that overlaps the memory."""
+    """Permissions and fields of each mapping in /proc/self/smaps that overlaps the memory.
+
+    OSError where that can not be read: /proc is not mounted.
+    """
     permissions, fields, inside = "", dict[str, str](), False
     with open("/proc/self/smaps") as file:
         for line in file:

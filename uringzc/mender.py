@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uringzc import address
-from uringzc.errors import SendError
+from uringzc.errors import ClosedError, SendError
 from uringzc.notif import Notification
 from uringzc.policy import Policy
 from uringzc.sockopt import RECVERR
@@ -160,7 +160,11 @@ class Mender:
     def _read_error_queue(self) -> list[tuple[object, int]]:
         """Whom the ICMP errors of the sender's own socket are about, and what they say."""
         heard: list[tuple[object, int]] = []
-        for message in self._engine.errors(self.sock):
+        try:
+            messages = self._engine.errors(self.sock)
+        except ClosedError:  # a sender that is dropped after its engine has ended
+            return heard
+        for message in messages:
             for level, kind, data in message.ancillary:
                 if (level, kind) in RECVERR.values() and len(data) >= 16:
                     code, origin = struct.unpack_from("=IB", data)
@@ -216,7 +220,7 @@ class Mender:
     def _again(self, gather: "Gather", row: Row, at: int, count: int) -> bool:
         """Some datagrams of a train, until they are sent or given up; False: that must wait."""
         patience = time.monotonic() + PATIENCE
-        may_wait = self.poll is None and threading.get_ident() == gather.thread
+        may_wait = gather.blocking and threading.get_ident() == gather.thread
         tries, pause = 0, 0.00002
         while code := gather.resend(row.train, count):
             number = -code

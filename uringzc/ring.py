@@ -1,5 +1,6 @@
 """Ring: io_uring without slots, for programs written against liburing."""
 
+import errno
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +11,7 @@ from uringzc import memory
 from uringzc.address import Address
 from uringzc.memory import Region
 from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
+from uringzc.probe import Reason, refusal
 from uringzc.uring import RingEngine
 
 if TYPE_CHECKING:
@@ -112,9 +114,11 @@ class Ring:
     ) -> None:
         """Queues a zero-copy send, from registered memory if `data` is a region.
 
-        `segment` sends it as datagrams of that many bytes (UDP_SEGMENT). Matches io_uring_prep_send_zc(),
-        io_uring_prep_send_zc_fixed() and io_uring_prep_send_set_addr(). Linux 6.0.
+        `segment` sends it as datagrams of that many bytes (UDP_SEGMENT), as ``sendmsg_zc`` does. Matches
+        io_uring_prep_send_zc(), io_uring_prep_send_zc_fixed() and io_uring_prep_send_set_addr(). Linux 6.0.
         """
+        if segment:
+            self._require_sendmsg_zc()
         self._engine.queue.send(
             *(sock, data),
             offset=offset,
@@ -138,12 +142,18 @@ class Ring:
         """Queues one zero-copy send of several buffers, in order.
 
         A datagram may touch 17 pages that do not adjoin; with more the result is -EMSGSIZE. Matches
-        io_uring_prep_sendmsg_zc(). Linux 6.1.
+        io_uring_prep_sendmsg_zc(). Linux 6.1; OSError EOPNOTSUPP before.
         """
+        self._require_sendmsg_zc()
         vector = memory.Vector(buffers)
         self._engine.queue.send(
             sock, vector, to=to, segment=segment, user_data=user_data, msg_flags=msg_flags
         )
+
+    def _require_sendmsg_zc(self) -> None:
+        if not self._engine.offered.sendmsg_zc:
+            text = "this kernel has no IORING_OP_SENDMSG_ZC, which several buffers and segments need"
+            raise refusal(errno.EOPNOTSUPP, Reason("sendmsg_zc", text, "run Linux 6.1 or later"))
 
     def submit(self, wait: int = 0, timeout: float | None = None) -> int:
         """Hands what is queued to the kernel; returns how many were submitted since it was called before.

@@ -61,9 +61,9 @@ class Scheduler(Delegate):
 
         A caller's buffer is exported (a bytearray can not be resized) until ``Region.close`` and the last
         notification. Memory that the kernel will not pin (shared or read-only file mappings) or that lies on
-        huge pages makes a region that is sent unregistered (``region.registered``). OSError ENOMEM says the
-        limit for locked memory, the need, and what raises it. TypeError for read-only memory.
-        Matches io_uring_register_buffers_update_tag().
+        huge pages (or may: without /proc nobody knows) makes a region that is sent unregistered
+        (``region.registered``). OSError ENOMEM says the limit for locked memory, the need, and what raises
+        it. TypeError for read-only memory. Matches io_uring_register_buffers_update_tag().
         """
         return self._engine.register(size_or_buffer)
 
@@ -71,8 +71,9 @@ class Scheduler(Delegate):
         """Registers a socket as a fixed file: each request on it costs the kernel a little less.
 
         The ring then holds the socket open: closing it frees neither its port nor its connection until
-        ``unregister_socket``. OSError EBUSY when it is registered already.
-        Matches io_uring_register_files_update(). The other engines have no such table: it changes nothing.
+        ``unregister_socket``. OSError EBUSY when it is registered already, ENFILE for more than 1024, or
+        than RLIMIT_NOFILE. Matches io_uring_register_files_update(). Where the kernel makes no table, and
+        with the other engines, which have none, it changes nothing.
         """
         self._engine.register_socket(sock)
 
@@ -113,7 +114,8 @@ class Scheduler(Delegate):
 
         A socket that is closed between this and the submit fails with EBADF and sends nothing. With a full
         SO_SNDBUF the kernel sends when there is room, and datagrams may then overtake each other.
-        Matches io_uring_prep_send_zc(), _fixed and sendmsg_zc(); io_uring_prep_send() with zero_copy=False.
+        Matches io_uring_prep_send_zc(), _fixed and, with `segment`, sendmsg_zc(), without which (before Linux
+        6.1) it is copied; io_uring_prep_send() with zero_copy=False.
         """
         raise NotImplementedError  # it is in _native/send.c
 
@@ -228,8 +230,9 @@ class Scheduler(Delegate):
         """Refuses new work, flushes every slot, waits for the kernel, and lets the ring go. May be repeated.
 
         What the kernel still holds after `timeout` is parked: it stays held, with a ResourceWarning that says
-        how much, and the ring stays open until a later call of this thread finds it idle. So does
-        KeyboardInterrupt, at once. What was settled can still be reaped.
+        how much, and the ring stays open until a later call of this thread, or its end, finds it idle. So
+        does KeyboardInterrupt, at once. What was settled can still be reaped. `timeout` is for all senders
+        that share it, too.
         """
         self._engine.close(timeout)
 
@@ -239,7 +242,8 @@ class Scheduler(Delegate):
         The engine "msg_zerocopy" reads the error queues of sockets that it sends through, in which its
         notifications come too: what else is there is kept for this, the first 256 messages of all sockets.
         With the other engines nobody else reads them. OSError EBUSY where another engine of the process reads
-        this socket's. Matches recvmsg(MSG_ERRQUEUE).
+        this socket's. ClosedError once the engine has ended: the queue is the program's to read then.
+        Matches recvmsg(MSG_ERRQUEUE).
         """
         return self._engine.errors(sock)
 

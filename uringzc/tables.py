@@ -3,6 +3,7 @@
 import _socket
 import errno
 import os
+import resource
 import socket
 import sys
 from collections import deque
@@ -34,14 +35,19 @@ def upper_protocol(sock: socket.socket) -> str:
     return ""
 
 
+def require_socket(sock: object) -> None:
+    """TypeError for what is no socket."""
+    if not isinstance(sock, socket.socket):
+        raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+
+
 class Buffers:
     """The buffers of one ring: a sparse table, filled by regions and emptied when the last use has ended."""
 
     def __init__(self, ring: Any) -> None:
         self.retired: deque[tuple[int, int]] = deque()  # (first, parts), from the end of a Memory, any thread
         self._ring = ring
-        self._free: list[int] | None = None
-        self._next = 0
+        self._used = bytearray()  # a byte for each entry, once there is a table
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
@@ -81,18 +87,18 @@ class Buffers:
             check(code, f"register {held.length} bytes")
 
     def _take(self, parts: int) -> int:
+        """The first of so many free entries in a row, which are then in use."""
         self.clear_retired()
-        if self._free is None:
+        if not self._used:
             check(lib.uzc_ring_buffers(self._ring[0], BUFFERS), "register a table of buffers")
-            self._free = []
-        if parts == 1 and self._free:
-            return self._free.pop()
-        if self._next + parts > BUFFERS:
-            raise OSError(
-                errno.ENOBUFS, f"{BUFFERS} buffers are registered, the most of one ring: close regions"
-            )
-        self._next += parts
-        return self._next - parts
+            self._used = bytearray(BUFFERS)
+        first = self._used.find(bytes(parts))
+        if first < 0:
+            row = f" with no {parts} free in a row" if parts > 1 else ""
+            text = f"{BUFFERS - self._used.count(0)} buffers are registered{row}, the most of one ring"
+            raise OSError(errno.ENOBUFS, f"{text}: close regions")
+        self._used[first : first + parts] = b"\1" * parts
+        return first
 
     def clear_retired(self) -> None:
         """Empties the entries of regions that are closed and no longer in flight."""
@@ -100,8 +106,7 @@ class Buffers:
             first, parts = self.retired.popleft()
             for index in range(first, first + parts):
                 lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0, 0)
-            if self._free is not None:
-                self._free.extend(range(first, first + parts))
+            self._used[first : first + parts] = bytes(parts)
 
 
 class Sockets:
@@ -109,16 +114,17 @@ class Sockets:
 
     def __init__(self, raw: bool = False) -> None:
         self._raw = raw  # what the kernel says to a socket that can not is the program's to see
-        self.registered: dict[socket.socket, int] = {}
+        self.registered: dict[socket.socket, int] = {}  # -1: only remembered
         self._free: list[int] | None = None
+        self._entries = 0
+        self.refused = 0  #: the errno for which there is no table: sockets go by their descriptors
 
     def admit(self, sock: socket.socket) -> tuple[int, int, int, int, bool]:
         """Descriptor, registered index or -1, family, most bytes of a datagram or 0, whether zero-copy works.
 
         TypeError for what is no socket, OSError EBADF for one that is closed.
         """
-        if not isinstance(sock, socket.socket):
-            raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+        require_socket(sock)
         ssl = sys.modules.get("ssl")
         if ssl is not None and isinstance(sock, ssl.SSLSocket):
             raise TypeError(
@@ -141,18 +147,31 @@ class Sockets:
         """See Scheduler.register_socket."""
         fd = self._check_new(sock)
         if self._free is None:
-            check(lib.uzc_ring_files(ring, FILES), "register a table of files")
-            self._free = list(range(FILES - 1, -1, -1))
+            self._free = self._make_table(ring)
+        if not self._entries:
+            self.registered[sock] = -1
+            return
         if not self._free:
-            raise OSError(errno.ENFILE, f"{FILES} sockets are registered, the most of one ring")
+            raise OSError(errno.ENFILE, f"{self._entries} sockets are registered, the most of one ring")
         check(lib.uzc_ring_set_file(ring, self._free[-1], fd), "register a socket")
         self.registered[sock] = self._free.pop()
+
+    def _make_table(self, ring: Any) -> list[int]:
+        """Its entries: no more than the process may have descriptors; none where the kernel has no table."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        entries = FILES if soft == resource.RLIM_INFINITY else min(soft, FILES)
+        code = lib.uzc_ring_files(ring, entries)
+        if code < -4095:  # a refusal: the table can still be made
+            check(code)
+        self.refused = -code
+        self._entries = 0 if code else entries
+        return list(range(self._entries - 1, -1, -1))
 
     def unregister(self, ring: Any, sock: socket.socket) -> None:
         """See Scheduler.unregister_socket."""
         index = self.forget(sock)
-        check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
-        if self._free is not None:
+        if index >= 0 and self._free is not None:
+            check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
             self._free.append(index)
 
     def _check_new(self, sock: socket.socket) -> int:

@@ -442,6 +442,8 @@ class UdpSender(Delegate):
     def _send_rest(self, deadline: float) -> OSError | None:
         """What could not even be tried: the socket was closed."""
         gather = self._gather
+        gather.blocking = False  # or a socket that takes nothing is waited for without an end
+        room = select.poll()
         while True:
             try:
                 gather.flush()
@@ -449,7 +451,9 @@ class UdpSender(Delegate):
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     break
-                select.select([], [self._sock], [], 0.01)
+                room.register(self._sock, select.POLLOUT)
+                if room.poll(10):  # then it waits for what gives no event, a first request's arrival say
+                    time.sleep(0.001)
             except OSError as error:
                 return error
         with suppress(TimeoutError):

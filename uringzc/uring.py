@@ -6,6 +6,7 @@ nothing depends on its size. The per-request path is ``_native/send.c``.
 """
 
 import errno
+import os
 import socket
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,8 @@ class RingEngine(Engine):
         if cq_entries is None:
             cq_entries = min(2 * max(max_inflight, entries), _CQ_MOST)
         self._create(entries, cq_entries)
-        lib.uzc_ring_features(self._native, offered.report_usage, offered.fixed_message)
+        self.offered = offered
+        lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
         self.sockets = Sockets(raw=completions == RAW)
         self._buffers = Buffers(self._out)
         self._start(lib.uzc_ring_calls(), self.sockets.admit, self._buffers.retired)
@@ -99,6 +101,12 @@ class RingEngine(Engine):
         self.submit()
         self.sockets.unregister(self._native, sock)
         self.queue.readmit()
+
+    @property
+    def lacks(self) -> str:
+        """Says so where the kernel makes no table of files: it is not worth a failure."""
+        refused = self.sockets.refused
+        return f"Its socket is not registered: no table of files ({os.strerror(refused)})" if refused else ""
 
     def _fileno(self) -> int:
         return check(lib.uzc_ring_fileno(self._native), "a descriptor to wait on")

@@ -12,15 +12,28 @@ static uint64_t this_thread(void) {
     return number;
 }
 
+/* Only says who: what threads have done before, `inside` orders. */
+static uint64_t owner_of(const uzc_slots *s) {
+    return atomic_load_explicit(&s->owner, memory_order_relaxed);
+}
+
+/* Whether any thread does. */
+int uzc_slots_owned(const uzc_slots *s) {
+    return owner_of(s) != 0;
+}
+
+/* The first that asks has it from then on. */
 int uzc_slots_claim(uzc_slots *s) {
-    if (!s->owner)
-        s->owner = this_thread();
-    return s->owner == this_thread() ? 0 : UZC_E_THREAD;
+    uint64_t nobody = 0, me = this_thread();
+    bool claimed = atomic_compare_exchange_strong_explicit(&s->owner, &nobody, me, memory_order_relaxed,
+                                                           memory_order_relaxed);
+    return claimed || nobody == me ? 0 : UZC_E_THREAD;
 }
 
 /* May this thread use the engine? */
 int uzc_slots_mine(const uzc_slots *s) {
-    return !s->owner || s->owner == this_thread();
+    uint64_t owner = owner_of(s);
+    return !owner || owner == this_thread();
 }
 
 int uzc_slots_begin_any(uzc_slots *s) {

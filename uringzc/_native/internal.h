@@ -14,6 +14,10 @@
 
 #include "uringzc.h"
 
+/* integers.py takes a long for 8 bytes, errmsg.py the length of a struct cmsghdr, and pointers pass as u64 */
+_Static_assert(sizeof(void *) == 8 && sizeof(long) == 8 && sizeof(size_t) == 8,
+               "uringzc is for 64-bit machines");
+
 #ifndef IORING_SEND_ZC_REPORT_USAGE
 #define IORING_SEND_ZC_REPORT_USAGE (1U << 3) /* Linux 6.2, liburing 2.4 */
 #endif

@@ -10,7 +10,8 @@
 
 #include "internal.h"
 
-static int result_of(struct io_uring *ring, int opcode, int fd, unsigned ioprio) {
+/* 0, or why the ring can not be entered: a seccomp filter may forbid that alone. */
+static int try_send(struct io_uring *ring, int opcode, int fd, unsigned ioprio, int *result) {
     struct iovec iov = {"", 1};
     struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
     struct io_uring_sqe *sqe = io_uring_get_sqe(ring);
@@ -21,16 +22,18 @@ static int result_of(struct io_uring *ring, int opcode, int fd, unsigned ioprio)
         io_uring_prep_sendmsg_zc(sqe, fd, &header, 0);
     sqe->ioprio = (uint16_t)ioprio;
     int error = io_uring_submit(ring);
-    int result = 0;
+    *result = 0;
     for (bool more = error >= 0; more;) { /* the result, and the notification that may follow it */
-        if ((error = io_uring_wait_cqe(ring, &cqe)) < 0)
+        while ((error = io_uring_wait_cqe(ring, &cqe)) == -EINTR)
+            ;
+        if (error < 0)
             break;
         more = cqe->flags & IORING_CQE_F_MORE;
         if (!(cqe->flags & IORING_CQE_F_NOTIF))
-            result = cqe->res;
+            *result = cqe->res;
         io_uring_cqe_seen(ring, cqe);
     }
-    return error < 0 ? error : result;
+    return error < 0 ? error : 0;
 }
 
 int uzc_probe(uzc_features *out) {
@@ -48,11 +51,13 @@ int uzc_probe(uzc_features *out) {
         if (errno == EMFILE || errno == ENFILE) /* which passes, and the answer is kept */
             error = -errno;
     } else if (out->send_zc) {
-        out->report_usage =
-            result_of(&ring, IORING_OP_SEND_ZC, pair[0], IORING_SEND_ZC_REPORT_USAGE) == -EOPNOTSUPP;
-        if (out->sendmsg_zc) /* no buffer is registered, so a kernel that looks for it says EFAULT */
-            out->fixed_message =
-                result_of(&ring, IORING_OP_SENDMSG_ZC, pair[0], IORING_RECVSEND_FIXED_BUF) != -EINVAL;
+        int result;
+        error = try_send(&ring, IORING_OP_SEND_ZC, pair[0], IORING_SEND_ZC_REPORT_USAGE, &result);
+        out->report_usage = result == -EOPNOTSUPP;
+        if (!error && out->sendmsg_zc) { /* no buffer is registered: a kernel that looks for it says EFAULT */
+            error = try_send(&ring, IORING_OP_SENDMSG_ZC, pair[0], IORING_RECVSEND_FIXED_BUF, &result);
+            out->fixed_message = result != -EINVAL;
+        }
         close(pair[0]);
         close(pair[1]);
     }

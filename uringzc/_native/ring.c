@@ -29,7 +29,7 @@ struct uzc_ring {
     uzc_slots *slots;
     struct message *messages; /* one for each entry of the submission queue */
     uzc_control *controls;    /* a UDP_SEGMENT control message for each size, constant once written */
-    bool report_usage, fixed_message;
+    bool report_usage, sendmsg_zc, fixed_message;
     bool enabled, registered, dead;
     int event_fd;        /* of fileno(), -1 until it is asked for */
     uint64_t tags[TAGS]; /* of buffers that the kernel has let go */
@@ -59,8 +59,9 @@ int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t
     return 0;
 }
 
-void uzc_ring_features(uzc_ring *r, int report_usage, int fixed_message) {
+void uzc_ring_features(uzc_ring *r, int report_usage, int sendmsg_zc, int fixed_message) {
     r->report_usage = report_usage;
+    r->sendmsg_zc = sendmsg_zc;
     r->fixed_message = fixed_message;
 }
 
@@ -111,7 +112,7 @@ static int buffer_of(const uzc_send *s, const char *data) {
 }
 
 static void prepare_message(struct io_uring_sqe *sqe, struct message *m, const uzc_send *s, const char *data,
-                            void *segment_control) {
+                            void *segment_control, bool zero_copy) {
     m->iov = (struct iovec){(void *)data, s->length};
     m->header = (struct msghdr){.msg_iov = s->message ? s->message : &m->iov,
                                 .msg_iovlen = s->message ? s->length : 1,
@@ -119,7 +120,7 @@ static void prepare_message(struct io_uring_sqe *sqe, struct message *m, const u
                                 .msg_namelen = s->to_length,
                                 .msg_control = segment_control,
                                 .msg_controllen = segment_control ? sizeof(uzc_control) : 0};
-    if (s->zero_copy)
+    if (zero_copy)
         io_uring_prep_sendmsg_zc(sqe, s->fd, &m->header, s->msg_flags);
     else
         io_uring_prep_sendmsg(sqe, s->fd, &m->header, s->msg_flags);
@@ -129,17 +130,18 @@ static void prepare(uzc_ring *r, struct io_uring_sqe *sqe, const uzc_send *s, co
                     void *segment_control) {
     struct message *m = &r->messages[sqe - r->ring.sq.sqes];
     bool message = s->message || segment_control;
+    bool zero_copy = s->zero_copy && (!message || r->sendmsg_zc);
     if (s->to)
         memcpy(&m->to, s->to, s->to_length);
     if (message)
-        prepare_message(sqe, m, s, data, segment_control);
-    else if (s->zero_copy)
+        prepare_message(sqe, m, s, data, segment_control, zero_copy);
+    else if (zero_copy)
         io_uring_prep_send_zc(sqe, s->fd, data, s->length, (int)s->msg_flags, 0);
     else
         io_uring_prep_send(sqe, s->fd, data, s->length, (int)s->msg_flags);
     if (s->to && !message)
         io_uring_prep_send_set_addr(sqe, (struct sockaddr *)&m->to, (uint16_t)s->to_length);
-    if (s->zero_copy) {
+    if (zero_copy) {
         int buffer = message && !r->fixed_message ? -1 : buffer_of(s, data);
         if (r->report_usage)
             sqe->ioprio |= IORING_SEND_ZC_REPORT_USAGE;
@@ -364,7 +366,10 @@ int uzc_ring_files(uzc_ring *r, uint32_t count) {
     int error = begin_register(r);
     if (error)
         return error;
-    error = io_uring_register_files_sparse(&r->ring, count);
+    /* by number: liburing's own raises the limit for descriptors, of the whole process, to make it fit */
+    struct io_uring_rsrc_register table = {.nr = count, .flags = IORING_RSRC_REGISTER_SPARSE};
+    if (syscall(__NR_io_uring_register, r->ring.ring_fd, IORING_REGISTER_FILES2, &table, sizeof table) < 0)
+        error = -errno;
     uzc_slots_end(r->slots);
     return error;
 }

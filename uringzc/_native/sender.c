@@ -372,6 +372,7 @@ static PyMemberDef gather_members[] = {COUNTER(requests),
                                        COUNTER(reordered),
                                        {"in_flight", T_UINT, offsetof(Gather, in_flight), READONLY, NULL},
                                        {"closed", T_BOOL, offsetof(Gather, closed), READONLY, NULL},
+                                       {"blocking", T_BOOL, offsetof(Gather, blocking), 0, NULL},
                                        {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
                                        {NULL, 0, 0, 0, NULL}};
 static PyObject *gather_busy(PyObject *self, void *unused) {

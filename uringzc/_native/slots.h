@@ -77,7 +77,7 @@ struct uzc_slots {
     struct list released;                   /* requests whose references wait to be handed back */
     struct list posted;                     /* notifiers to be read */
     uint32_t now;
-    uint64_t owner; /* thread, 0 until the first submit */
+    _Atomic uint64_t owner; /* thread, 0 until the first submit */
     bool closed, poisoned;
     atomic_bool inside;
     uzc_stats stats;

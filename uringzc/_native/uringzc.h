@@ -140,6 +140,7 @@ int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot); /* of a registered slo
 int64_t uzc_slots_flush_watched(uzc_slots *slots, uint32_t slot);
 uint32_t uzc_slots_unsettled(const uzc_slots *slots, uint64_t notifier);
 int uzc_slots_mine(const uzc_slots *slots);
+int uzc_slots_owned(const uzc_slots *slots);
 int uzc_slots_claim(uzc_slots *slots);
 int uzc_slots_check(const uzc_slots *slots);
 void uzc_slots_shut(uzc_slots *slots);
@@ -163,7 +164,8 @@ uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
 
 /* `flags` are IORING_SETUP_*; R_DISABLED is added, the first enter() enables the ring for its thread. */
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots);
-void uzc_ring_features(uzc_ring *ring, int report_usage, int fixed_message);
+/* What uzc_probe() found. Without SENDMSG_ZC, what needs a message is copied. */
+void uzc_ring_features(uzc_ring *ring, int report_usage, int sendmsg_zc, int fixed_message);
 /* Ends the ring, if there is one, and leaves NULL: an interrupt in the caller can not make it happen twice,
  * or never. Not a barrier: what is in flight must have been waited for. */
 void uzc_ring_exit(uzc_ring **ring);
@@ -176,6 +178,7 @@ int uzc_ring_buffers(uzc_ring *ring, uint32_t count);
 /* length 0 empties the entry; then a tag given before is posted when the kernel's last use has ended. */
 int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length, uint64_t tag);
 int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int most);
+/* EMFILE: larger than RLIMIT_NOFILE, which stays as it is. */
 int uzc_ring_files(uzc_ring *ring, uint32_t count);
 int uzc_ring_set_file(uzc_ring *ring, uint32_t index, int fd);
 const uzc_calls *uzc_ring_calls(void);

@@ -1,0 +1,85 @@
+"""What several threads do to the accounts at the same moment: in C, where no GIL keeps them apart."""
+
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+import pytest
+
+NATIVE = Path(__file__).parent.parent / "uringzc" / "_native"
+COMPILER = (sysconfig.get_config_var("CC") or "cc").split()[0]
+CLAIM = """
+#include <pthread.h>
+#include <sched.h>
+#include <stdio.h>
+
+#include "guard.c"
+
+#define TURNS 20000
+
+static uzc_slots made[TURNS];
+static bool got[2][TURNS];
+static atomic_int begun[2], asked[2];
+
+/* Returns when the other thread has come as far. */
+static void meet(atomic_int *step, int me, int i) {
+    atomic_store(&step[me], i + 1);
+    for (int spins = 0; atomic_load(&step[!me]) <= i; spins++)
+        if (spins > 1000)
+            sched_yield();
+}
+
+static int claim(uzc_slots *s, int me, int i) {
+#ifdef PLAINLY
+    bool nobodys = !owner_of(s);
+    meet(asked, me, i); /* what now and then happens by itself */
+    if (nobodys)
+        s->owner = this_thread();
+    return nobodys ? 0 : UZC_E_THREAD;
+#else
+    (void)me, (void)i;
+    return uzc_slots_claim(s);
+#endif
+}
+
+static void *run(void *which) {
+    int me = which != NULL;
+    for (int i = 0; i < TURNS; i++) {
+        meet(begun, me, i);
+        got[me][i] = claim(&made[i], me, i) == 0;
+    }
+    return NULL;
+}
+
+int main(void) {
+    pthread_t other;
+    int counts[3] = {0};
+    if (pthread_create(&other, NULL, run, &other))
+        return 1;
+    run(NULL);
+    pthread_join(other, NULL);
+    for (int i = 0; i < TURNS; i++)
+        counts[got[0][i] + got[1][i]]++;
+    printf("%d %d %d\\n", counts[0], counts[1], counts[2]);
+}
+"""
+
+
+def claims(folder: Path, *options: str) -> tuple[int, ...]:
+    """Two threads claim 20,000 engines at the same time: how many nobody has, one, and both."""
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"needs a compiler: {COMPILER}")
+    (folder / "claim.c").write_text(CLAIM)
+    command = [COMPILER, "-std=gnu11", "-O2", "-pthread", f"-I{NATIVE}", *options, "-o", "claim", "claim.c"]
+    subprocess.run(command, cwd=folder, check=True)
+    out = subprocess.run([folder / "claim"], capture_output=True, text=True, check=True).stdout
+    return tuple(map(int, out.split()))
+
+
+def test_an_engine_is_claimed_by_one_thread(tmp_path: Path) -> None:
+    assert claims(tmp_path) == (0, 20_000, 0)
+
+
+def test_control_a_test_and_then_a_set(tmp_path: Path) -> None:
+    assert claims(tmp_path, "-DPLAINLY") == (0, 0, 20_000)
