@@ -19,18 +19,20 @@ FORKING = """
 
     def handler(number, frame):
         global pid
-        if pid is None and blocked():
-            pid = os.fork()
+        if not blocked():
+            signal.setitimer(signal.ITIMER_REAL, 0.02)
+            return
+        print("blocked", flush=True)
+        pid = os.fork()
 
     def fork_inside(call):
         signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
         try:
             call()
             ended = "nothing"
         except BaseException as error:
             ended = type(error).__name__
-        signal.setitimer(signal.ITIMER_REAL, 0)
         if pid == 0:
             print("child", ended, flush=True)
             os._exit(0)
@@ -43,13 +45,7 @@ UDP = """
         ("{address[0]}", {address[1]}), zero_copy="{mode}", max_delay=None, arena=256 << 10
     )
 
-    def blocked():
-        if not tx.stats.waits:
-            return False
-        if pid is None:
-            print("blocked", flush=True)
-        return True
-
+    blocked = lambda: tx.stats.waits
     fork_inside(lambda: [tx.send(n.to_bytes(4, "big") + bytes(1196)) for n in range({count})])
     tx.close()
 """
@@ -58,13 +54,7 @@ TCP = """
     sock = socket.create_connection(("{address[0]}", {address[1]}))
     tx = uringzc.TcpSender(sock, zero_copy="{mode}")
 
-    def blocked():
-        if not tx.stats.waits:
-            return False
-        if pid is None:
-            print("blocked", flush=True)
-        return True
-
+    blocked = lambda: tx.stats.waits
     fork_inside(lambda: tx.send({data}))
     tx.shutdown()
     tx.close()
@@ -126,6 +116,7 @@ def test_scheduler() -> None:
     s.close()
     """
         with child(FORKING + program, box=box) as started:
+            assert started.line() == "blocked"
             assert started.line() == "child ClosedError"
             box.release()
             assert started.line() == "parent nothing"
