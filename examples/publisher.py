@@ -43,7 +43,7 @@ def main() -> None:
             publish(tx, options)
         tx.drain(timeout=5)
         stats = tx.stats
-        print(f"{stats.datagrams} messages, {stats.bytes} bytes, {stats.resent} resent, {stats.lost} lost")
+        print(f"{stats.datagrams} messages, {stats.nbytes} bytes, {stats.resent} resent, {stats.lost} lost")
         print(tx.explain())
 
 
@@ -76,7 +76,7 @@ def publish(tx: uringzc.UdpSender, options: argparse.Namespace) -> None:
 
 def show(before: uringzc.UdpStats, after: uringzc.UdpStats, seconds: float) -> None:
     """One line: what these seconds did."""
-    messages, nbytes = after.datagrams - before.datagrams, after.bytes - before.bytes
+    messages, nbytes = after.datagrams - before.datagrams, after.nbytes - before.nbytes
     calls = after.requests + after.plain - before.requests - before.plain
     print(
         f"{messages / seconds:.0f} messages/s, {nbytes / seconds / 1e6:.1f} MB/s, "

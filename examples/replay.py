@@ -167,7 +167,7 @@ def main() -> None:
                 replay(tx, capture, what, options.speed, lap * total, show)
             tx.drain()
         seconds, stats = time.monotonic() - started, tx.stats
-        print(f"{stats.datagrams} datagrams, {stats.bytes} bytes in {seconds:.3f} s, {stats.lost} lost")
+        print(f"{stats.datagrams} datagrams, {stats.nbytes} bytes in {seconds:.3f} s, {stats.lost} lost")
         for error, count in errors.items():
             print(f"{count} times: {error}")
         print(tx.explain())

@@ -36,7 +36,7 @@ def send(options: argparse.Namespace) -> None:
         if sock.recv(1):
             sys.exit("the receiver is to read, and said something")
         seconds = time.monotonic() - start
-        print(f"{tx.stats.bytes} bytes in {seconds:.2f} s, {tx.stats.bytes / 1e6 / seconds:.0f} MB/s")
+        print(f"{tx.stats.nbytes} bytes in {seconds:.2f} s, {tx.stats.nbytes / 1e6 / seconds:.0f} MB/s")
         print(tx.explain())
 
 

@@ -65,7 +65,7 @@ def test_the_programs_of_the_readme_run() -> None:
         assert (done.returncode, done.stderr) == (0, "")
         printed += done.stdout
     assert "datagrams=100000" in printed
-    assert "TcpStats(sends=2, bytes=100023" in printed
+    assert "TcpStats(sends=2, nbytes=100023" in printed
 
 
 def test_slots() -> None:

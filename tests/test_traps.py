@@ -280,7 +280,7 @@ def test_interrupts_lose_nothing() -> None:
             stats = s.stats
             assert (stats.in_flight, stats.held, stats.stray, stats.failed) == (0, 0, 0, 0)
             assert stats.requests == stats.completions > 1000
-            assert stats.bytes == 8 * stats.requests
+            assert stats.nbytes == 8 * stats.requests
             rx.wait(stats.requests)
             s.reap_notifications()
             assert [sys.getrefcount(p) for p in payloads] == before

@@ -3,12 +3,14 @@
 import socket
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from uringzc import route
 from uringzc.core import Engine
 from uringzc.engine import ENGINES, auto, choose
 from uringzc.notif import COMPLETIONS
 from uringzc.probe import MEMLOCK_FIX, Features, Reason, features, memlock, most_segments, reason_of, sysctl
+from uringzc.records import explained
 from uringzc.route import Route
 from uringzc.sockopt import make_room, room_for
 from uringzc.udp import ARENA, MAX_INFLIGHT
@@ -21,30 +23,34 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True)
+@explained
 class Limits:
     """Numbers that bound what can be in flight, in bytes where it does not say what. None: there is no limit,
     or, of a sysctl, it can not be read.
     """
 
-    segments: int  #: datagrams of a train
-    memlock: int | None  #: RLIMIT_MEMLOCK, of a user's processes together
-    arena: int  #: registered of the 4 MiB that a UdpSender asks for; 0 where the engine registers nothing
-    sndbuf: int  #: SO_SNDBUF that a UdpSender gets, as the kernel counts it
-    wmem_max: int | None  #: net.core.wmem_max
-    optmem_max: int | None  #: net.core.optmem_max
-    optmem_sends: int | None  #: sends of one socket that MSG_ZEROCOPY can have in flight under that
+    segments: Annotated[int, "the most datagrams of a train"]
+    memlock: Annotated[int | None, "RLIMIT_MEMLOCK, of a user's processes together"]
+    arena: Annotated[int, "registered of the 4 MiB that a UdpSender asks for; 0 where none is"]
+    sndbuf: Annotated[int, "SO_SNDBUF that a UdpSender gets, as the kernel counts it"]
+    wmem_max: Annotated[int | None, "net.core.wmem_max"]
+    optmem_max: Annotated[int | None, "net.core.optmem_max"]
+    optmem_sends: Annotated[int | None, "sends of one socket that MSG_ZEROCOPY can have in flight under that"]
 
 
 @dataclass(frozen=True)
+@explained
 class Capabilities:
     """What can be done here, found by trying. ``str()`` of it is for people."""
 
-    engine: str  #: what "auto" is for a UdpSender: "io_uring", "msg_zerocopy", "copy"; "none": it raises
-    engines: dict[str, Reason | None]  #: each one, and why it does not work here; None: it does
-    details: tuple[Reason, ...]  #: why not a better engine, what limits, what copies
-    features: Features | None  #: of io_uring, where there is one
-    limits: Limits
-    route: Route | None  #: to the host, if one was given
+    engine: Annotated[
+        str, 'what "auto" is for a UdpSender: "io_uring", "msg_zerocopy", "copy"; "none": it raises'
+    ]
+    engines: Annotated[dict[str, Reason | None], "each engine, and why it does not work here; None: it does"]
+    details: Annotated[tuple[Reason, ...], "why not a better engine, what limits, what copies"]
+    features: Annotated[Features | None, "what io_uring offers, where there is one"]
+    limits: Annotated[Limits, "what bounds that which can be in flight"]
+    route: Annotated[Route | None, "the way to the host, if one was given"]
 
     @property
     def reasons(self) -> tuple[str, ...]:

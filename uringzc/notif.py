@@ -40,11 +40,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
+from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
 from uringzc._send import Owner
 from uringzc._uring import ffi, lib
 from uringzc.errors import check
+from uringzc.records import explained, renamed
 
 T = TypeVar("T")
 
@@ -56,11 +57,12 @@ _U64 = 0xFFFFFFFFFFFFFFFF
 _ORDER = "<" if sys.byteorder == "little" else ">"
 
 
+@explained
 class Completion(NamedTuple):
     """A request's result. Says nothing about its memory: that is the notification's."""
 
-    user_data: int  #: the caller's u64
-    result: int  #: bytes accepted by the kernel, or -errno
+    user_data: Annotated[int, "the u64 that the request was given"]
+    result: Annotated[int, "bytes accepted by the kernel, or -errno"]
 
     @property
     def error(self) -> OSError | None:
@@ -68,16 +70,17 @@ class Completion(NamedTuple):
         return OSError(-self.result, os.strerror(-self.result)) if self.result < 0 else None
 
 
+@explained
 class Notification(NamedTuple):
     """The memory of every request of one notifier is the program's again."""
 
-    tag: int  #: the slot's u64 when the notifier's first request was queued
-    sequence: int  #: counts the slot's notifiers from 0, u32
-    slot: int
-    requests: int
-    nbytes: int  #: accepted by the kernel
-    copied: int | None  #: requests that the kernel copied after all; None where it can not tell
-    failed: int
+    tag: Annotated[int, "the slot's u64 when the notifier's first request was queued"]
+    sequence: Annotated[int, "counts the slot's notifiers from 0; a u32 that wraps"]
+    slot: Annotated[int, "the number of the slot; 0 of a sender's notifiers"]
+    requests: Annotated[int, "requests that were attached, those that failed too"]
+    nbytes: Annotated[int, "bytes of them that the kernel accepted"]
+    copied: Annotated[int | None, "requests that the kernel copied after all; None where it can not tell"]
+    failed: Annotated[int, "requests that ended with an error"]
 
 
 class Record(Generic[T]):
@@ -167,22 +170,26 @@ class Batch(Sequence[T]):
 
 
 @dataclass(frozen=True)
+@explained
 class Stats:
-    """What an engine has done up to a moment."""
+    """What a Scheduler or a Ring has done up to a moment."""
 
-    requests: int  #: queued
-    bytes: int  #: accepted by the kernel
-    completions: int  #: results seen
-    failed: int  #: of those, errors
-    notifications: int  #: posted
-    copied: int  #: bytes that the kernel copied, as far as it tells
-    in_flight: int  #: requests whose memory the kernel may still read, or that are not submitted
-    oldest: float  #: seconds since the oldest of those was queued; 0.0 if there is none
-    stray: int  #: completions that matched no request; always 0 if kernel and library agree
-    held: int  #: requests whose notifier has not posted its notification
-    open: int  #: notifiers with requests that were not flushed
-    unread_completions: int
-    unread_notifications: int
+    requests: Annotated[int, "requests that were queued"]
+    nbytes: Annotated[int, "bytes accepted by the kernel"]
+    completions: Annotated[int, "results seen"]
+    failed: Annotated[int, "of those, errors"]
+    notifications: Annotated[int, "notifications posted"]
+    nbytes_copied: Annotated[int, "bytes that the kernel copied, as far as it tells"]
+    in_flight: Annotated[int, "requests whose memory the kernel may still read, or that are not submitted"]
+    oldest: Annotated[float, "seconds since the oldest of those was queued; 0.0 if there is none"]
+    stray: Annotated[int, "completions that matched no request; always 0 if kernel and library agree"]
+    held: Annotated[int, "requests whose notifier has not posted its notification"]
+    open: Annotated[int, "notifiers with requests that were not flushed"]
+    unread_completions: Annotated[int, "results that reap_completions() has not returned yet"]
+    unread_notifications: Annotated[int, "notifications that reap_notifications() has not returned yet"]
+
+    bytes = renamed("bytes", "nbytes")
+    copied = renamed("copied", "nbytes_copied")
 
 
 class Slots:
@@ -265,11 +272,11 @@ class Slots:
         oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
         return Stats(
             requests=c.requests,
-            bytes=c.nbytes,
+            nbytes=c.nbytes,
             completions=c.completions,
             failed=c.failed,
             notifications=c.notifications,
-            copied=c.copied,
+            nbytes_copied=c.copied,
             in_flight=c.in_flight,
             oldest=oldest,
             stray=c.stray,

@@ -5,13 +5,14 @@ import socket
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
 from uringzc.address import Address
 from uringzc.memory import Region
 from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
 from uringzc.probe import Reason, refusal
+from uringzc.records import explained
 from uringzc.uring import RingEngine
 
 if TYPE_CHECKING:
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 _CQE_F_MORE, _CQE_F_NOTIF, _COPIED = 1 << 1, 1 << 3, 1 << 31
 
 
+@explained
 class RawCompletion(NamedTuple):
     """One CQE, copied out. Matches struct io_uring_cqe, with the caller's user_data."""
 
-    user_data: int
-    res: int  #: bytes or -errno; of a notification, what the kernel says of copying
-    flags: int
+    user_data: Annotated[int, "the u64 that the request was given"]
+    res: Annotated[int, "bytes or -errno; of a notification, -2147483648 if the kernel copied the data"]
+    flags: Annotated[int, "IORING_CQE_F_MORE and IORING_CQE_F_NOTIF, which `more` and `notif` read"]
 
     @property
     def more(self) -> bool:

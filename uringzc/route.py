@@ -4,9 +4,10 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from uringzc.probe import Reason
+from uringzc.records import explained
 
 _IP_MTU, _IPV6_MTU = 14, 24  # <linux/in.h>, <linux/in6.h>
 _RTN_LOCAL, _IFF_LOOPBACK = 2, 8
@@ -18,18 +19,19 @@ _NEAR = {"veth": "its other end", "tun": "the program behind it"}
 
 
 @dataclass(frozen=True)
+@explained
 class Route:
     """How datagrams get to a host, and what its device offers; None: it could not be asked."""
 
-    host: str  #: as it was given
-    address: str  #: what that stands for
-    device: str
-    kind: str  #: "loopback", "veth", "ifb", ...; "" for hardware, and what passes for it
-    mtu: int  #: of the path, as far as it is known
-    payload: int  #: bytes of the largest datagram that is not fragmented
-    checksum: bool | None  #: tx-checksum-*: UDP checksums
-    scatter_gather: bool | None  #: tx-scatter-gather
-    segmentation: bool | None  #: tx-udp-segmentation: of trains
+    host: Annotated[str, "as it was given"]
+    address: Annotated[str, "the address that this stands for"]
+    device: Annotated[str, "the name of the interface that they leave by"]
+    kind: Annotated[str, '"loopback", "veth", "ifb", ...; "" for hardware, and what passes for it']
+    mtu: Annotated[int, "the MTU of the path in bytes, as far as it is known"]
+    payload: Annotated[int, "bytes of the largest datagram that is not fragmented"]
+    checksum: Annotated[bool | None, "the device computes UDP checksums (tx-checksum-*)"]
+    scatter_gather: Annotated[bool | None, "the device gathers what it sends (tx-scatter-gather)"]
+    segmentation: Annotated[bool | None, "the device cuts up trains (tx-udp-segmentation)"]
 
     @property
     def copies(self) -> Reason | None:

@@ -62,7 +62,7 @@ class TcpSender(Delegate):
     Sockets that can not send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
     or ValueError for what is no stream, and for SSLSocket, which encrypts.
 
-    An interrupt (KeyboardInterrupt) ends a call where it is: ``stats.bytes`` says how much the kernel has
+    An interrupt (KeyboardInterrupt) ends a call where it is: ``stats.nbytes`` says how much the kernel has
     accepted since the start, the rest of the call is not sent, and nothing is sent twice.
 
     It belongs to the thread that sends first; WrongThreadError in another. After fork: ClosedError in the
