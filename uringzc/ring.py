@@ -1,6 +1,7 @@
 """Ring: io_uring without slots, for programs written against liburing."""
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from functools import partial
@@ -23,7 +24,11 @@ _CQE_F_MORE, _CQE_F_NOTIF, _COPIED = 1 << 1, 1 << 3, 1 << 31
 
 @explained
 class RawCompletion(NamedTuple):
-    """One CQE, copied out. Matches struct io_uring_cqe, with the caller's user_data."""
+    """One CQE, copied out. Matches struct io_uring_cqe, with the caller's user_data.
+
+    ``error`` says whether a request failed, not the sign of ``res``: of a notification that is negative when
+    the kernel has copied the data.
+    """
 
     user_data: Annotated[int, "the u64 that the request was given"]
     res: Annotated[int, "bytes or -errno; of a notification, -2147483648 if the kernel copied the data"]
@@ -43,6 +48,11 @@ class RawCompletion(NamedTuple):
     def copied(self) -> bool:
         """Of a notification: the kernel copied the data, wholly or in part."""
         return self.notif and bool(self.res & _COPIED)
+
+    @property
+    def error(self) -> OSError | None:
+        """The failure as an exception (not raised), or None. A notification is none, whatever its ``res``."""
+        return OSError(-self.res, os.strerror(-self.res)) if self.res < 0 and not self.notif else None
 
 
 _RAW: Record[RawCompletion] = Record(COMPLETION_FIELDS, partial(tuple.__new__, RawCompletion))
