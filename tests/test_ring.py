@@ -336,7 +336,7 @@ def test_drain_says_what_is_missing(ring: uringzc.Ring, box: testing.Hold) -> No
         sock.connect(box.address)
         with stopped(box):
             ring.send_zc(sock, b"x")
-            with pytest.raises(TimeoutError, match=r"drain is not done after 0.01 s: 1 requests are"):
+            with pytest.raises(TimeoutError, match=r"drain is not done after 0.01 s: 1 request is"):
                 ring.drain(0.01)
         ring.drain()
         assert len(ring.reap()) == 2

@@ -146,7 +146,7 @@ def test_draining_without_waiting(box: testing.Hold, engine: str) -> None:
     ):
         with stopped(box):
             s.send(BLOCK)
-            with pytest.raises(BlockingIOError, match="1 requests are in flight"):
+            with pytest.raises(BlockingIOError, match="1 request is in flight"):
                 s.drain()
         received = bytearray()
         while len(received) < SIZE:

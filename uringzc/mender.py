@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uringzc import address
@@ -74,6 +75,7 @@ class Mender:
         self.family = family
         self._max_delay = max_delay
         self._engine = engine
+        self.refuse = partial(engine.refuse, what="UdpSender")
         self._timer: threading.Thread | None = None
         self.poll: select.epoll | None = None
         self._own = own

@@ -44,7 +44,7 @@ from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, overl
 
 from uringzc._send import Owner
 from uringzc._uring import ffi, lib
-from uringzc.errors import check
+from uringzc.errors import Refuser, refuse
 from uringzc.records import explained, renamed
 
 T = TypeVar("T")
@@ -195,12 +195,13 @@ class Stats:
 class Slots:
     """The slots of one engine: ``register`` and ``unregister`` them, ``update`` a range of them."""
 
-    def __init__(self, max_inflight: int, completions: int) -> None:
+    def __init__(self, max_inflight: int, completions: int, refuse: Refuser = refuse) -> None:
         pointer = lib.uzc_slots_new(max_inflight, completions)
         if pointer == ffi.NULL:
             raise MemoryError(f"no memory for the accounts of {max_inflight} requests")
         self.pointer = pointer
         self.most = max_inflight
+        self._check = refuse.check
         # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
         self._owner = Owner(int(ffi.cast("uintptr_t", pointer)), int(free))
@@ -222,14 +223,14 @@ class Slots:
             raise OSError(errno.EINVAL, f"slots are 1 to {MAX_SLOTS}, not {len(tags)}")
         for tag in tags:
             _u64("tag", tag)
-        check(lib.uzc_slots_register(self.pointer, tags, len(tags)), "register slots")
+        self._check(lib.uzc_slots_register(self.pointer, tags, len(tags)), "register slots")
 
     def unregister(self) -> None:
         """Flushes every slot that has requests, and returns at once; the notifications still come.
 
         OSError ENXIO when no slots are registered.
         """
-        check(lib.uzc_slots_unregister(self.pointer), "unregister slots")
+        self._check(lib.uzc_slots_unregister(self.pointer), "unregister slots")
         self.posted()
 
     def update(self, first: int, count: int, tag: int | None = None) -> None:
@@ -245,14 +246,14 @@ class Slots:
         if tag is not None:
             _u64("tag", tag)
         code = lib.uzc_slots_update(self.pointer, first, count, tag or 0, tag is None)
-        check(code, f"slots {first}+{count}")
+        self._check(code, f"slots {first}+{count}")
         self.posted()
 
     def flush(self, slot: int) -> int:
         """The number of the notifier that was flushed, 0 if the slot had none with requests."""
         if not 0 <= slot <= _U32:
             raise OSError(errno.EINVAL, f"no slot {slot}")
-        number = int(check(lib.uzc_slots_flush(self.pointer, slot), f"slot {slot}"))
+        number = int(self._check(lib.uzc_slots_flush(self.pointer, slot), f"slot {slot}"))
         self.posted()
         return number
 
@@ -291,7 +292,7 @@ class Slots:
         data = bytearray(self.completion.size * self.counts().unread_completions)
         if data:
             out = ffi.from_buffer("uzc_completion[]", data)
-            _shorten(data, out, check(lib.uzc_slots_completions(self.pointer, out, len(out))))
+            _shorten(data, out, self._check(lib.uzc_slots_completions(self.pointer, out, len(out))))
         return Batch(data, self.completion)
 
     def take_notifications(self) -> Batch[Notification]:
@@ -299,7 +300,7 @@ class Slots:
         data = bytearray(self.notification.size * self.counts().unread_notifications)
         if data:
             out = ffi.from_buffer("uzc_notification[]", data)
-            _shorten(data, out, check(lib.uzc_slots_notifications(self.pointer, out, len(out))))
+            _shorten(data, out, self._check(lib.uzc_slots_notifications(self.pointer, out, len(out))))
         return Batch(data, self.notification)
 
 

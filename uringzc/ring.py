@@ -74,6 +74,7 @@ class Ring:
         self, entries: int = 512, *, cq_entries: int | None = None, max_inflight: int | None = None
     ) -> None:
         self._engine = RingEngine(8192 if max_inflight is None else max_inflight, RAW, entries, cq_entries)
+        self._engine.refuse.what = "Ring"
         self._engine.slots.completion = _RAW
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
