@@ -14,7 +14,7 @@ import pytest
 from conftest import MakePair, Pair
 from helpers import patient
 
-from uringzc import UdpSender, testing
+from uringzc import SendError, UdpSender, testing
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 IP_RECVTTL, UDP_SEGMENT, SO_INCOMING_CPU = 12, 103, 49
@@ -176,6 +176,28 @@ def test_destinations_are_those_that_were_sent_to(udp_pair: Pair) -> None:
         tx.send(b"x")
         assert tx.stats.destinations == 1
     udp_pair.receive(1)
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "0 bytes"), (1, "1 byte"), (2, "2 bytes")])
+def test_an_error_says_which_datagram(size: int, words: str) -> None:
+    to = ("255.255.255.255", 9)  # EACCES without SO_BROADCAST
+    with UdpSender() as s:
+        s.send(bytes(size), to)
+        with pytest.raises(SendError) as caught:
+            s.flush()
+    text = f"Permission denied: datagram number 0 ({words}) to {to} was not sent"
+    assert (caught.value.strerror, caught.value.index) == (text, 0)
+
+
+def test_an_error_of_an_earlier_datagram_says_so(udp_pair: Pair) -> None:
+    to = udp_pair.rx.getsockname()
+    udp_pair.rx.close()
+    said: list[str | None] = []
+    with UdpSender(to, on_error=lambda error: said.append(error.strerror)) as s:
+        while not said:
+            s.send(b"nobody listens")
+            s.flush()
+    assert {*said} == {f"Connection refused: this came back for an earlier datagram to {to}"}
 
 
 @testing.requires("net_admin")

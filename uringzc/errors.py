@@ -22,6 +22,11 @@ E_COMPLETIONS = -5007
 E_NOTIFICATIONS = -5008
 
 
+def counted(number: int, thing: str) -> str:
+    """So many things: "1 byte", "2 bytes"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 class UringzcError(Exception):
     """Every exception that is this library's own."""
 
@@ -77,7 +82,8 @@ def _also(number: int) -> type[SendError]:
 
 def stream_error(number: int, size: int, accepted: int, total: int) -> SendError:
     """The end of a stream, in a call that had `size` bytes."""
-    text = f"{os.strerror(number)}: the kernel took {accepted} of {size} bytes, {total} since the start"
+    took = f"the kernel took {accepted} of {counted(size, 'byte')}, {total} since the start"
+    text = f"{os.strerror(number)}: {took}"
     error = _also(number)(number, text, -1, size, None)
     error.accepted, error.total = accepted, total
     return error
@@ -159,7 +165,7 @@ class Refuser:
 
 def in_flight(requests: int) -> str:
     """So many of them are."""
-    return "1 request is in flight" if requests == 1 else f"{requests} requests are in flight"
+    return f"{counted(requests, 'request')} {'is' if requests == 1 else 'are'} in flight"
 
 
 def _this_thread() -> str:
