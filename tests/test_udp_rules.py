@@ -343,7 +343,7 @@ def test_explain(udp_pair: Pair, engine: str) -> None:
             s.send_many([bytes(1200)] * 200)
             s.drain()
             udp_pair.receive(200)
-        assert "would copy what goes to 1 of 1 destinations" in s.explain()  # loopback
+        assert "would copy what goes to 1 of 1 destination " in s.explain()  # loopback
         assert s.stats.copied
     assert "trains of up to" in s.explain()  # also when it is closed
     with patient(udp_pair.rx, zero_copy="always") as s:

@@ -4,6 +4,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
+from uringzc.errors import counted
 from uringzc.mender import Mender
 from uringzc.probe import most_segments
 from uringzc.records import explained, renamed
@@ -75,7 +76,7 @@ def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") 
     if engine.lacks:
         sentences.append(engine.lacks)
     if mender.split:
-        sentences.append(f"{mender.split} times a destination could not take a train")
+        sentences.append(f"{counted(mender.split, 'time')} a destination could not take a train")
     if gather.plain > gather.requests:
         sentences.append("Most left by plain sends: single datagrams, or what max_delay found waiting")
     if sndbuf := _sndbuf(mender.sock):
@@ -92,9 +93,9 @@ def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
         return "Each request is copied, as asked"
     if mender.copying:
         return (
-            f"The kernel would copy what goes to {mender.copying} of {gather.destinations} destinations "
-            "(loopback, a device without checksum offload, a capture that listens): they get plain copies, "
-            "and are tried again from time to time"
+            f"The kernel would copy what goes to {mender.copying} of "
+            f"{counted(gather.destinations, 'destination')} (loopback, a device without checksum offload, a "
+            "capture that listens): plain copies go there, and zero-copy is tried again from time to time"
         )
     return (
         f"Requests of {engine.least} bytes and more are zero-copy; smaller ones, and datagrams above the "

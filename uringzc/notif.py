@@ -44,7 +44,7 @@ from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, overl
 
 from uringzc._send import Owner
 from uringzc._uring import ffi, lib
-from uringzc.errors import Refuser, refuse
+from uringzc.errors import Refuser, counted, refuse
 from uringzc.records import explained, renamed
 
 T = TypeVar("T")
@@ -146,7 +146,7 @@ class Batch(Sequence[T]):
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
-        return f"<{len(self)} records: {shown}>"
+        return f"<{counted(len(self), 'record')}: {shown}>"
 
     @property
     def view(self) -> memoryview:
@@ -362,4 +362,4 @@ class Notifier:
 
     def __repr__(self) -> str:
         left = self._unsettled()
-        return f"<Notifier, {left} requests in flight>" if left else "<Notifier, done>"
+        return f"<Notifier, {counted(left, 'request')} in flight>" if left else "<Notifier, done>"

@@ -27,7 +27,7 @@ from uringzc._send import Delegate, Stream
 from uringzc.compiled import compiled
 from uringzc.core import Engine
 from uringzc.engine import choose
-from uringzc.errors import E_BUSY, E_THREAD, SendError, in_flight
+from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
 from uringzc.explain import TcpStats, stream_explain, stream_snapshot
 from uringzc.herald import Herald
 from uringzc.notif import COMPLETIONS, Notification, Notifier
@@ -298,4 +298,4 @@ class TcpSender(Delegate):
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
-        return f"<TcpSender, {self._engine.name}, {self._stream.nbytes} bytes{state}>"
+        return f"<TcpSender, {self._engine.name}, {counted(self._stream.nbytes, 'byte')}{state}>"

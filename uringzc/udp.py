@@ -31,7 +31,7 @@ from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.core import ARENA_LEAST, Engine
 from uringzc.engine import choose
-from uringzc.errors import E_BUSY, E_THREAD, SendError, in_flight
+from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
 from uringzc.explain import UdpStats, explain, snapshot
 from uringzc.integers import Integers, in_memory
 from uringzc.memory import Region
@@ -529,4 +529,4 @@ class UdpSender(Delegate):
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
-        return f"<UdpSender, {self._engine.name}, {self._gather.datagrams} datagrams{state}>"
+        return f"<UdpSender, {self._engine.name}, {counted(self._gather.datagrams, 'datagram')}{state}>"
