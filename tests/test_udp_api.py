@@ -212,6 +212,15 @@ def test_a_scoped_address(box: testing.Hold) -> None:
         assert [rx.recv(1000), rx.recv(1000)] == [b"scoped" * 50] * 2
 
 
+@pytest.mark.parametrize("host", ["fe80::1", "ff02::1"])
+@pytest.mark.parametrize("what", ["remote", "bind"])
+def test_a_link_local_address_needs_its_interface(host: str, what: str) -> None:
+    options: Any = {what: (host, 9), "family": socket.AF_INET6}
+    with pytest.raises(OSError, match=rf"{host} is a link-local address.* as in {host}%\w+$") as caught:
+        UdpSender(**options)
+    assert caught.value.errno == errno.EINVAL
+
+
 @testing.requires("net_admin")
 def test_a_scope_behind_the_host(box: testing.Hold) -> None:
     """As every tool prints such an address: in `remote` and `bind` too, and not only in each call."""

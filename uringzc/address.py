@@ -97,3 +97,26 @@ def _pack(family: int, flags: int, host: str, port: int, flowinfo: int = 0, scop
 @lru_cache(maxsize=4096)
 def _pack_numeric(family: int, host: str, port: int, *rest: int) -> bytes:
     return _pack(family, socket.AI_NUMERICHOST, host, port, *rest)
+
+
+def lacks_scope(to: Any) -> str:
+    """What to say of an IPv6 address of a link, where it does not say which link; "" of any other address."""
+    host, scope = to[0], to[3] if len(to) == 4 else 0
+    with suppress(ValueError):
+        parsed = ipaddress.IPv6Address(host)
+        link = parsed.is_link_local or (parsed.is_multicast and parsed.packed[1] & 15 in (1, 2))
+        if link and not scope and parsed.scope_id is None:
+            return (
+                f"{host} is a link-local address, which may be on any link: name the interface that it is "
+                f"behind, as in {host}%{_interface()}"
+            )
+    return ""
+
+
+def _interface() -> str:
+    """The name of one that has a link-local address, as an example."""
+    with suppress(OSError), open("/proc/thread-self/net/if_inet6") as table:
+        for line in table:
+            if line.startswith("fe80"):
+                return line.split()[-1]
+    return "eth0"

@@ -6,6 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+from uringzc.address import lacks_scope
 from uringzc.probe import Reason
 from uringzc.records import explained
 
@@ -81,8 +82,10 @@ def look(host: str) -> Route:
         raise socket.gaierror(error.errno, f"{host!r} is no host: {error.strerror}") from error
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host: {error}") from error
-    mtu = _mtu(host, family, to)
     address, scope = str(to[0]).partition("%")[0], to[3] if len(to) == 4 else 0
+    if text := lacks_scope(to):
+        raise OSError(errno.EINVAL, text)
+    mtu = _mtu(host, family, to)
     asked = {"dst": address, "family": family} | ({"oif": scope} if scope else {})
     with pyroute2.IPRoute() as ip:
         try:
