@@ -8,6 +8,7 @@ from typing import Annotated
 from uringzc import route
 from uringzc.core import Engine
 from uringzc.engine import ENGINES, auto, choose
+from uringzc.errors import counted
 from uringzc.notif import COMPLETIONS
 from uringzc.probe import MEMLOCK_FIX, Features, Reason, features, memlock, most_segments, reason_of, sysctl
 from uringzc.records import explained
@@ -31,6 +32,7 @@ class Limits:
 
     segments: Annotated[int, "the most datagrams of a train"]
     memlock: Annotated[int | None, "RLIMIT_MEMLOCK, of a user's processes together"]
+    memlock_sends: Annotated[int | None, "sends that MSG_ZEROCOPY can have in flight under that"]
     arena: Annotated[int, "registered of the 4 MiB that a UdpSender asks for; 0 where none is"]
     sndbuf: Annotated[int, "SO_SNDBUF that a UdpSender gets, as the kernel counts it"]
     wmem_max: Annotated[int | None, "net.core.wmem_max"]
@@ -143,12 +145,13 @@ def _obstacle(name: str) -> Reason | None:
 
 
 def _limits(arena: int) -> Limits:
-    optmem = sysctl("net.core.optmem_max")
+    optmem, locked = sysctl("net.core.optmem_max"), memlock()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sndbuf = make_room(sock, room_for(ARENA, MAX_INFLIGHT))
     return Limits(
         segments=most_segments(),
-        memlock=memlock(),
+        memlock=locked,
+        memlock_sends=None if locked is None else locked // (2 * _PAGE),
         arena=arena,
         sndbuf=sndbuf,
         wmem_max=sysctl("net.core.wmem_max"),
@@ -180,7 +183,10 @@ def _limiting(engine: str, limits: Limits) -> tuple[Reason, ...]:
         given = f"only {limits.arena >> 10} KiB" if limits.arena else "nothing"
         found.append(Reason("memlock", f"of {arena} {given} can be registered{limit}", MEMLOCK_FIX))
     if engine == "msg_zerocopy" and memory is not None and memory < ARENA:
-        text = f"of {arena} no more than that can be in flight, and {memory // (2 * _PAGE)} sends{limit}"
+        sends = counted(limits.memlock_sends or 0, "send")
+        text = f"at most {memory >> 10} KiB, in at most {sends}, can be in flight without a copy{limit}"
+        if not limits.memlock_sends:
+            text = f"too little memory may be locked for one send, so every send is copied{limit}"
         found.append(Reason("memlock", text, MEMLOCK_FIX))
     optmem = limits.optmem_max
     if engine == "msg_zerocopy" and optmem is not None and optmem < _OPTMEM:
