@@ -177,6 +177,21 @@ def test_loopback(doctor: Doctor) -> None:
     assert "the first 4 requests tell a sender so, and it copies from then on" in " ".join(out.split())
 
 
+@testing.requires("net_admin")
+@pytest.mark.parametrize("checksum", [True, False])
+def test_what_a_sender_says_fits_what_the_way_does(
+    doctor: Doctor, sink: testing.Sandbox, checksum: bool
+) -> None:
+    sink.offload(checksum=checksum)
+    try:
+        found = json.loads(doctor("10.0.0.2", "--json", box=sink).output)["sender"]
+    finally:
+        sink.offload(checksum=True, segmentation=True)
+    assert found["zero_copy"] == checksum
+    assert "are zero-copy" not in found["explain"]  # it has sent nothing: it can not know
+    assert "Requests of 1024 bytes and more are tried zero-copy first" in found["explain"]
+
+
 # -- limits
 
 AS_NOBODY = "from uringzc import _send, cli\nbecome_nobody({})"

@@ -97,9 +97,12 @@ def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
             f"{counted(gather.destinations, 'destination')} (loopback, a device without checksum offload, a "
             "capture that listens): plain copies go there, and zero-copy is tried again from time to time"
         )
+    are = "are zero-copy"
+    if not gather.settled:  # whether the kernel copies them its notifications will tell
+        are = "are tried zero-copy first, and sent as plain copies where the kernel copies anyway"
     return (
-        f"Requests of {engine.least} bytes and more are zero-copy; smaller ones, and datagrams above the "
-        "MTU, are copied, which is faster"
+        f"Requests of {engine.least} bytes and more {are}; smaller ones, and datagrams above the MTU, are "
+        "copied, which is faster"
     )
 
 
