@@ -212,6 +212,18 @@ def test_a_scoped_address(box: testing.Hold) -> None:
         assert [rx.recv(1000), rx.recv(1000)] == [b"scoped" * 50] * 2
 
 
+@testing.requires("net_admin")
+def test_a_host_that_is_none_is_named(box: testing.Hold) -> None:
+    """In a network without a name server."""
+    to = ("no such host", 9)
+    match = r"^\[Errno -\d+\] 'no such host' is no host: "
+    for family in (None, socket.AF_INET):
+        with pytest.raises(socket.gaierror, match=match):
+            box.run(lambda family=family: UdpSender(to, family=family))  # type: ignore[misc]
+    with box.run(UdpSender) as s, pytest.raises(socket.gaierror, match=match):
+        box.run(lambda: s._mender.pack(to))
+
+
 @pytest.mark.parametrize("host", ["fe80::1", "ff02::1"])
 @pytest.mark.parametrize("what", ["remote", "bind"])
 def test_a_link_local_address_needs_its_interface(host: str, what: str) -> None:

@@ -41,7 +41,10 @@ def pack(family: int, to: Any) -> bytes:
     except socket.gaierror as error:
         if error.errno != socket.EAI_NONAME:
             raise
-    return Resolved(_pack(family, 0, host, port, *rest))
+    try:
+        return Resolved(_pack(family, 0, host, port, *rest))
+    except socket.gaierror as error:
+        raise no_host(host, error) from error
 
 
 def _check_shape(to: Any) -> None:
@@ -59,7 +62,15 @@ def family_of(to: Any) -> int:
         return socket.AF_INET6
     with suppress(ValueError):
         return socket.AF_INET6 if ipaddress.ip_address(host or "0.0.0.0").version == 6 else socket.AF_INET
-    return socket.getaddrinfo(host, None, 0, socket.SOCK_DGRAM)[0][0]
+    try:
+        return socket.getaddrinfo(host, None, 0, socket.SOCK_DGRAM)[0][0]
+    except socket.gaierror as error:
+        raise no_host(host, error) from error
+
+
+def no_host(host: str, error: socket.gaierror) -> socket.gaierror:
+    """The same, and it says whose address was not found."""
+    return socket.gaierror(error.errno, f"{host!r} is no host: {error.strerror}")
 
 
 def unpack(packed: bytes) -> Address:

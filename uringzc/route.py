@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from uringzc.address import lacks_scope
+from uringzc.address import lacks_scope, no_host
 from uringzc.probe import Reason
 from uringzc.records import explained
 
@@ -79,7 +79,7 @@ def look(host: str) -> Route:
     try:
         family, _, _, _, to = socket.getaddrinfo(host, _DISCARD, 0, socket.SOCK_DGRAM)[0]
     except socket.gaierror as error:
-        raise socket.gaierror(error.errno, f"{host!r} is no host: {error.strerror}") from error
+        raise no_host(host, error) from error
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host: {error}") from error
     address, scope = str(to[0]).partition("%")[0], to[3] if len(to) == 4 else 0
