@@ -55,7 +55,7 @@ class SendError(UringzcError, OSError):
     """What was learned of a datagram after ``send`` had taken it, or why a stream ends: ``errno``, and which.
 
     ``index`` counts the datagrams of the sender from 0, ``size`` is its bytes, ``to`` its address (None for
-    where the socket is connected to). Word of an earlier datagram that the network sent back (an ICMP error:
+    where the socket is connected to). What the network answered to an earlier datagram (an ICMP error:
     ECONNREFUSED, EHOSTUNREACH) has index -1. ``others``: what else had gone wrong when this was raised.
 
     Of a TcpSender: ``size`` is the bytes of the call, ``accepted`` how many of them the kernel took, and
