@@ -154,8 +154,8 @@ class Ours:
             after = self.s.stats
             if after.failed != before.failed:
                 raise RuntimeError(f"{name}: {after.failed - before.failed} sends failed")
-            accepted = after.bytes - before.bytes
-            return Sample(sent, now - start, cpu, (after.copied - before.copied) / accepted)
+            accepted = after.nbytes - before.nbytes
+            return Sample(sent, now - start, cpu, (after.nbytes_copied - before.nbytes_copied) / accepted)
 
         return Contender(name, run)
 

@@ -227,4 +227,4 @@ def write_report(found: Found, out: Path, whole: bool) -> None:
         pairs.draw(out / "results.png", found.all_rows, "uringzc")
     if whole:
         (out / "RESULTS.md").write_text(report(found))
-        rich.print(f"written: {out / 'RESULTS.md'}, results.json, results.png")
+        print(f"written: {out / 'RESULTS.md'}, results.json, results.png")

@@ -241,6 +241,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     options.type = socket.SOCK_STREAM if options.protocol == "tcp" else socket.SOCK_DGRAM
     if not 0 <= options.size <= MAX_SIZE:
         parser.error(f"-s is 0 to {MAX_SIZE}, not {options.size}")
+    if not 0 < options.port < 65536:
+        parser.error(f"-p is 1 to 65535, not {options.port}")
     if options.parts and options.protocol == "tcp":
         parser.error("-c is for udp")
     if options.mixed and not (options.parts and options.zero_copy):
@@ -261,5 +263,7 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
         raise SystemExit(f"{error.strerror or error}") from error

@@ -113,9 +113,20 @@ def join(options: argparse.Namespace) -> socket.socket:
     """A socket that gets what is sent to the group, and only that."""
     group = ipaddress.ip_address(options.group)
     sock = socket.socket(socket.AF_INET if group.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
+    try:
+        _become_member(sock, group, options.interface or "")
+        sock.bind((options.group, options.port))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _become_member(
+    sock: socket.socket, group: "ipaddress.IPv4Address | ipaddress.IPv6Address", at: str
+) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # others here may listen too
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
-    at = options.interface or ""
     if group.version == 6:
         index = socket.if_nametoindex(at) if at else 0
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group.packed + struct.pack("=I", index))
@@ -125,8 +136,6 @@ def join(options: argparse.Namespace) -> socket.socket:
         index = socket.if_nametoindex(name) if name else 0
         member = struct.pack("=4s4si", group.packed, near, index)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
-    sock.bind((options.group, options.port))
-    return sock
 
 
 def main() -> None:
@@ -134,7 +143,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("file", help="what to send, or with --receive where to write it")
     parser.add_argument("group", help="a multicast address")
-    parser.add_argument("port", type=int)
+    parser.add_argument("port", type=int, help="a UDP port")
     parser.add_argument("--interface", help="a name or (IPv4) an address")
     parser.add_argument("--receive", action="store_true", help="receive it")
     parser.add_argument("--timeout", type=float, default=10.0, help="seconds to wait for the next (10)")
@@ -145,10 +154,30 @@ def main() -> None:
     options = parser.parse_args()
     if not HEADER.size < options.size <= 65507:
         parser.error(f"--size is {HEADER.size + 1} to 65507, not {options.size}")
-    if not ipaddress.ip_address(options.group).is_multicast:
+    for name, value in (("--rate", options.rate), ("--timeout", options.timeout)):
+        if not value > 0:
+            parser.error(f"{name} is more than 0, not {value:g}")
+    if options.repeat < 1:
+        parser.error(f"--repeat is 1 or more, not {options.repeat}")
+    if not 0 < options.port < 65536:
+        parser.error(f"port is 1 to 65535, not {options.port}")
+    if not is_group(options.group):
         parser.error(f"{options.group} is no multicast address")
     (receive if options.receive else send)(options)
 
 
+def is_group(text: str) -> bool:
+    """Whether it is the address of one."""
+    try:
+        return ipaddress.ip_address(text).is_multicast
+    except ValueError:
+        return False
+
+
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except (OSError, ValueError) as error:  # what was asked for can not be done
+        sys.exit(str(error))

@@ -43,7 +43,7 @@ def main() -> None:
             publish(tx, options)
         tx.drain(timeout=5)
         stats = tx.stats
-        print(f"{stats.datagrams} messages, {stats.bytes} bytes, {stats.resent} resent, {stats.lost} lost")
+        print(f"{stats.datagrams} messages, {stats.nbytes} bytes, {stats.resent} resent, {stats.lost} lost")
         print(tx.explain())
 
 
@@ -76,7 +76,7 @@ def publish(tx: uringzc.UdpSender, options: argparse.Namespace) -> None:
 
 def show(before: uringzc.UdpStats, after: uringzc.UdpStats, seconds: float) -> None:
     """One line: what these seconds did."""
-    messages, nbytes = after.datagrams - before.datagrams, after.bytes - before.bytes
+    messages, nbytes = after.datagrams - before.datagrams, after.nbytes - before.nbytes
     calls = after.requests + after.plain - before.requests - before.plain
     print(
         f"{messages / seconds:.0f} messages/s, {nbytes / seconds / 1e6:.1f} MB/s, "
@@ -90,18 +90,25 @@ def parse() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("host", help="an address, or a multicast group")
-    parser.add_argument("port", type=int)
+    parser.add_argument("port", type=int, help="a UDP port")
     parser.add_argument("--rate", type=float, default=100_000, help="messages/s (100000)")
-    parser.add_argument("--seconds", type=float, default=float("inf"))
-    parser.add_argument("--count", type=int, default=sys.maxsize)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="how long (until Ctrl-C)")
+    parser.add_argument("--count", type=int, default=sys.maxsize, help="messages (until Ctrl-C)")
     parser.add_argument("--ttl", type=int, help="hops that the messages live")
     parser.add_argument("--interface", help="that multicast leaves by: a name, or its IPv4 address")
     parser.add_argument("--max-delay", type=float, default=0.001, help="seconds (0.001)")
     options = parser.parse_args()
     if not 0 < options.rate <= 1e7:
         parser.error(f"--rate is more than 0 and at most 1e7, not {options.rate:g}")
+    if options.count < 0:
+        parser.error(f"--count is 0 or more, not {options.count}")
+    if not 0 < options.port < 65536:
+        parser.error(f"port is 1 to 65535, not {options.port}")
     return options
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (OSError, ValueError) as error:  # what was asked for can not be done
+        sys.exit(str(error))

@@ -14,6 +14,7 @@ import argparse
 import bisect
 import mmap
 import os
+import stat
 import sys
 import time
 from array import array
@@ -140,18 +141,24 @@ def main() -> None:
     """Finds the payloads, sends them, says what was done."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("capture", help="a pcap file")
-    parser.add_argument("host")
-    parser.add_argument("port", type=int)
+    parser.add_argument("host", help="an address, or a multicast group")
+    parser.add_argument("port", type=int, help="a UDP port")
     parser.add_argument("--speed", type=float, default=1.0, help="times the original (1); 0: at once")
     parser.add_argument("--loop", type=int, default=1, help="how often (1)")
     options = parser.parse_args()
     if options.speed < 0:
         parser.error(f"--speed is a factor, or 0, not {options.speed:g}")
+    if not 0 < options.port < 65536:
+        parser.error(f"port is 1 to 65535, not {options.port}")
 
     try:
         with open(options.capture, "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError("it can not be mapped")
             capture = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         what = index(capture)
+    except OSError as error:
+        sys.exit(f"{options.capture}: {error.strerror}")
     except (ValueError, dpkt.Error):
         sys.exit(f"{options.capture} is no pcap file")
     total = len(what.offsets)
@@ -167,11 +174,16 @@ def main() -> None:
                 replay(tx, capture, what, options.speed, lap * total, show)
             tx.drain()
         seconds, stats = time.monotonic() - started, tx.stats
-        print(f"{stats.datagrams} datagrams, {stats.bytes} bytes in {seconds:.3f} s, {stats.lost} lost")
-        for error, count in errors.items():
-            print(f"{count} times: {error}")
+        print(f"{stats.datagrams} datagrams, {stats.nbytes} bytes in {seconds:.3f} s, {stats.lost} lost")
+        for text, count in errors.items():
+            print(f"{count} times: {text}")
         print(tx.explain())
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # what was asked for can not be done
+        sys.exit(str(error))

@@ -1,6 +1,6 @@
 """liburing's examples/send-zerocopy.c, with this library: the same options, the same line at the end.
 
-    send_zerocopy.py -4 -R -t 3 udp &
+    send_zerocopy.py -4 -R -t 3 -s 60000 udp &
     send_zerocopy.py -4 -D 127.0.0.1 -t 2 -s 60000 -n 32 udp
 
 Where that program counts two completions for each request, this one attaches each batch to a notifier,
@@ -37,7 +37,7 @@ class Tally:
     packets: int = 0
     nbytes: int = 0
     seconds: float = 0.0
-    copied: int = 0
+    copied: int | None = 0  # packets; None: the kernel did not always tell
     cpu: float = 0.0
     latencies: Counter[int] = field(default_factory=Counter)  # microseconds from flush to notification
 
@@ -116,7 +116,10 @@ class Sender:
         for notification in scheduler.reap_notifications(wait, timeout):
             tally.packets += notification.requests - notification.failed
             tally.nbytes += notification.nbytes
-            tally.copied += notification.copied or 0
+            if tally.copied is not None and notification.copied is not None:
+                tally.copied += notification.copied
+            else:
+                tally.copied = None
             flushed = self.flushed.pop((notification.slot, notification.sequence))
             tally.latencies[int((time.monotonic() - flushed) * 1e6)] += 1
         for failure in scheduler.reap_completions():
@@ -169,7 +172,8 @@ class Receiver:
         """A datagram has the size and the first bytes that the sender's have."""
         if self.options.type == socket.SOCK_DGRAM:
             if len(data) != self.options.size:
-                raise SystemExit(f"a datagram of {len(data)} bytes arrived, not {self.options.size}")
+                came = f"a datagram of {len(data)} bytes arrived, not {self.options.size}"
+                raise SystemExit(f"{came}: give both sides the same -s")
             if data[:26] != b"abcdefghijklmnopqrstuvwxyz"[: len(data)]:
                 raise SystemExit("a datagram arrived with other data")
 
@@ -187,11 +191,12 @@ def report(tallies: list[Tally], sending: bool) -> None:
     mb = nbytes >> 20
     print(f"packets={packets} (MB={mb}), rps={int(packets / seconds)} (MB/s={int(mb / seconds)})")
     if sending and nbytes:
-        copied = sum(tally.copied for tally in tallies) / packets
+        known = [tally.copied for tally in tallies if tally.copied is not None]
+        copied = f"{sum(known) / packets:.0%}" if len(known) == len(tallies) else "unknown"
         cpu = sum(tally.cpu for tally in tallies) / nbytes * 1e9
         latencies = sum((tally.latencies for tally in tallies), Counter[int]())
         p50, p99 = percentile(latencies, 0.50), percentile(latencies, 0.99)
-        print(f"copied={copied:.0%}, memory back after p50={p50} us p99={p99} us, CPU={cpu:.3f} ns/byte")
+        print(f"copied={copied}, memory back after p50={p50} us p99={p99} us, CPU={cpu:.3f} ns/byte")
 
 
 def percentile(counts: Counter[int], part: float) -> int:
@@ -229,6 +234,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, value, most in (("-s", options.size, MAX_SIZE), ("-n", options.batch, 512)):
         if not 1 <= value <= most:
             parser.error(f"{name} is 1 to {most}, not {value}")
+    if not 0 < options.port < 65536:
+        parser.error(f"-p is 1 to 65535, not {options.port}")
     if not 1 <= options.threads <= 100:
         parser.error(f"-T is 1 to 100, not {options.threads}")
     if options.receive and options.protocol == "udp" and options.threads > 1:
@@ -258,5 +265,7 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
+    except KeyboardInterrupt:
+        sys.exit(130)
     except OSError as error:
         raise SystemExit(f"{error.strerror or error}") from error

@@ -5,6 +5,7 @@ slot's next send starts the next one. A notifier that was flushed posts one noti
 requests are done and the kernel needs none of their memory any more.
 """
 
+import argparse
 import socket
 
 import uringzc
@@ -15,6 +16,7 @@ TAGS = [0xAAAA, 0xBBBB]  # what their notifications will carry: any u64
 
 def main() -> None:
     """Sends through both slots on loopback, and prints what comes back."""
+    argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
@@ -57,8 +59,8 @@ def show(scheduler: uringzc.Scheduler) -> None:
     for notification in scheduler.reap_notifications(wait=3):
         print(
             f"notifier {notification.sequence} of slot {notification.slot}, tag {notification.tag:#x}: "
-            f"{notification.requests} requests, {notification.nbytes} bytes are free again, "
-            f"{notification.copied} were copied on the way"
+            f"all is free again; requests: {notification.requests}, bytes: {notification.nbytes}, "
+            f"requests copied on the way: {'unknown' if notification.copied is None else notification.copied}"
         )
 
 

@@ -10,6 +10,7 @@ everything shows in its closing the connection after the sender has ended the st
 """
 
 import argparse
+import io
 import socket
 import sys
 import time
@@ -36,33 +37,43 @@ def send(options: argparse.Namespace) -> None:
         if sock.recv(1):
             sys.exit("the receiver is to read, and said something")
         seconds = time.monotonic() - start
-        print(f"{tx.stats.bytes} bytes in {seconds:.2f} s, {tx.stats.bytes / 1e6 / seconds:.0f} MB/s")
+        print(f"{tx.stats.nbytes} bytes in {seconds:.2f} s, {tx.stats.nbytes / 1e6 / seconds:.0f} MB/s")
         print(tx.explain())
 
 
 def receive(options: argparse.Namespace) -> None:
     """Writes what one sender sends to the file."""
-    with socket.create_server((options.host, options.port)) as server:
-        sock, _ = server.accept()
-    with sock, open(options.file, "wb") as file:
-        while data := sock.recv(PIECE):
-            file.write(data)
-        print(f"{file.tell()} bytes")
+    with open(options.file, "wb") as file:  # first: a sender is to find nobody, if that can not be
+        with socket.create_server((options.host, options.port)) as server:
+            sock, _ = server.accept()
+        with sock:
+            take(sock, file)
+
+
+def take(sock: socket.socket, file: io.BufferedWriter) -> None:
+    """All that comes."""
+    while data := sock.recv(PIECE):
+        file.write(data)
+    print(f"{file.tell()} bytes")
 
 
 def main() -> None:
     """Reads the options, and sends or receives."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("file")
+    parser.add_argument("file", help="what to send, or with --receive where to write it")
     parser.add_argument("host", help="to send to; to receive: an address of this machine")
-    parser.add_argument("port", type=int)
+    parser.add_argument("port", type=int, help="a TCP port")
     parser.add_argument("--receive", action="store_true", help="listen, and write the file")
-    parser.add_argument("--engine", default="auto", help="io_uring, msg_zerocopy or copy")
+    parser.add_argument("--engine", choices=("auto", "io_uring", "msg_zerocopy", "copy"), default="auto")
     options = parser.parse_args()
-    if options.receive:
-        receive(options)
-    else:
-        send(options)
+    if not 0 < options.port < 65536:
+        parser.error(f"port is 1 to 65535, not {options.port}")
+    try:
+        (receive if options.receive else send)(options)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except OSError as error:  # what was asked for can not be done
+        sys.exit(f"{error.filename or options.host}: {error.strerror}")
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class Result:
         assert self.held <= BLOCK, "more of the arena is held than the block that is being filled"
         stats = self.stats
         assert (stats.waiting, stats.in_flight, stats.lost) == (0, 0, 0), stats
-        assert (stats.datagrams, stats.bytes) == (self.sent, self.nbytes), stats
+        assert (stats.datagrams, stats.nbytes) == (self.sent, self.nbytes), stats
 
 
 def lap(tx: uringzc.UdpSender, region: uringzc.Region, number: int) -> tuple[int, int]:

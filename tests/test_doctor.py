@@ -177,7 +177,74 @@ def test_loopback(doctor: Doctor) -> None:
     assert "the first 4 requests tell a sender so, and it copies from then on" in " ".join(out.split())
 
 
+@testing.requires("net_admin")
+@pytest.mark.parametrize("checksum", [True, False])
+def test_what_a_sender_says_fits_what_the_way_does(
+    doctor: Doctor, sink: testing.Sandbox, checksum: bool
+) -> None:
+    sink.offload(checksum=checksum)
+    try:
+        found = json.loads(doctor("10.0.0.2", "--json", box=sink).output)["sender"]
+    finally:
+        sink.offload(checksum=True, segmentation=True)
+    assert found["zero_copy"] == checksum
+    assert "are zero-copy" not in found["explain"]  # it has sent nothing: it can not know
+    assert "Requests of 1024 bytes and more are tried zero-copy first" in found["explain"]
+
+
+# -- limits
+
+AS_NOBODY = "from uringzc import _send, cli\nbecome_nobody({})"
+
+
+@testing.requires("unprivileged")
+@pytest.mark.parametrize(
+    ("memlock", "sentence"),
+    [
+        (0, "too little memory may be locked for one send, so every send is copied: RLIMIT_MEMLOCK is 0 KiB"),
+        (65536, "at most 64 KiB, in at most 8 sends, can be in flight without a copy: RLIMIT_MEMLOCK is 64 "),
+    ],
+)
+def test_little_memory_may_be_locked(memlock: int, sentence: str) -> None:
+    out = refused(AS_NOBODY.format(memlock), "os.environ['URINGZC_ENGINE'] = 'msg_zerocopy'")
+    assert sentence in out
+    assert row(out, "MSG_ZEROCOPY").startswith(f"MSG_ZEROCOPY {memlock // 8192} sends in flight, by locked")
+
+
+@testing.requires("unprivileged")
+@testing.requires("net_admin")
+@pytest.mark.parametrize(("memlock", "copied"), [(0, 1), (4096, 1), (65536, 0)])
+def test_too_little_for_one_send_is_a_copy(sink: testing.Sandbox, memlock: int, copied: int) -> None:
+    """To a device that copies nothing; the last is the control."""
+    program = f"""
+from refusals import *
+tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+tx.connect({sink.address})
+become_nobody({memlock})
+with uringzc.Scheduler(engine="msg_zerocopy") as s:
+    s.send(tx, bytes(1400), flush=True)
+    print([n.copied for n in s.reap_notifications(wait=1)])
+limits = uringzc.probe().limits
+print(limits.memlock_sends > 0)
+"""
+    assert run(program, box=sink)[0].splitlines() == [str([copied]), str(not copied)]
+
+
 # -- errors
+
+
+@testing.requires("net_admin")
+@pytest.mark.parametrize("options", [("--json",), ()])
+def test_a_link_local_host_needs_a_scope(
+    doctor: Doctor, sink: testing.Sandbox, options: tuple[str, ...]
+) -> None:
+    result = doctor("fe80::1", *options, box=sink)
+    assert result.exit_code == 1
+    assert result.output == (
+        "Error: fe80::1 is a link-local address, which may be on any link: name the interface that it is "
+        "behind, as in fe80::1%ifb0.\n"
+    )
+    assert doctor("fe80::1%ifb0", *options, box=sink).exit_code == 0  # the control
 
 
 @testing.requires("net_admin")

@@ -342,7 +342,7 @@ def test_accounts(
         references -= sys.getrefcount(made.sock)  # outside of the assertion, which would hold it
         assert not references
         stats = s.stats
-        assert (stats.requests, stats.completions, stats.failed, stats.bytes) == (1, 1, failed, nbytes)
+        assert (stats.requests, stats.completions, stats.failed, stats.nbytes) == (1, 1, failed, nbytes)
         assert (stats.notifications, stats.in_flight, stats.held, stats.stray) == (1, 0, 0, 0)
 
         s.send(udp_pair.tx, GOOD, user_data=2, flush=True)

@@ -111,7 +111,7 @@ def test_close_with_sends_held(
     references = sys.getrefcount(sock)
     with stopped(box):
         queue(engine, sock, data)
-        with pytest.warns(ResourceWarning, match="closed and is parked: 1 requests are in flight, the"):
+        with pytest.warns(ResourceWarning, match="closed and is parked: 1 request is in flight, the"):
             engine.close(timeout=0.01)
         engine.close()  # again: nothing more to do, and no wait
         assert len(lifetime.parked()) == 1
@@ -332,7 +332,7 @@ def test_interrupt_in_close_parks_at_once(
         s.send(sock, data)
         s.submit()
         with (
-            pytest.warns(ResourceWarning, match="parked: 1 requests"),
+            pytest.warns(ResourceWarning, match="parked: 1 request"),
             pytest.raises(KeyboardInterrupt),
             Alarms(0.01, repeat=False),
         ):
@@ -363,7 +363,7 @@ def test_interrupt_in_close_as_the_first_submission(
     let_go(fileno, other)
 
 
-@pytest.mark.filterwarnings("ignore:an engine was closed:ResourceWarning")
+@pytest.mark.filterwarnings("ignore:a Scheduler was closed:ResourceWarning")
 def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
     before, interrupted = rings(), 0
     for turn in range(3000):
@@ -657,7 +657,10 @@ def test_poisoned() -> None:
     """
     out, errors = run(program)
     lines = out.splitlines()
-    refusal = "the kernel dropped a completion: what is in flight is never given back"
+    refusal = (
+        "the kernel dropped a completion: what is in flight is never given back, and this Scheduler takes no "
+        "more; make a new one"
+    )
     assert lines[:-3] == [refusal] * 8, errors
     assert lines[-3:] == ["True", "1 True", "1 True"]
     assert "parked" in errors

@@ -234,7 +234,7 @@ def test_region_of_another_engine_is_refused(udp_pair: "Pair") -> None:
             lambda: ring.send_zc(udp_pair.tx, region),
         ]
         for refusal in refusals:
-            with pytest.raises(ValueError, match="was registered with another engine"):
+            with pytest.raises(ValueError, match="was registered with another Scheduler or sender"):
                 refusal()
         assert two.stats.requests == ring.stats.requests == 0
         one.send(udp_pair.tx, region, length=1)
@@ -250,7 +250,7 @@ def test_region_of_an_engine_that_is_gone_is_refused(udp_pair: "Pair") -> None:
         gc.collect()
         with (
             S(max_inflight=64) as two,
-            pytest.raises(ValueError, match="was registered with another engine"),
+            pytest.raises(ValueError, match="was registered with another Scheduler or sender"),
         ):
             two.send(udp_pair.tx, region, length=10)
 

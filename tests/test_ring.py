@@ -47,6 +47,26 @@ def test_flags() -> None:
     assert not RawCompletion(1, -(1 << 31), MORE).copied
 
 
+def test_error() -> None:
+    error = RawCompletion(1, -errno.ECONNREFUSED, MORE).error
+    assert isinstance(error, ConnectionRefusedError)
+    assert error.errno == errno.ECONNREFUSED
+    for fine in (RawCompletion(1, 5, MORE), RawCompletion(1, 0, 0), RawCompletion(1, 0, NOTIF)):
+        assert fine.error is None
+    assert RawCompletion(1, -(1 << 31), NOTIF).error is None  # copied: that is no failure
+
+
+def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+    ring.send_zc(udp_pair.tx, b"copied at delivery")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+        ring.send_zc(sock, b"not zero-copy", user_data=1)
+        ring.drain(20)
+    cqes = ring.reap()
+    errors = [(cqe.user_data, cqe.error.errno) for cqe in cqes if cqe.error]
+    assert errors == [(1, errno.EOPNOTSUPP)]
+    assert len([cqe for cqe in cqes if cqe.res < 0]) > 1  # the control: the sign alone misleads
+
+
 def test_send(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     ring.send(udp_pair.tx, b"copied", user_data=7)
     assert all_of(ring, 1) == [RawCompletion(7, 6, 0)]
@@ -316,7 +336,7 @@ def test_drain_says_what_is_missing(ring: uringzc.Ring, box: testing.Hold) -> No
         sock.connect(box.address)
         with stopped(box):
             ring.send_zc(sock, b"x")
-            with pytest.raises(TimeoutError, match=r"drain is not done after 0.01 s: 1 requests are"):
+            with pytest.raises(TimeoutError, match=r"drain is not done after 0.01 s: 1 request is"):
                 ring.drain(0.01)
         ring.drain()
         assert len(ring.reap()) == 2

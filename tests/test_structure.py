@@ -17,7 +17,8 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 
 #: each may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
-    *("errors", "probe", "memory", "notif", "address", "lifetime", "tables", "errmsg", "core", "compiled"),
+    *("errors", "records", "probe", "memory", "notif", "address", "lifetime", "tables", "errmsg", "core"),
+    "compiled",
     *("uring", "errqueue", "ring", "engine", "scheduler", "sockopt", "policy", "mender", "explain"),
     *("integers", "udp", "herald", "tcp", "route", "capabilities", "__init__", "testing", "cli", "__main__"),
 ]

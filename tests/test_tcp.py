@@ -37,7 +37,7 @@ def test_everything_arrives_in_order(tcp_pair: Pair, engine: str, zero_copy: str
     with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
         for kind in KINDS:
             assert s.send(kind(data)) == size
-        assert s.stats.bytes == 3 * size
+        assert s.stats.nbytes == 3 * size
         assert s.stats.sends == 3
         s.shutdown()
     assert read.end() == data * 3
@@ -90,7 +90,7 @@ def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> No
             s.send(bad)
         with pytest.raises(TypeError):
             s.send_buffers(bad)
-        assert s.stats.bytes == 0
+        assert s.stats.nbytes == 0
         s.send(b"only this")
     assert tcp_pair.rx.recv(100) == b"only this"
     assert tcp_pair.empty()

@@ -114,7 +114,7 @@ def test_not_blocking(engine: str, zero_copy: str) -> None:
                 if pair.rx.fileno() in ready:
                     received += pair.rx.recv(1 << 16)
         assert refused > 1
-        assert s.stats.bytes == SIZE
+        assert s.stats.nbytes == SIZE
         s.shutdown()
         while got := pair.rx.recv(1 << 16):
             received += got
@@ -129,7 +129,7 @@ def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
     with narrow() as pair, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy, blocking=False) as s:
         taken = s.send_buffers(pieces)
         assert 0 < taken < SIZE
-        assert s.stats.bytes == taken
+        assert s.stats.nbytes == taken
         s.shutdown()
         received = bytearray()
         while got := pair.rx.recv(1 << 16):
@@ -146,7 +146,7 @@ def test_draining_without_waiting(box: testing.Hold, engine: str) -> None:
     ):
         with stopped(box):
             s.send(BLOCK)
-            with pytest.raises(BlockingIOError, match="1 requests are in flight"):
+            with pytest.raises(BlockingIOError, match="1 request is in flight"):
                 s.drain()
         received = bytearray()
         while len(received) < SIZE:
@@ -190,9 +190,9 @@ def test_a_peer_that_goes_away(
         assert type(OSError(error.errno, "")) in type(error).__mro__
         assert told == [error]
         assert 0 < error.accepted < error.size == 64 * SIZE
-        assert error.total == error.accepted + 5 == s.stats.bytes
+        assert error.total == error.accepted + 5 == s.stats.nbytes
         assert f"took {error.accepted} of {error.size} bytes, {error.total} since the start" in str(error)
-        with pytest.raises(BrokenPipeError, match="took 0 of 1 bytes"):
+        with pytest.raises(BrokenPipeError, match="took 0 of 1 byte,"):
             s.send(b"x")
         caught.value.__traceback__ = None
         del caught, error
@@ -213,7 +213,7 @@ def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
             assert isinstance(error, SendError)
             assert error.errno == errno.ETIMEDOUT
             assert 0 < error.accepted < 128 * SIZE
-            assert error.total == s.stats.bytes == error.accepted + 5
+            assert error.total == s.stats.nbytes == error.accepted + 5
             del caught, error
             s.drain(20)
             assert s.stats.in_flight == Tracked.left == 0

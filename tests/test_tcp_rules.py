@@ -76,7 +76,7 @@ def test_closed(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"x")
     assert set(refused(s, close=False)) == {ClosedError}
-    assert s.stats.bytes == 1
+    assert s.stats.nbytes == 1
     assert "closed" in repr(s)
     s.close()
     tcp_pair.tx.sendall(b"y")  # the socket is the program's
@@ -237,7 +237,7 @@ def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, t
         finally:
             signal.signal(signal.SIGALRM, old)
         assert set(found) == {BusyError}
-        accepted = s.stats.bytes
+        accepted = s.stats.nbytes
         assert accepted > 0
         assert (accepted < len(data)) == interrupt
         s.send(b"after")
@@ -260,7 +260,7 @@ def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zer
 
         def step() -> None:
             number = len(marks)
-            marks.append((s.stats.bytes, number))
+            marks.append((s.stats.nbytes, number))
             if number % 2:
                 s.send(block(number))
             else:
@@ -269,7 +269,7 @@ def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zer
         with Alarms(0.0007) as alarms:
             alarms.exhaust(step, 1500)
         assert alarms.raised > 20
-        marks.append((s.stats.bytes, -1))
+        marks.append((s.stats.nbytes, -1))
         s.shutdown()
         s.drain(20)
         assert s.stats.in_flight == 0
@@ -279,7 +279,7 @@ def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zer
             for (before, number), (after, _) in itertools.pairwise(marks)
         )
         assert read.end() == expected
-        assert len(expected) == s.stats.bytes
+        assert len(expected) == s.stats.nbytes
 
 
 class Interrupting(socket.socket):
@@ -310,7 +310,7 @@ def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: 
         with suppress(KeyboardInterrupt):
             s.send(data)
         sock.after = 0
-        accepted = s.stats.bytes - 6
+        accepted = s.stats.nbytes - 6
         assert accepted in (0, len(data))
         s.send(b"after")
         s.shutdown()

@@ -128,7 +128,7 @@ def wrong_after_exit(box: testing.Hold, kind: str) -> int:
         out, errors = run(EXIT, kind, *box.address, box=box)
         assert out == "100\n"
         assert rx.count == 0
-        assert ("ResourceWarning: an engine was closed and is parked: 100 requests" in errors) == (
+        assert ("ResourceWarning: a Scheduler was closed and is parked: 100 requests" in errors) == (
             kind != "unguarded"
         )
         box.release()
@@ -280,7 +280,7 @@ def test_interrupts_lose_nothing() -> None:
             stats = s.stats
             assert (stats.in_flight, stats.held, stats.stray, stats.failed) == (0, 0, 0, 0)
             assert stats.requests == stats.completions > 1000
-            assert stats.bytes == 8 * stats.requests
+            assert stats.nbytes == 8 * stats.requests
             rx.wait(stats.requests)
             s.reap_notifications()
             assert [sys.getrefcount(p) for p in payloads] == before
@@ -388,7 +388,7 @@ OWNER_ENDS = """
         (
             *("guarded", "held"),
             [
-                "['an engine was closed and is parked: 1 requests are in flight']",
+                "['a Scheduler was closed and is parked: 1 request is in flight']",
                 *("WrongThreadError", "in flight 1 held True", "notified False parked 1"),
             ],
         ),

@@ -14,7 +14,7 @@ import pytest
 from conftest import MakePair, Pair
 from helpers import patient
 
-from uringzc import UdpSender, testing
+from uringzc import SendError, UdpSender, testing
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 IP_RECVTTL, UDP_SEGMENT, SO_INCOMING_CPU = 12, 103, 49
@@ -178,6 +178,28 @@ def test_destinations_are_those_that_were_sent_to(udp_pair: Pair) -> None:
     udp_pair.receive(1)
 
 
+@pytest.mark.parametrize(("size", "words"), [(0, "0 bytes"), (1, "1 byte"), (2, "2 bytes")])
+def test_an_error_says_which_datagram(size: int, words: str) -> None:
+    to = ("255.255.255.255", 9)  # EACCES without SO_BROADCAST
+    with UdpSender() as s:
+        s.send(bytes(size), to)
+        with pytest.raises(SendError) as caught:
+            s.flush()
+    text = f"Permission denied: datagram number 0 ({words}) to {to} was not sent"
+    assert (caught.value.strerror, caught.value.index) == (text, 0)
+
+
+def test_an_error_of_an_earlier_datagram_says_so(udp_pair: Pair) -> None:
+    to = udp_pair.rx.getsockname()
+    udp_pair.rx.close()
+    said: list[str | None] = []
+    with UdpSender(to, on_error=lambda error: said.append(error.strerror)) as s:
+        while not said:
+            s.send(b"nobody listens")
+            s.flush()
+    assert {*said} == {f"Connection refused: this came back for an earlier datagram to {to}"}
+
+
 @testing.requires("net_admin")
 def test_a_scoped_address(box: testing.Hold) -> None:
     """All nodes of the link, which only the scope tells."""
@@ -188,6 +210,27 @@ def test_a_scoped_address(box: testing.Hold) -> None:
         with UdpSender(sock=tx) as s:
             s.send_many([b"scoped" * 50] * 2, ("ff02::1", testing.PORT, 0, index))
         assert [rx.recv(1000), rx.recv(1000)] == [b"scoped" * 50] * 2
+
+
+@testing.requires("net_admin")
+def test_a_host_that_is_none_is_named(box: testing.Hold) -> None:
+    """In a network without a name server."""
+    to = ("no such host", 9)
+    match = r"^\[Errno -\d+\] 'no such host' is no host: "
+    for family in (None, socket.AF_INET):
+        with pytest.raises(socket.gaierror, match=match):
+            box.run(lambda family=family: UdpSender(to, family=family))  # type: ignore[misc]
+    with box.run(UdpSender) as s, pytest.raises(socket.gaierror, match=match):
+        box.run(lambda: s._mender.pack(to))
+
+
+@pytest.mark.parametrize("host", ["fe80::1", "ff02::1"])
+@pytest.mark.parametrize("what", ["remote", "bind"])
+def test_a_link_local_address_needs_its_interface(host: str, what: str) -> None:
+    options: Any = {what: (host, 9), "family": socket.AF_INET6}
+    with pytest.raises(OSError, match=rf"{host} is a link-local address.* as in {host}%\w+$") as caught:
+        UdpSender(**options)
+    assert caught.value.errno == errno.EINVAL
 
 
 @testing.requires("net_admin")

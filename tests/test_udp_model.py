@@ -403,7 +403,7 @@ def run(
         stats = sender.stats
         assert (stats.waiting, stats.in_flight, stats.lost) == (0, 0, 0)
         assert stats.datagrams == sum(map(len, taken))
-        assert stats.bytes == sum(len(data) for each in taken for data in each)
+        assert stats.nbytes == sum(len(data) for each in taken for data in each)
         # all but the block that is being filled
         assert sender._arena.free >= sender._arena.memory.length - (64 << 10)
         assert sender._arena.leases == 0

@@ -41,7 +41,10 @@ def pack(family: int, to: Any) -> bytes:
     except socket.gaierror as error:
         if error.errno != socket.EAI_NONAME:
             raise
-    return Resolved(_pack(family, 0, host, port, *rest))
+    try:
+        return Resolved(_pack(family, 0, host, port, *rest))
+    except socket.gaierror as error:
+        raise no_host(host, error) from error
 
 
 def _check_shape(to: Any) -> None:
@@ -59,7 +62,15 @@ def family_of(to: Any) -> int:
         return socket.AF_INET6
     with suppress(ValueError):
         return socket.AF_INET6 if ipaddress.ip_address(host or "0.0.0.0").version == 6 else socket.AF_INET
-    return socket.getaddrinfo(host, None, 0, socket.SOCK_DGRAM)[0][0]
+    try:
+        return socket.getaddrinfo(host, None, 0, socket.SOCK_DGRAM)[0][0]
+    except socket.gaierror as error:
+        raise no_host(host, error) from error
+
+
+def no_host(host: str, error: socket.gaierror) -> socket.gaierror:
+    """The same, and it says whose address was not found."""
+    return socket.gaierror(error.errno, f"{host!r} is no host: {error.strerror}")
 
 
 def unpack(packed: bytes) -> Address:
@@ -97,3 +108,26 @@ def _pack(family: int, flags: int, host: str, port: int, flowinfo: int = 0, scop
 @lru_cache(maxsize=4096)
 def _pack_numeric(family: int, host: str, port: int, *rest: int) -> bytes:
     return _pack(family, socket.AI_NUMERICHOST, host, port, *rest)
+
+
+def lacks_scope(to: Any) -> str:
+    """What to say of an IPv6 address of a link, where it does not say which link; "" of any other address."""
+    host, scope = to[0], to[3] if len(to) == 4 else 0
+    with suppress(ValueError):
+        parsed = ipaddress.IPv6Address(host)
+        link = parsed.is_link_local or (parsed.is_multicast and parsed.packed[1] & 15 in (1, 2))
+        if link and not scope and parsed.scope_id is None:
+            return (
+                f"{host} is a link-local address, which may be on any link: name the interface that it is "
+                f"behind, as in {host}%{_interface()}"
+            )
+    return ""
+
+
+def _interface() -> str:
+    """The name of one that has a link-local address, as an example."""
+    with suppress(OSError), open("/proc/thread-self/net/if_inet6") as table:
+        for line in table:
+            if line.startswith("fe80"):
+                return line.split()[-1]
+    return "eth0"

@@ -3,12 +3,15 @@
 import socket
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from uringzc import route
 from uringzc.core import Engine
 from uringzc.engine import ENGINES, auto, choose
+from uringzc.errors import counted
 from uringzc.notif import COMPLETIONS
 from uringzc.probe import MEMLOCK_FIX, Features, Reason, features, memlock, most_segments, reason_of, sysctl
+from uringzc.records import explained
 from uringzc.route import Route
 from uringzc.sockopt import make_room, room_for
 from uringzc.udp import ARENA, MAX_INFLIGHT
@@ -21,30 +24,35 @@ _PAGE = 4096
 
 
 @dataclass(frozen=True)
+@explained
 class Limits:
     """Numbers that bound what can be in flight, in bytes where it does not say what. None: there is no limit,
     or, of a sysctl, it can not be read.
     """
 
-    segments: int  #: datagrams of a train
-    memlock: int | None  #: RLIMIT_MEMLOCK, of a user's processes together
-    arena: int  #: registered of the 4 MiB that a UdpSender asks for; 0 where the engine registers nothing
-    sndbuf: int  #: SO_SNDBUF that a UdpSender gets, as the kernel counts it
-    wmem_max: int | None  #: net.core.wmem_max
-    optmem_max: int | None  #: net.core.optmem_max
-    optmem_sends: int | None  #: sends of one socket that MSG_ZEROCOPY can have in flight under that
+    segments: Annotated[int, "the most datagrams of a train"]
+    memlock: Annotated[int | None, "RLIMIT_MEMLOCK, of a user's processes together"]
+    memlock_sends: Annotated[int | None, "sends that MSG_ZEROCOPY can have in flight under that"]
+    arena: Annotated[int, "registered of the 4 MiB that a UdpSender asks for; 0 where none is"]
+    sndbuf: Annotated[int, "SO_SNDBUF that a UdpSender gets, as the kernel counts it"]
+    wmem_max: Annotated[int | None, "net.core.wmem_max"]
+    optmem_max: Annotated[int | None, "net.core.optmem_max"]
+    optmem_sends: Annotated[int | None, "sends of one socket that MSG_ZEROCOPY can have in flight under that"]
 
 
 @dataclass(frozen=True)
+@explained
 class Capabilities:
     """What can be done here, found by trying. ``str()`` of it is for people."""
 
-    engine: str  #: what "auto" is for a UdpSender: "io_uring", "msg_zerocopy", "copy"; "none": it raises
-    engines: dict[str, Reason | None]  #: each one, and why it does not work here; None: it does
-    details: tuple[Reason, ...]  #: why not a better engine, what limits, what copies
-    features: Features | None  #: of io_uring, where there is one
-    limits: Limits
-    route: Route | None  #: to the host, if one was given
+    engine: Annotated[
+        str, 'what "auto" is for a UdpSender: "io_uring", "msg_zerocopy", "copy"; "none": it raises'
+    ]
+    engines: Annotated[dict[str, Reason | None], "each engine, and why it does not work here; None: it does"]
+    details: Annotated[tuple[Reason, ...], "why not a better engine, what limits, what copies"]
+    features: Annotated[Features | None, "what io_uring offers, where there is one"]
+    limits: Annotated[Limits, "what bounds that which can be in flight"]
+    route: Annotated[Route | None, "the way to the host, if one was given"]
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -137,12 +145,13 @@ def _obstacle(name: str) -> Reason | None:
 
 
 def _limits(arena: int) -> Limits:
-    optmem = sysctl("net.core.optmem_max")
+    optmem, locked = sysctl("net.core.optmem_max"), memlock()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sndbuf = make_room(sock, room_for(ARENA, MAX_INFLIGHT))
     return Limits(
         segments=most_segments(),
-        memlock=memlock(),
+        memlock=locked,
+        memlock_sends=None if locked is None else locked // (2 * _PAGE),
         arena=arena,
         sndbuf=sndbuf,
         wmem_max=sysctl("net.core.wmem_max"),
@@ -174,7 +183,10 @@ def _limiting(engine: str, limits: Limits) -> tuple[Reason, ...]:
         given = f"only {limits.arena >> 10} KiB" if limits.arena else "nothing"
         found.append(Reason("memlock", f"of {arena} {given} can be registered{limit}", MEMLOCK_FIX))
     if engine == "msg_zerocopy" and memory is not None and memory < ARENA:
-        text = f"of {arena} no more than that can be in flight, and {memory // (2 * _PAGE)} sends{limit}"
+        sends = counted(limits.memlock_sends or 0, "send")
+        text = f"at most {memory >> 10} KiB, in at most {sends}, can be in flight without a copy{limit}"
+        if not limits.memlock_sends:
+            text = f"too little memory may be locked for one send, so every send is copied{limit}"
         found.append(Reason("memlock", text, MEMLOCK_FIX))
     optmem = limits.optmem_max
     if engine == "msg_zerocopy" and optmem is not None and optmem < _OPTMEM:

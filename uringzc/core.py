@@ -22,7 +22,7 @@ from uringzc import address, errmsg, lifetime, memory
 from uringzc._send import Arena, Gather, Queue, Stream
 from uringzc._uring import ffi, lib
 from uringzc.errmsg import ErrorMessage
-from uringzc.errors import E_BUSY, E_CLOSED, E_THREAD, BufferModifiedError, UringzcError, check, refuse
+from uringzc.errors import E_BUSY, E_CLOSED, E_THREAD, BufferModifiedError, Refuser, UringzcError, in_flight
 from uringzc.memory import Region
 from uringzc.notif import Slots
 from uringzc.probe import Reason
@@ -56,7 +56,8 @@ class Engine:
     def __init__(self, max_inflight: int, completions: int, debug: bool) -> None:
         self.closed, self.dead = True, False
         in_range("max_inflight", max_inflight, MAX_INFLIGHT)
-        self.slots = Slots(max_inflight, completions)
+        self.refuse = Refuser("engine")  # who makes an engine says what it is part of
+        self.slots = Slots(max_inflight, completions, self.refuse)
         self.debug = debug
         self.arena: Arena | None = None
         self.senders: weakref.WeakSet[Sender] = weakref.WeakSet()
@@ -79,10 +80,10 @@ class Engine:
             admit,
             memory.pin_checked if self.debug else memory.pin,
             address.pack,
-            refuse,
+            self.refuse,
             Region,
             retired,
-            partial(lifetime.claimed, weakref.ref(self)),
+            partial(_claimed, weakref.ref(self), self.refuse),
             memory.verify if self.debug else None,
         )
         lifetime.born(self)
@@ -92,7 +93,7 @@ class Engine:
         """The native part, to be passed to C. ClosedError when it has ended: C never sees NULL."""
         pointer = self._out[0]
         if not pointer:
-            refuse(E_CLOSED)
+            self.refuse(E_CLOSED)
         return pointer
 
     @property
@@ -122,10 +123,10 @@ class Engine:
         """What the socket's error queue holds, besides notifications."""
         require_socket(sock)
         if not self.exists:
-            refuse(E_CLOSED)
+            self.refuse(E_CLOSED)
         cookie = sock.getsockopt(_socket.SOL_SOCKET, _SO_COOKIE, 8)
         if lib.uzc_ids_taken(int.from_bytes(cookie, sys.byteorder)):
-            text = "another engine reads the socket's error queue, with its notifications: ask that one"
+            text = "another Scheduler or sender reads the socket's error queue: ask that one"
             raise OSError(errno.EBUSY, text)
         return errmsg.read(sock)
 
@@ -155,7 +156,7 @@ class Engine:
 
     def check(self) -> None:
         """Raises what a new request would be refused with."""
-        check(lib.uzc_slots_check(self.slots.pointer))
+        self.refuse.check(lib.uzc_slots_check(self.slots.pointer))
 
     def mine(self) -> bool:
         """Whether this thread may use the engine."""
@@ -169,8 +170,8 @@ class Engine:
 
     def claim(self) -> None:
         """This thread becomes the owner, before it has submitted anything."""
-        check(lib.uzc_slots_claim(self.slots.pointer))
-        lifetime.claimed(weakref.ref(self))
+        self.refuse.check(lib.uzc_slots_claim(self.slots.pointer))
+        _claimed(weakref.ref(self), self.refuse)
 
     def make_arena(self, size: int) -> Arena:
         """The memory that all senders of this engine gather in. Halved while it can not be locked."""
@@ -284,7 +285,7 @@ class Engine:
     def describe(self) -> str:
         """What the kernel still holds."""
         stats = self.slots.stats()
-        return f"{stats.in_flight} requests are in flight, the oldest for {stats.oldest:.3f} s"
+        return f"{in_flight(stats.in_flight)}, the oldest for {stats.oldest:.3f} s"
 
     def drain(self, timeout: float | None = None) -> None:
         """Waits until nothing is in flight, else TimeoutError."""
@@ -316,9 +317,9 @@ class Engine:
 
     def _close(self, timeout: float) -> None:
         if not self.mine():
-            refuse(E_THREAD)
+            self.refuse(E_THREAD)
         if self.queue.busy or self.queue.inside:
-            refuse(E_BUSY)
+            self.refuse(E_BUSY)
         deadline = time.monotonic() + timeout
         errors: list[Exception] = []
         for sender in list(self.senders):
@@ -345,7 +346,7 @@ class Engine:
                 self._warn()
 
     def _warn(self) -> None:
-        message = f"an engine was closed and is parked: {self.describe()}, their memory stays held"
+        message = f"a {self.refuse.what} was closed and is parked: {self.describe()}, the memory stays held"
         warnings.warn(message, ResourceWarning, stacklevel=5)
 
     def drop(self, lost: object) -> None:
@@ -390,6 +391,7 @@ class Engine:
 
     def abandon(self) -> None:
         """In the child of a fork: the ring is the parent's."""
+        self.refuse.forked = not self.closed
         self.closed = self.dead = True
         for part in self._parts:
             part.abandon()
@@ -397,6 +399,12 @@ class Engine:
             lib.uzc_slots_close(self.slots.pointer)
             self.queue.detach()
             self._leave()
+
+
+def _claimed(reference: "weakref.ref[lifetime.Engine]", refuse: Refuser) -> None:
+    """The calling thread has become the owner of the engine."""
+    refuse.claimed()
+    lifetime.claimed(reference)
 
 
 def _after_posting(reference: "weakref.ref[Engine]") -> None:

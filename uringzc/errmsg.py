@@ -8,16 +8,22 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from uringzc.records import explained
 
 
+@explained
 class ErrorMessage(NamedTuple):
     """One message of a socket's error queue, as ``socket.recvmsg(..., MSG_ERRQUEUE)`` returns it."""
 
-    data: bytes  #: of the datagram that it is about, its first bytes
-    ancillary: list[tuple[int, int, bytes]]  #: level, type, data: struct sock_extended_err for IP_RECVERR
-    flags: int
-    address: Any  #: where that datagram was to go; None where the kernel does not say
+    data: Annotated[bytes, "the first bytes of the datagram that it is about"]
+    ancillary: Annotated[
+        list[tuple[int, int, bytes]],
+        "control messages: level, type and data, which is a struct sock_extended_err for IP_RECVERR",
+    ]
+    flags: Annotated[int, "those of the message: MSG_ERRQUEUE, and MSG_TRUNC where `data` was cut short"]
+    address: Annotated[Any, "where that datagram was to go; None where the kernel does not say"]
 
 
 def read(sock: socket.socket) -> list[ErrorMessage]:

@@ -7,7 +7,9 @@ Whatever the kernel has an errno for is an ``OSError`` with that errno, so ``Blo
 
 import errno
 import os
+import threading
 from functools import cache
+from typing import NoReturn
 
 # The refusals of _native/uringzc.h; the test of the boundary holds these to it.
 E_THREAD = -5001
@@ -20,20 +22,25 @@ E_COMPLETIONS = -5007
 E_NOTIFICATIONS = -5008
 
 
+def counted(number: int, thing: str) -> str:
+    """So many things: "1 byte", "2 bytes"."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
 class UringzcError(Exception):
     """Every exception that is this library's own."""
 
 
 class ClosedError(UringzcError, ValueError):
-    """The engine was closed, or belongs to the parent of a fork."""
+    """What was called is closed, or belongs to the parent of a fork."""
 
 
 class WrongThreadError(UringzcError, RuntimeError):
-    """The engine belongs to another thread. Nothing was changed."""
+    """What was called belongs to another thread. Nothing was changed."""
 
 
 class BusyError(UringzcError, RuntimeError):
-    """A signal handler or a finalizer called an engine that is inside another call. Nothing was changed."""
+    """A signal handler, a finalizer or a callback called what is inside another call. Nothing was changed."""
 
 
 class PoisonedError(UringzcError, RuntimeError):
@@ -48,7 +55,7 @@ class SendError(UringzcError, OSError):
     """What was learned of a datagram after ``send`` had taken it, or why a stream ends: ``errno``, and which.
 
     ``index`` counts the datagrams of the sender from 0, ``size`` is its bytes, ``to`` its address (None for
-    where the socket is connected to). Word of an earlier datagram that the network sent back (an ICMP error:
+    where the socket is connected to). What the network answered to an earlier datagram (an ICMP error:
     ECONNREFUSED, EHOSTUNREACH) has index -1. ``others``: what else had gone wrong when this was raised.
 
     Of a TcpSender: ``size`` is the bytes of the call, ``accepted`` how many of them the kernel took, and
@@ -75,21 +82,12 @@ def _also(number: int) -> type[SendError]:
 
 def stream_error(number: int, size: int, accepted: int, total: int) -> SendError:
     """The end of a stream, in a call that had `size` bytes."""
-    text = f"{os.strerror(number)}: the kernel took {accepted} of {size} bytes, {total} since the start"
+    took = f"the kernel took {accepted} of {counted(size, 'byte')}, {total} since the start"
+    text = f"{os.strerror(number)}: {took}"
     error = _also(number)(number, text, -1, size, None)
     error.accepted, error.total = accepted, total
     return error
 
-
-_REFUSALS: dict[int, tuple[type[Exception], str]] = {
-    E_THREAD: (
-        WrongThreadError,
-        "the engine belongs to the thread that submitted first",
-    ),
-    E_BUSY: (BusyError, "another call is inside the engine"),
-    E_CLOSED: (ClosedError, "the engine is closed, or belongs to the parent of this process"),
-    E_POISONED: (PoisonedError, "the kernel dropped a completion: what is in flight is never given back"),
-}
 
 _FULL = {
     E_QUEUE: "the submission queue is full and the kernel takes nothing; submit again later",
@@ -106,21 +104,76 @@ _ERRNO = {
 }
 
 
-def refuse(code: int) -> None:
-    """Raises what a negative `code` from C stands for: a refusal of uringzc.h, or -errno."""
-    if code in _REFUSALS:
-        kind, text = _REFUSALS[code]
-        raise kind(text)
-    if code in _FULL:
-        raise BlockingIOError(errno.EAGAIN, _FULL[code])
-    raise OSError(-code, _ERRNO.get(-code, os.strerror(-code)))
+class Refuser:
+    """Raises what is refused, in words for those who hold the engine: each engine has one.
 
+    `what` they hold: a Scheduler, a Ring, a sender. It knows which thread owns the engine, and whether this
+    process is the child of a fork, to which the engine does not belong.
+    """
 
-def check(code: int, what: str = "") -> int:
-    """Returns `code` if it is no error; else raises it, `what` telling what was tried."""
-    if code >= 0:
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self.forked = False
+        self._owner = "another thread"
+
+    def claimed(self) -> None:
+        """The calling thread owns the engine from now on."""
+        self._owner = _this_thread()
+
+    def __call__(self, code: int, what: str = "") -> NoReturn:
+        """Raises what a negative `code` from C stands for: a refusal of uringzc.h, or -errno.
+
+        `what`: a sender that refuses, where the engine is not its own.
+        """
+        what = what or self.what
+        if code == E_THREAD:
+            verb = "sent" if "Sender" in self.what else "submitted"
+            belongs = "" if what == self.what else f"shares a {self.what} that "
+            raise WrongThreadError(
+                f"this {what} {belongs}belongs to {self._owner}, the one that {verb} first; {_this_thread()} "
+                "has to use one of its own. Nothing was changed"
+            )
+        if code == E_BUSY:
+            shared = "" if what == self.what else f" or the {self.what} that it shares"
+            callback = ", or a callback (on_error, notify)," if "Sender" in what else ""
+            raise BusyError(
+                f"this {what}{shared} is inside another call: what a signal handler or a finalizer{callback} "
+                "calls meanwhile is refused. Nothing was changed; make the call when the other has returned"
+            )
+        if code == E_CLOSED and self.forked:
+            text = f"this {what} belongs to the parent of this process, which forked: make a new one here"
+            raise ClosedError(text)
+        if code == E_CLOSED:
+            raise ClosedError(f"this {what} is closed: make a new one")
+        if code == E_POISONED:
+            raise PoisonedError(
+                "the kernel dropped a completion: what is in flight is never given back, and this "
+                f"{self.what} takes no more; make a new one"
+            )
+        if code in _FULL:
+            raise BlockingIOError(errno.EAGAIN, _FULL[code])
+        raise OSError(-code, _ERRNO.get(-code, os.strerror(-code)))
+
+    def check(self, code: int, tried: str = "") -> int:
+        """Returns `code` if it is no error; else raises it, `tried` telling what was."""
+        if tried and -4096 < code < 0:
+            raise OSError(-code, f"{tried}: {os.strerror(-code)}")
+        if code < 0:
+            self(code)
         return code
-    if what and code > -4096:
-        raise OSError(-code, f"{what}: {os.strerror(-code)}")
-    refuse(code)
-    raise AssertionError(code)
+
+
+def in_flight(requests: int) -> str:
+    """So many of them are."""
+    return f"{counted(requests, 'request')} {'is' if requests == 1 else 'are'} in flight"
+
+
+def _this_thread() -> str:
+    ident = threading.get_ident()  # current_thread() would add what threading did not start to its list
+    names = [thread.name for thread in threading.enumerate() if thread.ident == ident]
+    return f"thread {names[0]!r} (id {ident})" if names else f"a thread (id {ident})"
+
+
+#: of an engine that is nobody's
+refuse = Refuser("engine")
+check = refuse.check

@@ -2,10 +2,12 @@
 
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from uringzc.errors import counted
 from uringzc.mender import Mender
 from uringzc.probe import most_segments
+from uringzc.records import explained, renamed
 
 if TYPE_CHECKING:
     from uringzc._send import Arena, Gather, Stream
@@ -13,32 +15,35 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+@explained
 class UdpStats:
-    """What a sender has done up to a moment. Counts of datagrams, unless it says requests."""
+    """What a UdpSender has done up to a moment."""
 
-    datagrams: int  #: taken
-    bytes: int  #: of those
-    waiting: int  #: taken, and not yet given to the kernel
-    requests: int  #: given to the kernel through the ring: trains, and single datagrams
-    plain: int  #: system calls: single datagrams, what max_delay sent, what was sent again
-    zero_copy: int  #: requests sent zero-copy whose memory is free again
-    copied: int  #: of those, copied by the kernel after all
-    in_flight: int  #: requests whose memory the kernel may still read
-    destinations: int  #: that were sent to
-    copying: int  #: of those, where zero_copy="auto" has found that a plain copy is better
-    resent: int  #: sent again after a failure
-    reordered: int  #: had overtaken one that was sent again
-    lost: int  #: given up, each with a SendError
-    unsegmented: int  #: times that a destination could not take a train
-    waits: int  #: times that a call waited for the network
-    sndbuf: int  #: bytes of SO_SNDBUF that were granted, as the kernel counts them
+    datagrams: Annotated[int, "datagrams that it took"]
+    nbytes: Annotated[int, "bytes of those"]
+    waiting: Annotated[int, "datagrams taken, and not yet given to the kernel"]
+    requests: Annotated[int, "requests given to the kernel through the ring: trains, and single datagrams"]
+    plain: Annotated[int, "system calls: for single datagrams, what max_delay sent, what was sent again"]
+    zero_copy: Annotated[int, "requests sent zero-copy whose memory is free again"]
+    copied: Annotated[int, "of those requests, copied by the kernel after all"]
+    in_flight: Annotated[int, "requests whose memory the kernel may still read"]
+    destinations: Annotated[int, "destinations that were sent to"]
+    copying: Annotated[int, 'of those, where zero_copy="auto" has found that a plain copy is better']
+    resent: Annotated[int, "datagrams sent again after a failure"]
+    reordered: Annotated[int, "datagrams that had overtaken one that was sent again"]
+    lost: Annotated[int, "datagrams given up, each with a SendError"]
+    unsegmented: Annotated[int, "times that a destination could not take a train"]
+    waits: Annotated[int, "times that a call waited for the network"]
+    sndbuf: Annotated[int, "bytes of SO_SNDBUF that were granted, as the kernel counts them"]
+
+    bytes = renamed("bytes", "nbytes")
 
 
 def snapshot(gather: "Gather", mender: Mender) -> UdpStats:
     """The sender's numbers at this moment."""
     return UdpStats(
         datagrams=gather.datagrams,
-        bytes=gather.nbytes,
+        nbytes=gather.nbytes,
         waiting=gather.waiting,
         requests=gather.requests,
         plain=gather.plain,
@@ -71,7 +76,7 @@ def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") 
     if engine.lacks:
         sentences.append(engine.lacks)
     if mender.split:
-        sentences.append(f"{mender.split} times a destination could not take a train")
+        sentences.append(f"{counted(mender.split, 'time')} a destination could not take a train")
     if gather.plain > gather.requests:
         sentences.append("Most left by plain sends: single datagrams, or what max_delay found waiting")
     if sndbuf := _sndbuf(mender.sock):
@@ -88,13 +93,16 @@ def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
         return "Each request is copied, as asked"
     if mender.copying:
         return (
-            f"The kernel would copy what goes to {mender.copying} of {gather.destinations} destinations "
-            "(loopback, a device without checksum offload, a capture that listens): they get plain copies, "
-            "and are tried again from time to time"
+            f"The kernel would copy what goes to {mender.copying} of "
+            f"{counted(gather.destinations, 'destination')} (loopback, a device without checksum offload, a "
+            "capture that listens): plain copies go there, and zero-copy is tried again from time to time"
         )
+    are = "are zero-copy"
+    if not gather.settled:  # whether the kernel copies them its notifications will tell
+        are = "are tried zero-copy first, and sent as plain copies where the kernel copies anyway"
     return (
-        f"Requests of {engine.least} bytes and more are zero-copy; smaller ones, and datagrams above the "
-        "MTU, are copied, which is faster"
+        f"Requests of {engine.least} bytes and more {are}; smaller ones, and datagrams above the MTU, are "
+        "copied, which is faster"
     )
 
 
@@ -113,26 +121,29 @@ def _sndbuf(sock: socket.socket) -> int:
 
 
 @dataclass(frozen=True)
+@explained
 class TcpStats:
     """What a TcpSender has done up to a moment."""
 
-    sends: int  #: calls of send and send_buffers
-    bytes: int  #: that the kernel has accepted
-    plain: int  #: system calls that copied
-    requests: int  #: zero-copy ones, given to the engine
-    zero_copy: int  #: of those, whose memory is free again
-    copied: int  #: of those, copied by the kernel after all, as far as it tells
-    in_flight: int  #: requests whose memory the kernel may still read
-    waits: int  #: times that a call waited until the socket took more
-    copying: bool  #: everything is copied: it was found to be better, asked for, or there is no other way
-    sndbuf: int  #: bytes of SO_SNDBUF, as the kernel counts them
+    sends: Annotated[int, "calls of send and send_buffers"]
+    nbytes: Annotated[int, "bytes that the kernel has accepted"]
+    plain: Annotated[int, "system calls that copied"]
+    requests: Annotated[int, "zero-copy requests, given to the engine"]
+    zero_copy: Annotated[int, "of those, whose memory is free again"]
+    copied: Annotated[int, "of those that are free, copied by the kernel after all, as far as it tells"]
+    in_flight: Annotated[int, "requests whose memory the kernel may still read"]
+    waits: Annotated[int, "times that a call waited until the socket took more"]
+    copying: Annotated[bool, "everything is copied: found to be better, asked for, or the only way"]
+    sndbuf: Annotated[int, "bytes of SO_SNDBUF, as the kernel counts them"]
+
+    bytes = renamed("bytes", "nbytes")
 
 
 def stream_snapshot(stream: "Stream", sock: socket.socket, copying: bool) -> TcpStats:
     """The stream's numbers at this moment."""
     return TcpStats(
         sends=stream.sends,
-        bytes=stream.nbytes,
+        nbytes=stream.nbytes,
         plain=stream.plain,
         requests=stream.requests,
         zero_copy=stream.settled,

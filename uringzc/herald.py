@@ -7,6 +7,7 @@ inside a call of the program, and none of them where a plain send of a ``bytes``
 import select
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uringzc import memory
@@ -33,6 +34,7 @@ class Herald:
         self.poll: select.epoll | None = None
         self._sock = sock
         self._engine = engine
+        self.refuse = partial(engine.refuse, what="TcpSender")
         self._on_error = on_error
         self._notify = notify
         self._policy = Policy(mode)

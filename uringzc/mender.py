@@ -13,10 +13,11 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uringzc import address
-from uringzc.errors import ClosedError, SendError
+from uringzc.errors import ClosedError, SendError, counted
 from uringzc.notif import Notification
 from uringzc.policy import Policy
 from uringzc.sockopt import RECVERR
@@ -74,6 +75,7 @@ class Mender:
         self.family = family
         self._max_delay = max_delay
         self._engine = engine
+        self.refuse = partial(engine.refuse, what="UdpSender")
         self._timer: threading.Thread | None = None
         self.poll: select.epoll | None = None
         self._own = own
@@ -154,7 +156,7 @@ class Mender:
         """The socket has word of an earlier datagram, which no request is to fail for."""
         heard = self._read_error_queue() if self._own else []
         for to, code in heard or [(None, number)]:
-            text = f"{os.strerror(code)}: word of an earlier datagram to {to or 'the peer'}"
+            text = f"{os.strerror(code)}: this came back for an earlier datagram to {to or 'the peer'}"
             self._tell(SendError(code, text, -1, 0, to))
 
     def _read_error_queue(self) -> list[tuple[object, int]]:
@@ -205,7 +207,7 @@ class Mender:
         _, segments, most = gather.route(row.route)
         if number == errno.EMSGSIZE:  # the path takes no datagram of this size whole
             limit = segments, min(most, row.size - 1)
-            why = f"datagrams of {row.size} bytes are larger than the path takes"
+            why = f"datagrams of {counted(row.size, 'byte')} are larger than the path takes"
         elif number == errno.EINVAL and segments > 64 and row.datagrams > 64:
             limit = 64, most
             why = "64 datagrams are the most of a train there"
@@ -252,13 +254,13 @@ class Mender:
     def gave_up(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""
         self.lost += count
-        text = f"{count} datagrams could not be sent before the sender was closed"
+        text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
         self._tell(SendError(errno.ETIMEDOUT, text, -1, 0, None))
 
     def _report(self, gather: "Gather", row: Row, number: int, at: int, what: str) -> None:
         size = min(row.size, row.nbytes - at * row.size)
         to = self.address_of(gather, row.route)
-        which = f"datagram {row.first + at} of {size} bytes to {to or 'the peer'}"
+        which = f"datagram number {row.first + at} ({counted(size, 'byte')}) to {to or 'the peer'}"
         self._tell(SendError(number, f"{os.strerror(number)}: {which} {what}", row.first + at, size, to))
 
     def _tell(self, error: SendError) -> None:

@@ -40,11 +40,12 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar, overload
+from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, overload
 
 from uringzc._send import Owner
 from uringzc._uring import ffi, lib
-from uringzc.errors import check
+from uringzc.errors import Refuser, counted, refuse
+from uringzc.records import explained, renamed
 
 T = TypeVar("T")
 
@@ -56,11 +57,12 @@ _U64 = 0xFFFFFFFFFFFFFFFF
 _ORDER = "<" if sys.byteorder == "little" else ">"
 
 
+@explained
 class Completion(NamedTuple):
     """A request's result. Says nothing about its memory: that is the notification's."""
 
-    user_data: int  #: the caller's u64
-    result: int  #: bytes accepted by the kernel, or -errno
+    user_data: Annotated[int, "the u64 that the request was given"]
+    result: Annotated[int, "bytes accepted by the kernel, or -errno"]
 
     @property
     def error(self) -> OSError | None:
@@ -68,16 +70,17 @@ class Completion(NamedTuple):
         return OSError(-self.result, os.strerror(-self.result)) if self.result < 0 else None
 
 
+@explained
 class Notification(NamedTuple):
     """The memory of every request of one notifier is the program's again."""
 
-    tag: int  #: the slot's u64 when the notifier's first request was queued
-    sequence: int  #: counts the slot's notifiers from 0, u32
-    slot: int
-    requests: int
-    nbytes: int  #: accepted by the kernel
-    copied: int | None  #: requests that the kernel copied after all; None where it can not tell
-    failed: int
+    tag: Annotated[int, "the slot's u64 when the notifier's first request was queued"]
+    sequence: Annotated[int, "counts the slot's notifiers from 0; a u32 that wraps"]
+    slot: Annotated[int, "the number of the slot; 0 of a sender's notifiers"]
+    requests: Annotated[int, "requests that were attached, those that failed too"]
+    nbytes: Annotated[int, "bytes of them that the kernel accepted"]
+    copied: Annotated[int | None, "requests that the kernel copied after all; None where it can not tell"]
+    failed: Annotated[int, "requests that ended with an error"]
 
 
 class Record(Generic[T]):
@@ -143,7 +146,7 @@ class Batch(Sequence[T]):
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
-        return f"<{len(self)} records: {shown}>"
+        return f"<{counted(len(self), 'record')}: {shown}>"
 
     @property
     def view(self) -> memoryview:
@@ -167,33 +170,38 @@ class Batch(Sequence[T]):
 
 
 @dataclass(frozen=True)
+@explained
 class Stats:
-    """What an engine has done up to a moment."""
+    """What a Scheduler or a Ring has done up to a moment."""
 
-    requests: int  #: queued
-    bytes: int  #: accepted by the kernel
-    completions: int  #: results seen
-    failed: int  #: of those, errors
-    notifications: int  #: posted
-    copied: int  #: bytes that the kernel copied, as far as it tells
-    in_flight: int  #: requests whose memory the kernel may still read, or that are not submitted
-    oldest: float  #: seconds since the oldest of those was queued; 0.0 if there is none
-    stray: int  #: completions that matched no request; always 0 if kernel and library agree
-    held: int  #: requests whose notifier has not posted its notification
-    open: int  #: notifiers with requests that were not flushed
-    unread_completions: int
-    unread_notifications: int
+    requests: Annotated[int, "requests that were queued"]
+    nbytes: Annotated[int, "bytes accepted by the kernel"]
+    completions: Annotated[int, "results seen"]
+    failed: Annotated[int, "of those, errors"]
+    notifications: Annotated[int, "notifications posted"]
+    nbytes_copied: Annotated[int, "bytes that the kernel copied, as far as it tells"]
+    in_flight: Annotated[int, "requests whose memory the kernel may still read, or that are not submitted"]
+    oldest: Annotated[float, "seconds since the oldest of those was queued; 0.0 if there is none"]
+    stray: Annotated[int, "completions that matched no request; always 0 if kernel and library agree"]
+    held: Annotated[int, "requests whose notifier has not posted its notification"]
+    open: Annotated[int, "notifiers with requests that were not flushed"]
+    unread_completions: Annotated[int, "results that reap_completions() has not returned yet"]
+    unread_notifications: Annotated[int, "notifications that reap_notifications() has not returned yet"]
+
+    bytes = renamed("bytes", "nbytes")
+    copied = renamed("copied", "nbytes_copied")
 
 
 class Slots:
     """The slots of one engine: ``register`` and ``unregister`` them, ``update`` a range of them."""
 
-    def __init__(self, max_inflight: int, completions: int) -> None:
+    def __init__(self, max_inflight: int, completions: int, refuse: Refuser = refuse) -> None:
         pointer = lib.uzc_slots_new(max_inflight, completions)
         if pointer == ffi.NULL:
             raise MemoryError(f"no memory for the accounts of {max_inflight} requests")
         self.pointer = pointer
         self.most = max_inflight
+        self._check = refuse.check
         # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
         self._owner = Owner(int(ffi.cast("uintptr_t", pointer)), int(free))
@@ -215,14 +223,14 @@ class Slots:
             raise OSError(errno.EINVAL, f"slots are 1 to {MAX_SLOTS}, not {len(tags)}")
         for tag in tags:
             _u64("tag", tag)
-        check(lib.uzc_slots_register(self.pointer, tags, len(tags)), "register slots")
+        self._check(lib.uzc_slots_register(self.pointer, tags, len(tags)), "register slots")
 
     def unregister(self) -> None:
         """Flushes every slot that has requests, and returns at once; the notifications still come.
 
         OSError ENXIO when no slots are registered.
         """
-        check(lib.uzc_slots_unregister(self.pointer), "unregister slots")
+        self._check(lib.uzc_slots_unregister(self.pointer), "unregister slots")
         self.posted()
 
     def update(self, first: int, count: int, tag: int | None = None) -> None:
@@ -238,14 +246,14 @@ class Slots:
         if tag is not None:
             _u64("tag", tag)
         code = lib.uzc_slots_update(self.pointer, first, count, tag or 0, tag is None)
-        check(code, f"slots {first}+{count}")
+        self._check(code, f"slots {first}+{count}")
         self.posted()
 
     def flush(self, slot: int) -> int:
         """The number of the notifier that was flushed, 0 if the slot had none with requests."""
         if not 0 <= slot <= _U32:
             raise OSError(errno.EINVAL, f"no slot {slot}")
-        number = int(check(lib.uzc_slots_flush(self.pointer, slot), f"slot {slot}"))
+        number = int(self._check(lib.uzc_slots_flush(self.pointer, slot), f"slot {slot}"))
         self.posted()
         return number
 
@@ -265,11 +273,11 @@ class Slots:
         oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
         return Stats(
             requests=c.requests,
-            bytes=c.nbytes,
+            nbytes=c.nbytes,
             completions=c.completions,
             failed=c.failed,
             notifications=c.notifications,
-            copied=c.copied,
+            nbytes_copied=c.copied,
             in_flight=c.in_flight,
             oldest=oldest,
             stray=c.stray,
@@ -284,7 +292,7 @@ class Slots:
         data = bytearray(self.completion.size * self.counts().unread_completions)
         if data:
             out = ffi.from_buffer("uzc_completion[]", data)
-            _shorten(data, out, check(lib.uzc_slots_completions(self.pointer, out, len(out))))
+            _shorten(data, out, self._check(lib.uzc_slots_completions(self.pointer, out, len(out))))
         return Batch(data, self.completion)
 
     def take_notifications(self) -> Batch[Notification]:
@@ -292,7 +300,7 @@ class Slots:
         data = bytearray(self.notification.size * self.counts().unread_notifications)
         if data:
             out = ffi.from_buffer("uzc_notification[]", data)
-            _shorten(data, out, check(lib.uzc_slots_notifications(self.pointer, out, len(out))))
+            _shorten(data, out, self._check(lib.uzc_slots_notifications(self.pointer, out, len(out))))
         return Batch(data, self.notification)
 
 
@@ -354,4 +362,4 @@ class Notifier:
 
     def __repr__(self) -> str:
         left = self._unsettled()
-        return f"<Notifier, {left} requests in flight>" if left else "<Notifier, done>"
+        return f"<Notifier, {counted(left, 'request')} in flight>" if left else "<Notifier, done>"

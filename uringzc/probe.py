@@ -7,8 +7,10 @@ import socket
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Annotated
 
 from uringzc._uring import ffi, lib
+from uringzc.records import explained
 
 UDP_SEGMENT = 103  # <linux/udp.h>
 SO_ZEROCOPY = 60  # <asm-generic/socket.h>
@@ -18,12 +20,13 @@ _PROC = Path("/proc")
 
 
 @dataclass(frozen=True)
+@explained
 class Reason:
     """Why something better is not to be had here."""
 
-    name: str  #: for programs: it stays as it is
-    text: str  #: for people
-    fix: str  #: the command or setting that would change it, "" if none would
+    name: Annotated[str, "one word for programs: it stays as it is"]
+    text: Annotated[str, "a sentence for people"]
+    fix: Annotated[str, 'the command or setting that would change it, "" if none would']
 
     def __str__(self) -> str:
         return f"{self.text}; {self.fix}" if self.fix else self.text
@@ -43,13 +46,14 @@ def reason_of(error: OSError) -> Reason:
 
 
 @dataclass(frozen=True)
+@explained
 class Features:
     """What io_uring offers here."""
 
-    send_zc: bool  #: IORING_OP_SEND_ZC, Linux 6.0
-    sendmsg_zc: bool  #: IORING_OP_SENDMSG_ZC, Linux 6.1
-    report_usage: bool  #: notifications say whether the kernel copied, Linux 6.2
-    fixed_message: bool  #: SENDMSG_ZC from registered memory, Linux 6.15
+    send_zc: Annotated[bool, "IORING_OP_SEND_ZC, Linux 6.0"]
+    sendmsg_zc: Annotated[bool, "IORING_OP_SENDMSG_ZC, Linux 6.1"]
+    report_usage: Annotated[bool, "notifications say whether the kernel copied, Linux 6.2"]
+    fixed_message: Annotated[bool, "SENDMSG_ZC from registered memory, Linux 6.15"]
 
 
 @lru_cache(maxsize=1)

@@ -1,17 +1,19 @@
 """Ring: io_uring without slots, for programs written against liburing."""
 
 import errno
+import os
 import socket
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
 from uringzc.address import Address
 from uringzc.memory import Region
 from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
 from uringzc.probe import Reason, refusal
+from uringzc.records import explained
 from uringzc.uring import RingEngine
 
 if TYPE_CHECKING:
@@ -20,12 +22,17 @@ if TYPE_CHECKING:
 _CQE_F_MORE, _CQE_F_NOTIF, _COPIED = 1 << 1, 1 << 3, 1 << 31
 
 
+@explained
 class RawCompletion(NamedTuple):
-    """One CQE, copied out. Matches struct io_uring_cqe, with the caller's user_data."""
+    """One CQE, copied out. Matches struct io_uring_cqe, with the caller's user_data.
 
-    user_data: int
-    res: int  #: bytes or -errno; of a notification, what the kernel says of copying
-    flags: int
+    ``error`` says whether a request failed, not the sign of ``res``: of a notification that is negative when
+    the kernel has copied the data.
+    """
+
+    user_data: Annotated[int, "the u64 that the request was given"]
+    res: Annotated[int, "bytes or -errno; of a notification, -2147483648 if the kernel copied the data"]
+    flags: Annotated[int, "IORING_CQE_F_MORE and IORING_CQE_F_NOTIF, which `more` and `notif` read"]
 
     @property
     def more(self) -> bool:
@@ -41,6 +48,11 @@ class RawCompletion(NamedTuple):
     def copied(self) -> bool:
         """Of a notification: the kernel copied the data, wholly or in part."""
         return self.notif and bool(self.res & _COPIED)
+
+    @property
+    def error(self) -> OSError | None:
+        """The failure as an exception (not raised), or None. A notification is none, whatever its ``res``."""
+        return OSError(-self.res, os.strerror(-self.res)) if self.res < 0 and not self.notif else None
 
 
 _RAW: Record[RawCompletion] = Record(COMPLETION_FIELDS, partial(tuple.__new__, RawCompletion))
@@ -62,6 +74,7 @@ class Ring:
         self, entries: int = 512, *, cq_entries: int | None = None, max_inflight: int | None = None
     ) -> None:
         self._engine = RingEngine(8192 if max_inflight is None else max_inflight, RAW, entries, cq_entries)
+        self._engine.refuse.what = "Ring"
         self._engine.slots.completion = _RAW
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:

@@ -4,9 +4,11 @@ import errno
 import os
 import socket
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
+from uringzc.address import lacks_scope, no_host
 from uringzc.probe import Reason
+from uringzc.records import explained
 
 _IP_MTU, _IPV6_MTU = 14, 24  # <linux/in.h>, <linux/in6.h>
 _RTN_LOCAL, _IFF_LOOPBACK = 2, 8
@@ -18,18 +20,19 @@ _NEAR = {"veth": "its other end", "tun": "the program behind it"}
 
 
 @dataclass(frozen=True)
+@explained
 class Route:
     """How datagrams get to a host, and what its device offers; None: it could not be asked."""
 
-    host: str  #: as it was given
-    address: str  #: what that stands for
-    device: str
-    kind: str  #: "loopback", "veth", "ifb", ...; "" for hardware, and what passes for it
-    mtu: int  #: of the path, as far as it is known
-    payload: int  #: bytes of the largest datagram that is not fragmented
-    checksum: bool | None  #: tx-checksum-*: UDP checksums
-    scatter_gather: bool | None  #: tx-scatter-gather
-    segmentation: bool | None  #: tx-udp-segmentation: of trains
+    host: Annotated[str, "as it was given"]
+    address: Annotated[str, "the address that this stands for"]
+    device: Annotated[str, "the name of the interface that they leave by"]
+    kind: Annotated[str, '"loopback", "veth", "ifb", ...; "" for hardware, and what passes for it']
+    mtu: Annotated[int, "the MTU of the path in bytes, as far as it is known"]
+    payload: Annotated[int, "bytes of the largest datagram that is not fragmented"]
+    checksum: Annotated[bool | None, "the device computes UDP checksums (tx-checksum-*)"]
+    scatter_gather: Annotated[bool | None, "the device gathers what it sends (tx-scatter-gather)"]
+    segmentation: Annotated[bool | None, "the device cuts up trains (tx-udp-segmentation)"]
 
     @property
     def copies(self) -> Reason | None:
@@ -76,11 +79,13 @@ def look(host: str) -> Route:
     try:
         family, _, _, _, to = socket.getaddrinfo(host, _DISCARD, 0, socket.SOCK_DGRAM)[0]
     except socket.gaierror as error:
-        raise socket.gaierror(error.errno, f"{host!r} is no host: {error.strerror}") from error
+        raise no_host(host, error) from error
     except UnicodeError as error:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host: {error}") from error
-    mtu = _mtu(host, family, to)
     address, scope = str(to[0]).partition("%")[0], to[3] if len(to) == 4 else 0
+    if text := lacks_scope(to):
+        raise OSError(errno.EINVAL, text)
+    mtu = _mtu(host, family, to)
     asked = {"dst": address, "family": family} | ({"oif": scope} if scope else {})
     with pyroute2.IPRoute() as ip:
         try:

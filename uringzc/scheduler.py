@@ -10,7 +10,7 @@ from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engine import choose
 from uringzc.errmsg import ErrorMessage
-from uringzc.errors import E_CLOSED, refuse
+from uringzc.errors import E_CLOSED
 from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots, Stats
 
@@ -49,6 +49,7 @@ class Scheduler(Delegate):
             raise ValueError(f"completions is 'all', 'failed' or 'none', not {completions!r}")
         self._completions = completions
         self._engine = choose(engine, max_inflight, COMPLETIONS[completions], debug)
+        self._engine.refuse.what = "Scheduler"
         try:
             self._engine.slots.register(tags)
         except BaseException:
@@ -209,7 +210,7 @@ class Scheduler(Delegate):
             raise ValueError(f"wait must not be negative: {wait}")
         engine = self._engine
         if engine.dead:
-            refuse(E_CLOSED)
+            engine.refuse(E_CLOSED)
         if engine.closed:
             return
         if missing():

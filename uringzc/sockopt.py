@@ -43,7 +43,7 @@ def open_udp(
         if interface is not None:
             _leave_by(sock, level, six, interface)
         if bind is not None:
-            sock.bind(_whole(family, bind))
+            _bind(sock, _whole(family, bind))
         if remote is not None:
             _connect(sock, _whole(family, remote))
     except BaseException:
@@ -57,10 +57,21 @@ def _whole(family: int, given: Address) -> Address:
     return address.unpack(address.pack(family, given))
 
 
+def _bind(sock: socket.socket, to: Address) -> None:
+    try:
+        sock.bind(to)
+    except OSError as error:
+        if error.errno == errno.EINVAL and (text := address.lacks_scope(to)):
+            raise OSError(errno.EINVAL, text) from error
+        raise
+
+
 def _connect(sock: socket.socket, remote: Address) -> None:
     try:
         sock.connect(remote)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno == errno.EINVAL and (text := address.lacks_scope(remote)):
+            raise OSError(errno.EINVAL, text) from error
         if error.errno != errno.EACCES or sock.family != socket.AF_INET:
             raise
         text = f"{remote[0]} is a broadcast address: give a `sock` that has SO_BROADCAST set"

@@ -27,7 +27,7 @@ from uringzc._send import Delegate, Stream
 from uringzc.compiled import compiled
 from uringzc.core import Engine
 from uringzc.engine import choose
-from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
+from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
 from uringzc.explain import TcpStats, stream_explain, stream_snapshot
 from uringzc.herald import Herald
 from uringzc.notif import COMPLETIONS, Notification, Notifier
@@ -62,7 +62,7 @@ class TcpSender(Delegate):
     Sockets that can not send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
     or ValueError for what is no stream, and for SSLSocket, which encrypts.
 
-    An interrupt (KeyboardInterrupt) ends a call where it is: ``stats.bytes`` says how much the kernel has
+    An interrupt (KeyboardInterrupt) ends a call where it is: ``stats.nbytes`` says how much the kernel has
     accepted since the start, the rest of the call is not sent, and nothing is sent twice.
 
     It belongs to the thread that sends first; WrongThreadError in another. After fork: ClosedError in the
@@ -102,6 +102,7 @@ class TcpSender(Delegate):
         self._own_engine = scheduler is None
         if scheduler is None:
             self._engine: Engine = choose(engine, MAX_INFLIGHT, COMPLETIONS["none"], debug, _BATCH)
+            self._engine.refuse.what = "TcpSender"
         else:
             self._engine = scheduler._engine
         try:
@@ -197,7 +198,7 @@ class TcpSender(Delegate):
         about what became of the connection.
         """
         if not self._blocking and timeout is None and not self._stream.look():
-            raise BlockingIOError(errno.EAGAIN, f"{self._stream.in_flight} requests are in flight")
+            raise BlockingIOError(errno.EAGAIN, in_flight(self._stream.in_flight))
         self._settle(timeout, "drain")
 
     def _settle(self, timeout: float | None, what: str) -> None:
@@ -228,9 +229,9 @@ class TcpSender(Delegate):
             self._let_go()
             return
         if not self._engine.mine():
-            refuse(E_THREAD)
+            self._herald.refuse(E_THREAD)
         if self._stream.busy:
-            refuse(E_BUSY)
+            self._herald.refuse(E_BUSY)
         deadline = time.monotonic() + timeout
         self.closed = True
         try:
@@ -297,4 +298,4 @@ class TcpSender(Delegate):
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
-        return f"<TcpSender, {self._engine.name}, {self._stream.nbytes} bytes{state}>"
+        return f"<TcpSender, {self._engine.name}, {counted(self._stream.nbytes, 'byte')}{state}>"

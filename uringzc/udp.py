@@ -31,7 +31,7 @@ from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.core import ARENA_LEAST, Engine
 from uringzc.engine import choose
-from uringzc.errors import E_BUSY, E_THREAD, SendError, refuse
+from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
 from uringzc.explain import UdpStats, explain, snapshot
 from uringzc.integers import Integers, in_memory
 from uringzc.memory import Region
@@ -154,6 +154,7 @@ class UdpSender(Delegate):
         try:
             if scheduler is None:
                 self._engine: Engine = choose(engine, most, COMPLETIONS["none"], debug, _BATCH)
+                self._engine.refuse.what = "UdpSender"
             else:
                 self._engine = scheduler._engine
                 most = self._engine.slots.most
@@ -400,7 +401,7 @@ class UdpSender(Delegate):
         """
         self._gather.flush()
         if not self._blocking and timeout is None and not self._gather.look():
-            raise BlockingIOError(errno.EAGAIN, f"{self._gather.in_flight} requests are in flight")
+            raise BlockingIOError(errno.EAGAIN, in_flight(self._gather.in_flight))
         self._settle(timeout, "drain")
         self._raise()
 
@@ -424,9 +425,9 @@ class UdpSender(Delegate):
             self._let_go()
             return
         if not self._engine.mine():
-            refuse(E_THREAD)
+            self._mender.refuse(E_THREAD)
         if self._gather.busy:
-            refuse(E_BUSY)
+            self._mender.refuse(E_BUSY)
         deadline = time.monotonic() + timeout
         self.closed = True
         failure: OSError | None = None
@@ -528,4 +529,4 @@ class UdpSender(Delegate):
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
-        return f"<UdpSender, {self._engine.name}, {self._gather.datagrams} datagrams{state}>"
+        return f"<UdpSender, {self._engine.name}, {counted(self._gather.datagrams, 'datagram')}{state}>"

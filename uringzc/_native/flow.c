@@ -68,7 +68,7 @@ int32_t flow_socket(Stream *s) {
     if (descriptor(s->sock, &s->fd) < 0)
         return EXCEPTION;
     if (s->closed) /* by a fork in between: the parent sends the rest */
-        return refuse(s->queue, UZC_E_CLOSED), EXCEPTION;
+        return refuse_as(s->herald, UZC_E_CLOSED), EXCEPTION;
     return s->fd < 0 ? -EBADF : 0;
 }
 

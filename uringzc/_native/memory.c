@@ -46,7 +46,8 @@ int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_se
     }
     Memory *m = (Memory *)memory;
     if (!is_memory(memory) || m->retired != q->retired) {
-        PyErr_SetString(PyExc_ValueError, "the region is closed, or was registered with another engine");
+        PyErr_SetString(PyExc_ValueError,
+                        "the region is closed, or was registered with another Scheduler or sender");
         Py_CLEAR(*holder);
         return -1;
     }

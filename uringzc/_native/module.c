@@ -32,15 +32,22 @@ static PyType_Slot owner_slots[] = {
     {Py_tp_init, owner_init}, {Py_tp_dealloc, owner_dealloc}, {Py_tp_new, PyType_GenericNew}, {0, NULL}};
 static PyType_Spec owner_spec = {"uringzc._send.Owner", sizeof(Owner), 0, Py_TPFLAGS_DEFAULT, owner_slots};
 
-PyObject *refuse(Queue *q, long long code) {
-    if (!q->refuse)
-        return PyErr_Format(PyExc_SystemError, "a Queue that was not made");
-    PyObject *raised = PyObject_CallFunction(q->refuse, "L", code);
+static PyObject *was_raised(PyObject *raised, long long code) {
     if (raised) {
         Py_DECREF(raised);
         PyErr_Format(PyExc_SystemError, "refusal %lld was not raised", code);
     }
     return NULL;
+}
+
+PyObject *refuse(Queue *q, long long code) {
+    if (!q->refuse)
+        return PyErr_Format(PyExc_SystemError, "a Queue that was not made");
+    return was_raised(PyObject_CallFunction(q->refuse, "L", code), code);
+}
+
+PyObject *refuse_as(PyObject *sender, long long code) {
+    return was_raised(PyObject_CallMethod(sender, "refuse", "L", code), code);
 }
 
 static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {

@@ -34,7 +34,7 @@ int resend(Gather *g, const struct train *t, uint32_t count) {
     if (descriptor(g->sock, &g->fd) < 0)
         return INT_MIN;
     if (g->closed) /* by a fork in between: the parent sends it */
-        return refuse(g->queue, UZC_E_CLOSED), INT_MIN;
+        return refuse_as(g->mender, UZC_E_CLOSED), INT_MIN;
     ssize_t sent;
     Py_BEGIN_ALLOW_THREADS;
     if (segment == g->sock_segment)

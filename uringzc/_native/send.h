@@ -143,6 +143,8 @@ PyObject *compiled_method(PyObject *module, PyObject *args);
 
 /* module.c: raises what a refusal stands for; always NULL */
 PyObject *refuse(Queue *q, long long code);
+/* The same in the words of a sender, by its Python part: the engine may be shared. */
+PyObject *refuse_as(PyObject *sender, long long code);
 
 /* memory.c */
 PyObject *memory_init(void);

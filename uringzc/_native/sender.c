@@ -36,10 +36,10 @@ static void release_lock(Gather *g) {
 int gather_begin(Gather *g) {
     unsigned long thread = PyThread_get_thread_ident();
     if (g->closed || !g->queue->engine)
-        return refuse(g->queue, UZC_E_CLOSED), -1;
+        return refuse_as(g->mender, UZC_E_CLOSED), -1;
     if (!g->thread) { /* the first call */
         if (!g->queue->calls->mine(g->queue->calls->slots(g->queue->engine)))
-            return refuse(g->queue, UZC_E_THREAD), -1;
+            return refuse_as(g->mender, UZC_E_THREAD), -1;
         g->thread = thread;
         PyObject *begun = PyObject_CallMethod(g->mender, "begin", "O", g);
         Py_XDECREF(begun);
@@ -49,15 +49,15 @@ int gather_begin(Gather *g) {
         }
     }
     if (g->thread != thread)
-        return refuse(g->queue, UZC_E_THREAD), -1;
+        return refuse_as(g->mender, UZC_E_THREAD), -1;
     if (g->inside == thread || g->queue->busy)
-        return refuse(g->queue, UZC_E_BUSY), -1;
+        return refuse_as(g->mender, UZC_E_BUSY), -1;
     while (!take_lock(g, PATIENCE)) /* the timer has it */
         if (PyErr_CheckSignals() < 0)
             return -1;
     if (g->closed || !g->queue->engine) { /* meanwhile */
         PyThread_release_lock(g->lock);
-        return refuse(g->queue, UZC_E_CLOSED), -1;
+        return refuse_as(g->mender, UZC_E_CLOSED), -1;
     }
     g->ready = 0;
     g->inside = thread;

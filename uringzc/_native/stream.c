@@ -12,11 +12,11 @@
 
 static int begin(Stream *s) {
     if (s->closed || !s->queue->engine)
-        return refuse(s->queue, UZC_E_CLOSED), -1;
+        return refuse_as(s->herald, UZC_E_CLOSED), -1;
     if (!s->queue->calls->mine(s->queue->calls->slots(s->queue->engine)))
-        return refuse(s->queue, UZC_E_THREAD), -1;
+        return refuse_as(s->herald, UZC_E_THREAD), -1;
     if (s->inside || s->queue->busy)
-        return refuse(s->queue, UZC_E_BUSY), -1;
+        return refuse_as(s->herald, UZC_E_BUSY), -1;
     if (!s->claimed) { /* the first call */
         PyObject *claimed = PyObject_CallMethod(s->herald, "claim", NULL);
         Py_XDECREF(claimed);
@@ -90,7 +90,7 @@ static int take_piece(Stream *s, PyObject *data, struct piece *p) {
 static PyObject *send_all(Stream *s, const struct piece *pieces, size_t count) {
     int refusal = s->queue->calls->check(s->queue->calls->slots(s->queue->engine));
     if (refusal)
-        return refuse(s->queue, refusal);
+        return refuse_as(s->herald, refusal);
     if (begin(s) < 0)
         return NULL;
     const unsigned long long before = s->nbytes;

@@ -1,18 +1,40 @@
 """The `uringzc` command: one file per subcommand."""
 
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
 try:
     import click
 
-    from uringzc.cli import demo, doctor
+    from uringzc.cli import demo, doctor, show
 except ModuleNotFoundError as error:
-    if error.name not in ("click", "rich"):
+    missing = (error.name or "").partition(".")[0]
+    if missing not in ("click", "rich"):
         raise
-    raise SystemExit(f"the uringzc command needs {error.name}: pip install 'uringzc[cli]'") from None
+    raise SystemExit(f"the uringzc command needs {missing}: pip install 'uringzc[cli]'") from None
 
 from uringzc import __version__
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Commands(click.Group):
+    """Ends with one line where standard output takes no more."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """What click does; its own errors it has said already."""
+        try:
+            return super().main(*args, **options)
+        except (OSError, show.OutputError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            with suppress(OSError):  # it may be the same file
+                click.echo(f"Error: standard output can not be written to: {why}.", err=True)
+            with suppress(OSError), open(os.devnull, "w") as nowhere:  # else the interpreter tries once more
+                os.dup2(nowhere.fileno(), sys.stdout.fileno())
+            sys.exit(1)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="uringzc")
 def main() -> None:
     """Zero-copy network sends with notifier slots, over io_uring."""

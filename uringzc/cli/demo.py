@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
+from rich.text import Text
 
 from uringzc.cli import show
 from uringzc.cli.compare import ROUNDS, NoSinkError, compare
@@ -74,7 +74,7 @@ def demo(
                  2  wrong options or file
                  3  it can not be done here
     """
-    console = Console(quiet=as_json, highlight=False)
+    console = show.console(quiet=as_json)
     try:
         report = Demo(console, slots, size, ipv6).run(file, times, not no_sink)
     except LostError as error:
@@ -120,7 +120,7 @@ class Demo:
 
     def _introduce(self, name: str, why: str, plan: Plan) -> None:
         say = self._console.print
-        say(f"\n[bold]{escape(name)}[/]", soft_wrap=True)
+        say(f"\n{name}", style="bold", soft_wrap=True)
         say(f"{show.size(plan.file_size)}{why}, sent {show.times(plan.times)} to another process")
         say(f"as {show.datagrams(plan.datagrams)} of {plan.length(0):,} bytes, from registered memory\n")
 
@@ -161,7 +161,7 @@ class Demo:
     def _tell(self, result: Result, verdict: dict[str, Any], digest: str) -> None:
         say = self._console.print
         count = show.datagrams(result.datagrams)
-        say(f"[bold green]Everything arrived[/], in order and byte for byte: {count},")
+        say(Text.assemble(("Everything arrived", "bold green"), f", in order and byte for byte: {count},"))
         say(f"SHA-256 {digest}\n")
         say(show.figures(result, verdict["cpu"]))
         if result.copied:

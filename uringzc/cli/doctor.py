@@ -7,10 +7,12 @@ from dataclasses import asdict, dataclass
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 import uringzc
+from uringzc.cli import show
+from uringzc.cli.show import Row, rows
+from uringzc.errors import counted
 from uringzc.policy import TRIAL
 from uringzc.probe import Reason
 from uringzc.route import Route
@@ -18,7 +20,7 @@ from uringzc.udp import ARENA
 
 _DISCARD = 9  # a port: nothing is sent to it
 _LARGEST = 65507
-_YES, _NO, _UNKNOWN = "[green]yes[/]", "[red]no[/]", "[dim]not known[/]"
+_YES, _NO = Text("yes", "bold green"), Text("no", "bold red")
 _OFFLOADS = (
     ("checksum offload", "checksum"),
     ("scatter-gather", "scatter_gather"),
@@ -67,7 +69,7 @@ def doctor(host: str | None, as_json: bool) -> None:
         told = {"sender": None if sender is None else asdict(sender)}
         click.echo(json.dumps(about | capabilities.as_dict() | told, indent=2))
     else:
-        _tell(Console(highlight=False), capabilities, sender)
+        _tell(show.console(), capabilities, sender)
     sys.exit(capabilities.engine == "none")
 
 
@@ -76,15 +78,16 @@ def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
     assert way is not None
     with uringzc.UdpSender((host, _DISCARD)) as tx:
         explain = tx.explain()
+    limits = capabilities.limits
+    why = ""
     if capabilities.engine == "copy":
         why = "the engine does nothing but copy"
+    elif capabilities.engine == "msg_zerocopy" and limits.memlock_sends == 0:
+        why = "too little memory may be locked for one send, so every send is copied (RLIMIT_MEMLOCK)"
     elif way.copies:
         why = f"{way.copies.text}; the first {TRIAL} requests tell a sender so, and it copies from then on"
-    else:
-        why = f"{way.device} takes the memory as it is"
-    train = min(capabilities.limits.segments, max(1, _LARGEST // way.payload))
-    zero_copy = capabilities.engine != "copy" and not way.copies
-    return Sender(way.payload, train, zero_copy, why, explain)
+    train = min(limits.segments, max(1, _LARGEST // way.payload))
+    return Sender(way.payload, train, not why, why or f"{way.device} takes the memory as it is", explain)
 
 
 # -- for people
@@ -92,82 +95,81 @@ def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
 
 def _tell(console: Console, capabilities: uringzc.Capabilities, sender: Sender | None) -> None:
     def headline(text: str) -> None:
-        console.print(f"\n[bold]{escape(text)}[/]", soft_wrap=True)
+        console.print(f"\n{text}", style="bold")
 
     where = f"Linux {platform.release()}, Python {platform.python_version()}"
     headline(f"uringzc {uringzc.__version__}, {where}")
-    console.print(_engines(capabilities))
+    rows(console, _engines(capabilities))
     headline("Limits")
-    console.print(_limits(capabilities))
+    rows(console, _limits(capabilities))
     if capabilities.route:
         headline(f"The way to {capabilities.route.host}")
-        console.print(_way(capabilities.route, sender))
+        rows(console, _way(capabilities.route, sender))
     if sender:
         headline("A UdpSender says")
-        console.print(escape(sender.explain))
+        console.print(sender.explain)
     if not capabilities.details:
-        console.print("\n[bold green]Nothing is in the way.[/]")
+        console.print("\nNothing is in the way.", style="bold green")
         return
     headline("What is in the way, and what would change it")
-    console.print(_findings(capabilities.details))
+    rows(console, _findings(capabilities.details))
 
 
-def _engines(capabilities: uringzc.Capabilities) -> Table:
-    table = _pairs()
+def _engines(capabilities: uringzc.Capabilities) -> list[Row]:
+    table = []
     for name, reason in capabilities.engines.items():
         note = 'what engine="auto" picks' if name == capabilities.engine else ""
         if reason:
             note = f"{reason.name}: see below" if reason in capabilities.details else str(reason)
-        table.add_row(name, _NO if reason else _YES, escape(note))
+        table.append(_row(name, not reason, note))
     return table
 
 
-def _limits(capabilities: uringzc.Capabilities) -> Table:
-    table, limits = _pairs(), capabilities.limits
+def _limits(capabilities: uringzc.Capabilities) -> list[Row]:
+    limits = capabilities.limits
     memlock = "no limit" if limits.memlock is None else _kib(limits.memlock)
-    sends = "not known" if limits.optmem_sends is None else f"{limits.optmem_sends} sends"
-    table.add_row("trains", f"{limits.segments} datagrams" if limits.segments > 1 else _NO, "UDP_SEGMENT")
-    table.add_row("locked memory", memlock, "RLIMIT_MEMLOCK, per user")
-    if capabilities.engine == "io_uring":
-        table.add_row(
-            "registered arena", _kib(limits.arena), f"of the {_kib(ARENA)} that a UdpSender asks for"
-        )
-    table.add_row("send buffer", _kib(limits.sndbuf), f"net.core.wmem_max is {limits.wmem_max}")
-    table.add_row("MSG_ZEROCOPY", sends, f"in flight, net.core.optmem_max is {limits.optmem_max}")
-    return table
+    sends, why = limits.optmem_sends, f"net.core.optmem_max is {limits.optmem_max}"
+    if limits.memlock_sends is not None and (sends is None or limits.memlock_sends < sends):
+        sends, why = limits.memlock_sends, "by locked memory"
+    arena = f"of the {_kib(ARENA)} that a UdpSender asks for"
+    return [
+        _row("trains", f"{limits.segments} datagrams" if limits.segments > 1 else False, "UDP_SEGMENT"),
+        _row("locked memory", memlock, "RLIMIT_MEMLOCK, per user"),
+        *([_row("registered arena", _kib(limits.arena), arena)] if capabilities.engine == "io_uring" else []),
+        _row("send buffer", _kib(limits.sndbuf), f"net.core.wmem_max is {limits.wmem_max}"),
+        _row("MSG_ZEROCOPY", "not known" if sends is None else counted(sends, "send"), f"in flight, {why}"),
+    ]
 
 
-def _way(way: Route, sender: Sender | None) -> Table:
-    table = _pairs()
-    table.add_row("address", way.address, "")
-    table.add_row("device", way.device, way.kind)
-    table.add_row("MTU", f"{way.mtu}", f"up to {way.payload} bytes in a datagram that is not fragmented")
-    for text, name in _OFFLOADS:
-        on = getattr(way, name)
-        table.add_row(text, _UNKNOWN if on is None else _YES if on else _NO, "")
+def _way(way: Route, sender: Sender | None) -> list[Row]:
+    table = [
+        _row("address", way.address, ""),
+        _row("device", way.device, way.kind),
+        _row("MTU", f"{way.mtu}", f"up to {way.payload} bytes in a datagram that is not fragmented"),
+        *(_row(text, getattr(way, name), "") for text, name in _OFFLOADS),
+    ]
     if sender:
-        table.add_row("trains", f"{sender.train} x {sender.size}", "datagrams, bytes")
-        table.add_row("zero-copy", _YES if sender.zero_copy else _NO, escape(sender.why))
+        table.append(_row("trains", f"{sender.train} x {sender.size}", "datagrams, bytes"))
+        table.append(_row("zero-copy", sender.zero_copy, sender.why))
     return table
 
 
-def _findings(details: tuple[Reason, ...]) -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column()
+def _findings(details: tuple[Reason, ...]) -> list[Row]:
+    table: list[Row] = []
     for reason in details:
-        table.add_row(reason.name, escape(reason.text))
+        table.append((Text(reason.name), Text(reason.text)))
         if reason.fix:
-            table.add_row("", f"[green]{escape(reason.fix)}[/]")
+            table.append((Text(), Text(reason.fix, "green")))
     return table
 
 
-def _pairs() -> Table:
-    table = Table(box=None, show_header=False, padding=(0, 3, 0, 0))
-    table.add_column(no_wrap=True)
-    table.add_column(no_wrap=True, style="bold")
-    table.add_column(style="dim")
-    return table
+def _row(name: str, value: str | bool | None, note: str) -> Row:
+    """A bool is yes or no; None is not known."""
+    if isinstance(value, str):
+        said = Text(value, "bold")
+    else:
+        said = Text("not known", "dim") if value is None else _YES if value else _NO
+    return Text(name), said, Text(note, "dim")
 
 
 def _kib(nbytes: int) -> str:
