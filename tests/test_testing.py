@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ending
 
 from uringzc import testing
 
@@ -312,8 +313,10 @@ def test_killed_process_leaves_nothing() -> None:
     before = socket.if_nameindex()
     with (
         testing.sink() as box,
-        subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ending(
+            subprocess.Popen(
+                [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
         ) as child,
     ):
         assert child.stdout
