@@ -1,5 +1,6 @@
 """Sockets and sandboxes to test with, and what is asserted after every test: that nothing is left behind."""
 
+import os
 import select
 import socket
 import threading
@@ -22,6 +23,8 @@ hypothesis.settings.load_profile("default")  # --hypothesis-profile=explore look
 
 def pytest_configure(config: pytest.Config) -> None:
     usual_signals()
+    for name in ("FORCE_COLOR", "NO_COLOR", "PYTHON_COLORS", "COLUMNS", "LINES"):
+        os.environ.pop(name, None)  # tests read what programs print
     config.addinivalue_line("markers", "parks: leaves an engine parked on purpose, and sees to it itself")
     config.addinivalue_line("markers", "strays: feeds an engine completions that match no request")
     config.addinivalue_line("markers", "engines(*names): is about these, not about every one; (): about none")

@@ -251,6 +251,17 @@ def pinned(pid: int | str = "self") -> int:
     return int(status.partition("VmPin:")[2].split()[0])
 
 
+def is_bound(protocol: str, port: int, pid: int | str = "self") -> bool:
+    """Whether somebody in that process's network has the port: of TCP, whether somebody listens there."""
+    for version in ("", "6"):
+        with contextlib.suppress(FileNotFoundError):  # no IPv6 here
+            for line in Path(f"/proc/{pid}/net/{protocol}{version}").read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if local.endswith(f":{port:04X}") and (protocol == "udp" or state == "0A"):
+                    return True
+    return False
+
+
 def until(condition: Callable[[], object], timeout: float = 20.0) -> bool:
     """Whether `condition` came true: for what the kernel does later and tells nobody."""
     end = time.monotonic() + timeout

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import ending, until
+from helpers import ending, is_bound, until
 
 import uringzc
 from uringzc import testing
@@ -28,7 +28,6 @@ def socat(box: testing.Hold, family: int, out: Path, log: Path) -> Iterator[None
     port = PORTS[socket.AddressFamily(family)]
     version = 6 if family == socket.AF_INET6 else 4
     receive = f"UDP{version}-RECV:{port},rcvbuf=16777216"
-    table = "udp6" if version == 6 else "udp"
     command = ["socat", "-u", "-v", "-T", "60", "-b", "65536", receive, f"OPEN:{out},creat,trunc"]
     with (
         log.open("wb") as errors,
@@ -38,7 +37,7 @@ def socat(box: testing.Hold, family: int, out: Path, log: Path) -> Iterator[None
             )
         ) as process,
     ):
-        assert until(lambda: f":{port:04X} " in Path(f"/proc/{process.pid}/net/{table}").read_text())
+        assert until(lambda: is_bound("udp", port, process.pid))
         yield
 
 
