@@ -1,5 +1,6 @@
 """Sockets and sandboxes to test with, and what is asserted after every test: that nothing is left behind."""
 
+import os
 import select
 import socket
 import threading
@@ -9,7 +10,7 @@ from typing import NamedTuple
 
 import hypothesis
 import pytest
-from helpers import one_processor
+from helpers import children, end_children, one_processor, usual_signals
 
 from uringzc import lifetime, testing
 from uringzc._uring import ffi, lib
@@ -21,6 +22,9 @@ hypothesis.settings.load_profile("default")  # --hypothesis-profile=explore look
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    usual_signals()
+    for name in ("FORCE_COLOR", "NO_COLOR", "PYTHON_COLORS", "COLUMNS", "LINES"):
+        os.environ.pop(name, None)  # tests read what programs print
     config.addinivalue_line("markers", "parks: leaves an engine parked on purpose, and sees to it itself")
     config.addinivalue_line("markers", "strays: feeds an engine completions that match no request")
     config.addinivalue_line("markers", "engines(*names): is about these, not about every one; (): about none")
@@ -54,6 +58,14 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     if name:
         monkeypatch.setenv("URINGZC_ENGINE", name)
     return name
+
+
+@pytest.fixture(autouse=True)
+def no_child_left() -> Iterator[None]:
+    """No program that the test started outlives it, however it ended."""
+    before = children()
+    yield
+    assert end_children(but=before) == []
 
 
 @pytest.fixture(autouse=True)

@@ -90,6 +90,52 @@ class Unguarded:
         lib.uzc_slots_free(self.slots)
 
 
+def usual_signals() -> None:
+    """What is started from here has the usual signals, whatever this process was started with.
+
+    `make test &` in a script ignores SIGINT, and what is ignored or blocked is inherited. What has a handler
+    is not: the program that is started begins with the default. So what is ignored here gets a handler that
+    does nothing, which is the same for this process. SIGCHLD is no such case: while it is ignored, the kernel
+    keeps no child's exit status.
+    """
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+
+
+def children(pid: int | str = "self") -> set[int]:
+    """The processes that this one, or another, has started and not waited for."""
+    found = set()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with contextlib.suppress(OSError):  # it has ended
+            found |= {int(child) for child in (thread / "children").read_text().split()}
+    return found
+
+
+def end_children(but: set[int]) -> list[str]:
+    """Kills those that are not among `but`, and says what they were."""
+    ended = []
+    for pid in children() - but:
+        with contextlib.suppress(OSError):
+            ended.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " "))
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return ended
+
+
+@contextmanager
+def ending(process: "subprocess.Popen[str]") -> Iterator["subprocess.Popen[str]"]:
+    """The process, which does not outlive the block."""
+    with process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
 class Child:
     """A program in another process: it prints lines, and reads lines."""
 
@@ -134,13 +180,8 @@ def child(program: str, *args: object, box: testing.Sandbox | None = None) -> It
             text=True,
         )
 
-    process = box.run(start) if box else start()
-    with process:
-        try:
-            yield Child(process)
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with ending(box.run(start) if box else start()) as process:
+        yield Child(process)
 
 
 def run(program: str, *args: object, box: testing.Sandbox | None = None) -> tuple[str, str]:
@@ -208,6 +249,17 @@ def pinned(pid: int | str = "self") -> int:
     """KiB that the kernel has pinned for a process."""
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.partition("VmPin:")[2].split()[0])
+
+
+def is_bound(protocol: str, port: int, pid: int | str = "self") -> bool:
+    """Whether somebody in that process's network has the port: of TCP, whether somebody listens there."""
+    for version in ("", "6"):
+        with contextlib.suppress(FileNotFoundError):  # no IPv6 here
+            for line in Path(f"/proc/{pid}/net/{protocol}{version}").read_text().splitlines()[1:]:
+                _, local, _, state, *_ = line.split()
+                if local.endswith(f":{port:04X}") and (protocol == "udp" or state == "0A"):
+                    return True
+    return False
 
 
 def until(condition: Callable[[], object], timeout: float = 20.0) -> bool:

@@ -11,14 +11,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import io_uring
+from helpers import children, ending, io_uring
 
 from uringzc import testing
 from uringzc.cli import demo as demo_module
@@ -80,10 +80,6 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return make
 
 
-def children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
 def until(condition: Callable[[], Any]) -> Any:
     """What the condition gives, once it is true; 20 s are more than any of these takes."""
     deadline = time.monotonic() + 20
@@ -138,16 +134,16 @@ def test_for_people(demo: Run, engine: str) -> None:
 
 def test_on_a_terminal(file: Path) -> None:
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, str(file), "--no-sink"], stdout=theirs, env={**os.environ, "TERM": "xterm"}
-    )
-    os.close(theirs)
-    shown = b""
-    with suppress(OSError):  # the other side is closed
-        while block := os.read(ours, 4096):
-            shown += block
-    os.close(ours)
-    assert process.wait() == 0
+    environment = {**os.environ, "TERM": "xterm"}
+    command = [*COMMAND, str(file), "--no-sink"]
+    with ending(subprocess.Popen(command, stdout=theirs, env=environment, text=True)) as process:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # the other side is closed
+            while block := os.read(ours, 4096):
+                shown += block
+        os.close(ours)
+        assert process.wait() == 0
     assert b"\x1b[" in shown
     assert b"100%" in shown
 
@@ -338,13 +334,17 @@ def test_no_io_uring(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
 # Ended from outside
 
 
+LONG = ["--size=64", "--times=3000", "--no-sink"]  # a minute and more
+
+
 @pytest.fixture
-def running(file: Path) -> subprocess.Popen[str]:
-    """A demo that would go on for minutes, and has its receiver."""
-    command = [*COMMAND, str(file), "--size=64", "--times=100000", "--no-sink"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    until(lambda: children(process.pid))
-    return process
+def running(file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo that would go on for long, and has its receiver."""
+    command = [*COMMAND, str(file), *LONG]
+    pipe = subprocess.PIPE
+    with ending(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)) as process:
+        until(lambda: children(process.pid))
+        yield process
 
 
 def test_ctrl_c(running: subprocess.Popen[str]) -> None:

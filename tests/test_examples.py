@@ -4,11 +4,10 @@ import re
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from helpers import io_uring
+from helpers import io_uring, is_bound, until
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 LINE = r"packets=(\d+) \(MB=(\d+)\), rps=(\d+) \(MB/s=(\d+)\)\n"
@@ -34,11 +33,7 @@ def free_port(kind: int) -> str:
 
 def wait_for_port(protocol: str, port: str) -> None:
     """Returns when somebody has bound it."""
-    deadline = time.monotonic() + 20
-    tables = [Path(f"/proc/net/{protocol}"), Path(f"/proc/net/{protocol}6")]
-    while not any(f":{int(port):04X} " in table.read_text() for table in tables if table.exists()):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert until(lambda: is_bound(protocol, int(port)))
 
 
 def test_hello() -> None:
@@ -137,18 +132,18 @@ def test_send_zerocopy_ends_when_nobody_is_there() -> None:
 
 @io_uring
 @pytest.mark.parametrize(
-    ("options", "sentence"),
+    ("options", "said"),  # of what argparse refuses itself, only what it is about
     [
-        (["-D", "::1", "udp"], "one of the arguments -4 -6 is required"),
+        (["-D", "::1", "udp"], "-4 -6"),
         (["-4", "udp"], "-D says where to send to"),
         (["-4", "-D", "127.0.0.1", "-n", "513", "udp"], "-n is 1 to 512, not 513"),
         (["-4", "-D", "127.0.0.1", "-s", "65436", "udp"], "-s is 1 to 65435, not 65436"),
         (["-4", "-R", "-T", "2", "udp"], "-R with udp has one thread"),
-        (["-4", "-D", "127.0.0.1", "sctp"], "invalid choice: 'sctp'"),
+        (["-4", "-D", "127.0.0.1", "sctp"], "'sctp'"),
     ],
 )
-def test_send_zerocopy_options(options: list[str], sentence: str) -> None:
+def test_send_zerocopy_options(options: list[str], said: str) -> None:
     process = start("send_zerocopy.py", *options)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 2
-    assert sentence in error
+    assert said in error.splitlines()[-1]

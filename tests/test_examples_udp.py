@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ending
 
 from uringzc import testing
 
@@ -32,12 +33,8 @@ def started(name: str, *options: object, box: testing.Sandbox | None = None) -> 
     def start() -> Program:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    with box.run(start) if box else start() as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
+    with ending(box.run(start) if box else start()) as process:
+        yield process
 
 
 def finish(process: Program, code: int = 0) -> str:
@@ -103,7 +100,10 @@ def test_publisher_says_how_it_goes() -> None:
 
 def test_publisher_ends_orderly() -> None:
     """Ctrl-C: what was sent arrives, and the report comes all the same."""
-    with testing.receiver() as rx, started("publisher.py", *rx.address, "--rate", 5000) as process:
+    with (
+        testing.receiver() as rx,
+        started("publisher.py", *rx.address, "--rate", 5000, "--seconds", 60) as process,
+    ):
         rx.wait(1000)
         process.send_signal(signal.SIGINT)
         sent = re.match(r"(?:\d+ messages/s.*\n)*(\d+) messages, ", finish(process))

@@ -1,6 +1,7 @@
 """The sandboxes: what they swallow, hold and deliver, and that they leave nothing behind."""
 
 import ctypes
+import itertools
 import os
 import select
 import signal
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from helpers import ending
 
 from uringzc import testing
 
@@ -156,6 +158,60 @@ def test_everything_a_large_buffer_held_arrives_in_order(box: testing.Hold) -> N
         assert numbers(rx.wait(10_000)) == list(range(10_000))
 
 
+def swapped(box: testing.Hold, family: int) -> int:
+    """How often a datagram came before the one sent before it, while another processor sends as well."""
+    to, *processors = where(box, family), *sorted(os.sched_getaffinity(0))
+    if len(processors) < 2:
+        pytest.skip("needs two processors")
+    done = threading.Event()
+
+    def send_elsewhere() -> None:
+        os.sched_setaffinity(0, processors[1:])
+        while not done.is_set():
+            other.sendto(b"", (to[0], 9001))
+
+    thread = threading.Thread(target=send_elsewhere)
+    with (
+        box.socket(family) as tx,
+        box.socket(family) as other,
+        box.receiver_socket(family, port=9001),
+        testing.receiver(sock=box.receiver_socket(family)) as rx,
+    ):
+        box.release()
+        thread.start()
+        os.sched_setaffinity(0, processors[:1])
+        try:
+            for number in range(5000):
+                tx.sendto(number.to_bytes(4, "big"), to)
+        finally:
+            os.sched_setaffinity(0, processors)
+            done.set()
+            thread.join()
+        came = numbers(rx.wait(5000))
+    assert sorted(came) == list(range(5000))
+    return sum(before > after for before, after in itertools.pairwise(came))
+
+
+@needs_network
+@FAMILIES
+def test_order_is_kept_whatever_processor_takes_packets_out_of_the_gate(
+    box: testing.Hold, family: int
+) -> None:
+    if not Path("/proc/sys/net/core/rps_default_mask").exists():
+        pytest.skip("needs net.core.rps_default_mask: run Linux 6.3 or later")
+    assert swapped(box, family) == 0
+
+
+@needs_network
+@FAMILIES
+def test_control_each_processor_receives_what_it_takes_out(
+    family: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(testing, "_receive_on_one_processor", lambda: None)
+    with testing.hold() as box:
+        assert any(swapped(box, family) for _ in range(20))
+
+
 @needs_network
 @FAMILIES
 def test_a_train_waits_and_arrives_whole(box: testing.Hold, family: int) -> None:
@@ -257,8 +313,10 @@ def test_killed_process_leaves_nothing() -> None:
     before = socket.if_nameindex()
     with (
         testing.sink() as box,
-        subprocess.Popen(
-            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ending(
+            subprocess.Popen(
+                [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            )
         ) as child,
     ):
         assert child.stdout

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import until
+from helpers import ending, is_bound, until
 
 import uringzc
 from uringzc import testing
@@ -28,17 +28,17 @@ def socat(box: testing.Hold, family: int, out: Path, log: Path) -> Iterator[None
     port = PORTS[socket.AddressFamily(family)]
     version = 6 if family == socket.AF_INET6 else 4
     receive = f"UDP{version}-RECV:{port},rcvbuf=16777216"
-    table = "udp6" if version == 6 else "udp"
-    command = ["socat", "-u", "-v", "-b", "65536", receive, f"OPEN:{out},creat,trunc"]
+    command = ["socat", "-u", "-v", "-T", "60", "-b", "65536", receive, f"OPEN:{out},creat,trunc"]
     with (
         log.open("wb") as errors,
-        box.peer.run(lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors)) as process,
+        ending(
+            box.peer.run(
+                lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, text=True)
+            )
+        ) as process,
     ):
-        try:
-            until(lambda: f":{port:04X} " in Path(f"/proc/{process.pid}/net/{table}").read_text())
-            yield
-        finally:
-            process.terminate()
+        assert until(lambda: is_bound("udp", port, process.pid))
+        yield
 
 
 def lengths(log: Path) -> list[int]:

@@ -1,0 +1,115 @@
+"""In the background of a script, where SIGINT is ignored: programs end all the same, and the tests pass."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import HERE, children, end_children, ending, run, until
+
+from uringzc import testing
+
+pytestmark = pytest.mark.engines("copy")
+
+#: what the parents of a test run may have done with signals
+ODD = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGALRM, signal.SIGUSR1})
+"""
+#: what a child sees of that
+CHILD = (
+    "import signal; "
+    "print([signal.getsignal(n).name for n in (signal.SIGTERM, signal.SIGCHLD)], "
+    "signal.getsignal(signal.SIGINT) is signal.default_int_handler, len(signal.pthread_sigmask(0, [])))"
+)
+LOOK = """
+import subprocess
+print(subprocess.check_output([sys.executable, '-c', sys.argv[1]], text=True))
+"""
+
+
+def in_background(*command: object) -> "subprocess.Popen[str]":
+    """A Python program as `sh` starts it for `python ... &`."""
+    return subprocess.Popen(
+        ["sh", "-c", 'trap "" INT; exec "$@"', "sh", sys.executable, *map(str, command)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+# -- programs
+
+
+def test_a_demo_ends_at_sigterm(tmp_path: Path) -> None:
+    """And its receiver with it. SIGINT it does not see, as whoever started it so wanted."""
+    (tmp_path / "file").write_bytes(bytes(400_000))
+    command = ("-m", "uringzc", "demo", tmp_path / "file", "--size=64", "--times=3000", "--no-sink")
+    with ending(in_background(*command)) as process:
+        assert until(lambda: children(process.pid))
+        (receiver,) = children(process.pid)
+        process.send_signal(signal.SIGINT)
+        process.terminate()
+        assert process.communicate(timeout=20)[1] == ""
+    assert process.returncode == -signal.SIGTERM
+    assert until(lambda: not Path(f"/proc/{receiver}").exists() or "\nState:\tZ" in status(receiver))
+
+
+def status(pid: int) -> str:
+    return Path(f"/proc/{pid}/status").read_text()
+
+
+def test_a_publisher_ends_at_its_time() -> None:
+    program = HERE.parent / "examples" / "publisher.py"
+    with (
+        testing.receiver() as rx,
+        ending(in_background(program, *rx.address, "--rate", 2000, "--seconds", 0.5)) as process,
+    ):
+        rx.wait(100)
+        process.send_signal(signal.SIGINT)
+        output, error = process.communicate(timeout=20)
+        assert (process.returncode, error) == (0, "")
+        assert re.match(r"1000 messages, ", output)
+        rx.wait(1000)
+
+
+# -- the tests
+
+
+def test_what_tests_start_has_the_usual_signals() -> None:
+    program = ODD + "import helpers\nhelpers.usual_signals()\n" + LOOK
+    assert run(program, CHILD)[0].strip() == "['SIG_DFL', 'SIG_DFL'] True 0"
+
+
+def test_control_signals_are_inherited() -> None:
+    assert run(ODD + LOOK, CHILD)[0].strip() == "['SIG_IGN', 'SIG_IGN'] False 3"
+
+
+def test_tests_pass() -> None:
+    """Those that interrupt a program, and one that interrupts itself."""
+    program = ODD + (
+        "os.execv(sys.executable, [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',"
+        " *sys.argv[1:]])"
+    )
+    out, _ = run(
+        program,
+        f"{HERE}/test_demo.py::test_ctrl_c[copy]",
+        f"{HERE}/test_examples_udp.py::test_publisher_ends_orderly[copy]",
+        f"{HERE}/test_udp_rules.py::test_an_iterable_may_call_the_sender_that_takes_from_it[copy]",
+    )
+    assert "3 passed" in out
+
+
+def test_what_a_test_leaves_running_is_ended() -> None:
+    before = children()
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    assert children() - before == {process.pid}
+    (ended,) = end_children(but=before)
+    assert "time.sleep(60)" in ended
+    process.wait()
+    assert children() == before
