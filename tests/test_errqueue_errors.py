@@ -165,8 +165,12 @@ GONE = """
 
 def test_errors_of_an_engine_that_has_ended() -> None:
     out, said = run(GONE)
-    assert out.splitlines() == ["the engine is closed, or belongs to the parent of this process"] * 4 + [
-        "ends"
+    parents = "belongs to the parent of this process, which forked: make a new one here"
+    assert out.splitlines() == [
+        "this Scheduler is closed: make a new one",  # in the child
+        *(f"this Scheduler {parents}", f"this UdpSender {parents}"),
+        "this Scheduler is closed: make a new one",
+        "ends",
     ], said
 
 

@@ -19,6 +19,8 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Protocol
 
+from uringzc.errors import Refuser
+
 #: seconds that an ending thread, or the interpreter, waits for the kernel, for all its engines together
 DRAIN_AT_END = 2.0
 
@@ -27,6 +29,7 @@ class Engine(Protocol):
     """What parking needs of an engine."""
 
     closed: bool
+    refuse: Refuser
 
     def mine(self) -> bool:
         """Whether this thread may use it."""
@@ -126,7 +129,7 @@ def _end(engines: Iterable[Engine]) -> None:
         try:
             engine.end(max(0.0, deadline - time.monotonic()))
         except Exception:  # nobody is left to catch it, and the next engine is to be closed too
-            logging.getLogger("uringzc").exception("an engine could not be closed")
+            logging.getLogger("uringzc").exception("a %s could not be closed", engine.refuse.what)
         if engine in _parked:
             unpark(engine)
             _left.append(engine)
