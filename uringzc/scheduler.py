@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 class Scheduler(Delegate):
     """Zero-copy sends whose memory comes back through notifier slots.
 
-    `tags`: a u64 for each slot. `max_inflight`: the most requests held at once, counting those of notifiers
-    that were not flushed; also the most completions, and notifications, that can be unread. `completions`:
-    which results are kept for ``reap_completions``: "all", "failed" or "none". `debug`: a checksum of each
-    request's memory is taken when it is queued and again at its notification, and BufferModifiedError raised
-    where they differ (default: `python -X dev` or URINGZC_DEBUG=1).
+    `tags`: a u64 for each slot. `engine`: "io_uring" (Linux 6.0), "msg_zerocopy" (4.14, UDP 5.0) or "copy";
+    "auto" picks the first that works here. OSError says why one can not be used, and what would change that.
+    `max_inflight`: the most requests held at once, counting those of notifiers that were not flushed; also
+    the most completions, and notifications, that can be unread. `completions`: which results are kept for
+    ``reap_completions``: "all", "failed" or "none". `debug`: a checksum of each request's memory is taken
+    when it is queued and again at its notification, and BufferModifiedError raised where they differ
+    (default: `python -X dev` or URINGZC_DEBUG=1).
 
     May be built in one thread and used in another: it belongs to the thread that submits first; a call from
     another raises WrongThreadError and changes nothing. After fork it is the parent's: ClosedError in the
     child. A call that comes in between another (a signal handler, a finalizer) raises BusyError.
-
-    io_uring, Linux 6.0; OSError says why it can not be used here.
     """
 
     __slots__ = ("__dict__", "__weakref__", "_completions", "_engine")
