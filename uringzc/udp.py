@@ -199,7 +199,7 @@ class UdpSender(Delegate):
             least=self._engine.least,
             limit=most_segments(),
             max_inflight=most,
-            max_delay=int((self._max_delay or 0) * 1e9),
+            max_delay=0 if self._max_delay is None else max(1, int(self._max_delay * 1e9)),
         )
         engine.attach(self, self._gather)
         self._gather.default(b"" if remote is None or self._own_socket else address.pack(family, remote))
