@@ -1,7 +1,8 @@
 """What a sender does that is not fast: destinations, failures, decisions, and telling the program.
 
 The compiled part of a sender (``_native/gather.c``, ``trains.c``) calls these methods from inside a call of
-the program, at most once per submission, and ``deliver`` when the call is about to return.
+the program, or in the timer's thread, at most once per submission. They run no code of the program's, but for
+``deliver`` and ``write_log``, which are called when the call has ended.
 """
 
 import errno
@@ -86,6 +87,7 @@ class Mender:
         self._headers = 28 if family == socket.AF_INET else 48
         self.errors: list[SendError] = []  #: not delivered
         self.notifications: list[Notification] = []
+        self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
 
     # -- a sender's life
@@ -217,7 +219,8 @@ class Mender:
         if limit != (segments, most):
             self.split += 1
             gather.limit(row.route, *limit)
-            log.info("to %s: %s (%s)", self.address_of(gather, row.route), why, os.strerror(number))
+            to = self.address_of(gather, row.route)
+            self._log.append((logging.INFO, f"to {to}: {why} ({os.strerror(number)})"))
 
     def _again(self, gather: "Gather", row: Row, at: int, count: int) -> bool:
         """Some datagrams of a train, until they are sent or given up; False: that must wait."""
@@ -281,6 +284,11 @@ class Mender:
             self._notify(self.notifications.pop(0))
         while self._on_error and self.errors:
             self._on_error(self.errors.pop(0))
+
+    def write_log(self) -> None:
+        """Writes what happened, without the sender's lock: a handler may wait for another thread, or send."""
+        while self._log:
+            log.log(*self._log.pop(0))
 
     def take_errors(self) -> SendError | None:
         """The first that nobody was told, with the rest in its ``others``."""

@@ -436,6 +436,7 @@ class UdpSender(Delegate):
         finally:
             self._end(max(0.0, deadline - time.monotonic()))
         self._mender.deliver()
+        self._mender.write_log()
         self._raise()
         if failure is not None:
             raise failure

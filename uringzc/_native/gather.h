@@ -77,7 +77,8 @@ typedef struct {
     unsigned long inside; /* the thread that is inside, and has the lock */
     PyThread_type_lock lock;
     char own, blocking, strict, always, notify, closed;
-    char news; /* the mender has something to tell the program */
+    char news;      /* the mender has something to report to the program */
+    char reporting; /* and does, at the end of a call, without the lock */
     int fd, sndbuf;
     uint64_t admission; /* counts them */
     uint32_t slot;
@@ -147,10 +148,15 @@ static inline void arena_drop(Arena *arena, uint16_t block) {
 extern PyTypeObject *gather_type;
 int gather_init(PyObject *module);
 int64_t nanoseconds(void);
+
+/* calls.c */
+#define PATIENCE 50000 /* microseconds that the lock is waited for between two checks for signals */
+bool take_lock(Gather *g, long long microseconds);
+void release_lock(Gather *g);
 /* Every call that changes a sender begins and ends so: 0, or -1 with an exception. */
 int gather_begin(Gather *g);
 void gather_end(Gather *g);
-/* The end of a call with a result: then what the mender has to tell is told, which may raise. */
+/* The end of a call with a result: then what happened is reported to the program, which may raise. */
 PyObject *leave(Gather *g, PyObject *result);
 /* What a call raises that may not wait: code 1, else it has raised already. Always -1. */
 int would_block(int code, const char *why);

@@ -7,91 +7,10 @@
 
 #include "gather.h"
 
-#define PATIENCE 50000 /* microseconds, with the lock of a sender, between two looks at the world */
-
 int64_t nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static bool take_lock(Gather *g, long long microseconds) {
-    if (PyThread_acquire_lock(g->lock, NOWAIT_LOCK))
-        return true;
-    PyLockStatus got;
-    Py_BEGIN_ALLOW_THREADS;
-    got = PyThread_acquire_lock_timed(g->lock, microseconds, 0);
-    Py_END_ALLOW_THREADS;
-    return got == PY_LOCK_ACQUIRED;
-}
-
-static void release_lock(Gather *g) {
-    g->inside = 0;
-    g->ready = g->closed ? 0 : g->thread;
-    PyThread_release_lock(g->lock);
-}
-
-/* Begins a call that changes the sender. Its own thread waits for the timer; a call inside a call is refused.
- */
-int gather_begin(Gather *g) {
-    unsigned long thread = PyThread_get_thread_ident();
-    if (g->closed || !g->queue->engine)
-        return refuse_as(g->mender, UZC_E_CLOSED), -1;
-    if (!g->thread) { /* the first call */
-        if (!g->queue->calls->mine(g->queue->calls->slots(g->queue->engine)))
-            return refuse_as(g->mender, UZC_E_THREAD), -1;
-        g->thread = thread;
-        PyObject *begun = PyObject_CallMethod(g->mender, "begin", "O", g);
-        Py_XDECREF(begun);
-        if (!begun) {
-            g->thread = 0;
-            return -1;
-        }
-    }
-    if (g->thread != thread)
-        return refuse_as(g->mender, UZC_E_THREAD), -1;
-    if (g->inside == thread || g->queue->busy)
-        return refuse_as(g->mender, UZC_E_BUSY), -1;
-    while (!take_lock(g, PATIENCE)) /* the timer has it */
-        if (PyErr_CheckSignals() < 0)
-            return -1;
-    if (g->closed || !g->queue->engine) { /* meanwhile */
-        PyThread_release_lock(g->lock);
-        return refuse_as(g->mender, UZC_E_CLOSED), -1;
-    }
-    g->ready = 0;
-    g->inside = thread;
-    g->queue->inside++;
-    return 0;
-}
-
-void gather_end(Gather *g) {
-    g->queue->inside--;
-    release_lock(g);
-}
-
-/* Ends a call; then what the mender has to tell is told, which may raise. */
-PyObject *leave(Gather *g, PyObject *result) {
-    if (g->news && result) {
-        g->news = 0;
-        PyObject *told = PyObject_CallMethod(g->mender, "deliver", NULL);
-        Py_XDECREF(told);
-        if (!told)
-            Py_CLEAR(result);
-    }
-    if (result && raise_modified(g->queue) < 0)
-        Py_CLEAR(result);
-    gather_end(g);
-    return result;
-}
-
-/* What a call raises that can not be waited for: code 1, else it has raised already. Always -1. */
-int would_block(int code, const char *why) {
-    PyObject *arguments = code > 0 ? Py_BuildValue("(is)", EAGAIN, why) : NULL;
-    if (arguments)
-        PyErr_SetObject(PyExc_BlockingIOError, arguments);
-    Py_XDECREF(arguments);
-    return -1;
 }
 
 static int submit_all(Gather *g) {
@@ -377,7 +296,9 @@ static PyMemberDef gather_members[] = {COUNTER(requests),
                                        {NULL, 0, 0, 0, NULL}};
 static PyObject *gather_busy(PyObject *self, void *unused) {
     (void)unused;
-    return PyBool_FromLong(((Gather *)self)->inside == PyThread_get_thread_ident());
+    const Gather *g = (Gather *)self;
+    const unsigned long thread = PyThread_get_thread_ident();
+    return PyBool_FromLong(g->inside == thread || (g->reporting && g->thread == thread));
 }
 
 static PyGetSetDef gather_getset[] = {{"busy", gather_busy, NULL, "this thread is inside a call", NULL},
