@@ -15,7 +15,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from uringzc import address
 from uringzc.errors import ClosedError, SendError, counted
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from uringzc._send import Gather
     from uringzc.core import Engine
 
+T = TypeVar("T")
 log = logging.getLogger("uringzc")
 
 #: how often a datagram is sent again before it is given up
@@ -85,6 +86,7 @@ class Mender:
         self._notify = notify
         self._policies: dict[int, Policy] = {}
         self._headers = 28 if family == socket.AF_INET else 48
+        self._pending: list[int] = []  #: socket errors that were not looked up
         self.errors: list[SendError] = []  #: not delivered
         self.notifications: list[Notification] = []
         self._log: list[tuple[int, str]] = []  #: not written
@@ -155,15 +157,28 @@ class Mender:
     # -- failures
 
     def hear(self, number: int) -> None:
-        """The socket has word of an earlier datagram, which no request is to fail for."""
-        heard = self._read_error_queue() if self._own else []
-        for to, code in heard or [(None, number)]:
+        """The socket had a pending error: of an earlier datagram, for which no request is to fail.
+
+        What it was about is in the error queue, which only the engine's owner may read: the timer's thread
+        leaves that to the owner's next call.
+        """
+        self._pending.append(number)
+        if self._engine.mine():
+            self._report_pending()
+
+    def _report_pending(self) -> None:
+        numbers = _take(self._pending)
+        if not numbers:
+            return
+        for to, code in self._read_error_queue() or [(None, number) for number in numbers]:
             text = f"{os.strerror(code)}: this came back for an earlier datagram to {to or 'the peer'}"
             self._tell(SendError(code, text, -1, 0, to))
 
     def _read_error_queue(self) -> list[tuple[object, int]]:
         """Whom the ICMP errors of the sender's own socket are about, and what they say."""
         heard: list[tuple[object, int]] = []
+        if not self._own or self.sock.fileno() < 0:
+            return heard
         try:
             messages = self._engine.errors(self.sock)
         except ClosedError:  # a sender that is dropped after its engine has ended
@@ -280,6 +295,7 @@ class Mender:
 
     def deliver(self) -> None:
         """Calls the program's callbacks. What they raise goes to the program, through its call."""
+        self._report_pending()
         while self._notify and self.notifications:
             self._notify(self.notifications.pop(0))
         while self._on_error and self.errors:
@@ -294,10 +310,17 @@ class Mender:
         """The first that nobody was told, with the rest in its ``others``."""
         if self._on_error or not self.errors:
             return None
-        first, *others = self.errors
+        first, *others = _take(self.errors)
         first.others = others
-        self.errors = []
         return first
+
+
+def _take(items: "list[T]") -> "list[T]":
+    """Empties a list that the timer's thread may be appending to."""
+    taken = []
+    while items:
+        taken.append(items.pop(0))
+    return taken
 
 
 def _keep_time(gather: "Gather") -> None:
