@@ -251,7 +251,8 @@ static PyObject *gather_waiting(PyObject *self, void *unused) {
     const Gather *g = (Gather *)self;
     unsigned long long waiting = 0;
     for (uint32_t i = 0; i < g->count; i++)
-        waiting += g->trains[i].state == CLOSED ? g->trains[i].count : 0;
+        if (g->trains[i].state == CLOSED || g->trains[i].state == FAILED) /* to be sent again */
+            waiting += g->trains[i].count;
     return PyLong_FromUnsignedLongLong(waiting + open_count(g));
 }
 
