@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from uringzc import address
+from uringzc import address, timer
 from uringzc.errors import ClosedError, SendError, counted
 from uringzc.notif import Notification
 from uringzc.policy import Policy
@@ -68,17 +68,14 @@ class Mender:
         family: int,
         own: bool,
         mode: str,
-        max_delay: float | None,
         engine: "Engine",
         on_error: Callable[[SendError], object] | None,
         notify: Callable[[Notification], object] | None,
     ) -> None:
         self.sock = sock
         self.family = family
-        self._max_delay = max_delay
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
-        self._timer: threading.Thread | None = None
         self.poll: select.epoll | None = None
         self._own = own
         self.mode = mode
@@ -94,19 +91,14 @@ class Mender:
 
     # -- a sender's life
 
-    def begin(self, gather: "Gather") -> None:
-        """The first call: this thread is the owner from now on, and the timer starts."""
+    def begin(self) -> None:
+        """The first call: this thread is the owner from now on."""
         self._engine.claim()
-        if self._max_delay and self._timer is None:
-            timer = threading.Thread(target=_keep_time, args=(gather,), name="uringzc timer", daemon=True)
-            timer.start()
-            self._timer = timer
 
-    def join(self) -> None:
-        """Waits for the timer's thread, which was told to end."""
-        if self._timer is not None and self._timer is not threading.current_thread():
-            self._timer.join()
-        self._timer = None
+    @staticmethod
+    def start_timer() -> bool:
+        """Whether there is a timer to keep max_delay."""
+        return timer.start()
 
     def squeeze(self, gather: "Gather") -> bool:
         """The arena is full, and not of this sender's: whether others gave something back."""
@@ -249,6 +241,8 @@ class Mender:
                     return False
                 gather.writable(100)
                 continue
+            if number == errno.ENOBUFS and gather.in_timer:  # which keeps nobody else waiting
+                return False
             tries += 1
             if count > 1 and number in _SPLIT:
                 return all(self._again(gather, row, one, 1) for one in range(at, at + count))
@@ -306,6 +300,10 @@ class Mender:
         while self._log:
             log.log(*self._log.pop(0))
 
+    def note(self, error: BaseException | None) -> None:
+        """What kept the timer, or the sender's end, from sending: the program's next call meets it too."""
+        self._log.append((logging.DEBUG, f"what waits in a sender was not sent: {error}"))
+
     def take_errors(self) -> SendError | None:
         """The first that nobody was told, with the rest in its ``others``."""
         if self._on_error or not self.errors:
@@ -321,12 +319,3 @@ def _take(items: "list[T]") -> "list[T]":
     while items:
         taken.append(items.pop(0))
     return taken
-
-
-def _keep_time(gather: "Gather") -> None:
-    """The timer's thread: sends by plain system calls what has waited for too long."""
-    try:
-        while gather.wait():
-            gather.rescue(True)
-    except Exception:  # the program's next call meets the same: a socket that was closed, say
-        log.debug("the timer of a sender has ended", exc_info=True)

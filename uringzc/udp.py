@@ -10,7 +10,8 @@ Theory of operation
     what they hold and until when.
 
     What waits leaves with the next full batch, flush, drain or close, and after ``max_delay`` by a plain send
-    of a timer's thread, which does not touch the ring: the ring stays with the thread that it belongs to.
+    of the timer's thread (``timer.py``, one for all senders of the process), which does not touch the ring:
+    that stays with the thread that it belongs to.
 """
 
 import errno
@@ -177,7 +178,7 @@ class UdpSender(Delegate):
         sock, engine = self._sock, self._engine
         family = int(sock.family)
         own = self._own_socket
-        self._mender = Mender(sock, family, own, self._mode, self._max_delay, engine, on_error, notify)
+        self._mender = Mender(sock, family, own, self._mode, engine, on_error, notify)
         self._done = Notifier(engine)  # what flush() gives where nothing is in flight
         self._arena = engine.make_arena(arena)
         if self._sndbuf == "auto":
@@ -469,7 +470,6 @@ class UdpSender(Delegate):
                 stack.callback(self._engine.close, timeout)
             stack.callback(self._engine.detach, self._gather)
             stack.callback(self._discard)
-            stack.callback(self._mender.join)
             stack.callback(self._gather.close)
 
     def _discard(self) -> None:
@@ -500,15 +500,11 @@ class UdpSender(Delegate):
         if getattr(self, "closed", True) or self._engine.dead:
             return
         self.closed = True
-        gather = self._gather
-        gather.rescue(False)  # what it has taken it sends: plainly, and in any thread
-        gather.close()
-        self._mender.join()
-        gather.discard()
+        self._gather.drop()  # what it has taken it sends, by system calls
         if self._own_engine:
             self._engine.drop(self)
         else:
-            self._engine.lost(gather)
+            self._engine.lost(self._gather)
             warnings.warn("UdpSender was not closed", ResourceWarning, source=self, stacklevel=2)
 
     # -- what it does

@@ -5,9 +5,9 @@
  *
  *     send() -> the open train -> (full, or another size or destination) -> the batch -> admitted -> the ring
  *
- * Everything here belongs to one thread, with the GIL. Beside it, and never at the same time, the timer's
- * thread may send what waits by plain system calls: `ready` is the lock. Blocks alone are counted by several
- * threads. */
+ * Everything here belongs to one thread, with the GIL. Between two of its calls the timer's thread may send
+ * what waits by plain system calls, with the lock; `ready` is the owner's while nobody has that. Several
+ * threads use what is atomic, and the links of the senders that have a timer. */
 #ifndef UZC_GATHER_H
 #define UZC_GATHER_H
 
@@ -67,7 +67,7 @@ struct train {
     enum { CLOSED, QUEUED, DONE, FAILED } state;
 };
 
-typedef struct {
+typedef struct gather {
     PyObject_HEAD Queue *queue;
     Arena *arena;
     PyObject *sock;
@@ -79,6 +79,9 @@ typedef struct {
     char own, blocking, strict, always, notify, closed;
     char news;      /* the mender has something to report to the program */
     char reporting; /* and does, at the end of a call, without the lock */
+    char untimed;   /* there is no thread for the timer: what is late leaves with the owner's next call */
+    char in_timer;  /* it is the timer that is inside */
+    char dropped;   /* the program lost it while somebody was inside, who forgets the rest at his end */
     int fd, sndbuf;
     uint64_t admission; /* counts them */
     uint32_t slot;
@@ -110,11 +113,13 @@ typedef struct {
     Notifiers notifiers;
     unsigned long long datagrams, nbytes, requests, plain, waits, settled, copied, reordered; /* so far */
 
-    int64_t max_delay;     /* of the timer, nanoseconds; 0: none */
-    _Atomic int64_t since; /* when the oldest datagram that waits was gathered; 0: none waits */
-    _Atomic bool asleep, ended;
-    pthread_mutex_t mutex;
-    pthread_cond_t woken;
+    int64_t max_delay;       /* nanoseconds; 0: no timer */
+    _Atomic int64_t due;     /* when what waits is late; 0: nothing waits */
+    int64_t stuck, retried;  /* since when what is late can not leave, or 0; the last try to get a thread */
+    _Atomic uint32_t starts; /* of the clock, since the timer's last tick */
+    _Atomic bool missed;     /* the timer came while somebody was inside, who wakes it when he leaves */
+    struct gather *before, *after; /* of the senders that have a timer */
+    PyObject *spent;               /* list: what the timer has sent from, for the owner to let go */
 } Gather;
 
 /* A piece of the arena that the program fills. */
@@ -150,9 +155,6 @@ int gather_init(PyObject *module);
 int64_t nanoseconds(void);
 
 /* calls.c */
-#define PATIENCE 50000 /* microseconds that the lock is waited for between two checks for signals */
-bool take_lock(Gather *g, long long microseconds);
-void release_lock(Gather *g);
 /* Every call that changes a sender begins and ends so: 0, or -1 with an exception. */
 int gather_begin(Gather *g);
 void gather_end(Gather *g);
@@ -162,10 +164,15 @@ PyObject *leave(Gather *g, PyObject *result);
 int would_block(int code, const char *why);
 
 /* timer.c */
-void make_timer(Gather *g);
-void end_timer(Gather *g);
+int timer_init(void);
+/* The timer looks after it from now on; until it is removed, which may be repeated. */
+void timer_add(Gather *g);
+void timer_remove(Gather *g);
+void timer_wake(void);
 /* The timer counts from the first datagram that waits. */
 void start_clock(Gather *g);
+/* late() -> a sender in which something waits for too long, as soon as there is one: the timer's thread */
+PyObject *timer_late(PyObject *module, PyObject *unused);
 
 /* routes.c. Inside only, as all below. 0 or -1. */
 int find_route(Gather *g, PyObject *to, uint32_t *route);
@@ -209,7 +216,10 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args);
 PyObject *gather_limit(PyObject *self, PyObject *args);
 PyObject *gather_route(PyObject *self, PyObject *number);
 PyObject *gather_default(PyObject *self, PyObject *packed);
-PyObject *gather_wait(PyObject *self, PyObject *unused);
+PyObject *gather_tick(PyObject *self, PyObject *unused);
+PyObject *gather_rescue(PyObject *self, PyObject *unused);
+PyObject *gather_drop(PyObject *self, PyObject *unused);
+PyObject *gather_discard(PyObject *self, PyObject *unused);
 PyObject *gather_resend(PyObject *self, PyObject *args);
 PyObject *gather_writable(PyObject *self, PyObject *milliseconds);
 PyObject *gather_mended(PyObject *self, PyObject *args);
@@ -240,6 +250,8 @@ int trains_look(Gather *g);
 int trains_flush(Gather *g);
 /* Takes the results of what was queued, mends what failed, forgets what has left. 1: not all is mended */
 int conclude(Gather *g);
+/* What a train was sent from is not held any more. The program's code that this may run is the owner's. */
+void let_go(Gather *g, struct train *t);
 void trains_watcher(Gather *g, uzc_watcher *watcher);
 
 /* plain.c. 0, -errno, or INT_MIN: an exception. */

@@ -54,73 +54,14 @@ static PyObject *gather_look(PyObject *self, PyObject *unused) {
     return leave(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
 }
 
-/* rescue(late): sends what waits by system calls, in any thread; with `late` only if it waits for too long.
- * Returns 0, or -errno: something stays. */
-static PyObject *gather_rescue(PyObject *self, PyObject *late) {
-    Gather *g = (Gather *)self;
-    unsigned long thread = PyThread_get_thread_ident();
-    int only_late = PyObject_IsTrue(late), code = 0;
-    if (only_late < 0)
-        return NULL;
-    if (g->inside == thread || !take_lock(g, only_late ? 2 * PATIENCE : 20 * PATIENCE))
-        return PyLong_FromLong(-EBUSY);
-    g->ready = 0;
-    g->inside = thread;
-    int64_t since = atomic_load(&g->since), now = nanoseconds();
-    if (!only_late || (since && now - since >= g->max_delay)) {
-        if (g->count < BATCH)
-            close_train(g);
-        code = rescue(g);
-        if (code)
-            atomic_store(&g->since, now); /* again a little later */
-    }
-    release_lock(g);
-    return code == INT_MIN ? NULL : PyLong_FromLong(code);
-}
-
-/* Takes no more: what waits must have been sent. Any thread. */
+/* Takes no more: what waits must have been sent. */
 static PyObject *gather_close(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
-    g->closed = true;
+    g->closed = 1;
     g->ready = 0;
-    end_timer(g);
+    timer_remove(g);
     Py_RETURN_NONE;
-}
-
-/* In the child of a fork: it is the parent's. What its timer held there is held here for ever. */
-static PyObject *gather_abandon(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Gather *g = (Gather *)self;
-    g->closed = true;
-    g->ready = 0;
-    Py_RETURN_NONE;
-}
-
-/* Forgets what waits, and gives its block back; of a closed sender. Returns how many datagrams were lost.
- * What is in the ring stays: the accounts still tell of it. */
-static PyObject *gather_discard(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Gather *g = (Gather *)self;
-    unsigned long long lost = 0;
-    if (!g->closed || !take_lock(g, 20 * PATIENCE))
-        return PyErr_Format(PyExc_RuntimeError, "discard() is for a closed sender");
-    if (g->count < BATCH)
-        close_train(g);
-    for (uint32_t i = 0; i < g->count; i++) {
-        struct train *t = &g->trains[i];
-        if (t->state != CLOSED && t->state != FAILED)
-            continue;
-        lost += t->count;
-        arena_drop(g->arena, t->block);
-        Py_CLEAR(t->holder);
-        t->block = NO_BLOCK;
-        t->state = DONE;
-        t->count = 0;
-    }
-    leave_block(g);
-    release_lock(g);
-    return PyLong_FromUnsignedLongLong(lost);
 }
 
 /* Ends its slot. False while requests of it are in flight. */
@@ -149,10 +90,10 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
         return -1;
     }
     Queue *q = (Queue *)queue;
-    make_timer(g);
     g->lock = PyThread_allocate_lock();
     g->destinations = PyDict_New();
-    if (!g->lock || !g->destinations)
+    g->spent = PyList_New(0);
+    if (!g->lock || !g->destinations || !g->spent)
         return PyErr_NoMemory(), -1;
     Py_INCREF(queue);
     Py_INCREF(arena);
@@ -197,21 +138,21 @@ static int gather_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(g->mender);
     Py_VISIT(g->sock);
     Py_VISIT(g->destinations);
+    Py_VISIT(g->spent);
     return 0;
 }
 
 static void gather_dealloc(PyObject *self) {
     Gather *g = (Gather *)self;
+    timer_remove(g); /* first: the timer takes no reference of what is not there */
     PyObject_GC_UnTrack(self);
     if (g->queue) /* its constructor, or the sender's, was interrupted */
         end_slot(g->queue, &g->slot);
-    if (g->lock) {
+    if (g->lock)
         PyThread_free_lock(g->lock);
-        pthread_mutex_destroy(&g->mutex);
-        pthread_cond_destroy(&g->woken);
-    }
     for (uint32_t i = 0; i < g->count; i++)
         Py_XDECREF(g->trains[i].holder);
+    Py_XDECREF(g->spent);
     PyMem_Free(g->routes);
     PyMem_Free(g->notifiers.numbers);
     Py_XDECREF(g->destinations);
@@ -267,11 +208,11 @@ static PyMethodDef gather_methods[] = {
     {"flush", gather_flush, METH_NOARGS, "Submits all; the numbers of its notifiers that are not done."},
     {"spare", gather_spare, METH_NOARGS, "Sends what waits, and gives back the block that it fills."},
     {"look", gather_look, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
-    {"wait", gather_wait, METH_NOARGS,
-     "The timer's: True when something waits for too long, False at the end."},
-    {"rescue", gather_rescue, METH_O, "Sends what waits by system calls, in any thread."},
-    {"close", gather_close, METH_NOARGS, "Takes no more, and ends the timer."},
-    {"abandon", gather_abandon, METH_NOARGS, "In the child of a fork: takes no more."},
+    {"tick", gather_tick, METH_NOARGS, "The timer's: sends by system calls what has waited for too long."},
+    {"rescue", gather_rescue, METH_NOARGS, "Sends what waits by system calls, in any thread."},
+    {"close", gather_close, METH_NOARGS, "Takes no more."},
+    {"abandon", gather_close, METH_NOARGS, "In the child of a fork: takes no more."},
+    {"drop", gather_drop, METH_NOARGS, "Sends what waits, and ends; in any thread, and waits for nobody."},
     {"discard", gather_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
     {"unwatch", gather_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
     {"resend", gather_resend, METH_VARARGS, "For the mender."},
@@ -291,8 +232,9 @@ static PyMemberDef gather_members[] = {COUNTER(requests),
                                        COUNTER(copied),
                                        COUNTER(reordered),
                                        {"in_flight", T_UINT, offsetof(Gather, in_flight), READONLY, NULL},
-                                       {"closed", T_BOOL, offsetof(Gather, closed), READONLY, NULL},
                                        {"blocking", T_BOOL, offsetof(Gather, blocking), 0, NULL},
+                                       {"untimed", T_BOOL, offsetof(Gather, untimed), READONLY, NULL},
+                                       {"in_timer", T_BOOL, offsetof(Gather, in_timer), READONLY, NULL},
                                        {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
                                        {NULL, 0, 0, 0, NULL}};
 static PyObject *gather_busy(PyObject *self, void *unused) {
@@ -302,7 +244,14 @@ static PyObject *gather_busy(PyObject *self, void *unused) {
     return PyBool_FromLong(g->inside == thread || (g->reporting && g->thread == thread));
 }
 
-static PyGetSetDef gather_getset[] = {{"busy", gather_busy, NULL, "this thread is inside a call", NULL},
+static PyObject *gather_closed(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    return PyBool_FromLong(g->closed || g->dropped);
+}
+
+static PyGetSetDef gather_getset[] = {{"closed", gather_closed, NULL, "takes no more", NULL},
+                                      {"busy", gather_busy, NULL, "this thread is inside a call", NULL},
                                       {"datagrams", gather_datagrams, NULL, "taken", NULL},
                                       {"destinations", gather_destinations, NULL, "that were sent to", NULL},
                                       {"nbytes", gather_nbytes, NULL, "taken", NULL},

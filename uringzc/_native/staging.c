@@ -100,8 +100,7 @@ static void grown(Gather *g) {
 
 static void begin_train(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block) {
     const struct route *r = &g->routes[route];
-    if (!g->count)
-        start_clock(g);
+    start_clock(g);
     g->open = (struct train){.data = data,
                              .size = (uint32_t)n,
                              .nbytes = (uint32_t)n,
@@ -138,8 +137,7 @@ int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t
 int add_train(Gather *g, const struct train *t) {
     if (close_for_next(g) < 0)
         return -1;
-    if (!g->count)
-        start_clock(g);
+    start_clock(g);
     struct train *place = &g->trains[g->count++];
     *place = *t;
     place->first = g->datagrams;

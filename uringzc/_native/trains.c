@@ -237,6 +237,12 @@ static int learn(Gather *g) {
     return 0;
 }
 
+void let_go(Gather *g, struct train *t) {
+    if (t->holder && g->inside != g->thread && PyList_Append(g->spent, t->holder) < 0)
+        PyErr_Clear();
+    Py_CLEAR(t->holder);
+}
+
 /* Forgets trains that have left: their requests have references of their own. */
 static void finish(Gather *g) {
     uint32_t kept = 0;
@@ -247,12 +253,14 @@ static void finish(Gather *g) {
             continue;
         }
         arena_drop(g->arena, t->block);
-        Py_CLEAR(t->holder);
+        let_go(g, t);
     }
     g->count = kept;
     g->next = 0;
+    if (!kept)
+        g->stuck = 0;
     if (!kept && g->open.size == NO_TRAIN)
-        atomic_store(&g->since, 0);
+        atomic_store_explicit(&g->due, 0, memory_order_relaxed);
 }
 
 static bool any_failed(const Gather *g) {
