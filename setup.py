@@ -9,7 +9,7 @@ NATIVE = "uringzc/_native"
 FILES = [
     *("module", "send", "sockets", "arguments", "memory", "notifiers", "closed", "delegate"),
     *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "timer"),
-    *("calls", "sender"),
+    *("polling", "calls", "sender"),
     *("flow", "steps", "stream"),
 ]
 send = Extension(

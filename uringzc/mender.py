@@ -8,7 +8,6 @@ the program, or in the timer's thread, at most once per submission. They run no 
 import errno
 import logging
 import os
-import select
 import socket
 import struct
 import threading
@@ -76,7 +75,6 @@ class Mender:
         self.family = family
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
-        self.poll: select.epoll | None = None
         self._own = own
         self.mode = mode
         self._on_error = on_error
@@ -102,12 +100,7 @@ class Mender:
 
     def squeeze(self, gather: "Gather") -> bool:
         """The arena is full, and not of this sender's: whether others gave something back."""
-        return self._engine.squeeze(gather, self.poll is None)
-
-    def blocked(self) -> None:
-        """A call would have to wait for the socket: the program's poll is told when that is over."""
-        if self.poll is not None:
-            self.poll.modify(self.sock, select.EPOLLOUT | select.EPOLLONESHOT)
+        return self._engine.squeeze(gather, gather.blocking)
 
     # -- destinations
 

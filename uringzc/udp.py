@@ -95,7 +95,7 @@ class UdpSender(Delegate):
             "_blocking",
             "_max_delay",
         ),
-        *("_sndbuf", "_poll", "_sock", "_engine", "_mender", "_done", "_arena", "_gather"),
+        *("_sndbuf", "_sock", "_engine", "_mender", "_done", "_arena", "_gather"),
     )
 
     def __init__(
@@ -144,7 +144,6 @@ class UdpSender(Delegate):
         self._blocking = blocking
         self._max_delay = max_delay
         self._sndbuf = sndbuf
-        self._poll: select.epoll | None = None
         most = MAX_INFLIGHT if max_inflight is None else max_inflight
         if sock is None:
             sock = open_udp(remote, bind, family, ttl, interface)
@@ -207,10 +206,7 @@ class UdpSender(Delegate):
         if self._own_socket and self._own_engine:
             engine.register_socket(sock)
         if not self._blocking:
-            self._poll = select.epoll()
-            self._poll.register(engine.fileno(), select.EPOLLIN)
-            self._poll.register(sock, 0)
-            self._mender.poll = self._poll
+            self._gather.poll(engine.fileno())
 
     def _abort(self) -> None:
         """The constructor failed: what it made is given back."""
@@ -446,22 +442,31 @@ class UdpSender(Delegate):
         """What could not even be tried: the socket was closed."""
         gather = self._gather
         gather.blocking = False  # or a socket that takes nothing is waited for without an end
-        room = select.poll()
         while True:
             try:
                 gather.flush()
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     break
-                room.register(self._sock, select.POLLOUT)
-                if room.poll(10):  # then it waits for what gives no event, a first request's arrival say
-                    time.sleep(0.001)
+                self._pause(left)
             except OSError as error:
                 return error
         with suppress(TimeoutError):
             self._settle(max(0.0, deadline - time.monotonic()), "close")
         return None
+
+    def _pause(self, most: float) -> None:
+        """Until another flush is worth a try, or for so many seconds."""
+        poll = select.poll()
+        if self._blocking:  # it has no descriptor that says so
+            poll.register(self._sock, select.POLLOUT)
+            if poll.poll(10):  # it waits for what gives no event, a first request's arrival say
+                time.sleep(0.001)
+            return
+        poll.register(self.fileno(), select.POLLIN)
+        poll.poll(1000 * most)
 
     def _end(self, timeout: float) -> None:
         with ExitStack() as stack:  # in this order from the last to the first, whatever one of them raises
@@ -478,8 +483,6 @@ class UdpSender(Delegate):
             self._mender.gave_up(lost)
 
     def _let_go(self) -> None:
-        if self._poll is not None:
-            self._poll.close()
         if self._own_socket:
             self._sock.close()
 
@@ -510,10 +513,13 @@ class UdpSender(Delegate):
     # -- what it does
 
     def fileno(self) -> int:
-        """A descriptor for poll and select: readable when a call that would have waited is worth a try."""
-        if self._poll is None:
-            return self._engine.fileno()
-        return self._poll.fileno()
+        """A descriptor for poll and select.
+
+        With ``blocking=False`` readable when a call that raised BlockingIOError is worth a try, until one
+        like it has succeeded; otherwise when memory may have come back. Where the scheduler is shared, then
+        also while that has something to reap.
+        """
+        return self._engine.fileno() if self._blocking else self._gather.fileno()
 
     @property
     def stats(self) -> UdpStats:

@@ -113,6 +113,11 @@ typedef struct gather {
     Notifiers notifiers;
     unsigned long long datagrams, nbytes, requests, plain, waits, settled, copied, reordered; /* so far */
 
+    struct {
+        int set, timer, engine, sock; /* descriptors; -1: none, or not in the set */
+        int awaited;                  /* POLL_* */
+    } poll;
+
     int64_t max_delay;       /* nanoseconds; 0: no timer */
     _Atomic int64_t due;     /* when what waits is late; 0: nothing waits */
     int64_t stuck, retried;  /* since when what is late can not leave, or 0; the last try to get a thread */
@@ -174,6 +179,18 @@ void start_clock(Gather *g);
 /* late() -> a sender in which something waits for too long, as soon as there is one: the timer's thread */
 PyObject *timer_late(PyObject *module, PyObject *unused);
 
+/* polling.c: of a sender that does not wait */
+#define POLL_RETRY 10000000 /* ns between two tries of what no event may tell of */
+enum {
+    POLL_PLACE = 1,  /* a place in the arena */
+    POLL_ROOM = 2,   /* all that waits is to leave */
+    POLL_RETURN = 4, /* memory that is in flight */
+};
+/* fileno() is readable when that is worth a try, and at the deadline, if that is not 0. */
+void poll_until(Gather *g, int what, int64_t deadline);
+void poll_no_more(Gather *g, int what);
+void poll_end(Gather *g);
+
 /* routes.c. Inside only, as all below. 0 or -1. */
 int find_route(Gather *g, PyObject *to, uint32_t *route);
 
@@ -217,6 +234,8 @@ PyObject *gather_limit(PyObject *self, PyObject *args);
 PyObject *gather_route(PyObject *self, PyObject *number);
 PyObject *gather_default(PyObject *self, PyObject *packed);
 PyObject *gather_tick(PyObject *self, PyObject *unused);
+PyObject *gather_poll(PyObject *self, PyObject *engine);
+PyObject *gather_fileno(PyObject *self, PyObject *unused);
 PyObject *gather_rescue(PyObject *self, PyObject *unused);
 PyObject *gather_drop(PyObject *self, PyObject *unused);
 PyObject *gather_discard(PyObject *self, PyObject *unused);
@@ -237,6 +256,8 @@ bool may_go(Gather *g, struct route *r, int outq);
 uint32_t admit(Gather *g);
 /* Nothing may go: until that changes. */
 int wait_for_room(Gather *g);
+/* What failed could not be sent again, and the sender does not wait. 0 if it could be, now. */
+int await_resend(Gather *g);
 /* Until the socket can be written to. */
 int wait_writable(Gather *g, int milliseconds);
 

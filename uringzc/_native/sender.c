@@ -51,6 +51,10 @@ static PyObject *gather_look(PyObject *self, PyObject *unused) {
     if (gather_begin(g) < 0)
         return NULL;
     int error = trains_look(g);
+    if (g->in_flight)
+        poll_until(g, POLL_RETURN, 0);
+    else
+        poll_no_more(g, POLL_RETURN);
     return leave(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
 }
 
@@ -61,6 +65,7 @@ static PyObject *gather_close(PyObject *self, PyObject *unused) {
     g->closed = 1;
     g->ready = 0;
     timer_remove(g);
+    poll_end(g);
     Py_RETURN_NONE;
 }
 
@@ -125,7 +130,11 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
 
 static PyObject *gather_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     PyObject *self = PyType_GenericAlloc(type, 0);
-    if (self && set_up((Gather *)self, args, keywords) < 0)
+    if (!self)
+        return NULL;
+    Gather *g = (Gather *)self;
+    g->poll.set = g->poll.timer = g->poll.sock = -1;
+    if (set_up(g, args, keywords) < 0)
         Py_CLEAR(self);
     return self;
 }
@@ -146,6 +155,7 @@ static void gather_dealloc(PyObject *self) {
     Gather *g = (Gather *)self;
     timer_remove(g); /* first: the timer takes no reference of what is not there */
     PyObject_GC_UnTrack(self);
+    poll_end(g);
     if (g->queue) /* its constructor, or the sender's, was interrupted */
         end_slot(g->queue, &g->slot);
     if (g->lock)
@@ -215,6 +225,8 @@ static PyMethodDef gather_methods[] = {
     {"drop", gather_drop, METH_NOARGS, "Sends what waits, and ends; in any thread, and waits for nobody."},
     {"discard", gather_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
     {"unwatch", gather_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
+    {"poll", gather_poll, METH_O, "Makes what fileno() returns, of the engine's descriptor."},
+    {"fileno", gather_fileno, METH_NOARGS, "See UdpSender.fileno."},
     {"resend", gather_resend, METH_VARARGS, "For the mender."},
     {"writable", gather_writable, METH_O, "For the mender."},
     {"mended", gather_mended, METH_VARARGS, "For the mender."},

@@ -30,6 +30,8 @@ int submit_if_full(Gather *g) {
 int close_for_next(Gather *g) {
     close_train(g);
     int code = submit_if_full(g);
+    if (code > 0 && g->count < BATCH) /* some have left, and the others wait on */
+        return 0;
     return code ? would_block(code, "the network takes no more at the moment") : 0;
 }
 
@@ -70,11 +72,14 @@ int make_place(Gather *g, size_t n) {
             code = trains_wait(g);
         else if (code == 0) /* others that share the arena have it */
             code = squeeze(g);
+        if (code > 0)
+            poll_until(g, POLL_PLACE, 0);
         if (code > 0 && !g->in_flight)
             return would_block(1, "leases that were not sent hold the whole arena: send or release them");
         if (code)
             return would_block(code, "the kernel still holds the whole arena");
     }
+    poll_no_more(g, POLL_PLACE);
     return 0;
 }
 

@@ -292,8 +292,10 @@ static bool is_lone(const Gather *g) {
     return g->count == 1 && !g->next && t->count == 1 && t->nbytes < g->large && !g->always;
 }
 
-int trains_submit(Gather *g) {
+static int submit_all(Gather *g) {
     int code = conclude(g);
+    if (code > 0 && !g->blocking)
+        code = await_resend(g);
     if (code)
         return code;
     if (!g->count)
@@ -308,10 +310,21 @@ int trains_submit(Gather *g) {
     for (code = 0; g->count && !code;) {
         uint32_t until = admit(g);
         code = until ? submit_some(g, until) : wait_for_room(g);
+        if (code > 0 && until) /* memory has to come back */
+            poll_until(g, POLL_ROOM, 0);
         int concluded = code < 0 ? 0 : conclude(g);
+        if (concluded > 0 && !g->blocking)
+            concluded = await_resend(g);
         if (concluded)
             code = concluded;
     }
+    return code;
+}
+
+int trains_submit(Gather *g) {
+    int code = submit_all(g);
+    if (!code)
+        poll_no_more(g, POLL_ROOM);
     if (code >= 0 && (g->attached >= g->flush_requests || g->attached_bytes >= g->flush_bytes))
         return trains_flush(g) < 0 ? -1 : code;
     return code;
