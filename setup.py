@@ -8,7 +8,8 @@ NATIVE = "uringzc/_native"
 
 FILES = [
     *("module", "send", "sockets", "arguments", "memory", "notifiers", "closed", "delegate"),
-    *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "timer", "sender"),
+    *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "timer"),
+    *("polling", "calls", "sender"),
     *("flow", "steps", "stream"),
 ]
 send = Extension(

@@ -12,7 +12,7 @@ import hypothesis
 import pytest
 from helpers import children, end_children, one_processor, usual_signals
 
-from uringzc import lifetime, testing
+from uringzc import lifetime, testing, timer
 from uringzc._uring import ffi, lib
 from uringzc.notif import Slots
 
@@ -80,8 +80,9 @@ def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         born(engine)
 
     monkeypatch.setattr(lifetime, "born", born_here)
-    threads = set(threading.enumerate())
+    threads: set[threading.Thread | None] = set(threading.enumerate())
     yield
+    threads.add(timer._thread)  # the one of the process stays
     assert [thread for thread in threading.enumerate() if thread not in threads] == []
     if request.node.get_closest_marker("parks"):
         return

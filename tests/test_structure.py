@@ -18,13 +18,15 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 #: each may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
     *("errors", "records", "probe", "memory", "notif", "address", "lifetime", "tables", "errmsg", "core"),
-    "compiled",
-    *("uring", "errqueue", "ring", "engine", "scheduler", "sockopt", "policy", "mender", "explain"),
-    *("integers", "udp", "herald", "tcp", "route", "capabilities", "__init__", "testing", "cli", "__main__"),
+    *("compiled", "uring", "errqueue", "ring", "engine", "scheduler", "sockopt", "policy", "timer"),
+    *("mender", "explain", "integers", "udp", "herald", "tcp", "route", "capabilities"),
+    *("__init__", "testing", "cli", "__main__"),
 ]
 COMPILED = {
     "_uring": {"probe", "memory", "notif", "tables", "core", "uring", "errqueue"},
-    "_send": {"notif", "tables", "core", "compiled", "errqueue", "scheduler", "udp", "tcp", "__init__"},
+    "_send": {
+        *("notif", "tables", "core", "compiled", "errqueue", "scheduler", "timer", "udp", "tcp", "__init__")
+    },
 }
 #: what a module may have that is neither its own package's nor the standard library's
 INSTALLED = {

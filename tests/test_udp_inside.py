@@ -5,7 +5,6 @@ import gc
 import os
 import signal
 import socket
-import threading
 import weakref
 from array import array
 from collections.abc import Callable, Iterator
@@ -217,19 +216,6 @@ def test_a_callback_that_holds_its_sender_is_collected(udp_pair: Pair) -> None:
     del program
     gc.collect()
     assert [each() for each in gone] == [None, None]
-
-
-def test_no_thread_to_be_had(udp_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
-    def none(_: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with UdpSender(udp_pair.rx.getsockname()) as tx:
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", none)
-            with pytest.raises(RuntimeError, match="thread"):
-                tx.send(b"not taken")
-        tx.send(b"taken")
-        assert udp_pair.receive(1) == [b"taken"]  # and by the timer
 
 
 def test_a_send_that_raises_has_not_taken_it(udp_pair: Pair) -> None:

@@ -364,7 +364,7 @@ def test_explain_copies(udp_pair: Pair) -> None:
 
 @testing.requires("send_zc")
 def test_only_a_few_requests_are_sent_to_learn_that_the_kernel_copies() -> None:
-    with testing.receiver() as rx, uringzc.UdpSender(rx.address, engine="io_uring") as tx:
+    with testing.receiver() as rx, patient(rx.sock, engine="io_uring") as tx:
         for _ in range(48 * 54):  # as trains, the requests of one submission, were they not stopped
             tx.send(bytes(1200))
         tx.drain(5)

@@ -43,6 +43,14 @@ def test_control_without_max_delay_it_stays() -> None:
         assert rx.wait(1) == [b"stays"]
 
 
+@pytest.mark.parametrize("delay", [1e-9, 1e-12])
+def test_the_shortest_delay_is_one(delay: float) -> None:
+    """Not none, although it is less than the clock can tell."""
+    with testing.receiver() as rx, uringzc.UdpSender(rx.address, max_delay=delay) as tx:
+        tx.send(b"soon")
+        assert rx.wait(1) == [b"soon"]
+
+
 def test_senders_that_share_a_scheduler_have_a_timer_too() -> None:
     with testing.receiver() as rx, uringzc.Scheduler() as s:
         some = [uringzc.UdpSender(rx.address, scheduler=s) for _ in range(3)]

@@ -387,7 +387,7 @@ class Engine:
     def rescue(self) -> None:
         """The process ends, and the owner does not come back: senders send what waits without the ring."""
         for gather in self._gathers():
-            gather.rescue(False)
+            gather.rescue()
 
     def abandon(self) -> None:
         """In the child of a fork: the ring is the parent's."""

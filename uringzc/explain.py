@@ -75,6 +75,11 @@ def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") 
     ]
     if engine.lacks:
         sentences.append(engine.lacks)
+    if gather.untimed:
+        sentences.append(
+            "There is no timer, since no thread can be started (RLIMIT_NPROC, or a limit of the cgroup's "
+            "pids): what has waited for max_delay leaves at the next call"
+        )
     if mender.split:
         sentences.append(f"{counted(mender.split, 'time')} a destination could not take a train")
     if gather.plain > gather.requests:

@@ -1,22 +1,22 @@
 """What a sender does that is not fast: destinations, failures, decisions, and telling the program.
 
 The compiled part of a sender (``_native/gather.c``, ``trains.c``) calls these methods from inside a call of
-the program, at most once per submission, and ``deliver`` when the call is about to return.
+the program, or in the timer's thread, at most once per submission. They run no code of the program's, but for
+``deliver`` and ``write_log``, which are called when the call has ended.
 """
 
 import errno
 import logging
 import os
-import select
 import socket
 import struct
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from uringzc import address
+from uringzc import address, timer
 from uringzc.errors import ClosedError, SendError, counted
 from uringzc.notif import Notification
 from uringzc.policy import Policy
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from uringzc._send import Gather
     from uringzc.core import Engine
 
+T = TypeVar("T")
 log = logging.getLogger("uringzc")
 
 #: how often a datagram is sent again before it is given up
@@ -66,52 +67,40 @@ class Mender:
         family: int,
         own: bool,
         mode: str,
-        max_delay: float | None,
         engine: "Engine",
         on_error: Callable[[SendError], object] | None,
         notify: Callable[[Notification], object] | None,
     ) -> None:
         self.sock = sock
         self.family = family
-        self._max_delay = max_delay
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
-        self._timer: threading.Thread | None = None
-        self.poll: select.epoll | None = None
         self._own = own
         self.mode = mode
         self._on_error = on_error
         self._notify = notify
         self._policies: dict[int, Policy] = {}
         self._headers = 28 if family == socket.AF_INET else 48
+        self._pending: list[int] = []  #: socket errors that were not looked up
         self.errors: list[SendError] = []  #: not delivered
         self.notifications: list[Notification] = []
+        self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
 
     # -- a sender's life
 
-    def begin(self, gather: "Gather") -> None:
-        """The first call: this thread is the owner from now on, and the timer starts."""
+    def begin(self) -> None:
+        """The first call: this thread is the owner from now on."""
         self._engine.claim()
-        if self._max_delay and self._timer is None:
-            timer = threading.Thread(target=_keep_time, args=(gather,), name="uringzc timer", daemon=True)
-            timer.start()
-            self._timer = timer
 
-    def join(self) -> None:
-        """Waits for the timer's thread, which was told to end."""
-        if self._timer is not None and self._timer is not threading.current_thread():
-            self._timer.join()
-        self._timer = None
+    @staticmethod
+    def start_timer() -> bool:
+        """Whether there is a timer to keep max_delay."""
+        return timer.start()
 
     def squeeze(self, gather: "Gather") -> bool:
         """The arena is full, and not of this sender's: whether others gave something back."""
-        return self._engine.squeeze(gather, self.poll is None)
-
-    def blocked(self) -> None:
-        """A call would have to wait for the socket: the program's poll is told when that is over."""
-        if self.poll is not None:
-            self.poll.modify(self.sock, select.EPOLLOUT | select.EPOLLONESHOT)
+        return self._engine.squeeze(gather, gather.blocking)
 
     # -- destinations
 
@@ -153,15 +142,28 @@ class Mender:
     # -- failures
 
     def hear(self, number: int) -> None:
-        """The socket has word of an earlier datagram, which no request is to fail for."""
-        heard = self._read_error_queue() if self._own else []
-        for to, code in heard or [(None, number)]:
+        """The socket had a pending error: of an earlier datagram, for which no request is to fail.
+
+        What it was about is in the error queue, which only the engine's owner may read: the timer's thread
+        leaves that to the owner's next call.
+        """
+        self._pending.append(number)
+        if self._engine.mine():
+            self._report_pending()
+
+    def _report_pending(self) -> None:
+        numbers = _take(self._pending)
+        if not numbers:
+            return
+        for to, code in self._read_error_queue() or [(None, number) for number in numbers]:
             text = f"{os.strerror(code)}: this came back for an earlier datagram to {to or 'the peer'}"
             self._tell(SendError(code, text, -1, 0, to))
 
     def _read_error_queue(self) -> list[tuple[object, int]]:
         """Whom the ICMP errors of the sender's own socket are about, and what they say."""
         heard: list[tuple[object, int]] = []
+        if not self._own or self.sock.fileno() < 0:
+            return heard
         try:
             messages = self._engine.errors(self.sock)
         except ClosedError:  # a sender that is dropped after its engine has ended
@@ -217,7 +219,8 @@ class Mender:
         if limit != (segments, most):
             self.split += 1
             gather.limit(row.route, *limit)
-            log.info("to %s: %s (%s)", self.address_of(gather, row.route), why, os.strerror(number))
+            to = self.address_of(gather, row.route)
+            self._log.append((logging.INFO, f"to {to}: {why} ({os.strerror(number)})"))
 
     def _again(self, gather: "Gather", row: Row, at: int, count: int) -> bool:
         """Some datagrams of a train, until they are sent or given up; False: that must wait."""
@@ -231,6 +234,8 @@ class Mender:
                     return False
                 gather.writable(100)
                 continue
+            if number == errno.ENOBUFS and gather.in_timer:  # which keeps nobody else waiting
+                return False
             tries += 1
             if count > 1 and number in _SPLIT:
                 return all(self._again(gather, row, one, 1) for one in range(at, at + count))
@@ -277,25 +282,33 @@ class Mender:
 
     def deliver(self) -> None:
         """Calls the program's callbacks. What they raise goes to the program, through its call."""
+        self._report_pending()
         while self._notify and self.notifications:
             self._notify(self.notifications.pop(0))
         while self._on_error and self.errors:
             self._on_error(self.errors.pop(0))
 
+    def write_log(self) -> None:
+        """Writes what happened, without the sender's lock: a handler may wait for another thread, or send."""
+        while self._log:
+            log.log(*self._log.pop(0))
+
+    def note(self, error: BaseException | None) -> None:
+        """What kept the timer, or the sender's end, from sending: the program's next call meets it too."""
+        self._log.append((logging.DEBUG, f"what waits in a sender was not sent: {error}"))
+
     def take_errors(self) -> SendError | None:
         """The first that nobody was told, with the rest in its ``others``."""
         if self._on_error or not self.errors:
             return None
-        first, *others = self.errors
+        first, *others = _take(self.errors)
         first.others = others
-        self.errors = []
         return first
 
 
-def _keep_time(gather: "Gather") -> None:
-    """The timer's thread: sends by plain system calls what has waited for too long."""
-    try:
-        while gather.wait():
-            gather.rescue(True)
-    except Exception:  # the program's next call meets the same: a socket that was closed, say
-        log.debug("the timer of a sender has ended", exc_info=True)
+def _take(items: "list[T]") -> "list[T]":
+    """Empties a list that the timer's thread may be appending to."""
+    taken = []
+    while items:
+        taken.append(items.pop(0))
+    return taken

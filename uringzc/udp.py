@@ -10,7 +10,8 @@ Theory of operation
     what they hold and until when.
 
     What waits leaves with the next full batch, flush, drain or close, and after ``max_delay`` by a plain send
-    of a timer's thread, which does not touch the ring: the ring stays with the thread that it belongs to.
+    of the timer's thread (``timer.py``, one for all senders of the process), which does not touch the ring:
+    that stays with the thread that it belongs to.
 """
 
 import errno
@@ -94,7 +95,7 @@ class UdpSender(Delegate):
             "_blocking",
             "_max_delay",
         ),
-        *("_sndbuf", "_poll", "_sock", "_engine", "_mender", "_done", "_arena", "_gather"),
+        *("_sndbuf", "_sock", "_engine", "_mender", "_done", "_arena", "_gather"),
     )
 
     def __init__(
@@ -143,7 +144,6 @@ class UdpSender(Delegate):
         self._blocking = blocking
         self._max_delay = max_delay
         self._sndbuf = sndbuf
-        self._poll: select.epoll | None = None
         most = MAX_INFLIGHT if max_inflight is None else max_inflight
         if sock is None:
             sock = open_udp(remote, bind, family, ttl, interface)
@@ -177,7 +177,7 @@ class UdpSender(Delegate):
         sock, engine = self._sock, self._engine
         family = int(sock.family)
         own = self._own_socket
-        self._mender = Mender(sock, family, own, self._mode, self._max_delay, engine, on_error, notify)
+        self._mender = Mender(sock, family, own, self._mode, engine, on_error, notify)
         self._done = Notifier(engine)  # what flush() gives where nothing is in flight
         self._arena = engine.make_arena(arena)
         if self._sndbuf == "auto":
@@ -199,17 +199,14 @@ class UdpSender(Delegate):
             least=self._engine.least,
             limit=most_segments(),
             max_inflight=most,
-            max_delay=int((self._max_delay or 0) * 1e9),
+            max_delay=0 if self._max_delay is None else max(1, int(self._max_delay * 1e9)),
         )
         engine.attach(self, self._gather)
         self._gather.default(b"" if remote is None or self._own_socket else address.pack(family, remote))
         if self._own_socket and self._own_engine:
             engine.register_socket(sock)
         if not self._blocking:
-            self._poll = select.epoll()
-            self._poll.register(engine.fileno(), select.EPOLLIN)
-            self._poll.register(sock, 0)
-            self._mender.poll = self._poll
+            self._gather.poll(engine.fileno())
 
     def _abort(self) -> None:
         """The constructor failed: what it made is given back."""
@@ -436,6 +433,7 @@ class UdpSender(Delegate):
         finally:
             self._end(max(0.0, deadline - time.monotonic()))
         self._mender.deliver()
+        self._mender.write_log()
         self._raise()
         if failure is not None:
             raise failure
@@ -444,22 +442,31 @@ class UdpSender(Delegate):
         """What could not even be tried: the socket was closed."""
         gather = self._gather
         gather.blocking = False  # or a socket that takes nothing is waited for without an end
-        room = select.poll()
         while True:
             try:
                 gather.flush()
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     break
-                room.register(self._sock, select.POLLOUT)
-                if room.poll(10):  # then it waits for what gives no event, a first request's arrival say
-                    time.sleep(0.001)
+                self._pause(left)
             except OSError as error:
                 return error
         with suppress(TimeoutError):
             self._settle(max(0.0, deadline - time.monotonic()), "close")
         return None
+
+    def _pause(self, most: float) -> None:
+        """Until another flush is worth a try, or for so many seconds."""
+        poll = select.poll()
+        if self._blocking:  # it has no descriptor that says so
+            poll.register(self._sock, select.POLLOUT)
+            if poll.poll(10):  # it waits for what gives no event, a first request's arrival say
+                time.sleep(0.001)
+            return
+        poll.register(self.fileno(), select.POLLIN)
+        poll.poll(1000 * most)
 
     def _end(self, timeout: float) -> None:
         with ExitStack() as stack:  # in this order from the last to the first, whatever one of them raises
@@ -468,7 +475,6 @@ class UdpSender(Delegate):
                 stack.callback(self._engine.close, timeout)
             stack.callback(self._engine.detach, self._gather)
             stack.callback(self._discard)
-            stack.callback(self._mender.join)
             stack.callback(self._gather.close)
 
     def _discard(self) -> None:
@@ -477,8 +483,6 @@ class UdpSender(Delegate):
             self._mender.gave_up(lost)
 
     def _let_go(self) -> None:
-        if self._poll is not None:
-            self._poll.close()
         if self._own_socket:
             self._sock.close()
 
@@ -499,24 +503,23 @@ class UdpSender(Delegate):
         if getattr(self, "closed", True) or self._engine.dead:
             return
         self.closed = True
-        gather = self._gather
-        gather.rescue(False)  # what it has taken it sends: plainly, and in any thread
-        gather.close()
-        self._mender.join()
-        gather.discard()
+        self._gather.drop()  # what it has taken it sends, by system calls
         if self._own_engine:
             self._engine.drop(self)
         else:
-            self._engine.lost(gather)
+            self._engine.lost(self._gather)
             warnings.warn("UdpSender was not closed", ResourceWarning, source=self, stacklevel=2)
 
     # -- what it does
 
     def fileno(self) -> int:
-        """A descriptor for poll and select: readable when a call that would have waited is worth a try."""
-        if self._poll is None:
-            return self._engine.fileno()
-        return self._poll.fileno()
+        """A descriptor for poll and select.
+
+        With ``blocking=False`` readable when a call that raised BlockingIOError is worth a try, until one
+        like it has succeeded; otherwise when memory may have come back. Where the scheduler is shared, then
+        also while that has something to reap.
+        """
+        return self._engine.fileno() if self._blocking else self._gather.fileno()
 
     @property
     def stats(self) -> UdpStats:

@@ -44,7 +44,7 @@ static int64_t charge(const struct train *t) {
  * drops all but a few that come meanwhile. Known by its return, by the socket's queue, or not at all. */
 static bool arrived(const Gather *g, const struct route *r, int outq) {
     return r->returned > r->mark || (outq <= r->outq && r->admission != g->admission) ||
-           nanoseconds() > r->deadline;
+           nanoseconds() >= r->deadline;
 }
 
 bool may_go(Gather *g, struct route *r, int outq) {
@@ -109,14 +109,36 @@ int wait_writable(Gather *g, int milliseconds) {
     return check_signals(g->queue);
 }
 
+/* The same for the program, which polls. Whether something may go is found out once more: it may have come
+ * before the set was ready for it. */
+static int await_room(Gather *g) {
+    const struct route *r = &g->routes[g->trains[0].route];
+    const bool room = waiting_bytes(g) < g->sndbuf;
+    poll_until(g, POLL_ROOM, room && r->state == FIRST ? r->deadline : 0);
+    if (trains_look(g) < 0)
+        return -1;
+    const int outq = waiting_bytes(g);
+    return outq >= g->sndbuf || (r->state == FIRST && !arrived(g, r, outq));
+}
+
+int await_resend(Gather *g) {
+    for (int64_t deadline = 0;; deadline = nanoseconds() + POLL_RETRY) {
+        if (take_socket(g) < 0)
+            return -1;
+        poll_until(g, POLL_ROOM, deadline);
+        if (deadline || waiting_bytes(g) >= g->sndbuf)
+            return 1;
+        int code = conclude(g); /* it may have been room since */
+        if (code <= 0)
+            return code;
+    }
+}
+
 /* Nothing may go now: until the socket has room, or the first request to a destination has arrived. 1 if the
  * sender does not wait. */
 int wait_for_room(Gather *g) {
-    if (!g->blocking) {
-        PyObject *told = PyObject_CallMethod(g->mender, "blocked", NULL);
-        Py_XDECREF(told);
-        return told ? 1 : -1;
-    }
+    if (!g->blocking)
+        return await_room(g);
     g->waits++;
     const struct route *r = &g->routes[g->trains[0].route];
     if (r->state == FIRST && waiting_bytes(g) < g->sndbuf) {

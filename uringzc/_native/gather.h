@@ -5,9 +5,9 @@
  *
  *     send() -> the open train -> (full, or another size or destination) -> the batch -> admitted -> the ring
  *
- * Everything here belongs to one thread, with the GIL. Beside it, and never at the same time, the timer's
- * thread may send what waits by plain system calls: `ready` is the lock. Blocks alone are counted by several
- * threads. */
+ * Everything here belongs to one thread, with the GIL. Between two of its calls the timer's thread may send
+ * what waits by plain system calls, with the lock; `ready` is the owner's while nobody has that. Several
+ * threads use what is atomic, and the links of the senders that have a timer. */
 #ifndef UZC_GATHER_H
 #define UZC_GATHER_H
 
@@ -67,7 +67,7 @@ struct train {
     enum { CLOSED, QUEUED, DONE, FAILED } state;
 };
 
-typedef struct {
+typedef struct gather {
     PyObject_HEAD Queue *queue;
     Arena *arena;
     PyObject *sock;
@@ -77,7 +77,11 @@ typedef struct {
     unsigned long inside; /* the thread that is inside, and has the lock */
     PyThread_type_lock lock;
     char own, blocking, strict, always, notify, closed;
-    char news; /* the mender has something to tell the program */
+    char news;      /* the mender has something to report to the program */
+    char reporting; /* and does, at the end of a call, without the lock */
+    char untimed;   /* there is no thread for the timer: what is late leaves with the owner's next call */
+    char in_timer;  /* it is the timer that is inside */
+    char dropped;   /* the program lost it while somebody was inside, who forgets the rest at his end */
     int fd, sndbuf;
     uint64_t admission; /* counts them */
     uint32_t slot;
@@ -109,11 +113,18 @@ typedef struct {
     Notifiers notifiers;
     unsigned long long datagrams, nbytes, requests, plain, waits, settled, copied, reordered; /* so far */
 
-    int64_t max_delay;     /* of the timer, nanoseconds; 0: none */
-    _Atomic int64_t since; /* when the oldest datagram that waits was gathered; 0: none waits */
-    _Atomic bool asleep, ended;
-    pthread_mutex_t mutex;
-    pthread_cond_t woken;
+    struct {
+        int set, timer, engine, sock; /* descriptors; -1: none, or not in the set */
+        int awaited;                  /* POLL_* */
+    } poll;
+
+    int64_t max_delay;       /* nanoseconds; 0: no timer */
+    _Atomic int64_t due;     /* when what waits is late; 0: nothing waits */
+    int64_t stuck, retried;  /* since when what is late can not leave, or 0; the last try to get a thread */
+    _Atomic uint32_t starts; /* of the clock, since the timer's last tick */
+    _Atomic bool missed;     /* the timer came while somebody was inside, who wakes it when he leaves */
+    struct gather *before, *after; /* of the senders that have a timer */
+    PyObject *spent;               /* list: what the timer has sent from, for the owner to let go */
 } Gather;
 
 /* A piece of the arena that the program fills. */
@@ -147,19 +158,38 @@ static inline void arena_drop(Arena *arena, uint16_t block) {
 extern PyTypeObject *gather_type;
 int gather_init(PyObject *module);
 int64_t nanoseconds(void);
+
+/* calls.c */
 /* Every call that changes a sender begins and ends so: 0, or -1 with an exception. */
 int gather_begin(Gather *g);
 void gather_end(Gather *g);
-/* The end of a call with a result: then what the mender has to tell is told, which may raise. */
+/* The end of a call with a result: then what happened is reported to the program, which may raise. */
 PyObject *leave(Gather *g, PyObject *result);
 /* What a call raises that may not wait: code 1, else it has raised already. Always -1. */
 int would_block(int code, const char *why);
 
 /* timer.c */
-void make_timer(Gather *g);
-void end_timer(Gather *g);
+int timer_init(void);
+/* The timer looks after it from now on; until it is removed, which may be repeated. */
+void timer_add(Gather *g);
+void timer_remove(Gather *g);
+void timer_wake(void);
 /* The timer counts from the first datagram that waits. */
 void start_clock(Gather *g);
+/* late() -> a sender in which something waits for too long, as soon as there is one: the timer's thread */
+PyObject *timer_late(PyObject *module, PyObject *unused);
+
+/* polling.c: of a sender that does not wait */
+#define POLL_RETRY 10000000 /* ns between two tries of what no event may tell of */
+enum {
+    POLL_PLACE = 1,  /* a place in the arena */
+    POLL_ROOM = 2,   /* all that waits is to leave */
+    POLL_RETURN = 4, /* memory that is in flight */
+};
+/* fileno() is readable when that is worth a try, and at the deadline, if that is not 0. */
+void poll_until(Gather *g, int what, int64_t deadline);
+void poll_no_more(Gather *g, int what);
+void poll_end(Gather *g);
 
 /* routes.c. Inside only, as all below. 0 or -1. */
 int find_route(Gather *g, PyObject *to, uint32_t *route);
@@ -203,7 +233,12 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args);
 PyObject *gather_limit(PyObject *self, PyObject *args);
 PyObject *gather_route(PyObject *self, PyObject *number);
 PyObject *gather_default(PyObject *self, PyObject *packed);
-PyObject *gather_wait(PyObject *self, PyObject *unused);
+PyObject *gather_tick(PyObject *self, PyObject *unused);
+PyObject *gather_poll(PyObject *self, PyObject *engine);
+PyObject *gather_fileno(PyObject *self, PyObject *unused);
+PyObject *gather_rescue(PyObject *self, PyObject *unused);
+PyObject *gather_drop(PyObject *self, PyObject *unused);
+PyObject *gather_discard(PyObject *self, PyObject *unused);
 PyObject *gather_resend(PyObject *self, PyObject *args);
 PyObject *gather_writable(PyObject *self, PyObject *milliseconds);
 PyObject *gather_mended(PyObject *self, PyObject *args);
@@ -221,6 +256,8 @@ bool may_go(Gather *g, struct route *r, int outq);
 uint32_t admit(Gather *g);
 /* Nothing may go: until that changes. */
 int wait_for_room(Gather *g);
+/* What failed could not be sent again, and the sender does not wait. 0 if it could be, now. */
+int await_resend(Gather *g);
 /* Until the socket can be written to. */
 int wait_writable(Gather *g, int milliseconds);
 
@@ -234,6 +271,8 @@ int trains_look(Gather *g);
 int trains_flush(Gather *g);
 /* Takes the results of what was queued, mends what failed, forgets what has left. 1: not all is mended */
 int conclude(Gather *g);
+/* What a train was sent from is not held any more. The program's code that this may run is the owner's. */
+void let_go(Gather *g, struct train *t);
 void trains_watcher(Gather *g, uzc_watcher *watcher);
 
 /* plain.c. 0, -errno, or INT_MIN: an exception. */

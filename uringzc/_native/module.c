@@ -156,9 +156,12 @@ static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse},
 static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, queue_slots};
 
-static PyMethodDef functions[] = {{"compiled_method", compiled_method, METH_VARARGS,
-                                   "compiled_method(name, doc): a method of a class derived of Delegate."},
-                                  {NULL, NULL, 0, NULL}};
+static PyMethodDef functions[] = {
+    {"compiled_method", compiled_method, METH_VARARGS,
+     "compiled_method(name, doc): a method of a class derived of Delegate."},
+    {"late", timer_late, METH_NOARGS,
+     "late() -> a Gather in which something waits for too long, when there is one"},
+    {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
@@ -173,7 +176,7 @@ PyMODINIT_FUNC PyInit__send(void) {
     PyObject *owner_type = PyType_FromSpec(&owner_spec);
     queue_type = (PyTypeObject *)PyType_FromSpec(&queue_spec);
     if (!module || !queue_type || !memory_type || !owner_type || sockets_init() < 0 || arguments_init() < 0 ||
-        arena_init(module) < 0 || gather_init(module) < 0 || stream_init(module) < 0 ||
+        arena_init(module) < 0 || gather_init(module) < 0 || timer_init() < 0 || stream_init(module) < 0 ||
         delegate_init(module) < 0 ||
         PyModule_AddObject(module, "Queue", Py_NewRef((PyObject *)queue_type)) < 0 ||
         PyModule_AddObject(module, "Owner", owner_type) < 0 ||

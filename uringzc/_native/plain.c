@@ -33,6 +33,8 @@ int resend(Gather *g, const struct train *t, uint32_t count) {
     uint32_t segment = count > 1 ? t->size : 0;
     if (descriptor(g->sock, &g->fd) < 0)
         return INT_MIN;
+    if (g->fd < 0)
+        return refuse(g->queue, -EBADF), INT_MIN;
     if (g->closed) /* by a fork in between: the parent sends it */
         return refuse_as(g->mender, UZC_E_CLOSED), INT_MIN;
     ssize_t sent;

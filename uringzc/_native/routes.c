@@ -56,6 +56,8 @@ static int forget_routes(Gather *g) {
     int code = trains_submit(g);
     while (code == 0 && g->in_flight)
         code = trains_wait(g);
+    if (code > 0)
+        poll_until(g, POLL_PLACE, 0);
     if (code)
         return would_block(code, "too many destinations while the network takes no more");
     PyDict_Clear(g->destinations);

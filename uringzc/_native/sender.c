@@ -7,91 +7,10 @@
 
 #include "gather.h"
 
-#define PATIENCE 50000 /* microseconds, with the lock of a sender, between two looks at the world */
-
 int64_t nanoseconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static bool take_lock(Gather *g, long long microseconds) {
-    if (PyThread_acquire_lock(g->lock, NOWAIT_LOCK))
-        return true;
-    PyLockStatus got;
-    Py_BEGIN_ALLOW_THREADS;
-    got = PyThread_acquire_lock_timed(g->lock, microseconds, 0);
-    Py_END_ALLOW_THREADS;
-    return got == PY_LOCK_ACQUIRED;
-}
-
-static void release_lock(Gather *g) {
-    g->inside = 0;
-    g->ready = g->closed ? 0 : g->thread;
-    PyThread_release_lock(g->lock);
-}
-
-/* Begins a call that changes the sender. Its own thread waits for the timer; a call inside a call is refused.
- */
-int gather_begin(Gather *g) {
-    unsigned long thread = PyThread_get_thread_ident();
-    if (g->closed || !g->queue->engine)
-        return refuse_as(g->mender, UZC_E_CLOSED), -1;
-    if (!g->thread) { /* the first call */
-        if (!g->queue->calls->mine(g->queue->calls->slots(g->queue->engine)))
-            return refuse_as(g->mender, UZC_E_THREAD), -1;
-        g->thread = thread;
-        PyObject *begun = PyObject_CallMethod(g->mender, "begin", "O", g);
-        Py_XDECREF(begun);
-        if (!begun) {
-            g->thread = 0;
-            return -1;
-        }
-    }
-    if (g->thread != thread)
-        return refuse_as(g->mender, UZC_E_THREAD), -1;
-    if (g->inside == thread || g->queue->busy)
-        return refuse_as(g->mender, UZC_E_BUSY), -1;
-    while (!take_lock(g, PATIENCE)) /* the timer has it */
-        if (PyErr_CheckSignals() < 0)
-            return -1;
-    if (g->closed || !g->queue->engine) { /* meanwhile */
-        PyThread_release_lock(g->lock);
-        return refuse_as(g->mender, UZC_E_CLOSED), -1;
-    }
-    g->ready = 0;
-    g->inside = thread;
-    g->queue->inside++;
-    return 0;
-}
-
-void gather_end(Gather *g) {
-    g->queue->inside--;
-    release_lock(g);
-}
-
-/* Ends a call; then what the mender has to tell is told, which may raise. */
-PyObject *leave(Gather *g, PyObject *result) {
-    if (g->news && result) {
-        g->news = 0;
-        PyObject *told = PyObject_CallMethod(g->mender, "deliver", NULL);
-        Py_XDECREF(told);
-        if (!told)
-            Py_CLEAR(result);
-    }
-    if (result && raise_modified(g->queue) < 0)
-        Py_CLEAR(result);
-    gather_end(g);
-    return result;
-}
-
-/* What a call raises that can not be waited for: code 1, else it has raised already. Always -1. */
-int would_block(int code, const char *why) {
-    PyObject *arguments = code > 0 ? Py_BuildValue("(is)", EAGAIN, why) : NULL;
-    if (arguments)
-        PyErr_SetObject(PyExc_BlockingIOError, arguments);
-    Py_XDECREF(arguments);
-    return -1;
 }
 
 static int submit_all(Gather *g) {
@@ -132,76 +51,22 @@ static PyObject *gather_look(PyObject *self, PyObject *unused) {
     if (gather_begin(g) < 0)
         return NULL;
     int error = trains_look(g);
+    if (g->in_flight)
+        poll_until(g, POLL_RETURN, 0);
+    else
+        poll_no_more(g, POLL_RETURN);
     return leave(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
 }
 
-/* rescue(late): sends what waits by system calls, in any thread; with `late` only if it waits for too long.
- * Returns 0, or -errno: something stays. */
-static PyObject *gather_rescue(PyObject *self, PyObject *late) {
-    Gather *g = (Gather *)self;
-    unsigned long thread = PyThread_get_thread_ident();
-    int only_late = PyObject_IsTrue(late), code = 0;
-    if (only_late < 0)
-        return NULL;
-    if (g->inside == thread || !take_lock(g, only_late ? 2 * PATIENCE : 20 * PATIENCE))
-        return PyLong_FromLong(-EBUSY);
-    g->ready = 0;
-    g->inside = thread;
-    int64_t since = atomic_load(&g->since), now = nanoseconds();
-    if (!only_late || (since && now - since >= g->max_delay)) {
-        if (g->count < BATCH)
-            close_train(g);
-        code = rescue(g);
-        if (code)
-            atomic_store(&g->since, now); /* again a little later */
-    }
-    release_lock(g);
-    return code == INT_MIN ? NULL : PyLong_FromLong(code);
-}
-
-/* Takes no more: what waits must have been sent. Any thread. */
+/* Takes no more: what waits must have been sent. */
 static PyObject *gather_close(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
-    g->closed = true;
+    g->closed = 1;
     g->ready = 0;
-    end_timer(g);
+    timer_remove(g);
+    poll_end(g);
     Py_RETURN_NONE;
-}
-
-/* In the child of a fork: it is the parent's. What its timer held there is held here for ever. */
-static PyObject *gather_abandon(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Gather *g = (Gather *)self;
-    g->closed = true;
-    g->ready = 0;
-    Py_RETURN_NONE;
-}
-
-/* Forgets what waits, and gives its block back; of a closed sender. Returns how many datagrams were lost.
- * What is in the ring stays: the accounts still tell of it. */
-static PyObject *gather_discard(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Gather *g = (Gather *)self;
-    unsigned long long lost = 0;
-    if (!g->closed || !take_lock(g, 20 * PATIENCE))
-        return PyErr_Format(PyExc_RuntimeError, "discard() is for a closed sender");
-    if (g->count < BATCH)
-        close_train(g);
-    for (uint32_t i = 0; i < g->count; i++) {
-        struct train *t = &g->trains[i];
-        if (t->state != CLOSED && t->state != FAILED)
-            continue;
-        lost += t->count;
-        arena_drop(g->arena, t->block);
-        Py_CLEAR(t->holder);
-        t->block = NO_BLOCK;
-        t->state = DONE;
-        t->count = 0;
-    }
-    leave_block(g);
-    release_lock(g);
-    return PyLong_FromUnsignedLongLong(lost);
 }
 
 /* Ends its slot. False while requests of it are in flight. */
@@ -230,10 +95,10 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
         return -1;
     }
     Queue *q = (Queue *)queue;
-    make_timer(g);
     g->lock = PyThread_allocate_lock();
     g->destinations = PyDict_New();
-    if (!g->lock || !g->destinations)
+    g->spent = PyList_New(0);
+    if (!g->lock || !g->destinations || !g->spent)
         return PyErr_NoMemory(), -1;
     Py_INCREF(queue);
     Py_INCREF(arena);
@@ -265,7 +130,11 @@ static int set_up(Gather *g, PyObject *args, PyObject *keywords) {
 
 static PyObject *gather_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     PyObject *self = PyType_GenericAlloc(type, 0);
-    if (self && set_up((Gather *)self, args, keywords) < 0)
+    if (!self)
+        return NULL;
+    Gather *g = (Gather *)self;
+    g->poll.set = g->poll.timer = g->poll.sock = -1;
+    if (set_up(g, args, keywords) < 0)
         Py_CLEAR(self);
     return self;
 }
@@ -278,21 +147,22 @@ static int gather_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(g->mender);
     Py_VISIT(g->sock);
     Py_VISIT(g->destinations);
+    Py_VISIT(g->spent);
     return 0;
 }
 
 static void gather_dealloc(PyObject *self) {
     Gather *g = (Gather *)self;
+    timer_remove(g); /* first: the timer takes no reference of what is not there */
     PyObject_GC_UnTrack(self);
+    poll_end(g);
     if (g->queue) /* its constructor, or the sender's, was interrupted */
         end_slot(g->queue, &g->slot);
-    if (g->lock) {
+    if (g->lock)
         PyThread_free_lock(g->lock);
-        pthread_mutex_destroy(&g->mutex);
-        pthread_cond_destroy(&g->woken);
-    }
     for (uint32_t i = 0; i < g->count; i++)
         Py_XDECREF(g->trains[i].holder);
+    Py_XDECREF(g->spent);
     PyMem_Free(g->routes);
     PyMem_Free(g->notifiers.numbers);
     Py_XDECREF(g->destinations);
@@ -332,7 +202,8 @@ static PyObject *gather_waiting(PyObject *self, void *unused) {
     const Gather *g = (Gather *)self;
     unsigned long long waiting = 0;
     for (uint32_t i = 0; i < g->count; i++)
-        waiting += g->trains[i].state == CLOSED ? g->trains[i].count : 0;
+        if (g->trains[i].state == CLOSED || g->trains[i].state == FAILED) /* to be sent again */
+            waiting += g->trains[i].count;
     return PyLong_FromUnsignedLongLong(waiting + open_count(g));
 }
 
@@ -347,13 +218,15 @@ static PyMethodDef gather_methods[] = {
     {"flush", gather_flush, METH_NOARGS, "Submits all; the numbers of its notifiers that are not done."},
     {"spare", gather_spare, METH_NOARGS, "Sends what waits, and gives back the block that it fills."},
     {"look", gather_look, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
-    {"wait", gather_wait, METH_NOARGS,
-     "The timer's: True when something waits for too long, False at the end."},
-    {"rescue", gather_rescue, METH_O, "Sends what waits by system calls, in any thread."},
-    {"close", gather_close, METH_NOARGS, "Takes no more, and ends the timer."},
-    {"abandon", gather_abandon, METH_NOARGS, "In the child of a fork: takes no more."},
+    {"tick", gather_tick, METH_NOARGS, "The timer's: sends by system calls what has waited for too long."},
+    {"rescue", gather_rescue, METH_NOARGS, "Sends what waits by system calls, in any thread."},
+    {"close", gather_close, METH_NOARGS, "Takes no more."},
+    {"abandon", gather_close, METH_NOARGS, "In the child of a fork: takes no more."},
+    {"drop", gather_drop, METH_NOARGS, "Sends what waits, and ends; in any thread, and waits for nobody."},
     {"discard", gather_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
     {"unwatch", gather_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
+    {"poll", gather_poll, METH_O, "Makes what fileno() returns, of the engine's descriptor."},
+    {"fileno", gather_fileno, METH_NOARGS, "See UdpSender.fileno."},
     {"resend", gather_resend, METH_VARARGS, "For the mender."},
     {"writable", gather_writable, METH_O, "For the mender."},
     {"mended", gather_mended, METH_VARARGS, "For the mender."},
@@ -371,16 +244,26 @@ static PyMemberDef gather_members[] = {COUNTER(requests),
                                        COUNTER(copied),
                                        COUNTER(reordered),
                                        {"in_flight", T_UINT, offsetof(Gather, in_flight), READONLY, NULL},
-                                       {"closed", T_BOOL, offsetof(Gather, closed), READONLY, NULL},
                                        {"blocking", T_BOOL, offsetof(Gather, blocking), 0, NULL},
+                                       {"untimed", T_BOOL, offsetof(Gather, untimed), READONLY, NULL},
+                                       {"in_timer", T_BOOL, offsetof(Gather, in_timer), READONLY, NULL},
                                        {"thread", T_ULONG, offsetof(Gather, thread), READONLY, NULL},
                                        {NULL, 0, 0, 0, NULL}};
 static PyObject *gather_busy(PyObject *self, void *unused) {
     (void)unused;
-    return PyBool_FromLong(((Gather *)self)->inside == PyThread_get_thread_ident());
+    const Gather *g = (Gather *)self;
+    const unsigned long thread = PyThread_get_thread_ident();
+    return PyBool_FromLong(g->inside == thread || (g->reporting && g->thread == thread));
 }
 
-static PyGetSetDef gather_getset[] = {{"busy", gather_busy, NULL, "this thread is inside a call", NULL},
+static PyObject *gather_closed(PyObject *self, void *unused) {
+    (void)unused;
+    const Gather *g = (Gather *)self;
+    return PyBool_FromLong(g->closed || g->dropped);
+}
+
+static PyGetSetDef gather_getset[] = {{"closed", gather_closed, NULL, "takes no more", NULL},
+                                      {"busy", gather_busy, NULL, "this thread is inside a call", NULL},
                                       {"datagrams", gather_datagrams, NULL, "taken", NULL},
                                       {"destinations", gather_destinations, NULL, "that were sent to", NULL},
                                       {"nbytes", gather_nbytes, NULL, "taken", NULL},

@@ -30,6 +30,8 @@ int submit_if_full(Gather *g) {
 int close_for_next(Gather *g) {
     close_train(g);
     int code = submit_if_full(g);
+    if (code > 0 && g->count < BATCH) /* some have left, and the others wait on */
+        return 0;
     return code ? would_block(code, "the network takes no more at the moment") : 0;
 }
 
@@ -70,11 +72,14 @@ int make_place(Gather *g, size_t n) {
             code = trains_wait(g);
         else if (code == 0) /* others that share the arena have it */
             code = squeeze(g);
+        if (code > 0)
+            poll_until(g, POLL_PLACE, 0);
         if (code > 0 && !g->in_flight)
             return would_block(1, "leases that were not sent hold the whole arena: send or release them");
         if (code)
             return would_block(code, "the kernel still holds the whole arena");
     }
+    poll_no_more(g, POLL_PLACE);
     return 0;
 }
 
@@ -100,8 +105,7 @@ static void grown(Gather *g) {
 
 static void begin_train(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block) {
     const struct route *r = &g->routes[route];
-    if (!g->count)
-        start_clock(g);
+    start_clock(g);
     g->open = (struct train){.data = data,
                              .size = (uint32_t)n,
                              .nbytes = (uint32_t)n,
@@ -138,8 +142,7 @@ int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t
 int add_train(Gather *g, const struct train *t) {
     if (close_for_next(g) < 0)
         return -1;
-    if (!g->count)
-        start_clock(g);
+    start_clock(g);
     struct train *place = &g->trains[g->count++];
     *place = *t;
     place->first = g->datagrams;

@@ -237,6 +237,12 @@ static int learn(Gather *g) {
     return 0;
 }
 
+void let_go(Gather *g, struct train *t) {
+    if (t->holder && g->inside != g->thread && PyList_Append(g->spent, t->holder) < 0)
+        PyErr_Clear();
+    Py_CLEAR(t->holder);
+}
+
 /* Forgets trains that have left: their requests have references of their own. */
 static void finish(Gather *g) {
     uint32_t kept = 0;
@@ -247,12 +253,14 @@ static void finish(Gather *g) {
             continue;
         }
         arena_drop(g->arena, t->block);
-        Py_CLEAR(t->holder);
+        let_go(g, t);
     }
     g->count = kept;
     g->next = 0;
+    if (!kept)
+        g->stuck = 0;
     if (!kept && g->open.size == NO_TRAIN)
-        atomic_store(&g->since, 0);
+        atomic_store_explicit(&g->due, 0, memory_order_relaxed);
 }
 
 static bool any_failed(const Gather *g) {
@@ -284,8 +292,10 @@ static bool is_lone(const Gather *g) {
     return g->count == 1 && !g->next && t->count == 1 && t->nbytes < g->large && !g->always;
 }
 
-int trains_submit(Gather *g) {
+static int submit_all(Gather *g) {
     int code = conclude(g);
+    if (code > 0 && !g->blocking)
+        code = await_resend(g);
     if (code)
         return code;
     if (!g->count)
@@ -300,10 +310,21 @@ int trains_submit(Gather *g) {
     for (code = 0; g->count && !code;) {
         uint32_t until = admit(g);
         code = until ? submit_some(g, until) : wait_for_room(g);
+        if (code > 0 && until) /* memory has to come back */
+            poll_until(g, POLL_ROOM, 0);
         int concluded = code < 0 ? 0 : conclude(g);
+        if (concluded > 0 && !g->blocking)
+            concluded = await_resend(g);
         if (concluded)
             code = concluded;
     }
+    return code;
+}
+
+int trains_submit(Gather *g) {
+    int code = submit_all(g);
+    if (!code)
+        poll_no_more(g, POLL_ROOM);
     if (code >= 0 && (g->attached >= g->flush_requests || g->attached_bytes >= g->flush_bytes))
         return trains_flush(g) < 0 ? -1 : code;
     return code;

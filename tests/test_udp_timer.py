@@ -1,0 +1,323 @@
+"""The timer: what it costs, what it survives, how senders end with it, and senders that have none."""
+
+import errno
+import gc
+import socket
+import threading
+import time
+import warnings
+import weakref
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import run, until
+
+import uringzc
+from uringzc import SendError, UdpSender, testing, timer
+from uringzc._send import Gather
+from uringzc.mender import PATIENCE
+
+NAME = "uringzc timer"
+
+
+def timers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == NAME]
+
+
+def wake_ups() -> int:
+    """How often the timer's thread has slept."""
+    total = 0
+    for thread in timers():
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        total += int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
+    return total
+
+
+# -- what it costs
+
+
+def test_a_lone_datagram_wakes_it_twice() -> None:
+    """Once to be told, once to send it; and an idle sender never does."""
+    count = 10
+    with testing.receiver(thread=False) as rx, UdpSender(rx.address) as tx:
+        tx.send(b"first")
+        rx.wait(1)
+        before = wake_ups()
+        for number in range(count):
+            tx.send(b"x")
+            rx.wait(number + 2)
+            time.sleep(0.03)  # a program that sends little
+        assert wake_ups() - before <= 2 * count + 5
+
+
+def test_one_thread_serves_every_sender() -> None:
+    with testing.receiver() as rx, ExitStack() as stack:
+        for _ in range(5):
+            stack.enter_context(UdpSender(rx.address)).send(b"x")
+        rx.wait(5)
+        assert len(timers()) == 1
+
+
+@testing.requires("net_admin")
+def test_what_can_not_leave_is_tried_less_and_less_often() -> None:
+    """Behind the first datagram to a neighbour that does not answer: 0.2 s, at a max_delay of 1 ms."""
+    with testing.hold() as net, net.run(lambda: UdpSender(net.address)) as tx:
+        net.stop()
+        net.forget_neighbour()
+        tx.send(b"first")
+        assert until(lambda: not tx.stats.waiting)
+        before = wake_ups()
+        tx.send(b"second")
+        assert until(lambda: not tx.stats.waiting)
+        assert wake_ups() - before <= 50
+
+
+@testing.requires("net_admin")
+def test_a_full_queue_on_the_way_is_not_waited_for_and_loses_nothing() -> None:
+    """The timer does not sleep where it would keep others waiting, and tries again."""
+    with (
+        testing.hold() as net,
+        testing.receiver(sock=net.receiver_socket()) as rx,
+        net.socket() as filler,
+        net.run(lambda: UdpSender(net.address)) as tx,
+    ):
+        for count in (1, 2):  # the second finds out that the first has arrived
+            tx.send(b"warm")
+            rx.wait(count)
+        net.limit(20_000)
+        net.stop()
+        filler.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: a full queue is reported
+        filled = 0
+        with suppress(OSError):
+            while filler.sendto(bytes(1400), net.address):
+                filled += 1
+        tx.send(b"waits".ljust(1400))
+        time.sleep(1.5 * PATIENCE)  # longer than a call of the program waits for it
+        assert (tx.stats.waiting, tx.stats.lost) == (1, 0)
+        net.limit()
+        net.release()
+        assert rx.wait(2 + filled + 1)[-1] == b"waits".ljust(1400)
+
+
+# -- what it survives
+
+
+def test_a_refused_datagram_does_not_end_it() -> None:
+    """What the peer's host answers is read by the owner; max_delay is kept meanwhile, and after."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = nobody.getsockname()
+    with UdpSender(address) as tx:
+        for number in range(20):
+            tx.send(b"x")
+            assert until(lambda: not tx.stats.waiting, 5), f"datagram {number} waits"
+        with pytest.raises(SendError) as caught:
+            tx.flush()
+        told = [caught.value, *caught.value.others]
+        assert {(error.errno, error.index, error.to) for error in told} == {(errno.ECONNREFUSED, -1, address)}
+        assert tx.stats.lost == 0
+
+
+def test_a_closed_socket_does_not_end_the_timer() -> None:
+    with testing.receiver() as rx, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.connect(rx.address)
+        with UdpSender(rx.address) as other:
+            tx = UdpSender(sock=sock, max_delay=0.01)
+            tx.send(b"never")
+            sock.close()
+            for number in range(20):
+                other.send(b"%d" % number)
+                rx.wait(number + 1)
+            with pytest.raises(OSError, match="closed"):
+                tx.close()
+        assert rx.datagrams == [b"%d" % number for number in range(20)]
+
+
+def test_a_sender_that_is_inside_a_call_for_long_keeps_nobody_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The timer passes it by, serves the others, and comes back when the call has ended: not before."""
+    real, real_late = socket.getaddrinfo, timer.late
+    came: list[object] = []
+
+    def late() -> Gather:
+        came.append(None)
+        return real_late()
+
+    monkeypatch.setattr(timer, "late", late)
+    with testing.receiver() as rx, testing.receiver() as elsewhere, ExitStack() as stack:
+        tx, other = (stack.enter_context(UdpSender(to.address)) for to in (rx, elsewhere))
+
+        def slow(*args: Any) -> Any:
+            for _ in range(3):  # it comes for the first sender's too, and finds it inside
+                other.send(b"served")
+                elsewhere.wait(elsewhere.count + 1)
+            return real(*args)
+
+        tx.send(b"first")
+        monkeypatch.setattr(socket, "getaddrinfo", slow)
+        tx.send(b"second", ("localhost", rx.address[1]))
+        assert rx.wait(2) == [b"first", b"second"]
+        assert len(came) <= 20  # it was late for the others six times, and once in vain
+
+
+def test_what_a_datagram_held_is_let_go_by_the_owner() -> None:
+    """That may run code of the program's, which the timer does not."""
+    dropped: list[str] = []
+
+    class Memory(bytearray):
+        def __del__(self) -> None:
+            dropped.append(threading.current_thread().name)
+
+    with testing.receiver() as rx, UdpSender(rx.address) as tx:
+        tx.send_region(Memory(100_000), segment=1000)
+        assert until(lambda: not tx.stats.waiting)
+        assert not dropped
+        tx.flush()
+        tx.drain()
+        assert dropped == ["MainThread"]
+
+
+# -- how senders end with it
+
+
+def test_senders_that_are_dropped_while_it_sends() -> None:
+    """What they took arrives, and dropping them waits for nobody."""
+    count = 300
+
+    def drop(number: int) -> None:
+        tx = UdpSender(rx.address, sock=sock, scheduler=s, max_delay=1e-6)
+        tx.send(b"%d" % number)
+
+    with (
+        testing.receiver() as rx,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock,
+        uringzc.Scheduler() as s,
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore")  # they were not closed
+        for number in range(count):
+            drop(number)
+        assert sorted(rx.wait(count)) == sorted(b"%d" % number for number in range(count))
+
+
+def test_the_interpreter_exits_with_senders() -> None:
+    """The timer's thread sleeps then; what waits is sent."""
+    program = """
+    import sys, threading, uringzc
+    ready = threading.Barrier(3)
+    def send():
+        tx = uringzc.UdpSender(("127.0.0.1", int(sys.argv[1])), max_delay=3600)
+        tx.send(b"last")
+        ready.wait()
+        return tx
+    def stay():
+        tx = send()
+        threading.Event().wait()
+    for _ in range(2):
+        threading.Thread(target=stay, daemon=True).start()
+    tx = send()
+    """
+    with testing.receiver() as rx:
+        _, errors = run(program, rx.address[1])
+        assert rx.wait(3) == [b"last"] * 3
+        assert {line for line in errors.splitlines() if "ResourceWarning" not in line} == set()
+
+
+def test_the_child_of_a_fork_has_one_of_its_own() -> None:
+    """Also where the parent's was at work at that moment."""
+    program = """
+    import os, sys, warnings, uringzc
+    from helpers import until
+    warnings.simplefilter("ignore", DeprecationWarning)
+    address = ("127.0.0.1", int(sys.argv[1]))
+    tx = uringzc.UdpSender(address, max_delay=1e-6)
+    for _ in range(10):
+        tx.send(b"parent")
+        child = os.fork()
+        if not child:
+            own = uringzc.UdpSender(address)
+            own.send(b"child")
+            os._exit(0 if until(lambda: not own.stats.waiting) else 1)
+        assert os.waitpid(child, 0)[1] == 0
+    tx.close()
+    """
+    with testing.receiver() as rx:
+        run(program, rx.address[1])
+        assert sorted(rx.wait(20)) == [b"child"] * 10 + [b"parent"] * 10
+
+
+def test_dropping_a_sender_whose_socket_is_closed() -> None:
+    """It ends all the same, and nothing is raised that nobody could catch."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, testing.receiver() as rx:
+        sock.connect(rx.address)
+        tx = UdpSender(sock=sock, max_delay=None)
+        tx.send(b"x")
+        sock.close()
+        gone = weakref.ref(tx)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it was not closed
+            del tx
+            gc.collect()
+        assert gone() is None
+        with uringzc.Scheduler() as s:
+            s.submit()
+
+
+# -- no thread
+
+
+NO_THREAD = """
+import encodings.idna, os, resource, socket, sys, time
+import uringzc
+from helpers import until
+rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+rx.bind(("127.0.0.1", 0))
+rx.settimeout(10)
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
+resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
+tx = uringzc.UdpSender(rx.getsockname(), max_inflight=64, arena=256 << 10, max_delay=0.01)
+"""
+
+
+@testing.requires("unprivileged")
+def test_no_thread_to_be_had() -> None:
+    """max_delay is kept by the sender's next call, and explain() says so; later there is a thread again."""
+    program = NO_THREAD + (
+        "print(tx.send(b'one'))\n"
+        "assert 'RLIMIT_NPROC' in tx.explain(), tx.explain()\n"
+        "time.sleep(0.02)\n"  # too long, and nobody is there
+        "assert tx.stats.waiting == 1\n"
+        "lease = tx.lease(10)\n"  # any call of the sender
+        "print(rx.recv(9).decode(), tx.stats.waiting)\n"
+        "lease.release()\n"
+        "tx.send(b'two'); tx.send(b'six')\n"
+        "time.sleep(0.02)\n"
+        "print(tx.send(b'ten'))\n"
+        "print(rx.recv(9).decode(), rx.recv(9).decode(), tx.stats.waiting)\n"
+        "resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))\n"
+        "sent = 1\n"
+        "while 'RLIMIT_NPROC' in tx.explain():\n"
+        "    sent += bool(tx.send(b'x'))\n"
+        "    time.sleep(0.005)\n"
+        "for _ in range(sent): rx.recv(9)\n"  # also what waited when the thread was started
+        "print('all')\n"
+        "tx.close(); rx.close()\n"
+    )
+    out, errors = run(program)
+    assert out.split() == ["3", "one", "0", "3", "two", "six", "1", "all"]
+    assert not errors
+
+
+@testing.requires("unprivileged")
+def test_a_program_that_never_gets_a_thread() -> None:
+    program = (
+        NO_THREAD
+        + "for _ in range(1000): tx.send(b'x' * 100)\ntx.close(); rx.close(); print(tx.stats.datagrams)"
+    )
+    out, errors = run(program)
+    assert out.split() == ["1000"]
+    assert not errors
