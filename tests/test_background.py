@@ -107,9 +107,12 @@ def test_tests_pass() -> None:
 
 def test_what_a_test_leaves_running_is_ended() -> None:
     before = children()
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    assert children() - before == {process.pid}
-    (ended,) = end_children(but=before)
-    assert "time.sleep(60)" in ended
-    process.wait()
+    program = [sys.executable, "-c", "import time; print('runs', flush=True); time.sleep(60)"]
+    with ending(subprocess.Popen(program, stdout=subprocess.PIPE, text=True)) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "runs\n"
+        assert children() - before == {process.pid}
+        (ended,) = end_children(but=before)
+        assert "time.sleep(60)" in ended
+        assert process.stdout.read() == ""
     assert children() == before

@@ -1,6 +1,5 @@
 """The sandboxes: what they swallow, hold and deliver, and that they leave nothing behind."""
 
-import ctypes
 import itertools
 import os
 import select
@@ -344,10 +343,14 @@ def test_killed_process_leaves_nothing() -> None:
     assert socket.if_nameindex() == before
 
 
-def drop_capabilities() -> None:
-    prctl, pr_capbset_drop = ctypes.CDLL(None).prctl, 24
-    for capability in range(64):
-        prctl(pr_capbset_drop, capability, 0, 0, 0)
+#: a Python program without any capability
+WITHOUT_CAPABILITIES = """
+import ctypes, os, sys
+prctl, pr_capbset_drop = ctypes.CDLL(None).prctl, 24
+for capability in range(64):
+    prctl(pr_capbset_drop, capability, 0, 0, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
 
 
 def test_without_privileges_tests_are_skipped_by_name(tmp_path: Path) -> None:
@@ -377,10 +380,19 @@ def test_without_privileges_tests_are_skipped_by_name(tmp_path: Path) -> None:
         """)
     )
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "test_it.py"],
+        [
+            sys.executable,
+            "-c",
+            WITHOUT_CAPABILITIES,
+            "-m",
+            "pytest",
+            "-v",
+            "-p",
+            "no:cacheprovider",
+            "test_it.py",
+        ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(testing.__file__).parents[1]), "COLUMNS": "250"},
-        preexec_fn=drop_capabilities,
         capture_output=True,
         text=True,
         check=False,
