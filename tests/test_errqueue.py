@@ -226,7 +226,7 @@ def cookie_of(sock: socket.socket) -> int:
 
 def preset(sock: socket.socket, number: int) -> None:
     """What the process believes of the socket's counter."""
-    ids = lib.uzc_ids_open(cookie_of(sock), True)
+    ids = lib.uzc_ids_open(cookie_of(sock), 0, True)
     lib.uzc_ids_set(ids, number)
     lib.uzc_ids_free(ids)
 

@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from uringzc._uring import ffi, lib
 
 WRAP = 2**32
-KNOWN = 1024  # sockets whose counters are remembered
+REMEMBERED = 4096  # sockets that no engine has
 Step = tuple[str, int, int]
 
 
@@ -240,8 +240,8 @@ def test_control_a_counter_that_is_off_by_one(fault: int) -> None:
 fresh = count(1 << 60).__next__  # cookies that no socket has, and no other test
 
 
-def opened(cookie: int, new: bool) -> Ids | None:
-    pointer = lib.uzc_ids_open(cookie, new)
+def opened(cookie: int, new: bool, inode: int = 0) -> Ids | None:
+    pointer = lib.uzc_ids_open(cookie, inode, new)
     return Ids(None, pointer) if pointer else None
 
 
@@ -313,29 +313,48 @@ def test_one_in_doubt_is_found_out_again() -> None:
         assert ids.next is None
 
 
-FULL = f"""
+def test_one_cookie_in_two_network_namespaces() -> None:
+    """Before Linux 5.10 there may be."""
+    cookie = fresh()
+    first, second = opened(cookie, True, inode=1), opened(cookie, True, inode=2)
+    assert first
+    assert second
+    with first, second:
+        first.own(1, 2)
+        assert (first.next, second.next) == (2, 0)
+        assert lib.uzc_ids_taken(cookie, 1)
+        assert not lib.uzc_ids_taken(cookie, 3)
+        assert first.tell(0, 1) == [1, 2]
+
+
+MANY = f"""
 from test_ids import fresh, opened
-held = [opened(fresh(), True) for _ in range({KNOWN})]
-assert all(held)
-assert opened(fresh(), True) is None  # it copies
-with held[5]:
-    pass
-other = opened(fresh(), True)  # in the place of the one that was given back
-assert other and other.next == 0
-with other:
-    pass
-for _ in range(3 * {KNOWN}):
-    with opened(fresh(), True) as ids:
-        ids.own(1)
+cookies = [fresh() for _ in range(3 * {REMEMBERED})]
+held = [opened(cookie, True) for cookie in cookies]
+assert all(held)  # as many as there are
+assert all(opened(cookie, True) is None for cookie in cookies)
+kept = held[::100]
+for ids in held:
+    ids.own(1)
+    if ids not in kept:
         ids.tell(0, 0)
-with held[7]:
-    held[7].own(1)
-    assert held[7].tell(0, 0) == [1]
+        with ids:
+            pass
+assert all(opened(cookie, True) is None for cookie in cookies[::100])  # what is taken is never forgotten
+known = 0
+for i, cookie in enumerate(cookies):
+    if i % 100:
+        with opened(cookie, False) as ids:
+            known += ids.next == 1
+            ids.doubt()  # and is not remembered
+assert known == {REMEMBERED}
+for ids in kept:
+    assert ids.tell(0, 0) == [1]
 """
 
 
-def test_as_many_sockets_as_are_remembered() -> None:
-    run(FULL)  # in a process of its own: these counters stay
+def test_more_sockets_than_are_remembered() -> None:
+    run(MANY)  # in a process of its own: these counters stay
 
 
 FORKED = """

@@ -13,10 +13,13 @@
 #include <sys/uio.h>
 
 #include "control.h"
-#include "internal.h"
+#include "sock_table.h"
 
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
+#endif
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
 #endif
 #ifndef SO_ZEROCOPY
 #define SO_ZEROCOPY 60
@@ -47,9 +50,9 @@ struct waiter {
 };
 
 /* What is known of a socket. It is found by the program's descriptor, and told from another that has the same
- * number by the kernel's cookie. */
+ * number by what identifies it. */
 struct sock {
-    uint64_t cookie;
+    struct sock_link link;
     uzc_ids *ids; /* NULL: it sends copies */
     struct waiter *first, *last;
     struct sock *next, *previous; /* of the engine */
@@ -74,7 +77,8 @@ struct uzc_errqueue {
     struct entry *entries; /* queued and not submitted */
     uint32_t size, count;
     struct sock **by_fd, *socks, *touched;
-    struct sock *turn; /* whom end_closed() asks next; NULL: the first */
+    struct sock_table table; /* of the same */
+    struct sock *turn;       /* whom end_closed() asks next; NULL: the first */
     int fds;
     uint32_t watched_count;
     int epoll, event_fd;

@@ -53,7 +53,7 @@ static void take_message(uzc_errqueue *e, struct sock *s, struct mmsghdr *messag
         s->error = (int)error->ee_errno;
     if (e->message_count == MESSAGES)
         return;
-    kept->cookie = s->cookie;
+    kept->socket = s;
     kept->msg_flags = (uint32_t)header->msg_flags;
     kept->data_length = message->msg_len;
     kept->control_length = (uint32_t)header->msg_controllen;
@@ -94,7 +94,7 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
         settle_down(e, s);
     }
     for (int i = 0; !found && i < e->message_count; i++) {
-        if (e->messages[i].cookie != s->cookie)
+        if (e->messages[i].socket != s)
             continue;
         *out = e->messages[i];
         e->message_count--;

@@ -1,22 +1,28 @@
 /* SPDX-License-Identifier: MIT
  *
  * Whose a zero-copy number is. The kernel numbers the MSG_ZEROCOPY sends of a socket from 0, and never begins
- * again; so where a socket's counter stands is known for the whole process, by the socket's cookie, and one
- * engine at a time sends zero-copy through a socket.
+ * again; so where a socket's counter stands is known for the whole process, and one engine at a time sends
+ * zero-copy through a socket.
  *
  * A table by the number's low bits, which grows when two outstanding ones would share an entry: it stays as
  * small as what is in flight, and the wrap of the u32 is nothing special.
  */
 #include <pthread.h>
 
-#include "internal.h"
+#include "sock_table.h"
 
-#define KNOWN_SOCKETS 1024
+#define REMEMBERED 4096 /* sockets that no engine has, and whose counters are known all the same */
 #define MOST (1u << 24) /* entries of a table */
 
 struct owner {
     uint64_t key; /* 0: none */
     uint32_t id;
+};
+
+struct counter {
+    struct sock_link link;
+    uint32_t next;
+    bool taken; /* by an engine, or for ever: nobody knows where it stands */
 };
 
 struct uzc_ids {
@@ -25,89 +31,124 @@ struct uzc_ids {
     uint32_t next;
     uint32_t oldest; /* none before it is outstanding */
     uint32_t outstanding;
-    uint64_t cookie; /* 0: no socket's */
     uint32_t forks;
+    struct counter *counter; /* NULL: no socket's */
     bool known, lost;
 };
 
 /* -- where the counters stand */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct counter {
-    uint64_t cookie;
-    uint32_t next;
-    bool taken; /* by an engine, or for ever: nobody knows where it stands */
-} counters[KNOWN_SOCKETS];
-static uint32_t oldest_counter, forks;
+static struct sock_table counters;
+static uint32_t remembered; /* of those: not taken */
+static uint32_t forks;
+static bool prepared;
+
+static void before_fork(void) {
+    pthread_mutex_lock(&lock);
+}
+
+static void in_parent(void) {
+    pthread_mutex_unlock(&lock);
+}
 
 /* The parent goes on to send: here they stand nowhere any more. */
 static void in_child(void) {
-    pthread_mutex_init(&lock, NULL);
+    for (uint32_t i = 0; i < counters.size; i++)
+        for (struct sock_link *link = counters.chains[i]; link; link = link->next)
+            ((struct counter *)link)->taken = true;
+    remembered = 0;
     forks++;
-    for (uint32_t i = 0; i < KNOWN_SOCKETS; i++)
-        counters[i].taken = counters[i].cookie != 0;
+    pthread_mutex_init(&lock, NULL);
 }
 
-static struct counter *find_counter(uint64_t cookie) {
-    for (uint32_t i = 0; i < KNOWN_SOCKETS; i++)
-        if (counters[i].cookie == cookie)
-            return &counters[i];
-    return NULL;
+static void prepare(void) {
+    prepared = pthread_atfork(before_fork, in_parent, in_child) == 0;
 }
 
-/* An entry for one more, forgetting another that nobody has taken: NULL if all are taken. */
-static struct counter *new_counter(uint64_t cookie) {
-    static bool prepared;
-    if (!prepared)
-        prepared = pthread_atfork(NULL, NULL, in_child) == 0;
-    for (uint32_t i = 0; i < KNOWN_SOCKETS && prepared; i++) {
-        struct counter *c = &counters[oldest_counter++ % KNOWN_SOCKETS];
-        if (!c->taken) {
-            *c = (struct counter){.cookie = cookie};
-            return c;
-        }
+static struct counter *new_counter(uint64_t cookie, uint64_t inode) {
+    struct counter *c = calloc(1, sizeof *c);
+    if (!c)
+        return NULL;
+    c->link.cookie = cookie;
+    c->link.inode = inode;
+    if (!sock_table_insert(&counters, &c->link)) {
+        free(c);
+        return NULL;
     }
-    return NULL;
+    remembered++;
+    return c;
 }
 
-uzc_ids *uzc_ids_open(uint64_t cookie, int fresh) {
-    uzc_ids *ids = uzc_ids_new();
+static void forget(struct counter *c) {
+    sock_table_remove(&counters, &c->link);
+    remembered--;
+    free(c);
+}
+
+/* Some socket that nobody has taken; there is one. */
+static void forget_any(void) {
+    static uint32_t chain;
+    for (;; chain++)
+        for (struct sock_link *link = counters.chains[chain & (counters.size - 1)]; link; link = link->next)
+            if (!((struct counter *)link)->taken) {
+                forget((struct counter *)link);
+                return;
+            }
+}
+
+uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode, int fresh) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, prepare);
+    uzc_ids *ids = prepared ? uzc_ids_new() : NULL;
+    if (!ids)
+        return NULL;
     pthread_mutex_lock(&lock);
-    struct counter *c = ids ? find_counter(cookie) : NULL;
-    bool remembered = c != NULL;
-    if (ids && !c)
-        c = new_counter(cookie);
-    bool mine = c && !c->taken;
-    if (mine) {
+    struct counter *c = (struct counter *)sock_table_find(&counters, cookie, inode);
+    bool seen = c != NULL;
+    if (!c)
+        c = new_counter(cookie, inode);
+    if (c && !c->taken) {
         c->taken = true;
-        ids->cookie = cookie;
+        remembered--;
+        ids->counter = c;
         ids->forks = forks;
-        if (remembered || fresh)
+        if (seen || fresh)
             uzc_ids_set(ids, c->next);
     }
     pthread_mutex_unlock(&lock);
-    if (!mine)
-        uzc_ids_free(ids);
-    return mine ? ids : NULL;
+    if (ids->counter)
+        return ids;
+    uzc_ids_free(ids);
+    return NULL;
 }
 
-int uzc_ids_taken(uint64_t cookie) {
+int uzc_ids_taken(uint64_t cookie, uint64_t inode) {
     pthread_mutex_lock(&lock);
-    struct counter *c = find_counter(cookie);
+    struct counter *c = (struct counter *)sock_table_find(&counters, cookie, inode);
     int taken = c && c->taken;
     pthread_mutex_unlock(&lock);
     return taken;
 }
 
 /* Where the counter stands is remembered, if that is known. */
+static void give_back(const uzc_ids *ids) {
+    struct counter *c = ids->counter;
+    c->next = ids->next;
+    c->taken = false;
+    remembered++;
+    if (!ids->known)
+        forget(c);
+    else if (remembered > REMEMBERED)
+        forget_any();
+}
+
 void uzc_ids_free(uzc_ids *ids) {
     if (!ids)
         return;
-    if (ids->cookie && ids->forks == forks) {
+    if (ids->counter && ids->forks == forks && !ids->lost && !ids->outstanding) {
         pthread_mutex_lock(&lock);
-        struct counter *c = find_counter(ids->cookie);
-        if (c && !ids->lost && !ids->outstanding)
-            *c = ids->known ? (struct counter){ids->cookie, ids->next, false} : (struct counter){0};
+        give_back(ids);
         pthread_mutex_unlock(&lock);
     }
     free(ids->owners);

@@ -186,11 +186,12 @@ const uzc_calls *uzc_ring_calls(void);
 /* ids.c: the kernel numbers a socket's MSG_ZEROCOPY sends, u32 and wrapping, and tells of ranges of them */
 uzc_ids *uzc_ids_new(void);
 void uzc_ids_free(uzc_ids *ids);
-/* Of the socket with this SO_COOKIE; `fresh`: it never sent zero-copy. NULL: no memory, or its numbers are
- * another engine's. uzc_ids_free() leaves it to the next one. */
-uzc_ids *uzc_ids_open(uint64_t cookie, int fresh);
+/* Of the socket with this SO_COOKIE, and this inode, or 0 where cookies are unique; `fresh`: it never sent
+ * zero-copy. NULL: no memory, or its numbers are another engine's. uzc_ids_free() leaves it to the next one.
+ */
+uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode, int fresh);
 /* Whether an engine of this process has the numbers of that socket, and so reads its error queue. */
-int uzc_ids_taken(uint64_t cookie);
+int uzc_ids_taken(uint64_t cookie, uint64_t inode);
 /* The number that the next send will have, once it is known and as long as it can be believed. */
 int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
 /* It was found out. One that was given already, while any is outstanding, is not believed. */
@@ -214,7 +215,7 @@ uint32_t uzc_ids_outstanding(const uzc_ids *ids);
 #define UZC_MESSAGE_CONTROL 256
 /* What was in an error queue and is no notification: an ICMP error, a timestamp. As recvmsg() gave it. */
 typedef struct {
-    uint64_t cookie; /* of the socket */
+    void *socket; /* whose it is, inside */
     uint32_t msg_flags, data_length, control_length, from_length;
     char data[UZC_MESSAGE_DATA];
     char control[UZC_MESSAGE_CONTROL];
@@ -227,6 +228,8 @@ void uzc_errqueue_signal(uzc_errqueue *engine);
 /* Reads the socket's error queue and hands back the oldest such message: 1, or 0 if there is none. -ENOENT:
  * the engine does not read this socket's. */
 int uzc_errqueue_message(uzc_errqueue *engine, int fd, uzc_message *out);
+/* Whether an engine of this process reads this socket's. */
+int uzc_errqueue_taken(int fd);
 const uzc_calls *uzc_errqueue_calls(void);
 
 /* read_memory.c: copies what lies at `address` in this process; -EFAULT where there is no memory (any more).
