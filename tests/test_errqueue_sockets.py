@@ -294,6 +294,42 @@ def test_a_full_socket_keeps_no_other_from_leaving(
         assert (sorted(came) if engine == "io_uring" else came) == [b"%3d" % i * 300 for i in range(40)]
 
 
+UNWATCHED = """
+import errno, select, socket, sys, uringzc
+from refusals import EPOLL_CTL, forbid
+few, full = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+full.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
+with uringzc.Scheduler() as s:
+    fd = s.fileno()
+    forbid(EPOLL_CTL, errno.ENOSPC, 1, 1)  # EPOLL_CTL_ADD: as with fs.epoll.max_user_watches
+    for sock, count in ((few, 3), (full, 40)):
+        for _ in range(count):
+            s.send(sock, b"x" * 1000, to=("10.0.0.2", 9000), flush=True)
+    s.submit()
+    print(len(s.reap_completions()) < 43, s.stats.in_flight > 10, flush=True)
+    sys.stdin.readline()
+    if sys.argv[1] == "drain":
+        s.drain(20)
+    told = len(s.reap_notifications())
+    while told < 43:
+        assert select.select([fd], [], [], 20)[0]
+        told += len(s.reap_notifications())
+    few.close(), full.close()
+"""
+
+
+@pytest.mark.engines("msg_zerocopy", "copy")
+@sandboxed
+@pytest.mark.parametrize("how", ["drain", "poll"])
+def test_sockets_that_epoll_does_not_take(box: testing.Hold, rx: socket.socket, how: str) -> None:
+    with stopped(box), child(UNWATCHED, how, box=box) as program:
+        assert program.line() == "True True"
+        box.release()
+        program.tell()
+        program.end()
+    assert received(rx, 43) == [b"x" * 1000] * 43
+
+
 @msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("abort", [False, True])

@@ -30,7 +30,8 @@
 
 #define GROUP 32u /* messages of one sendmmsg(), and of one look at an error queue */
 #define MESSAGES 256
-#define TURN 32u /* sockets that one look asks whether they were closed */
+#define TURN 32u      /* sockets that one look asks whether they were closed */
+#define UNHEARD_MS 10 /* until sockets are looked at whose events may not come */
 
 struct entry {
     uint64_t key;
@@ -62,7 +63,9 @@ struct sock {
     int fd;           /* the program's */
     int held;         /* ours, of the same socket, while anything of it is outstanding; or -1 */
     int error;        /* from the error queue: the next send fails with it */
-    bool watched, touched, gone;
+    bool watched;     /* by epoll */
+    bool unheard;     /* busy, and its event may not come */
+    bool touched, gone;
     bool stream;        /* TCP */
     bool off;           /* the program has taken SO_ZEROCOPY back */
     bool more;          /* the last one was a part of a datagram: MSG_MORE */
@@ -80,7 +83,7 @@ struct uzc_errqueue {
     struct sock_table table; /* of the same */
     struct sock *turn;       /* whom end_closed() asks next; NULL: the first */
     int fds;
-    uint32_t watched_count;
+    uint32_t watched_count, unheard_count;
     int epoll, event_fd;
     bool zero_copy, owned, asked, signalled;
     uint64_t progress; /* results and notifications so far */

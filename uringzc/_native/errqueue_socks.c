@@ -210,15 +210,24 @@ void settle_touched(uzc_errqueue *e) {
     }
 }
 
-/* Edges: an error that the next send will fail with would be a level for as long as there is no next send. */
+/* Edges: an error that the next send will fail with would be a level for as long as there is no next send.
+ * Where there is no memory, or no more may be watched (ENOSPC: fs.epoll.max_user_watches), the next look
+ * tries again. */
+static void watch(uzc_errqueue *e, struct sock *s) {
+    struct epoll_event event = {.events = EPOLLET | (s->first ? EPOLLOUT : 0), .data.ptr = s};
+    if (epoll_ctl(e->epoll, s->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, s->held, &event) < 0)
+        return;
+    e->watched_count += !s->watched;
+    s->watched = true;
+}
+
 void settle_down(uzc_errqueue *e, struct sock *s) {
-    bool busy = s->first || (s->ids && uzc_ids_outstanding(s->ids));
-    if (busy && s->held >= 0 && (!s->watched || s->first)) {
-        struct epoll_event event = {.events = EPOLLET | (s->first ? EPOLLOUT : 0), .data.ptr = s};
-        epoll_ctl(e->epoll, s->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, s->held, &event);
-        e->watched_count += !s->watched;
-        s->watched = true;
-    }
+    const bool busy = s->first || (s->ids && uzc_ids_outstanding(s->ids));
+    if (busy && s->held >= 0 && (!s->watched || s->first))
+        watch(e, s);
+    const bool unheard = busy && !s->watched;
+    e->unheard_count += (uint32_t)unheard - (uint32_t)s->unheard;
+    s->unheard = unheard;
     if (busy)
         return;
     s->starved = 0; /* the memory may have been another's */
