@@ -116,6 +116,13 @@ class Engine:
         """Takes it back."""
         raise NotImplementedError
 
+    def own_socket(self, sock: socket) -> None:
+        """A sender has opened it: nobody has sent through it."""
+
+    def why_copied(self, sock: socket) -> str:
+        """Why zero-copy requests on the socket are copied, where that is the socket's history; else ""."""
+        return ""
+
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""
         require_socket(sock)

@@ -67,10 +67,10 @@ struct sock {
     bool unheard;     /* busy, and its event may not come */
     bool touched, gone;
     bool stream;        /* TCP */
-    bool off;           /* the program has taken SO_ZEROCOPY back */
+    bool off;           /* the program has taken SO_ZEROCOPY back, as far as was looked */
     bool more;          /* the last one was a part of a datagram: MSG_MORE */
     bool asking, found; /* where its counter stands: at `number` */
-    bool sure;          /* that it did not send zero-copy without its numbers being known */
+    bool sure;          /* where its counter stands: it was asked for, or the library opened it */
     uint32_t number;
     bool apart, together; /* sendmmsg() may take several: with addresses; to where it is connected */
 };
@@ -116,7 +116,7 @@ void settle_down(uzc_errqueue *e, struct sock *s);
 void free_socks(uzc_errqueue *e);
 void end_closed(uzc_errqueue *e, uint32_t most);
 
-/* errqueue_read.c: everything that is in its error queue; where its counter stands, asked of the kernel */
+/* errqueue_read.c: everything that is in its error queue; where its counter stands, before a send */
 void read_errors(uzc_errqueue *e, struct sock *s);
 void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry);
 

@@ -47,12 +47,9 @@ int uzc_errqueue_taken(int fd) {
 
 /* Its numbers, if the kernel sends this socket's data from where it is when it is asked to. */
 static uzc_ids *numbers(const struct sock *s) {
-    int before = 0;
-    if (!s->link.cookie ||
-        getsockopt(s->fd, SOL_SOCKET, SO_ZEROCOPY, &before, &(socklen_t){sizeof before}) < 0 ||
-        setsockopt(s->fd, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)) < 0)
+    if (!s->link.cookie || setsockopt(s->fd, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)) < 0)
         return NULL;
-    return uzc_ids_open(s->link.cookie, s->link.inode, !before);
+    return uzc_ids_open(s->link.cookie, s->link.inode);
 }
 
 static void free_sock(uzc_errqueue *e, struct sock *s) {
@@ -130,7 +127,6 @@ static struct sock *new_sock(uzc_errqueue *e, const struct sock_link *identity, 
     getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
     s->stream = type == SOCK_STREAM;
     s->ids = e->zero_copy ? numbers(s) : NULL;
-    s->sure = s->ids && uzc_ids_next(s->ids, &(uint32_t){0});
     return s;
 }
 
@@ -152,6 +148,22 @@ struct sock *sock_of(uzc_errqueue *e, int fd) {
         settle_down(e, before);
     }
     return s;
+}
+
+static int why_copied(const struct sock *s, int fd) {
+    uint32_t next;
+    if (!s->ids)
+        return uzc_errqueue_taken(fd) ? UZC_COPIES_OTHER_ENGINE : 0;
+    return uzc_ids_next(s->ids, &next) ? 0 : UZC_COPIES_OTHERS_SEND;
+}
+
+int uzc_errqueue_copies(uzc_errqueue *e, int fd) {
+    if (!e->zero_copy || fd < 0 || uzc_slots_begin_any(e->slots))
+        return 0;
+    struct sock *s = fd < e->fds ? e->by_fd[fd] : NULL;
+    int why = s && is_at(s, fd) ? why_copied(s, fd) : 0;
+    uzc_slots_end(e->slots);
+    return why;
 }
 
 /* Whether the program has the socket by another descriptor still. */
@@ -221,11 +233,17 @@ static void watch(uzc_errqueue *e, struct sock *s) {
     s->watched = true;
 }
 
+/* That the kernel holds nothing any more, which what is not believed waits for, may be true a little after
+ * the event. */
+static bool is_unheard(const struct sock *s) {
+    return !s->watched || (s->ids && uzc_ids_disbelieved(s->ids));
+}
+
 void settle_down(uzc_errqueue *e, struct sock *s) {
     const bool busy = s->first || (s->ids && uzc_ids_outstanding(s->ids));
     if (busy && s->held >= 0 && (!s->watched || s->first))
         watch(e, s);
-    const bool unheard = busy && !s->watched;
+    const bool unheard = busy && is_unheard(s);
     e->unheard_count += (uint32_t)unheard - (uint32_t)s->unheard;
     s->unheard = unheard;
     if (busy)

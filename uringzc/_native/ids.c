@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Whose a zero-copy number is. The kernel numbers the MSG_ZEROCOPY sends of a socket from 0, and never begins
- * again; so where a socket's counter stands is known for the whole process, and one engine at a time sends
- * zero-copy through a socket.
+ * again; so one engine of the process at a time sends zero-copy through a socket, and where its counter stood
+ * is handed on to the next one, as a guess.
  *
  * A table by the number's low bits, which grows when two outstanding ones would share an entry: it stays as
  * small as what is in flight, and the wrap of the u32 is nothing special.
@@ -11,7 +11,7 @@
 
 #include "sock_table.h"
 
-#define REMEMBERED 4096 /* sockets that no engine has, and whose counters are known all the same */
+#define REMEMBERED 4096 /* sockets that no engine has any more */
 #define MOST (1u << 24) /* entries of a table */
 
 struct owner {
@@ -31,16 +31,20 @@ struct uzc_ids {
     uint32_t next;
     uint32_t oldest; /* none before it is outstanding */
     uint32_t outstanding;
+    uint32_t first;   /* of those outstanding, where they began with a guess */
+    uint32_t highest; /* of those that were reported, where the guess was wrong */
     uint32_t forks;
     struct counter *counter; /* NULL: no socket's */
-    bool known, lost;
+    bool known;
+    bool guessed, confirmed, wrong; /* `next`: confirmed when `first` was reported before any other */
+    bool lost;                      /* a number was reported that can not have been given */
 };
 
 /* -- where the counters stand */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sock_table counters;
-static uint32_t remembered; /* of those: not taken */
+static uint32_t remembered; /* of those, not taken */
 static uint32_t forks;
 static bool prepared;
 
@@ -97,7 +101,7 @@ static void forget_any(void) {
             }
 }
 
-uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode, int fresh) {
+uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
     pthread_once(&once, prepare);
     uzc_ids *ids = prepared ? uzc_ids_new() : NULL;
@@ -105,7 +109,6 @@ uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode, int fresh) {
         return NULL;
     pthread_mutex_lock(&lock);
     struct counter *c = (struct counter *)sock_table_find(&counters, cookie, inode);
-    bool seen = c != NULL;
     if (!c)
         c = new_counter(cookie, inode);
     if (c && !c->taken) {
@@ -113,8 +116,7 @@ uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode, int fresh) {
         remembered--;
         ids->counter = c;
         ids->forks = forks;
-        if (seen || fresh)
-            uzc_ids_set(ids, c->next);
+        ids->next = ids->oldest = c->next;
     }
     pthread_mutex_unlock(&lock);
     if (ids->counter)
@@ -131,7 +133,7 @@ int uzc_ids_taken(uint64_t cookie, uint64_t inode) {
     return taken;
 }
 
-/* Where the counter stands is remembered, if that is known. */
+/* Where the counter stood is remembered, if that was known: others may send before the next engine does. */
 static void give_back(const uzc_ids *ids) {
     struct counter *c = ids->counter;
     c->next = ids->next;
@@ -170,7 +172,7 @@ uzc_ids *uzc_ids_new(void) {
 
 int uzc_ids_next(const uzc_ids *ids, uint32_t *next) {
     *next = ids->next;
-    return ids->known && !ids->lost;
+    return ids->known && !ids->wrong && !ids->lost;
 }
 
 void uzc_ids_set(uzc_ids *ids, uint32_t next) {
@@ -180,6 +182,14 @@ void uzc_ids_set(uzc_ids *ids, uint32_t next) {
         return;
     ids->next = next;
     ids->known = true;
+}
+
+void uzc_ids_guess(uzc_ids *ids) {
+    if (ids->outstanding)
+        return;
+    ids->first = ids->oldest = ids->next;
+    ids->known = ids->guessed = true;
+    ids->confirmed = ids->wrong = false;
 }
 
 void uzc_ids_doubt(uzc_ids *ids) {
@@ -219,7 +229,26 @@ void uzc_ids_own(uzc_ids *ids, uint64_t key) {
     ids->outstanding++;
 }
 
+/* Whether a guess is right, as far as is known: nothing of the socket's was outstanding when it was made, so
+ * what is reported first begins with it, or is of another number. */
+static bool is_confirmed(uzc_ids *ids, uint32_t first, uint32_t last) {
+    if (!ids->outstanding) { /* others have sent */
+        ids->next = ids->oldest = last + 1;
+        return false;
+    }
+    if (!ids->confirmed && !ids->wrong) {
+        ids->highest = last;
+        ids->wrong = first != ids->first;
+        ids->confirmed = !ids->wrong;
+    }
+    if ((int32_t)(last - ids->highest) > 0)
+        ids->highest = last;
+    return ids->confirmed;
+}
+
 int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last) {
+    if (ids->guessed && !is_confirmed(ids, *first, *last))
+        return 0;
     if ((int32_t)(*last - ids->next) >= 0) {
         ids->lost |= ids->known;
         *last = ids->next - 1;
@@ -249,4 +278,17 @@ uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id) {
 
 uint32_t uzc_ids_outstanding(const uzc_ids *ids) {
     return ids->outstanding;
+}
+
+int uzc_ids_disbelieved(const uzc_ids *ids) {
+    return ids->outstanding && (ids->wrong || ids->lost);
+}
+
+uint64_t uzc_ids_take_any(uzc_ids *ids) {
+    uint64_t key = ids->outstanding ? uzc_ids_take(ids, ids->oldest) : 0;
+    if (!ids->outstanding && ids->wrong) {
+        ids->next = ids->oldest = ids->highest + 1;
+        ids->wrong = false;
+    }
+    return key;
 }
