@@ -361,6 +361,17 @@ def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> N
 
 @msg_zerocopy
 @sandboxed
+def test_linger_0_takes_memory_back_from_a_peer_that_reads_no_more(box: testing.Hold) -> None:
+    with stream_in(box, window=4096) as (tx, _), uringzc.Scheduler() as s:
+        assert send(s, tx, *[b"x" * 100_000] * 5) == [100_000] * 5
+        assert s.stats.in_flight == 5
+        tx.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        tx.close()
+        s.drain(10)
+
+
+@msg_zerocopy
+@sandboxed
 def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.Hold) -> None:
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(1)
