@@ -408,9 +408,11 @@ class Tracked(bytes):
 
 
 @contextmanager
-def stream_in(box: testing.Hold) -> Iterator[tuple[socket.socket, socket.socket]]:
-    """A TCP connection through the sandbox: the sender's end, and the receiver's."""
+def stream_in(box: testing.Hold, window: int = 0) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """A TCP connection through the sandbox: the sender's end, and the receiver's, with that SO_RCVBUF."""
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener:
+        if window:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
         listener.listen(1)
         with box.socket(type=socket.SOCK_STREAM) as tx:
             room(tx)  # for what nobody acknowledges

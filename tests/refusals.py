@@ -19,6 +19,8 @@ from uringzc.engine import ENGINES
 
 IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427
 SETSOCKOPT = {"x86_64": 54, "aarch64": 208}.get(platform.machine(), -1)
+GETSOCKOPT = {"x86_64": 55, "aarch64": 209}.get(platform.machine(), -1)
+EPOLL_CTL = {"x86_64": 233, "aarch64": 21}.get(platform.machine(), -1)
 IORING_REGISTER_PROBE, SO_ZEROCOPY = 8, 60
 NOBODY = 65534
 _libc = ctypes.CDLL(None, use_errno=True)

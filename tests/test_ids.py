@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from uringzc._uring import ffi, lib
 
 WRAP = 2**32
-KNOWN = 1024  # sockets whose counters are remembered
+REMEMBERED = 4096  # sockets that no engine has
 Step = tuple[str, int, int]
 
 
@@ -43,6 +43,17 @@ class Ids:
 
     def set(self, number: int) -> None:
         lib.uzc_ids_set(self.pointer, number % WRAP)
+
+    def guess(self) -> None:
+        lib.uzc_ids_guess(self.pointer)
+
+    @property
+    def disbelieved(self) -> bool:
+        return bool(lib.uzc_ids_disbelieved(self.pointer))
+
+    def take_all(self) -> list[int]:
+        """The kernel holds nothing any more."""
+        return list(iter(lambda: int(lib.uzc_ids_take_any(self.pointer)), 0))
 
     def doubt(self) -> None:
         lib.uzc_ids_doubt(self.pointer)
@@ -234,23 +245,148 @@ def test_control_a_counter_that_is_off_by_one(fault: int) -> None:
         search()
 
 
+# -- guesses
+
+
+@starts
+def test_a_right_guess_is_confirmed_by_what_is_reported_first(start: int) -> None:
+    with Ids(start) as ids:
+        for _ in range(2):
+            number = ids.next
+            assert number is not None
+            ids.guess()
+            ids.own(1, 2, 3)
+            assert ids.tell(number, number) == [1]
+            assert ids.tell(number + 2, number + 2) == [3]  # in any order, after that
+            assert not ids.disbelieved
+            assert ids.tell(number + 1, number + 1) == [2]
+
+
+@starts
+@pytest.mark.parametrize("more", [1, 3, 2**31])
+def test_of_a_wrong_guess_nothing_is_believed(start: int, more: int) -> None:
+    with Ids(start) as ids:
+        ids.guess()
+        ids.own(*range(1, 6))
+        right = start + more
+        assert ids.tell(right, right) == []
+        assert ids.disbelieved
+        assert ids.next is None  # no more zero-copy sends, so that it comes to an end
+        assert ids.tell(right + 1, right + 3) == ids.tell(right + 4, right + 4) == []
+        assert ids.take_all() == [1, 2, 3, 4, 5]
+        assert not ids.disbelieved
+        ids.guess()
+        assert ids.next == (right + 5) % WRAP
+        ids.own(6)
+        assert ids.tell(right + 5, right + 5) == [6]
+
+
+def test_a_guess_that_is_contradicted_by_the_order_is_wrong() -> None:
+    with Ids(0) as ids:
+        ids.guess()
+        ids.own(1, 2)
+        assert ids.tell(1, 1) == ids.tell(0, 0) == []
+        assert ids.take_all() == [1, 2]
+        assert ids.next == 2
+
+
+def test_what_others_sent_while_nothing_was_outstanding_makes_a_better_guess() -> None:
+    with Ids(0) as ids:
+        ids.guess()
+        assert ids.tell(0, 6) == []
+        ids.guess()
+        assert ids.next == 7
+        ids.own(1)
+        ids.guess()  # too late
+        assert ids.tell(7, 7) == [1]
+
+
+def test_what_is_lost_comes_back_when_the_kernel_holds_nothing() -> None:
+    with Ids(0) as ids:
+        ids.own(1, 2)
+        assert not ids.disbelieved
+        ids.tell(0, 5)
+        assert ids.disbelieved
+        assert ids.take_all() == [1, 2]
+        ids.guess()
+        assert ids.next is None
+
+
+def play_guesses(steps: list[Step], begin: Callable[[Ids], None]) -> None:
+    """Others send while nothing is outstanding; what is reported may be late, and in any order."""
+    owners: dict[int, int] = {}
+    reported: set[int] = set()
+    untold: list[int] = []
+    following, key = 0, 0
+    with Ids(0) as ids:
+        for step, a, b in steps:
+            if step == "send":
+                if not untold and not ids.outstanding:
+                    begin(ids)
+                for _ in range(a if ids.next is not None else 0):
+                    key += 1
+                    ids.own(key)
+                    owners[following] = key
+                    untold.append(following)
+                    following += 1
+            elif step == "others" and not ids.outstanding:
+                following += a
+            elif untold:
+                first = last = untold[a % len(untold) if a > 150 else 0]
+                while last + 1 in untold and last - first < b:
+                    last += 1
+                untold = [number for number in untold if not first <= number <= last]
+                reported |= {owners[number] for number in range(first, last + 1)}
+                assert set(ids.tell(first, last)) <= reported
+                if ids.disbelieved and not untold:
+                    assert set(ids.take_all()) <= reported
+            assert ids.outstanding == 0 or untold
+
+
+guesses = st.lists(
+    st.one_of(
+        st.tuples(st.just("send"), st.integers(1, 9), st.just(0)),
+        st.tuples(st.just("others"), st.integers(1, 9), st.just(0)),
+        st.tuples(st.just("tell"), st.integers(0, 200), st.integers(0, 100)),
+    ),
+    max_size=60,
+)
+
+
+@given(guesses)
+def test_guesses_as_the_model(steps: list[Step]) -> None:
+    play_guesses(steps, Ids.guess)
+
+
+def test_control_a_guess_that_is_believed() -> None:
+    @settings(phases=[Phase.generate], max_examples=1000)
+    @given(guesses)
+    def search(steps: list[Step]) -> None:
+        play_guesses(steps, lambda ids: None)
+
+    with pytest.raises(AssertionError):
+        search()
+
+
 # -- where the counters of the process stand
 
 
 fresh = count(1 << 60).__next__  # cookies that no socket has, and no other test
 
 
-def opened(cookie: int, new: bool) -> Ids | None:
-    pointer = lib.uzc_ids_open(cookie, new)
-    return Ids(None, pointer) if pointer else None
+def opened(cookie: int, start: int | None = None, inode: int = 0) -> Ids | None:
+    pointer = lib.uzc_ids_open(cookie, inode)
+    return Ids(start, pointer) if pointer else None
 
 
-def test_the_next_engine_goes_on_where_the_last_one_ended() -> None:
+def test_where_the_last_engine_ended_is_what_the_next_one_guesses() -> None:
     cookie = fresh()
     for start in range(0, 9, 3):
-        ids = opened(cookie, start == 0)
+        ids = opened(cookie)
         assert ids
         with ids:
+            assert ids.next is None  # others may have sent since
+            ids.guess()
             assert ids.next == start
             ids.own(1, 2, 3)
             assert ids.tell(start, start + 2) == [1, 2, 3]
@@ -258,91 +394,114 @@ def test_the_next_engine_goes_on_where_the_last_one_ended() -> None:
 
 def test_one_engine_at_a_time() -> None:
     cookie = fresh()
-    ids = opened(cookie, True)
+    ids = opened(cookie, 0)
     assert ids
     with ids:
-        assert opened(cookie, False) is None
-        other = opened(fresh(), True)
+        assert opened(cookie) is None
+        other = opened(fresh(), 0)
         assert other
         with other:
             assert other.next == 0
-    ids = opened(cookie, False)
+    ids = opened(cookie)
     assert ids
     with ids:
-        assert ids.next == 0
+        assert ids.next is None
 
 
-def test_a_counter_that_nobody_saw_from_the_start() -> None:
+def test_what_an_engine_found_out_is_a_guess_of_the_next_one() -> None:
     cookie = fresh()
     for _ in range(2):
-        ids = opened(cookie, False)
+        ids = opened(cookie)
         assert ids
         with ids:
             assert ids.next is None
-    ids = opened(cookie, False)
+    ids = opened(cookie, 17)
     assert ids
     with ids:
-        ids.set(17)
-    ids = opened(cookie, False)
+        assert ids.next == 17
+    ids = opened(cookie)
     assert ids
     with ids:
+        ids.guess()
         assert ids.next == 17
 
 
 @pytest.mark.parametrize("why", ["outstanding", "never given"])
 def test_a_counter_that_can_not_be_handed_on(why: str) -> None:
     cookie = fresh()
-    ids = opened(cookie, True)
+    ids = opened(cookie, 0)
     assert ids
     with ids:
         ids.own(1)
         if why == "never given":
             ids.tell(0, 5)
-    assert opened(cookie, False) is None
+            assert ids.take_all() == [1]
+    assert opened(cookie) is None
 
 
 def test_one_in_doubt_is_found_out_again() -> None:
     cookie = fresh()
-    ids = opened(cookie, True)
+    ids = opened(cookie, 5)
     assert ids
     with ids:
         ids.doubt()
-    ids = opened(cookie, False)
+    ids = opened(cookie)
     assert ids
     with ids:
-        assert ids.next is None
+        ids.guess()
+        assert ids.next == 0
 
 
-FULL = f"""
+def test_one_cookie_in_two_network_namespaces() -> None:
+    """Before Linux 5.10 there may be."""
+    cookie = fresh()
+    first, second = opened(cookie, 0, inode=1), opened(cookie, 0, inode=2)
+    assert first
+    assert second
+    with first, second:
+        first.own(1, 2)
+        assert (first.next, second.next) == (2, 0)
+        assert lib.uzc_ids_taken(cookie, 1)
+        assert not lib.uzc_ids_taken(cookie, 3)
+        assert first.tell(0, 1) == [1, 2]
+
+
+MANY = f"""
 from test_ids import fresh, opened
-held = [opened(fresh(), True) for _ in range({KNOWN})]
-assert all(held)
-assert opened(fresh(), True) is None  # it copies
-with held[5]:
-    pass
-other = opened(fresh(), True)  # in the place of the one that was given back
-assert other and other.next == 0
-with other:
-    pass
-for _ in range(3 * {KNOWN}):
-    with opened(fresh(), True) as ids:
-        ids.own(1)
+cookies = [fresh() for _ in range(3 * {REMEMBERED})]
+held = [opened(cookie, 0) for cookie in cookies]
+assert all(held)  # as many as there are
+assert all(opened(cookie) is None for cookie in cookies)
+kept = held[::100]
+for ids in held:
+    ids.own(1)
+    if ids not in kept:
         ids.tell(0, 0)
-with held[7]:
-    held[7].own(1)
-    assert held[7].tell(0, 0) == [1]
+        with ids:
+            pass
+assert all(opened(cookie) is None for cookie in cookies[::100])  # what is taken is never forgotten
+known = 0
+for i, cookie in enumerate(cookies):
+    if i % 100:
+        with opened(cookie) as ids:
+            ids.guess()
+            known += ids.next == 1
+            ids.doubt()  # and is not remembered
+assert known == {REMEMBERED}
+for ids in kept:
+    assert ids.tell(0, 0) == [1]
 """
 
 
-def test_as_many_sockets_as_are_remembered() -> None:
-    run(FULL)  # in a process of its own: these counters stay
+def test_more_sockets_than_are_remembered() -> None:
+    run(MANY)  # in a process of its own: these counters stay
 
 
 FORKED = """
 import os
 from test_ids import fresh, opened
 cookies = [fresh() for _ in range(3)]
-open_, closed, outstanding = (opened(cookie, True) for cookie in cookies)
+open_, closed, outstanding = (opened(cookie, 0) for cookie in cookies)
 with closed:
     closed.own(1)
     closed.tell(0, 0)
@@ -351,14 +510,15 @@ child = os.fork()
 if not child:
     with open_, outstanding:  # frees them
         pass
-    assert [opened(cookie, False) for cookie in cookies] == [None] * 3  # the parent may be sending
-    mine = opened(fresh(), True)
+    assert [opened(cookie) for cookie in cookies] == [None] * 3  # the parent may be sending
+    mine = opened(fresh(), 0)
     assert mine and mine.next == 0
     os._exit(0)
 assert os.waitpid(child, 0)[1] == 0
 open_.own(1)
 assert open_.tell(0, 0) == [1]
-with opened(cookies[1], False) as again:
+with opened(cookies[1]) as again:
+    again.guess()
     assert again.next == 1
 """
 

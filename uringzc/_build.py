@@ -19,7 +19,7 @@ NATIVE = "uringzc/_native"  # setuptools wants paths relative to setup.py
 
 FILES = [
     *("guard", "slots", "requests", "ring", "probe", "read_memory"),
-    *("ids", "errqueue", "errqueue_send", "errqueue_read", "errqueue_socks"),
+    *("sock_table", "ids", "errqueue", "errqueue_send", "errqueue_read", "errqueue_socks"),
 ]
 
 

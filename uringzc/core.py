@@ -6,8 +6,6 @@ without MSG_ZEROCOPY (``errqueue.py``).
 """
 
 import errno
-import socket as _socket
-import sys
 import time
 import warnings
 import weakref
@@ -35,7 +33,6 @@ MAX_INFLIGHT = 1 << 20
 #: the smallest arena
 ARENA_LEAST = 256 << 10
 _BATCH = 32
-_SO_COOKIE = 57
 _WAIT_MOST = 32768  # results that one call waits for
 
 
@@ -119,13 +116,19 @@ class Engine:
         """Takes it back."""
         raise NotImplementedError
 
+    def own_socket(self, sock: socket) -> None:
+        """A sender has opened it: nobody has sent through it."""
+
+    def why_copied(self, sock: socket) -> str:
+        """Why zero-copy requests on the socket are copied, where that is the socket's history; else ""."""
+        return ""
+
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""
         require_socket(sock)
         if not self.exists:
             self.refuse(E_CLOSED)
-        cookie = sock.getsockopt(_socket.SOL_SOCKET, _SO_COOKIE, 8)
-        if lib.uzc_ids_taken(int.from_bytes(cookie, sys.byteorder)):
+        if lib.uzc_errqueue_taken(sock.fileno()):
             text = "another Scheduler or sender reads the socket's error queue: ask that one"
             raise OSError(errno.EBUSY, text)
         return errmsg.read(sock)

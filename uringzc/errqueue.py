@@ -7,10 +7,19 @@ its notification is None then. Without, the memory of a request is free as soon 
 
 The engine sets SO_ZEROCOPY on a socket when it first sends through it, and reads all its error queue from
 then on. What is there and not of its making (ICMP errors, timestamps) is kept for ``errors``. A socket has
-one engine at a time that sends zero-copy through it: others of the process copy. Nobody else may use
-MSG_ZEROCOPY on it, or read its error queue, while requests are in flight: a number that was never given makes
-the engine believe none any more, and what is in flight stays held. A TCP socket that had SO_ZEROCOPY set
-before the process first sent through it is served by copies: its number can not be known.
+one engine at a time that sends zero-copy through it: others of the process copy.
+
+Where a socket's counter stands is not assumed. A socket that a sender has opened never sent before. Any
+other UDP socket is asked, by datagrams that the kernel counts before it refuses them: from then on, until
+the engine has ended, nobody else may use MSG_ZEROCOPY on it. A TCP socket can not be asked. What is expected
+there counts only when the kernel has reported it, before any other number; so the program may send zero-copy
+itself while no request is in flight. Requests are copied while the kernel still holds memory of such sends;
+it charges filters and the like to the same account (SO_MEMINFO), so a TCP socket that has those is served by
+copies.
+
+While requests are in flight nobody else may use MSG_ZEROCOPY on their socket, or read its error queue: a
+number that was never given makes the engine believe none any more, and what is in flight comes back when the
+kernel holds nothing of the socket.
 """
 
 import errno
@@ -31,6 +40,13 @@ from uringzc.tables import Sockets, require_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+_WHY = {
+    0: "",
+    lib.UZC_COPIES_OTHER_ENGINE: "another Scheduler or sender sends zero-copy through the socket",
+    lib.UZC_COPIES_OTHERS_SEND: "the socket's zero-copy sends can not be told from those of others",
+}
 
 
 class ErrorQueueEngine(Engine):
@@ -74,6 +90,15 @@ class ErrorQueueEngine(Engine):
         self.check()
         self.submit()
         self.sockets.forget(sock)
+
+    def own_socket(self, sock: socket.socket) -> None:
+        """Its counter stands at 0, and need not be asked for."""
+        if self.exists:
+            lib.uzc_errqueue_own(self._native, sock.fileno())
+
+    def why_copied(self, sock: socket.socket) -> str:
+        """Who else sends zero-copy through it, or seems to."""
+        return _WHY[lib.uzc_errqueue_copies(self._native, sock.fileno())] if self.exists else ""
 
     def errors(self, sock: socket.socket) -> list[ErrorMessage]:
         """See Scheduler.errors: what this engine found, where it reads the error queue itself."""

@@ -73,6 +73,8 @@ def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") 
         _copies(engine, gather, mender),
         f"Datagrams are gathered in {_memory(engine, arena)}",
     ]
+    if why := engine.why_copied(mender.sock):
+        sentences.insert(-1, f"Now all of them are copied, because {why}")
     if engine.lacks:
         sentences.append(engine.lacks)
     if gather.untimed:

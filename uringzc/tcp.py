@@ -294,7 +294,9 @@ class TcpSender(Delegate):
     def explain(self) -> str:
         """What is being done, and why, in a sentence."""
         name, copying = self._engine.name, self._herald.copying
-        return stream_explain(name, self._stream, self._why, self._mode, copying, LEAST)
+        said = stream_explain(name, self._stream, self._why, self._mode, copying, LEAST)
+        why = self._engine.why_copied(self._sock)
+        return f"{said} Now those are copied too, because {why}." if why else said
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""

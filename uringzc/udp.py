@@ -202,6 +202,8 @@ class UdpSender(Delegate):
             max_delay=0 if self._max_delay is None else max(1, int(self._max_delay * 1e9)),
         )
         engine.attach(self, self._gather)
+        if own:
+            engine.own_socket(sock)
         self._gather.default(b"" if remote is None or self._own_socket else address.pack(family, remote))
         if self._own_socket and self._own_engine:
             engine.register_socket(sock)

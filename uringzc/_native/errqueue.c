@@ -54,7 +54,8 @@ int uzc_errqueue_fileno(uzc_errqueue *e) {
     return e->epoll;
 }
 
-/* The epoll descriptor tells of sockets by itself, and of what is unread through an eventfd. */
+/* The epoll descriptor tells of sockets by itself, and through an eventfd of what is unread, or to be looked
+ * at. */
 static void tell(uzc_errqueue *e, bool unread) {
     uint64_t count = 1;
     if (unread == e->signalled)
@@ -71,7 +72,7 @@ void uzc_errqueue_signal(uzc_errqueue *e) {
     if (!e->asked)
         return;
     uzc_slots_stats(e->slots, &stats);
-    tell(e, stats.unread_completions || stats.unread_notifications);
+    tell(e, stats.unread_completions || stats.unread_notifications || e->unheard_count);
 }
 
 static int64_t queue(void *engine, const uzc_send *send) {
@@ -115,6 +116,13 @@ static void revoke_fd(void *engine, int fd) {
             e->entries[i].fd = -1;
 }
 
+static void look_at(uzc_errqueue *e, struct sock *s) {
+    if (s->ids)
+        read_errors(e, s);
+    send_waiting(e, s);
+    settle_down(e, s);
+}
+
 /* Everything that sockets have to tell. */
 static void look(uzc_errqueue *e) {
     struct epoll_event events[64];
@@ -122,23 +130,23 @@ static void look(uzc_errqueue *e) {
     end_closed(e, TURN);
     do {
         came = epoll_wait(e->epoll, events, 64, 0);
-        for (int i = 0; i < came; i++) {
-            struct sock *s = events[i].data.ptr;
-            if (!s)
-                continue;
-            if (s->ids)
-                read_errors(e, s);
-            send_waiting(e, s);
-            settle_down(e, s);
-        }
+        for (int i = 0; i < came; i++)
+            if (events[i].data.ptr)
+                look_at(e, events[i].data.ptr);
     } while (came == 64);
+    for (struct sock *s = e->unheard_count ? e->socks : NULL, *next; s; s = next) {
+        next = s->next;
+        if (s->unheard)
+            look_at(e, s);
+    }
 }
 
 static int sleep_until(uzc_errqueue *e, int64_t timeout_ns) {
-    int64_t milliseconds = timeout_ns < 0 ? -1 : (timeout_ns + 999999) / 1000000;
+    int64_t milliseconds = timeout_ns < 0 ? INT_MAX : (timeout_ns + 999999) / 1000000;
+    int64_t most = e->unheard_count ? UNHEARD_MS : INT_MAX;
     struct pollfd p = {.fd = e->epoll, .events = POLLIN};
     tell(e, false); /* what is unread is not what is waited for */
-    int came = poll(&p, 1, milliseconds > INT_MAX ? INT_MAX : (int)milliseconds);
+    int came = poll(&p, 1, (int)(milliseconds < most ? milliseconds : most));
     return came < 0 ? -errno : 0;
 }
 
@@ -157,7 +165,7 @@ static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns
         send_queued(e);
         settle_touched(e);
     }
-    if (!error && (!submit || wait || e->watched_count))
+    if (!error && (!submit || wait || e->watched_count || e->unheard_count))
         look(e);
     if (!error && wait && e->progress == before) {
         e->turn = NULL;

@@ -13,10 +13,13 @@
 #include <sys/uio.h>
 
 #include "control.h"
-#include "internal.h"
+#include "sock_table.h"
 
 #ifndef SO_COOKIE
 #define SO_COOKIE 57
+#endif
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
 #endif
 #ifndef SO_ZEROCOPY
 #define SO_ZEROCOPY 60
@@ -27,7 +30,8 @@
 
 #define GROUP 32u /* messages of one sendmmsg(), and of one look at an error queue */
 #define MESSAGES 256
-#define TURN 32u /* sockets that one look asks whether they were closed */
+#define TURN 32u      /* sockets that one look asks whether they were closed */
+#define UNHEARD_MS 10 /* until sockets are looked at whose events may not come */
 
 struct entry {
     uint64_t key;
@@ -47,9 +51,9 @@ struct waiter {
 };
 
 /* What is known of a socket. It is found by the program's descriptor, and told from another that has the same
- * number by the kernel's cookie. */
+ * number by what identifies it. */
 struct sock {
-    uint64_t cookie;
+    struct sock_link link;
     uzc_ids *ids; /* NULL: it sends copies */
     struct waiter *first, *last;
     struct sock *next, *previous; /* of the engine */
@@ -59,12 +63,14 @@ struct sock {
     int fd;           /* the program's */
     int held;         /* ours, of the same socket, while anything of it is outstanding; or -1 */
     int error;        /* from the error queue: the next send fails with it */
-    bool watched, touched, gone;
+    bool watched;     /* by epoll */
+    bool unheard;     /* busy, and its event may not come */
+    bool touched, gone;
     bool stream;        /* TCP */
-    bool off;           /* the program has taken SO_ZEROCOPY back */
+    bool off;           /* the program has taken SO_ZEROCOPY back, as far as was looked */
     bool more;          /* the last one was a part of a datagram: MSG_MORE */
     bool asking, found; /* where its counter stands: at `number` */
-    bool sure;          /* that it did not send zero-copy without its numbers being known */
+    bool sure;          /* where its counter stands: it was asked for, or the library opened it */
     uint32_t number;
     bool apart, together; /* sendmmsg() may take several: with addresses; to where it is connected */
 };
@@ -74,9 +80,10 @@ struct uzc_errqueue {
     struct entry *entries; /* queued and not submitted */
     uint32_t size, count;
     struct sock **by_fd, *socks, *touched;
-    struct sock *turn; /* whom end_closed() asks next; NULL: the first */
+    struct sock_table table; /* of the same */
+    struct sock *turn;       /* whom end_closed() asks next; NULL: the first */
     int fds;
-    uint32_t watched_count;
+    uint32_t watched_count, unheard_count;
     int epoll, event_fd;
     bool zero_copy, owned, asked, signalled;
     uint64_t progress; /* results and notifications so far */
@@ -109,7 +116,7 @@ void settle_down(uzc_errqueue *e, struct sock *s);
 void free_socks(uzc_errqueue *e);
 void end_closed(uzc_errqueue *e, uint32_t most);
 
-/* errqueue_read.c: everything that is in its error queue; where its counter stands, asked of the kernel */
+/* errqueue_read.c: everything that is in its error queue; where its counter stands, before a send */
 void read_errors(uzc_errqueue *e, struct sock *s);
 void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry);
 

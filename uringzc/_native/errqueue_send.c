@@ -57,7 +57,16 @@ static int transmit(struct group *g, struct entry **entries, uint32_t count, int
     return sent < 0 ? -errno : sent;
 }
 
-/* What decides whether several may go along, which the program may change at any time. */
+/* Without SO_ZEROCOPY, which the program may take back at any time, the kernel ignores MSG_ZEROCOPY, and
+ * gives no number. */
+static void learn_whether_off(struct sock *s) {
+    int asked = 1;
+    if (s->ids)
+        getsockopt(fd_of(s), SOL_SOCKET, SO_ZEROCOPY, &asked, &(socklen_t){sizeof asked});
+    s->off = !asked;
+}
+
+/* What decides whether several may go along, which the program may change as well. */
 static void learn_of(struct sock *s) {
     int corked = 0, v4 = 0, v6 = 0;
     if (s->stream)
@@ -89,7 +98,7 @@ static bool no_memory(uzc_errqueue *e, struct sock *s, const struct entry *entry
 static uint32_t send_group(uzc_errqueue *e, struct group *g, struct entry **entries, uint32_t count,
                            struct sock *s) {
     uint32_t same = 1, before = 0;
-    if (entries[0]->zero_copy && s->ids && !uzc_ids_next(s->ids, &before))
+    if (entries[0]->zero_copy && s->ids)
         find_number(e, s, entries[0]);
     if (s->error) { /* word of what was sent before */
         end_request(e, entries[0], -s->error);
@@ -148,8 +157,10 @@ static void wait_for_room(uzc_errqueue *e, struct sock *s, const struct entry *e
 
 void send_waiting(uzc_errqueue *e, struct sock *s) {
     struct group g;
-    if (s->first)
+    if (s->first) {
         learn_of(s);
+        learn_whether_off(s);
+    }
     while (s->first) {
         struct entry *run[GROUP];
         uint32_t count = 0;
@@ -173,10 +184,7 @@ static void send_run(uzc_errqueue *e, struct sock *s, struct entry *first, uint3
     struct entry *run[GROUP];
     uint32_t at = 0;
     touch(e, s);
-    int asked = 1; /* without it the kernel ignores MSG_ZEROCOPY, and would give no number */
-    if (s->ids)
-        getsockopt(s->fd, SOL_SOCKET, SO_ZEROCOPY, &asked, &(socklen_t){sizeof asked});
-    s->off = !asked;
+    learn_whether_off(s);
     if (count > 1)
         learn_of(s);
     send_waiting(e, s);

@@ -186,15 +186,19 @@ const uzc_calls *uzc_ring_calls(void);
 /* ids.c: the kernel numbers a socket's MSG_ZEROCOPY sends, u32 and wrapping, and tells of ranges of them */
 uzc_ids *uzc_ids_new(void);
 void uzc_ids_free(uzc_ids *ids);
-/* Of the socket with this SO_COOKIE; `fresh`: it never sent zero-copy. NULL: no memory, or its numbers are
- * another engine's. uzc_ids_free() leaves it to the next one. */
-uzc_ids *uzc_ids_open(uint64_t cookie, int fresh);
+/* Of the socket with this SO_COOKIE, and this inode, or 0 where cookies are unique. Where its counter stands
+ * is not known. NULL: no memory, or its numbers are another engine's. uzc_ids_free() leaves it to the next.
+ */
+uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode);
 /* Whether an engine of this process has the numbers of that socket, and so reads its error queue. */
-int uzc_ids_taken(uint64_t cookie);
+int uzc_ids_taken(uint64_t cookie, uint64_t inode);
 /* The number that the next send will have, once it is known and as long as it can be believed. */
 int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
 /* It was found out. One that was given already, while any is outstanding, is not believed. */
 void uzc_ids_set(uzc_ids *ids, uint32_t next);
+/* Nothing is outstanding, of the engine's and of others: the next number is taken to be the one that was next
+ * before, or 0. Nothing is believed until that is reported, before any other; a guess is never too high. */
+void uzc_ids_guess(uzc_ids *ids);
 /* Room for the next `count`: 0 or -ENOMEM. */
 int uzc_ids_reserve(uzc_ids *ids, uint32_t count);
 /* A send for which there is room has succeeded: the next number is its. */
@@ -208,13 +212,17 @@ int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last);
 /* The key that owns a number, which it then does no more; 0: nobody. Keys are not 0. */
 uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
 uint32_t uzc_ids_outstanding(const uzc_ids *ids);
+/* Whether something is outstanding and no number will settle it: a guess was wrong, or others send too. */
+int uzc_ids_disbelieved(const uzc_ids *ids);
+/* The kernel holds nothing of the socket any more: a key that owned a number; 0: there is none. */
+uint64_t uzc_ids_take_any(uzc_ids *ids);
 
 /* errqueue.c: sendmmsg(), with MSG_ZEROCOPY and the error queue, or without */
 #define UZC_MESSAGE_DATA 128
 #define UZC_MESSAGE_CONTROL 256
 /* What was in an error queue and is no notification: an ICMP error, a timestamp. As recvmsg() gave it. */
 typedef struct {
-    uint64_t cookie; /* of the socket */
+    void *socket; /* whose it is, inside */
     uint32_t msg_flags, data_length, control_length, from_length;
     char data[UZC_MESSAGE_DATA];
     char control[UZC_MESSAGE_CONTROL];
@@ -227,6 +235,14 @@ void uzc_errqueue_signal(uzc_errqueue *engine);
 /* Reads the socket's error queue and hands back the oldest such message: 1, or 0 if there is none. -ENOENT:
  * the engine does not read this socket's. */
 int uzc_errqueue_message(uzc_errqueue *engine, int fd, uzc_message *out);
+/* Whether an engine of this process reads this socket's. */
+int uzc_errqueue_taken(int fd);
+/* The library has opened the socket: it never sent zero-copy. */
+void uzc_errqueue_own(uzc_errqueue *engine, int fd);
+/* Why zero-copy requests on the socket are copied at the moment: one of these, or 0. */
+#define UZC_COPIES_OTHER_ENGINE 1
+#define UZC_COPIES_OTHERS_SEND 2
+int uzc_errqueue_copies(uzc_errqueue *engine, int fd);
 const uzc_calls *uzc_errqueue_calls(void);
 
 /* read_memory.c: copies what lies at `address` in this process; -EFAULT where there is no memory (any more).
