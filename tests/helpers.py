@@ -407,6 +407,16 @@ class Tracked(bytes):
         Tracked.left -= 1
 
 
+class Garbage:
+    """Finalized, it takes memory that has become free, and writes to it."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __del__(self) -> None:
+        self.some = [bytearray(b"!" * self.size) for _ in range(200)]
+
+
 @contextmanager
 def stream_in(box: testing.Hold, window: int = 0) -> Iterator[tuple[socket.socket, socket.socket]]:
     """A TCP connection through the sandbox: the sender's end, and the receiver's, with that SO_RCVBUF."""

@@ -91,7 +91,7 @@ def test_regions_never_lie_on_huge_pages(box: testing.Hold) -> None:
 EXIT = """
     import socket, sys, uringzc
     from uringzc import lifetime
-    from helpers import Unguarded, room
+    from helpers import Garbage, Unguarded, room
     lifetime.DRAIN_AT_END = 0.05
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((sys.argv[2], int(sys.argv[3])))
@@ -118,6 +118,7 @@ EXIT = """
             s.submit()
         count = s.stats.in_flight
     print(count)
+    garbage = Garbage(1400)  # finalized after them
 """
 
 
