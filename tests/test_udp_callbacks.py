@@ -33,7 +33,7 @@ def test_what_a_callback_that_raised_left_is_reported_by_the_next_call() -> None
 
 
 def test_the_timer_sends_while_a_callback_runs() -> None:
-    """A batch that is full fails; what was taken behind it waits no longer while the program is told."""
+    """A batch that is full fails; what was taken behind it waits no longer while a callback runs."""
     with testing.receiver() as rx:
         came: list[list[bytes]] = []
 

@@ -47,7 +47,7 @@ def send_all(tx: UdpSender, count: int, fileno: int | None = None) -> Came:
             else:
                 tx.flush()
         except BlockingIOError:
-            assert poll.poll(20_000), "it was never told to try again"
+            assert poll.poll(20_000), "the descriptor never became readable"
             wake_ups += 1
     return Came(sends, wake_ups)
 

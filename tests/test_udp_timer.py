@@ -16,7 +16,7 @@ from helpers import run, until
 
 import uringzc
 from uringzc import SendError, UdpSender, testing, timer
-from uringzc._send import Gather
+from uringzc._send import Gather, late
 from uringzc.mender import PATIENCE
 
 NAME = "uringzc timer"
@@ -39,7 +39,7 @@ def wake_ups() -> int:
 
 
 def test_a_lone_datagram_wakes_it_twice() -> None:
-    """Once to be told, once to send it; and an idle sender never does."""
+    """When it begins to wait, and when it is late; and an idle sender never does."""
     count = 10
     with testing.receiver(thread=False) as rx, UdpSender(rx.address) as tx:
         tx.send(b"first")
@@ -139,14 +139,14 @@ def test_a_sender_that_is_inside_a_call_for_long_keeps_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The timer passes it by, serves the others, and comes back when the call has ended: not before."""
-    real, real_late = socket.getaddrinfo, timer.late
+    real = socket.getaddrinfo
     came: list[object] = []
 
-    def late() -> Gather:
+    def counted() -> Gather:
         came.append(None)
-        return real_late()
+        return late()
 
-    monkeypatch.setattr(timer, "late", late)
+    monkeypatch.setattr(timer, "late", counted)
     with testing.receiver() as rx, testing.receiver() as elsewhere, ExitStack() as stack:
         tx, other = (stack.enter_context(UdpSender(to.address)) for to in (rx, elsewhere))
 

@@ -8,7 +8,7 @@ what is to be reported, and what went wrong, is left for the next call of the se
 import os
 import threading
 
-from uringzc._send import late as late
+from uringzc._send import late
 
 _starting = threading.RLock()  # a signal handler may come in between, and use a sender for the first time
 _thread: threading.Thread | None = None

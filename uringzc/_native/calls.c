@@ -207,7 +207,7 @@ void gather_end(Gather *g) {
     let_go_spent(g);
 }
 
-static int tell(Gather *g, const char *method) {
+static int report(Gather *g, const char *method) {
     PyObject *done = PyObject_CallMethod(g->mender, method, NULL);
     Py_XDECREF(done);
     return done ? 0 : -1;
@@ -222,11 +222,11 @@ PyObject *leave(Gather *g, PyObject *result) {
     int error = 0;
     if (reports) {
         g->news = 0;
-        error = tell(g, "deliver");
+        error = report(g, "deliver");
     }
     come_out(g);
     if (reports && !error)
-        error = tell(g, "write_log");
+        error = report(g, "write_log");
     if (error) /* the next call reports the rest */
         g->news = 1;
     if (error || (result && raise_modified(g->queue) < 0))
@@ -246,13 +246,13 @@ int would_block(int code, const char *why) {
 
 /* -- others */
 
-/* tick(): the timer's. Sends what is late, unless somebody is inside, who wakes the timer when he leaves. */
+/* tick(): the timer's. Sends what is late; where the lock is taken, releasing it wakes the timer. */
 PyObject *gather_tick(PyObject *self, PyObject *unused) {
     (void)unused;
     Gather *g = (Gather *)self;
     if (!try_lock(g)) {
         atomic_store(&g->missed, true);
-        if (!try_lock(g)) /* else he left before he could know */
+        if (!try_lock(g)) /* else it was released before that could be seen */
             Py_RETURN_NONE;
     }
     atomic_store(&g->missed, false);

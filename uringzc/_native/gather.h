@@ -77,11 +77,11 @@ typedef struct gather {
     unsigned long inside; /* the thread that is inside, and has the lock */
     PyThread_type_lock lock;
     char own, blocking, strict, always, notify, closed;
-    char news;      /* the mender has something to report to the program */
+    char news;      /* there is something to report to the program */
     char reporting; /* and does, at the end of a call, without the lock */
     char untimed;   /* there is no thread for the timer: what is late leaves with the owner's next call */
     char in_timer;  /* it is the timer that is inside */
-    char dropped;   /* the program lost it while somebody was inside, who forgets the rest at his end */
+    char dropped;   /* the program lost it: the last who has the lock sends and forgets what waits */
     int fd, sndbuf;
     uint64_t admission; /* counts them */
     uint32_t slot;
@@ -122,7 +122,7 @@ typedef struct gather {
     _Atomic int64_t due;     /* when what waits is late; 0: nothing waits */
     int64_t stuck, retried;  /* since when what is late can not leave, or 0; the last try to get a thread */
     _Atomic uint32_t starts; /* of the clock, since the timer's last tick */
-    _Atomic bool missed;     /* the timer came while somebody was inside, who wakes it when he leaves */
+    _Atomic bool missed;     /* the timer found the lock taken: releasing it wakes the timer */
     struct gather *before, *after; /* of the senders that have a timer */
     PyObject *spent;               /* list: what the timer has sent from, for the owner to let go */
 } Gather;

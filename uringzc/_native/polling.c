@@ -6,8 +6,7 @@
  * - the engine's descriptor: memory comes back;
  * - the socket: there is room in its buffer, or the first request to a destination has left for the device.
  *   Both are an skb that is freed, which the kernel makes an event (sock_wfree). Only new events are taken
- *   (EPOLLET): there may be room all the time, and what lies in the socket's error queue is an event for
- * ever;
+ *   (EPOLLET): there may be room all the time, and an error queue that nobody reads is an event all the time;
  * - a timer, for what may give no event.
  *
  * Events from before are taken out: whoever awaits something looks once more whether it is there.

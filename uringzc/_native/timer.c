@@ -94,8 +94,8 @@ void start_clock(Gather *g) {
         timer_wake();
 }
 
-/* One that is late; else NULL, and when the first will be. Where somebody is inside, the thread is woken when
- * he leaves. */
+/* One that is late; else NULL, and when the first will be. Where the lock is taken, releasing it wakes the
+ * thread. */
 static Gather *find_late(int64_t now, int64_t *earliest) {
     Gather *g = timer.first;
     *earliest = INT64_MAX;
