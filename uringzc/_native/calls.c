@@ -28,7 +28,7 @@ static bool take_lock(Gather *g, long long microseconds) {
 
 /* Whether send() may take its fast path. */
 static void set_ready(Gather *g) {
-    g->ready = g->closed || g->dropped || g->reporting || g->untimed ? 0 : g->thread;
+    g->ready = g->closed | g->dropped | g->reporting | g->untimed ? 0 : g->thread;
 }
 
 static void come_in(Gather *g, unsigned long thread) {
@@ -159,27 +159,42 @@ static int send_late(Gather *g) {
     return code == INT_MIN ? -1 : 0;
 }
 
-/* Begins a call that changes the sender. Its own thread waits for the timer; a call inside a call is refused.
- */
-int gather_begin(Gather *g) {
-    unsigned long thread = PyThread_get_thread_ident();
+/* What a call needs not ask that finds the sender ready. */
+static int check_entry(Gather *g, unsigned long thread) {
     if (g->closed || g->dropped || !g->queue->engine)
         return refuse_as(g->mender, UZC_E_CLOSED), -1;
     if (!g->thread && begin_life(g, thread) < 0)
         return -1;
     if (g->thread != thread)
         return refuse_as(g->mender, UZC_E_THREAD), -1;
-    if (g->inside == thread || g->reporting || g->queue->busy)
+    if (g->inside == thread || g->reporting)
         return refuse_as(g->mender, UZC_E_BUSY), -1;
-    if (g->untimed && nanoseconds() - g->retried > THREAD_AGAIN && get_timer(g) < 0)
-        return -1;
-    while (!take_lock(g, PATIENCE)) /* the timer has it */
+    if (g->untimed && nanoseconds() - g->retried > THREAD_AGAIN)
+        return get_timer(g);
+    return 0;
+}
+
+/* The timer has the lock. */
+static int wait_for_lock(Gather *g) {
+    while (!take_lock(g, PATIENCE))
         if (check_signals(g->queue) < 0)
             return -1;
-    if (g->closed || g->dropped || !g->queue->engine) { /* meanwhile */
-        PyThread_release_lock(g->lock);
-        return refuse_as(g->mender, UZC_E_CLOSED), -1;
-    }
+    if (!g->closed && !g->dropped && g->queue->engine)
+        return 0;
+    PyThread_release_lock(g->lock);
+    return refuse_as(g->mender, UZC_E_CLOSED), -1;
+}
+
+/* Begins a call that changes the sender. Its own thread waits for the timer; a call inside a call is refused.
+ */
+int gather_begin(Gather *g) {
+    unsigned long thread = PyThread_get_thread_ident();
+    if ((g->ready != thread || !g->queue->engine) && check_entry(g, thread) < 0)
+        return -1;
+    if (g->queue->busy)
+        return refuse_as(g->mender, UZC_E_BUSY), -1;
+    if (!try_lock(g) && wait_for_lock(g) < 0)
+        return -1;
     come_in(g, thread);
     g->queue->inside++;
     if (!g->untimed || send_late(g) == 0)
@@ -190,21 +205,15 @@ int gather_begin(Gather *g) {
 
 /* What the timer has sent from is let go here: that may run code of the program's. */
 static void let_go_spent(Gather *g) {
-    if (PyList_Size(g->spent))
-        PyList_SetSlice(g->spent, 0, PY_SSIZE_T_MAX, NULL);
-}
-
-static void come_out(Gather *g) {
-    g->reporting = 0;
-    g->queue->inside--;
-    if (!g->inside) /* else the timer does it when it leaves */
-        set_ready(g);
+    g->any_spent = 0;
+    PyList_SetSlice(g->spent, 0, PY_SSIZE_T_MAX, NULL);
 }
 
 void gather_end(Gather *g) {
     release_lock(g);
-    come_out(g);
-    let_go_spent(g);
+    g->queue->inside--;
+    if (g->any_spent)
+        let_go_spent(g);
 }
 
 static int report(Gather *g, const char *method) {
@@ -215,23 +224,31 @@ static int report(Gather *g, const char *method) {
 
 /* Code of the program runs without the lock, so that the timer never waits for it. While callbacks run, what
  * they call on the sender is refused; a log handler may send through it, and so comes last. */
-PyObject *leave(Gather *g, PyObject *result) {
-    const bool reports = g->news && result;
-    g->reporting = reports;
-    release_lock(g);
-    int error = 0;
-    if (reports) {
-        g->news = 0;
-        error = report(g, "deliver");
-    }
-    come_out(g);
-    if (reports && !error)
+static int report_all(Gather *g) {
+    g->reporting = 1;
+    g->queue->inside++;
+    gather_end(g);
+    g->news = 0;
+    int error = report(g, "deliver");
+    g->reporting = 0;
+    g->queue->inside--;
+    if (!g->inside) /* else the timer does it when it leaves */
+        set_ready(g);
+    if (!error)
         error = report(g, "write_log");
     if (error) /* the next call reports the rest */
         g->news = 1;
+    return error;
+}
+
+PyObject *leave(Gather *g, PyObject *result) {
+    int error = 0;
+    if (g->news && result)
+        error = report_all(g);
+    else
+        gather_end(g);
     if (error || (result && raise_modified(g->queue) < 0))
         Py_CLEAR(result);
-    let_go_spent(g);
     return result;
 }
 

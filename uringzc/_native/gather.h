@@ -81,6 +81,7 @@ typedef struct gather {
     char reporting; /* and does, at the end of a call, without the lock */
     char untimed;   /* there is no thread for the timer: what is late leaves with the owner's next call */
     char in_timer;  /* it is the timer that is inside */
+    char any_spent; /* the timer has left something in `spent` */
     char dropped;   /* the program lost it: the last who has the lock sends and forgets what waits */
     int fd, sndbuf;
     uint64_t admission; /* counts them */
@@ -174,8 +175,12 @@ int timer_init(void);
 void timer_add(Gather *g);
 void timer_remove(Gather *g);
 void timer_wake(void);
+void set_clock(Gather *g);
 /* The timer counts from the first datagram that waits. */
-void start_clock(Gather *g);
+static inline void start_clock(Gather *g) {
+    if (g->max_delay && !atomic_load_explicit(&g->due, memory_order_relaxed))
+        set_clock(g);
+}
 /* late() -> a sender in which something waits for too long, as soon as there is one: the timer's thread */
 PyObject *timer_late(PyObject *module, PyObject *unused);
 
@@ -188,7 +193,11 @@ enum {
 };
 /* fileno() is readable when that is worth a try, and at the deadline, if that is not 0. */
 void poll_until(Gather *g, int what, int64_t deadline);
-void poll_no_more(Gather *g, int what);
+void poll_leave(Gather *g, int what);
+static inline void poll_no_more(Gather *g, int what) {
+    if (g->poll.awaited & what)
+        poll_leave(g, what);
+}
 void poll_end(Gather *g);
 
 /* routes.c. Inside only, as all below. 0 or -1. */

@@ -53,9 +53,7 @@ void poll_until(Gather *g, int what, int64_t deadline) {
     epoll_wait(g->poll.set, events, 3, 0);
 }
 
-void poll_no_more(Gather *g, int what) {
-    if (!(g->poll.awaited & what))
-        return;
+void poll_leave(Gather *g, int what) {
     g->poll.awaited &= ~what;
     if (what & POLL_ROOM) {
         remove_sock(g);

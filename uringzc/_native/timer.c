@@ -83,9 +83,7 @@ void timer_wake(void) {
     pthread_cond_signal(&timer.woken);
 }
 
-void start_clock(Gather *g) {
-    if (!g->max_delay || atomic_load_explicit(&g->due, memory_order_relaxed))
-        return;
+void set_clock(Gather *g) {
     const int64_t due = nanoseconds() + g->max_delay;
     atomic_store(&g->due, due);
     const uint32_t starts = atomic_load_explicit(&g->starts, memory_order_relaxed);

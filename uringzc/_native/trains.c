@@ -238,8 +238,11 @@ static int learn(Gather *g) {
 }
 
 void let_go(Gather *g, struct train *t) {
-    if (t->holder && g->inside != g->thread && PyList_Append(g->spent, t->holder) < 0)
-        PyErr_Clear();
+    if (t->holder && g->inside != g->thread) {
+        g->any_spent = 1;
+        if (PyList_Append(g->spent, t->holder) < 0)
+            PyErr_Clear();
+    }
     Py_CLEAR(t->holder);
 }
 
