@@ -203,7 +203,7 @@ def test_a_connection_made_anew_while_the_old_one_holds_memory(box: testing.Hold
     """The counter goes on, and what TCP_INFO counts has begun again."""
     libc = ctypes.CDLL(None, use_errno=True)
     with stream(box) as old, box.socket(type=socket.SOCK_STREAM) as listener, uringzc.Scheduler() as s:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 100_000)
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
         with stopped(box):
@@ -216,7 +216,7 @@ def test_a_connection_made_anew_while_the_old_one_holds_memory(box: testing.Hold
             used = Used(old.tx, rx)
             if control:
                 s._engine.own_socket(used.tx)
-            used.send(s, 1, size=400_000)
+            used.send(s, 1, size=2_000_000)
             assert s.stats.in_flight == control  # while others hold memory it sends copies
         with rx:
             has_unread(used.tx)
