@@ -299,16 +299,19 @@ def test_no_thread_to_be_had() -> None:
         "print(tx.send(b'ten'))\n"
         "print(rx.recv(9).decode(), rx.recv(9).decode(), tx.stats.waiting)\n"
         "resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))\n"
-        "sent = 1\n"
+        "tx.flush(); print(rx.recv(9).decode())\n"
+        "other = uringzc.UdpSender(rx.getsockname())\n"  # which starts the thread, and lets it sleep again
+        "other.send(b'other'); print(rx.recv(9).decode())\n"
+        "sent = 0\n"
         "while 'RLIMIT_NPROC' in tx.explain():\n"
         "    sent += bool(tx.send(b'x'))\n"
         "    time.sleep(0.005)\n"
-        "for _ in range(sent): rx.recv(9)\n"  # also what waited when the thread was started
+        "for _ in range(sent): rx.recv(9)\n"  # also what waited when the sender got its timer
         "print('all')\n"
-        "tx.close(); rx.close()\n"
+        "other.close(); tx.close(); rx.close()\n"
     )
     out, errors = run(program)
-    assert out.split() == ["3", "one", "0", "3", "two", "six", "1", "all"]
+    assert out.split() == ["3", "one", "0", "3", "two", "six", "1", "ten", "other", "all"]
     assert not errors
 
 
