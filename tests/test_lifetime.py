@@ -344,6 +344,21 @@ def test_interrupt_in_close_parks_at_once(
 
 
 @holding
+def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
+    box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
+) -> None:
+    s = uringzc.Scheduler()
+    fileno = s.fileno()
+    with stopped(box), pytest.warns(ResourceWarning, match="parked: 1 request"):
+        s.send(sock, b"held")
+        s.close(0.01)
+        lifetime._Guard.__new__(lifetime._Guard)  # dropped at once: interrupted before its __init__,
+        lifetime._Guard()  # and after it
+        assert lifetime._left == []
+    let_go(fileno, other)
+
+
+@holding
 def test_interrupt_in_close_as_the_first_submission(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:

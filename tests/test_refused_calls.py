@@ -99,6 +99,23 @@ def test_another_thread(make: Make, name: str) -> None:
         )
 
 
+@pytest.mark.parametrize("name", HOLDERS)
+def test_threads_are_looked_for_only_when_a_call_is_refused(
+    make: Make, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes threading's own lock, which an interrupt can leave locked (CPython 3.14)."""
+
+    def look() -> None:
+        raise AssertionError("threads are looked for")
+
+    made = make(name)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading, "enumerate", look)
+        made.send()
+        _, error = elsewhere(made.send)
+    assert "threads are looked for" in str(error)
+
+
 @pytest.mark.parametrize("name", ["UdpSender", "TcpSender"])
 def test_another_thread_than_that_of_a_shared_scheduler(make: Make, name: str) -> None:
     with uringzc.Scheduler() as shared:

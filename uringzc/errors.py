@@ -114,11 +114,11 @@ class Refuser:
     def __init__(self, what: str) -> None:
         self.what = what
         self.forked = False
-        self._owner = "another thread"
+        self._owner = 0
 
     def claimed(self) -> None:
         """The calling thread owns the engine from now on."""
-        self._owner = _this_thread()
+        self._owner = threading.get_ident()  # its name is asked for when it is needed: that takes a lock
 
     def __call__(self, code: int, what: str = "") -> NoReturn:
         """Raises what a negative `code` from C stands for: a refusal of uringzc.h, or -errno.
@@ -130,8 +130,8 @@ class Refuser:
             verb = "sent" if "Sender" in self.what else "submitted"
             belongs = "" if what == self.what else f"shares a {self.what} that "
             raise WrongThreadError(
-                f"this {what} {belongs}belongs to {self._owner}, the one that {verb} first; {_this_thread()} "
-                "has to use one of its own. Nothing was changed"
+                f"this {what} {belongs}belongs to {_thread(self._owner)}, the one that {verb} first; "
+                f"{_thread(threading.get_ident())} has to use one of its own. Nothing was changed"
             )
         if code == E_BUSY:
             shared = "" if what == self.what else f" or the {self.what} that it shares"
@@ -168,8 +168,10 @@ def in_flight(requests: int) -> str:
     return f"{counted(requests, 'request')} {'is' if requests == 1 else 'are'} in flight"
 
 
-def _this_thread() -> str:
-    ident = threading.get_ident()  # current_thread() would add what threading did not start to its list
+def _thread(ident: int) -> str:
+    if not ident:
+        return "another thread"
+    # current_thread() would add what threading did not start to its list
     names = [thread.name for thread in threading.enumerate() if thread.ident == ident]
     return f"thread {names[0]!r} (id {ident})" if names else f"a thread (id {ident})"
 

@@ -95,8 +95,9 @@ def _sweep() -> None:
 class _Guard:
     """Lives in a thread's local storage; its end is the thread's end, in that thread."""
 
+    thread: int | None = None  #: None: it is not in its place; 0: the process ends
+
     def __init__(self) -> None:
-        self.thread = threading.get_ident()
         self.engines: list[weakref.ref[Engine]] = []
 
     def __del__(self) -> None:
@@ -110,6 +111,8 @@ def _guard() -> _Guard:
     guard: _Guard | None = getattr(_local, "guard", None)
     if guard is None:
         guard = _local.guard = _Guard()
+    if guard.thread is None:  # last: one that an interrupt keeps from its place ends nothing
+        guard.thread = threading.get_ident()
     return guard
 
 
