@@ -166,7 +166,7 @@ def leave_held(kind: str, sock: socket.socket) -> None:
         s.send(sock, bytearray(1000))
         s.close(0.01)
     else:
-        sender = uringzc.UdpSender(sock=sock, zero_copy="always")
+        sender = uringzc.UdpSender(sock=sock, zero_copy="always", max_delay=None)
         sender.send(bytes(1000))
         sender.close(0.01)
 
