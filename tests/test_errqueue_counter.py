@@ -348,7 +348,8 @@ def test_explain_names_who_else_sends(box: testing.Hold) -> None:
             assert "another Scheduler or sender sends zero-copy" in tx.explain()
     with datagrams(box) as used, uringzc.Scheduler() as first:
         used.send(first, 1)
-        with uringzc.UdpSender(used.rx.getsockname(), sock=used.tx, zero_copy="always") as to:
+        to = uringzc.UdpSender(used.rx.getsockname(), sock=used.tx, zero_copy="always", max_delay=None)
+        with to:
             to.send(b"x" * 2000)
             to.flush()
             assert "another Scheduler or sender sends zero-copy" in to.explain()

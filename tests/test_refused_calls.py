@@ -274,7 +274,7 @@ def test_what_was_parked_is_named(name: str, box: testing.Hold) -> None:
             held.send(sock, b"held", flush=True)
             held.submit()
         else:
-            held = uringzc.UdpSender(sock=sock, zero_copy="always")
+            held = uringzc.UdpSender(sock=sock, zero_copy="always", max_delay=None)
             held.send_many([bytes(1200)] * 2)
             held.flush()
         with pytest.warns(

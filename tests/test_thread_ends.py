@@ -343,7 +343,7 @@ def test_all_senders_share_the_time_of_close(box: testing.Hold, monkeypatch: pyt
         for _ in range(4):
             sock = stack.enter_context(box.socket())
             sock.connect(box.address)
-            senders.append(uringzc.UdpSender(sock=sock, scheduler=s, zero_copy="always"))
+            senders.append(uringzc.UdpSender(sock=sock, scheduler=s, zero_copy="always", max_delay=None))
         with stopped(box):
             for sender in senders:
                 sender.send(bytes(1000))
