@@ -13,6 +13,7 @@ block's notifier says when it may be filled again.
 """
 
 import argparse
+import errno
 import io
 import ipaddress
 import math
@@ -128,14 +129,22 @@ def _become_member(
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # others here may listen too
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
     if group.version == 6:
-        index = socket.if_nametoindex(at) if at else 0
+        index = _index_of(at)
         sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group.packed + struct.pack("=I", index))
     else:
         name = "" if at[:1].isdigit() else at  # an address, or the name of an interface
         near = socket.inet_aton(at) if at and not name else bytes(4)
-        index = socket.if_nametoindex(name) if name else 0
+        index = _index_of(name)
         member = struct.pack("=4s4si", group.packed, near, index)
         sock.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, member)
+
+
+def _index_of(interface: str) -> int:
+    """0, any interface, without a name."""
+    try:
+        return socket.if_nametoindex(interface) if interface else 0
+    except OSError as error:
+        raise OSError(errno.ENODEV, f"no interface {interface!r}") from error
 
 
 def main() -> None:

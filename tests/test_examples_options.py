@@ -101,7 +101,7 @@ WRONG = {
     ),
     "multicast_file.py: interface": (
         *(1, "multicast_file.py", "{none}", GROUP, "9", "--receive", "--interface=none0"),
-        "no interface with this name",
+        "no interface 'none0'",
     ),
     "multicast_file.py: no folder": (
         *(1, "multicast_file.py", "{none}/file", GROUP, "9", "--receive", "--interface=127.0.0.1"),
@@ -117,7 +117,7 @@ WRONG = {
         "127.0.0.1",
         "9",
         "--engine=x",
-        "invalid choice: 'x'",
+        "'x'",
     ),
     "tcp_file.py: no folder": (
         *(1, "tcp_file.py", "{none}/file", "127.0.0.1", "{port}", "--receive"),
