@@ -55,7 +55,7 @@ def test_another_thread(tcp_pair: Pair, engine: str) -> None:
         assert set(found) == {WrongThreadError}
         assert s.stats == before
         s.send(b"too")
-    assert tcp_pair.rx.recv(100) == b"minetoo"
+    assert tcp_pair.rx.recv(7, socket.MSG_WAITALL) == b"minetoo"
 
 
 def test_built_here_and_used_there(tcp_pair: Pair, engine: str) -> None:
@@ -80,7 +80,7 @@ def test_closed(tcp_pair: Pair, engine: str) -> None:
     assert "closed" in repr(s)
     s.close()
     tcp_pair.tx.sendall(b"y")  # the socket is the program's
-    assert tcp_pair.rx.recv(100) == b"xy"
+    assert tcp_pair.rx.recv(2, socket.MSG_WAITALL) == b"xy"
 
 
 def test_fork(engine: str) -> None:
