@@ -16,6 +16,7 @@ import termios
 import textwrap
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -188,6 +189,13 @@ def run(program: str, *args: object, box: testing.Sandbox | None = None) -> tupl
     """What a program prints, to stdout and stderr. It has to end with 0."""
     with child(program, *args, box=box) as started:
         return started.end()
+
+
+def fork() -> int:
+    """os.fork(), of which CPython warns while there is another thread: a timer's, or one that is just ending."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
 
 
 @contextmanager

@@ -5,13 +5,12 @@ import os
 import socket
 import struct
 import threading
-import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import holding, room, stopped, stream_in
+from helpers import fork, holding, room, stopped, stream_in
 
 import uringzc
 from uringzc import errmsg, testing
@@ -386,9 +385,7 @@ def test_fork_with_sends_held(box: testing.Hold, rx: socket.socket) -> None:
         sock.connect(box.address)
         with stopped(box):
             send(s, sock, b"1", b"2")
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # a thread of the sandbox's still ends
-                child = os.fork()
+            child = fork()
             if not child:
                 code = 1
                 try:

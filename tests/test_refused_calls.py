@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import holding, stopped
+from helpers import fork, holding, stopped
 
 import uringzc
 from uringzc import errors, testing
@@ -185,7 +185,7 @@ def test_a_sender_of_a_closed_scheduler(make: Make) -> None:
 def in_child(work: Callable[[], str]) -> Iterator[str]:
     """What `work` returns in the child of a fork."""
     reading, writing = os.pipe()
-    child = os.fork()
+    child = fork()
     if not child:
         try:
             os.write(writing, work().encode())
