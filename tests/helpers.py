@@ -192,7 +192,7 @@ def run(program: str, *args: object, box: testing.Sandbox | None = None) -> tupl
 
 
 def fork() -> int:
-    """os.fork(), of which CPython warns while there is another thread: a timer's, or one that is just ending."""
+    """os.fork(), of which CPython warns while there is another thread: a timer, or one that is ending."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         return os.fork()
