@@ -101,6 +101,17 @@ def test_control_a_socket_that_has_room_is_always_writable(net: testing.Hold) ->
         release.join()
 
 
+def check_held_back(net: testing.Hold, rx: testing.Receiver, tx: UdpSender, count: int) -> None:
+    """So many datagrams, which find no room until the network delivers: each wake-up is progress."""
+    net.stop()
+    release = later(net)
+    came = send_all(tx, count)
+    assert 0 < came.wake_ups <= 2 * tx.stats.requests, came
+    release.join()
+    assert rx.wait(count + 1)[1:] == [numbered(number) for number in range(count)]
+    assert idle(tx)
+
+
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
 def test_a_full_socket(net: testing.Hold, zero_copy: str) -> None:
     count = 3000
@@ -113,13 +124,7 @@ def test_a_full_socket(net: testing.Hold, zero_copy: str) -> None:
         tx.flush()
         rx.wait(1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 106_496)
-        net.stop()
-        release = later(net)
-        came = send_all(tx, count)
-        assert 0 < came.wake_ups <= 2 * tx.stats.requests, came
-        release.join()
-        assert rx.wait(count + 1)[1:] == [numbered(number) for number in range(count)]
-        assert idle(tx)
+        check_held_back(net, rx, tx, count)
 
 
 @holding
@@ -132,13 +137,7 @@ def test_a_full_arena(net: testing.Hold) -> None:
         tx.send(b"warm")
         tx.flush()
         rx.wait(1)
-        net.stop()
-        release = later(net)
-        came = send_all(tx, count)
-        assert 0 < came.wake_ups <= 2 * tx.stats.requests, came
-        release.join()
-        assert rx.wait(count + 1)[1:] == [numbered(number) for number in range(count)]
-        assert idle(tx)
+        check_held_back(net, rx, tx, count)
 
 
 def test_a_batch_of_which_a_part_has_left_takes_more(net: testing.Hold) -> None:
