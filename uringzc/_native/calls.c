@@ -65,16 +65,12 @@ static int send_waiting(Gather *g) {
     int code = rescue(g);
     if (code != INT_MIN)
         return code;
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    PyErr_NormalizeException(&type, &value, &trace);
+    PyObject *value = take_exception();
     PyObject *noted = PyObject_CallMethod(g->mender, "note", "O", value ? value : Py_None);
     if (!noted)
         PyErr_Clear();
     Py_XDECREF(noted);
-    Py_XDECREF(type);
     Py_XDECREF(value);
-    Py_XDECREF(trace);
     g->news = 1;
     return -EIO;
 }

@@ -14,19 +14,25 @@
 
 #include "send.h"
 
+PyObject *take_exception(void) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return value;
+}
+
 static void verify(Queue *q, PyObject *memory) {
-    PyObject *type, *value, *trace, *pending_type, *pending_value, *pending_trace;
+    PyObject *pending_type, *pending_value, *pending_trace;
     PyErr_Fetch(&pending_type, &pending_value, &pending_trace);
     PyObject *done = PyObject_CallFunctionObjArgs(q->verify, memory, NULL);
     Py_XDECREF(done);
     if (!done) {
-        PyErr_Fetch(&type, &value, &trace);
-        PyErr_NormalizeException(&type, &value, &trace);
+        PyObject *value = take_exception();
         if (!value || PyList_Append(q->modified, value) < 0)
             PyErr_Clear();
-        Py_XDECREF(type);
         Py_XDECREF(value);
-        Py_XDECREF(trace);
     }
     PyErr_Restore(pending_type, pending_value, pending_trace);
 }

@@ -104,6 +104,8 @@ int check_signals(Queue *q);
 int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns);
 /* Drops what notifiers held that were posted. */
 void release(Queue *q);
+/* The exception that is set, which is not set any more; a new reference. */
+PyObject *take_exception(void);
 /* Debug mode: raises what verify() had raised. 0 or -1. */
 int raise_modified(Queue *q);
 
