@@ -8,7 +8,7 @@ VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
-NATIVE = $(wildcard uringzc/_native/*.c uringzc/_native/*.h)
+NATIVE = $(shell find uringzc/_native -name '*.[ch]')
 C_FILES = $(NATIVE) $(wildcard benchmarks/*.c benchmarks/*.h)
 C_STRICT = -std=gnu11 -O2 -Wall -Wextra -Werror -Iuringzc/_native
 

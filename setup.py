@@ -6,16 +6,12 @@ from setuptools import Extension, setup
 
 NATIVE = "uringzc/_native"
 
-FILES = [
-    *("module", "send", "sockets", "arguments", "memory", "notifiers", "closed", "delegate"),
-    *("arena", "routes", "staging", "gather", "regions", "admission", "trains", "plain", "timer"),
-    *("polling", "calls", "sender"),
-    *("flow", "steps", "stream"),
-]
+LAYERS = [Path(NATIVE), *(Path(NATIVE, layer) for layer in ("request", "udp", "tcp"))]
 send = Extension(
     "uringzc._send",
-    [f"{NATIVE}/{name}.c" for name in FILES],
-    depends=[str(header) for header in Path(NATIVE).glob("*.h")],
+    sorted(str(file) for layer in LAYERS for file in layer.glob("*.c")),
+    depends=[str(header) for header in Path(NATIVE).rglob("*.h")],
+    include_dirs=[NATIVE],
     extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden"],
     py_limited_api=True,
 )

@@ -135,7 +135,7 @@ def test_a_32_bit_machine_is_refused(tmp_path: Path, bits: int) -> None:
     (tmp_path / "gnu" / "stubs-32.h").touch()  # which only the C library for such machines has
     command = [
         *("gcc", f"-m{bits}", "-std=gnu11", "-fsyntax-only", f"-I{tmp_path}", f"-I{NATIVE}"),
-        *(f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH')}", "-include", "internal.h"),
+        *(f"-I/usr/include/{sysconfig.get_config_var('MULTIARCH')}", "-include", "native.h"),
         *("-x", "c", os.devnull),
     ]
     tried = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -158,17 +158,8 @@ def test_the_header_is_a_cdef() -> None:
     assert ffi.sizeof("uzc_completion") == 16
 
 
-def test_every_source_is_built_into_one_module() -> None:
-    listed = [
-        re.search(r"FILES = \[.*?\]", (ROOT / file).read_text(), re.DOTALL)
-        for file in ("setup.py", "uringzc/_build.py")
-    ]
-    names = [name for found in listed if found for name in re.findall(r'"(\w+)"', found[0])]
-    assert sorted(names) == sorted(file.stem for file in NATIVE.glob("*.c"))
-
-
 def test_names_of_liburing_are_only_defined_where_it_lacks_them() -> None:
-    for file in NATIVE.iterdir():
+    for file in NATIVE.rglob("*.[ch]"):
         code = file.read_text()
         for name in re.findall(r"#define ((?:IO|UDP_|SO_|MSG_)\w+)", code):
             assert f"#ifndef {name}\n#define {name} " in code, f"{file.name} defines {name}"

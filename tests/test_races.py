@@ -14,7 +14,7 @@ CLAIM = """
 #include <sched.h>
 #include <stdio.h>
 
-#include "guard.c"
+#include "slots/owner.c"
 
 #define TURNS 20000
 

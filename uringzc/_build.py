@@ -17,11 +17,6 @@ import cffi
 LIBURING = "2.3"
 NATIVE = "uringzc/_native"  # setuptools wants paths relative to setup.py
 
-FILES = [
-    *("guard", "slots", "requests", "ring", "probe", "read_memory"),
-    *("sock_table", "ids", "errqueue", "errqueue_send", "errqueue_read", "errqueue_socks"),
-]
-
 
 def ffibuilder() -> cffi.FFI:
     """The module, as cffi wants it; SystemExit with one sentence where something is missing."""
@@ -34,14 +29,19 @@ def ffibuilder() -> cffi.FFI:
     ffi.cdef((Path(__file__).parent / "_native" / "uringzc.h").read_text())
     ffi.set_source(
         "uringzc._uring",
-        '#include "internal.h"',
-        sources=[f"{NATIVE}/{name}.c" for name in FILES],
-        depends=[str(header) for header in Path(NATIVE).glob("*.h")],
+        '#include "native.h"',
+        sources=sources(),
+        depends=[str(header) for header in Path(NATIVE).rglob("*.h")],
         include_dirs=[NATIVE],
         extra_compile_args=["-std=gnu11", "-O2", "-fvisibility=hidden", *_pkg_config("--cflags").split()],
         extra_link_args=libraries,
     )
     return ffi
+
+
+def sources() -> list[str]:
+    """The C files that this module is made of: those without Python.h."""
+    return sorted(str(file) for layer in ("slots", "engines") for file in Path(NATIVE, layer).rglob("*.c"))
 
 
 def require() -> None:

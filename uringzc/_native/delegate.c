@@ -3,8 +3,8 @@
  * Delegate: the base of a public class some of whose methods are compiled, and belong to another object, its
  * target. They are methods of the class: a bound one keeps the object that the program made, a subclass can
  * override them, and a call costs no Python frame. */
-#include "gather.h"
-#include "stream.h"
+#include "tcp/tcp.h"
+#include "udp/udp.h"
 
 typedef struct {
     PyObject_HEAD PyObject *target;

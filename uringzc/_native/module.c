@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * The module _send: its types, made and unmade. */
-#include "gather.h"
-#include "stream.h"
+#include "tcp/tcp.h"
+#include "udp/udp.h"
 
 /* Frees what it was given when its last reference goes, and not before: a finalizer in a cycle would run
  * while the object that it belongs to is being resurrected. */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The boundary: every function and struct that Python may see. It is read twice, by the C compiler and
- * by cffi as the cdef, so it has no include guard and no #include: a C file includes "internal.h".
+ * by cffi as the cdef, so it has no include guard and no #include: a C file includes "native.h".
  *
  * Calls return 0 or a count, or -errno, or one of the refusals below, and never touch errno.
  */

@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * liburing, and what its version 2.3 does not define yet. */
+#ifndef UZC_COMPAT_H
+#define UZC_COMPAT_H
+
+#include <liburing.h>
+
+#ifndef IORING_SEND_ZC_REPORT_USAGE
+#define IORING_SEND_ZC_REPORT_USAGE (1U << 3) /* Linux 6.2, liburing 2.4 */
+#endif
+#ifndef IORING_NOTIF_USAGE_ZC_COPIED
+#define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
+#endif
+
+#endif

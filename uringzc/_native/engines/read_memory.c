@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Memory that may not be there: a mapped file that was truncated, whose pages end the process with SIGBUS
+ * when they are touched. The kernel reads it for us, and says EFAULT. */
+#define _GNU_SOURCE
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "native.h"
+
+int64_t uzc_read_memory(uint64_t address, void *out, uint64_t length) {
+    struct iovec here = {out, length}, there = {(void *)(uintptr_t)address, length};
+    ssize_t got = process_vm_readv(getpid(), &here, 1, &there, 1, 0);
+    if (got >= 0)
+        return got == (ssize_t)length ? 0 : -EFAULT;
+    if (errno == EFAULT)
+        return -EFAULT;
+    memcpy(out, there.iov_base, length); /* a filter forbids the call */
+    return 0;
+}

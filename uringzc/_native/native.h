@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What every C file stands on: standard headers, and the boundary to Python. */
+#ifndef UZC_NATIVE_H
+#define UZC_NATIVE_H
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "uringzc.h"
+
+/* integers.py takes a long for 8 bytes, error_queue.py the length of a struct cmsghdr, and pointers pass as
+ * u64 */
+_Static_assert(sizeof(void *) == 8 && sizeof(long) == 8 && sizeof(size_t) == 8,
+               "uringzc is for 64-bit machines");
+
+#endif

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The arguments of send() and run(): read by hand, since the general way costs more than the send. */
+#include "request/request.h"
+
+static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",
+                                             "offset", "length",    "to",    "segment",  "zero_copy",
+                                             "slot",   "user_data", "flush", "msg_flags"};
+static PyObject *interned[ARGUMENTS];
+
+int arguments_init(void) {
+    for (int i = 0; i < ARGUMENTS; i++)
+        if (!(interned[i] = PyUnicode_InternFromString(names[i])))
+            return -1;
+    return 0;
+}
+
+int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+          PyObject **out) {
+    if (count > positional) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %d positional arguments, %zd were given", method,
+                     positional, count);
+        return -1;
+    }
+    for (Py_ssize_t i = 0; i < count; i++)
+        out[i] = args[i];
+    Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
+    for (Py_ssize_t i = 0; i < named; i++) {
+        PyObject *name = PyTuple_GetItem(keywords, i);
+        int at = 0;
+        while (at < ARGUMENTS && interned[at] != name)
+            at++;
+        for (int j = 0; at == ARGUMENTS && j < ARGUMENTS; j++)
+            if (PyUnicode_CompareWithASCIIString(name, names[j]) == 0)
+                at = j;
+        if (at == ARGUMENTS && PyUnicode_CompareWithASCIIString(name, "region") == 0)
+            at = DATA;
+        if (at == ARGUMENTS ||
+            (at == LENGTH ? positional > 2 : (at >= SIZE && at <= STRIDE) && positional == 2)) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method, name);
+            return -1;
+        }
+        if (out[at]) {
+            PyErr_Format(PyExc_TypeError, "%s() got '%s' twice", method, names[at]);
+            return -1;
+        }
+        out[at] = args[count + i];
+    }
+    for (int at = SOCK; at <= (positional > 2 ? COUNT : DATA); at++)
+        if (!out[at]) {
+            PyErr_Format(PyExc_TypeError, "%s() needs '%s'", method, names[at]);
+            return -1;
+        }
+    return 0;
+}
+
+int as_number(PyObject *value, int at, uint64_t most, uint64_t *out) {
+    if (!value)
+        return 0;
+    PyObject *index = PyLong_CheckExact(value) ? (Py_INCREF(value), value) : PyNumber_Index(value);
+    if (!index)
+        return -1;
+    unsigned long long number = PyLong_AsUnsignedLongLong(index);
+    bool wrong = PyErr_Occurred() != NULL;
+    if (wrong)
+        PyErr_Clear();
+    if (wrong || number > most) {
+        if (at == SLOT) /* an index out of range: the accounts refuse it, with EINVAL */
+            *out = UZC_NO_SLOT - 1;
+        else
+            PyErr_Format(PyExc_ValueError, "%s must be from 0 to %llu, not %R", names[at], most, value);
+        wrong = at != SLOT;
+    } else {
+        *out = number;
+    }
+    Py_DECREF(index);
+    return wrong ? -1 : 0;
+}
+
+int as_bool(PyObject *value, uint32_t *out) {
+    int truth = value ? PyObject_IsTrue(value) : (int)*out;
+    *out = truth > 0;
+    return truth < 0 ? -1 : 0;
+}

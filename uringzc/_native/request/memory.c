@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Memory that can be sent, and how data given to send() becomes an address and something to hold. */
+#include "request/request.h"
+
+static PyObject *memory_type, *name_memory;
+
+int is_memory(PyObject *object) {
+    return (PyObject *)Py_TYPE(object) == memory_type && ((Memory *)object)->owner;
+}
+
+int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send, uint64_t *nbytes,
+            PyObject **holder) {
+    PyObject *memory = NULL;
+    send->buffer = -1;
+    if (!q->verify && PyBytes_CheckExact(data)) {
+        Py_INCREF(data);
+        *holder = data;
+        send->data = PyBytes_AsString(data);
+        *nbytes = (uint64_t)PyBytes_Size(data);
+        return 0;
+    }
+    if (!q->verify && (PyObject *)Py_TYPE(data) == q->region_type) {
+        memory = PyObject_GetAttr(data, name_memory);
+        if (!memory)
+            return -1;
+        *holder = memory;
+    } else {
+        PyObject *pinned = PyObject_CallFunctionObjArgs(q->pin, data, offset ? offset : Py_None,
+                                                        length ? length : Py_None, NULL);
+        if (!pinned)
+            return -1;
+        unsigned long long address, bytes, count = 0;
+        if (!PyArg_ParseTuple(pinned, "OKKO|K", holder, &address, &bytes, &memory, &count)) {
+            Py_DECREF(pinned);
+            return -1;
+        }
+        Py_INCREF(*holder);
+        Py_DECREF(pinned);
+        send->data = (const char *)(uintptr_t)address;
+        *nbytes = bytes;
+        if (count)
+            send->message = (void *)(uintptr_t)address;
+        if (memory == Py_None)
+            return 0;
+    }
+    Memory *m = (Memory *)memory;
+    if (!is_memory(memory) || m->retired != q->retired) {
+        PyErr_SetString(PyExc_ValueError,
+                        "the region is closed, or was registered with another Scheduler or sender");
+        Py_CLEAR(*holder);
+        return -1;
+    }
+    if (*holder == memory) {
+        send->data = (const char *)(uintptr_t)m->address;
+        *nbytes = m->length;
+    }
+    send->base = (const char *)(uintptr_t)m->address;
+    send->buffer = m->buffer;
+    send->buffers = m->buffers;
+    return 0;
+}
+
+void free_object(PyObject *self) {
+    PyTypeObject *type = Py_TYPE(self);
+    freefunc free_it = (freefunc)PyType_GetSlot(type, Py_tp_free);
+    free_it(self);
+    Py_DECREF(type);
+}
+
+static int init(PyObject *self, PyObject *args, PyObject *keywords) {
+    Memory *m = (Memory *)self;
+    static char *accepted[] = {"owner", "address", "length", "retired", NULL};
+    PyObject *owner, *retired;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OKKO", accepted, &owner, &m->address, &m->length,
+                                     &retired))
+        return -1;
+    Py_INCREF(owner);
+    Py_INCREF(retired);
+    m->owner = owner;
+    m->retired = retired;
+    m->buffer = -1;
+    return 0;
+}
+
+static int traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((Memory *)self)->owner);
+    return 0;
+}
+
+static void dealloc(PyObject *self) {
+    Memory *m = (Memory *)self;
+    PyObject_GC_UnTrack(self);
+    if (m->retired && m->buffer >= 0) {
+        PyObject *type, *value, *trace;
+        PyErr_Fetch(&type, &value, &trace);
+        PyObject *done = PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers);
+        if (!done)
+            PyErr_WriteUnraisable(m->retired);
+        Py_XDECREF(done);
+        PyErr_Restore(type, value, trace);
+    }
+    Py_XDECREF(m->owner);
+    Py_XDECREF(m->retired);
+    free_object(self);
+}
+
+static PyMemberDef members[] = {{"owner", T_OBJECT, offsetof(Memory, owner), READONLY, NULL},
+                                {"address", T_ULONGLONG, offsetof(Memory, address), READONLY, NULL},
+                                {"length", T_ULONGLONG, offsetof(Memory, length), READONLY, NULL},
+                                {"buffer", T_INT, offsetof(Memory, buffer), 0, NULL},
+                                {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
+                                {NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot slots[] = {{Py_tp_init, init},       {Py_tp_traverse, traverse},
+                              {Py_tp_dealloc, dealloc}, {Py_tp_new, PyType_GenericNew},
+                              {Py_tp_members, members}, {0, NULL}};
+static PyType_Spec spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                           slots};
+
+PyObject *memory_init(void) {
+    name_memory = PyUnicode_InternFromString("_memory");
+    memory_type = PyType_FromSpec(&spec);
+    Py_XINCREF(memory_type);
+    return name_memory ? memory_type : NULL;
+}

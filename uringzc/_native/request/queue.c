@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The per-request path: send() and run() as a small CPython type beside the cffi module. A method in C holds
+ * the GIL from its first check to the moment the request is in the accounts, so no signal handler, thread or
+ * exception can come between a buffer and the record that keeps it alive; and it costs a tenth of a Python
+ * method with a cffi call in it. The references it takes are C references, stored in the request's entry:
+ * interpreter shutdown never drops them.
+ *
+ * Queue works for every engine through uzc_calls. What needs policy or is not on the fast path is asked of
+ * Python callables: admit(sock), pin(data, offset, length), pack(family, to), refuse(code), and claimed(),
+ * which is told when the first submit has made this thread the engine's owner.
+ */
+#include <sys/socket.h>
+
+#include "request/request.h"
+
+PyObject *take_exception(void) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    Py_XDECREF(type);
+    Py_XDECREF(trace);
+    return value;
+}
+
+static void verify(Queue *q, PyObject *memory) {
+    PyObject *pending_type, *pending_value, *pending_trace;
+    PyErr_Fetch(&pending_type, &pending_value, &pending_trace);
+    PyObject *done = PyObject_CallFunctionObjArgs(q->verify, memory, NULL);
+    Py_XDECREF(done);
+    if (!done) {
+        PyObject *value = take_exception();
+        if (!value || PyList_Append(q->modified, value) < 0)
+            PyErr_Clear();
+        Py_XDECREF(value);
+    }
+    PyErr_Restore(pending_type, pending_value, pending_trace);
+}
+
+int raise_modified(Queue *q) {
+    if (!q->verify || !PyList_Size(q->modified))
+        return 0;
+    PyObject *first = PyList_GetItem(q->modified, 0);
+    Py_INCREF(first);
+    PyList_SetSlice(q->modified, 0, PyList_Size(q->modified), NULL);
+    PyErr_SetObject((PyObject *)Py_TYPE(first), first);
+    Py_DECREF(first);
+    return -1;
+}
+
+void release(Queue *q) {
+    void *sock, *memory;
+    uzc_slots *slots = q->calls->slots(q->engine);
+    while (q->calls->release(slots, &sock, &memory)) {
+        if (q->verify)
+            verify(q, memory);
+        Py_XDECREF((PyObject *)sock);
+        Py_XDECREF((PyObject *)memory);
+    }
+}
+
+/* Submits what is queued, waits for `wait` CQEs, takes all results, drops what is free again. INT64_MIN:
+ * Python code that it called has raised. */
+static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+    long long done;
+    char was = q->busy;
+    if (!q->calls->mine(q->calls->slots(q->engine)))
+        return UZC_E_THREAD;
+    q->busy = 1; /* what a finalizer in here calls on this engine is refused */
+    if (check_pending(q) < 0) {
+        q->busy = was;
+        return INT64_MIN;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    done = q->calls->enter(q->engine, submit, wait, timeout_ns);
+    Py_END_ALLOW_THREADS;
+    if (done > 0) {
+        q->queued -= done;
+        q->submitted += (unsigned long long)done;
+    }
+    if (q->queued <= 0)
+        forget_all_pending(q);
+    if (done > -4096) /* not refused */
+        release(q);
+    if (done > 0 && !q->owned) {
+        PyObject *told = PyObject_CallFunctionObjArgs(q->claimed, NULL);
+        q->owned = told != NULL; /* else an interrupt came: told again next time */
+        Py_XDECREF(told);
+        if (!told)
+            done = INT64_MIN;
+    }
+    q->busy = was;
+    return done;
+}
+
+int check_signals(Queue *q) {
+    if (PyErr_CheckSignals() < 0)
+        return -1;
+    return q->engine ? 0 : (refuse(q, UZC_E_CLOSED), -1);
+}
+
+int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+    long long done = enter(q, submit, wait, timeout_ns);
+    if (done == INT64_MIN || check_signals(q) < 0)
+        return -1;
+    return done < 0 && done != -EINTR ? (refuse(q, done), -1) : 0;
+}
+
+static int full(long long code) {
+    return code == UZC_E_QUEUE || code == UZC_E_REQUESTS || code == UZC_E_COMPLETIONS ||
+           code == UZC_E_NOTIFICATIONS;
+}
+
+/* Queues up to send->count requests. A full queue is submitted, and when there is no room in the accounts a
+ * look may make some, once. Returns how many, or -1 with an exception set when not one was queued. */
+static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send) {
+    const uint32_t wanted = send->count;
+    long long total = 0;
+    bool looked = false;
+    send->socket = sock;
+    send->memory = holder;
+    while (total < wanted && aim(q, sock, send) == 0) {
+        send->count = wanted - (uint32_t)total;
+        long long done = q->calls->queue(q->engine, send);
+        if (done > 0) {
+            for (long long i = 0; i < done; i++) { /* the entries' references; release() drops them */
+                Py_INCREF(sock);
+                Py_INCREF(holder);
+            }
+            q->queued += done;
+            total += done;
+            send->data += (uint64_t)done * send->stride;
+            send->user_data += (uint64_t)done;
+            looked = false;
+            continue;
+        }
+        if (full(done) && !(looked && done != UZC_E_QUEUE)) {
+            looked = done != UZC_E_QUEUE;
+            done = enter(q, 1, 0, 0);
+        }
+        if (done < 0 && done != -EINTR) {
+            if (done != INT64_MIN)
+                refuse(q, done);
+            break;
+        }
+    }
+    if (!PyErr_Occurred())
+        return total;
+    if (!total || !PyErr_ExceptionMatches(PyExc_BlockingIOError))
+        return -1;
+    PyErr_Clear(); /* no more room, and the count says so; anything else, an interrupt too, is passed on */
+    return total;
+}
+
+static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
+    if (!to || to == Py_None)
+        return 0;
+    int family = family_of(q, sock);
+    if (family < 0)
+        return -1;
+    if (to != q->last_to || family != q->last_family) {
+        PyObject *packed = PyObject_CallFunction(q->pack, "iO", family, to);
+        if (!packed)
+            return -1;
+        PyObject *old_to = q->last_to, *old_packed = q->last_packed;
+        bool lasting =
+            PyTuple_CheckExact(to) && PyBytes_CheckExact(packed); /* and no name that was resolved */
+        q->last_to = lasting ? (Py_INCREF(to), to) : NULL;
+        q->last_packed = packed;
+        q->last_family = family;
+        Py_XDECREF(old_to);
+        Py_XDECREF(old_packed);
+    }
+    send->to = PyBytes_AsString(q->last_packed);
+    send->to_length = (uint32_t)PyBytes_Size(q->last_packed);
+    return 0;
+}
+
+static int common(PyObject **a, uzc_send *send) {
+    uint64_t slot = 0, segment = 0, flags = 0;
+    send->zero_copy = 1;
+    if (as_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &slot) < 0 ||
+        as_number(a[SEGMENT], SEGMENT, UINT16_MAX, &segment) < 0 ||
+        as_number(a[FLAGS], FLAGS, INT32_MAX, &flags) < 0 ||
+        as_number(a[USER_DATA], USER_DATA, UINT64_MAX, &send->user_data) < 0 ||
+        as_bool(a[ZERO_COPY], &send->zero_copy) < 0 || as_bool(a[FLUSH], &send->flush) < 0)
+        return -1;
+    send->slot = (uint32_t)slot;
+    send->segment = (uint32_t)segment;
+    send->msg_flags = (uint32_t)flags | MSG_NOSIGNAL;
+    return 0;
+}
+
+/* Queues it. What Python code on the way asks of this engine (a socket's fileno(), a finalizer) is refused.
+ */
+static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *send) {
+    int refusal = !q->engine                                    ? UZC_E_CLOSED
+                  : !q->calls->mine(q->calls->slots(q->engine)) ? UZC_E_THREAD
+                  : q->busy                                     ? UZC_E_BUSY
+                                                                : 0;
+    if (refusal)
+        return refuse(q, refusal), -1;
+    q->busy = 1;
+    long long done = address(q, a[TO], a[SOCK], send) == 0 ? push(q, a[SOCK], holder, send) : -1;
+    q->busy = 0;
+    if (done < 0 && !q->queued) /* refused: its socket is not kept */
+        forget_all_pending(q);
+    return done;
+}
+
+/* debug: each request of a run has a holder, and so a checksum, of its own. */
+static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uzc_send *run) {
+    for (uint32_t i = 0; i < run->count; i++) {
+        uzc_send send = *run;
+        uint64_t nbytes, start = offset + i * run->stride;
+        PyObject *holder, *first = PyLong_FromUnsignedLongLong(start),
+                          *length = PyLong_FromUnsignedLong(run->length);
+        int error = first && length ? resolve(q, a[DATA], first, length, &send, &nbytes, &holder) : -1;
+        Py_XDECREF(first);
+        Py_XDECREF(length);
+        if (error < 0)
+            return -1;
+        send.data += start;
+        send.user_data += i;
+        send.count = 1;
+        long long done = dispatch(q, a, holder, &send);
+        Py_DECREF(holder);
+        if (done < 0 && i && PyErr_ExceptionMatches(PyExc_BlockingIOError))
+            return PyErr_Clear(), i;
+        if (done < 0)
+            return -1;
+    }
+    return run->count;
+}
+
+static PyObject *out_of_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
+    return PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of %s", offset,
+                        offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
+}
+
+PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    Queue *q = (Queue *)self;
+    PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
+    uzc_send send = {.count = 1};
+    uint64_t offset = 0, length = UINT64_MAX, nbytes;
+    if (parse("send", 2, args, count, keywords, a) < 0 || common(a, &send) < 0)
+        return NULL;
+    if (a[LENGTH] == Py_None)
+        a[LENGTH] = NULL;
+    if (as_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0 ||
+        as_number(a[LENGTH], LENGTH, INT64_MAX, &length) < 0)
+        return NULL;
+    if (resolve(q, a[DATA], a[OFFSET], a[LENGTH], &send, &nbytes, &holder) < 0)
+        return NULL;
+    if (!a[LENGTH])
+        length = offset <= nbytes ? nbytes - offset : 0;
+    long long done = -1;
+    if (offset > nbytes || length > nbytes - offset)
+        out_of_range(a[DATA], offset, length, nbytes);
+    else if (length > UINT32_MAX)
+        PyErr_Format(PyExc_ValueError, "one send takes less than 4 GiB, not %llu bytes", length);
+    else {
+        send.data += offset;
+        send.length = (uint32_t)length;
+        done = dispatch(q, a, holder, &send);
+    }
+    Py_DECREF(holder);
+    if (done < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    Queue *q = (Queue *)self;
+    PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
+    uzc_send send = {0};
+    uint64_t offset = 0, size = 0, datagrams = 0, nbytes;
+    static PyObject *nothing; /* no bytes are checked where the run's requests will each have theirs */
+    if (!nothing && !(nothing = PyLong_FromLong(0)))
+        return NULL;
+    if (parse("send_run", 5, args, count, keywords, a) < 0 || common(a, &send) < 0)
+        return NULL;
+    if (a[STRIDE] == Py_None)
+        a[STRIDE] = NULL;
+    if (as_number(a[SIZE], SIZE, UINT32_MAX, &size) < 0 ||
+        as_number(a[COUNT], COUNT, UINT32_MAX, &datagrams) < 0 ||
+        as_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0)
+        return NULL;
+    send.stride = size;
+    if (as_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
+        resolve(q, a[DATA], NULL, q->verify ? nothing : NULL, &send, &nbytes, &holder) < 0)
+        return NULL;
+    long long done = 0;
+    uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
+    if (datagrams && datagrams - 1 > UINT64_MAX - send.user_data)
+        done = (PyErr_SetString(PyExc_ValueError, "user_data of the last request does not fit a u64"), -1);
+    else if (offset > nbytes || span > nbytes - offset)
+        done = (out_of_range(a[DATA], offset, span, nbytes), -1);
+    else if (datagrams) {
+        if (!q->verify)
+            send.data += offset;
+        send.length = (uint32_t)size;
+        send.count = (uint32_t)datagrams;
+        done = q->verify ? dispatch_each(q, a, offset, &send) : dispatch(q, a, holder, &send);
+    }
+    Py_DECREF(holder);
+    return done < 0 ? NULL : PyLong_FromLongLong(done);
+}
+
+PyObject *queue_enter(PyObject *self, PyObject *args) {
+    Queue *q = (Queue *)self;
+    int submit;
+    unsigned wait;
+    long long timeout_ns;
+    if (!PyArg_ParseTuple(args, "iIL", &submit, &wait, &timeout_ns))
+        return NULL;
+    long long done = enter(q, submit, wait, timeout_ns);
+    if (done == INT64_MIN || check_signals(q) < 0)
+        return NULL;
+    if (done < 0 && done != -EINTR)
+        return refuse(q, done);
+    return PyLong_FromLongLong(done > 0 ? done : 0);
+}
+
+PyObject *queue_release(PyObject *self, PyObject *unused) {
+    (void)unused;
+    release((Queue *)self);
+    Py_RETURN_NONE;
+}
+
+PyObject *queue_raise_modified(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (raise_modified((Queue *)self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+PyObject *queue_readmit(PyObject *self, PyObject *unused) {
+    (void)unused;
+    forget_known((Queue *)self);
+    Py_RETURN_NONE;
+}
+
+PyObject *queue_detach(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Queue *q = (Queue *)self;
+    q->engine = NULL;
+    q->calls = &closed_calls;
+    q->queued = 0;
+    forget_all_pending(q);
+    Py_RETURN_NONE;
+}
+
+/* Not a context manager: an interrupt could come between its __enter__() and the block that it protects. */
+PyObject *queue_exclusive(PyObject *self, PyObject *args) {
+    Queue *q = (Queue *)self;
+    if (!PyTuple_Size(args))
+        return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
+    if (!q->calls->mine(q->calls->slots(q->engine)))
+        return refuse(q, UZC_E_THREAD);
+    if (q->busy)
+        return refuse(q, UZC_E_BUSY);
+    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args));
+    if (!rest)
+        return NULL;
+    q->busy = 1;
+    PyObject *result = PyObject_CallObject(PyTuple_GetItem(args, 0), rest);
+    q->busy = 0;
+    Py_DECREF(rest);
+    return result;
+}

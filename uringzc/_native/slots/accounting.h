@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What engines call of the accounting beyond what Python may call too (uringzc.h). */
+#ifndef UZC_ACCOUNTING_H
+#define UZC_ACCOUNTING_H
+
+#include "native.h"
+
+/* Brackets of every call that changes an engine: refuse another thread, a call inside a call, and a closed
+ * or poisoned engine. uzc_slots_begin_any() lets a closed engine through, for what may still be reaped. */
+int uzc_slots_begin(uzc_slots *slots);
+int uzc_slots_begin_any(uzc_slots *slots);
+void uzc_slots_end(uzc_slots *slots);
+
+/* The kernel dropped a completion: what is in flight stays in flight for ever. */
+void uzc_slots_poison(uzc_slots *slots);
+bool uzc_slots_poisoned(const uzc_slots *slots);
+
+/* What each engine's table says of the accounts. */
+#define UZC_ACCOUNTS                                                                                         \
+    .mine = uzc_slots_mine, .check = uzc_slots_check, .release = uzc_slots_release,                          \
+    .watch = uzc_slots_watch, .unwatch = uzc_slots_unwatch, .flush = uzc_slots_flush_watched,                \
+    .unsettled = uzc_slots_unsettled, .posted = uzc_slots_posted
+
+/* Tells the accounts what time it is; once for each batch. */
+static inline void uzc_tick(uzc_slots *slots) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    uzc_slots_clock(slots, (uint32_t)(now.tv_sec * 1000 + now.tv_nsec / 1000000));
+}
+
+/* The flush behind a request, for callers that are inside already. */
+void uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);
+
+#endif

@@ -1,0 +1,79 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Who may enter an engine: the thread that submitted first, one call at a time, until it is closed. */
+#include "slots/slots.h"
+
+/* A number for each thread that no other thread of the process ever had. */
+static uint64_t this_thread(void) {
+    static atomic_uint_fast64_t threads;
+    static _Thread_local uint64_t number;
+    if (!number)
+        number = atomic_fetch_add(&threads, 1) + 1;
+    return number;
+}
+
+/* Only says who: what threads have done before, `inside` orders. */
+static uint64_t owner_of(const uzc_slots *s) {
+    return atomic_load_explicit(&s->owner, memory_order_relaxed);
+}
+
+/* Whether any thread does. */
+int uzc_slots_owned(const uzc_slots *s) {
+    return owner_of(s) != 0;
+}
+
+/* The first that asks has it from then on. */
+int uzc_slots_claim(uzc_slots *s) {
+    uint64_t nobody = 0, me = this_thread();
+    bool claimed = atomic_compare_exchange_strong_explicit(&s->owner, &nobody, me, memory_order_relaxed,
+                                                           memory_order_relaxed);
+    return claimed || nobody == me ? 0 : UZC_E_THREAD;
+}
+
+/* May this thread use the engine? */
+int uzc_slots_mine(const uzc_slots *s) {
+    uint64_t owner = owner_of(s);
+    return !owner || owner == this_thread();
+}
+
+int uzc_slots_begin_any(uzc_slots *s) {
+    if (!uzc_slots_mine(s))
+        return UZC_E_THREAD;
+    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
+}
+
+int uzc_slots_begin_reading(uzc_slots *s) {
+    if (!s->closed && !uzc_slots_mine(s))
+        return UZC_E_THREAD;
+    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
+}
+
+int uzc_slots_check(const uzc_slots *s) {
+    if (s->closed)
+        return UZC_E_CLOSED;
+    if (!uzc_slots_mine(s))
+        return UZC_E_THREAD;
+    return s->poisoned ? UZC_E_POISONED : 0;
+}
+
+int uzc_slots_begin(uzc_slots *s) {
+    int error = uzc_slots_check(s);
+    return error ? error : uzc_slots_begin_any(s);
+}
+
+void uzc_slots_end(uzc_slots *s) {
+    atomic_store_explicit(&s->inside, false, memory_order_release);
+}
+
+/* Takes no more work. Safe in any thread. */
+void uzc_slots_shut(uzc_slots *s) {
+    s->closed = true;
+}
+
+void uzc_slots_poison(uzc_slots *s) {
+    s->poisoned = true;
+}
+
+bool uzc_slots_poisoned(const uzc_slots *s) {
+    return s->poisoned;
+}

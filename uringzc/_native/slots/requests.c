@@ -1,0 +1,197 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The table of requests: attached, given a result, settled, and released again. */
+#include "slots/slots.h"
+
+static void free_request(uzc_slots *s, uint32_t index) {
+    struct request *r = &s->requests[index];
+    r->state = FREE;
+    r->next = s->free_requests;
+    s->free_requests = index;
+}
+
+/* Opens an entry; returns its key, or why not. The caller is inside. */
+int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data) {
+    bool raw = s->mode == UZC_RAW;
+    struct watched *watched = uzc_watched(s, send->slot);
+    uint32_t records = raw ? 1 + (send->zero_copy != 0) : s->mode != UZC_NONE && !watched;
+    if (!raw && !watched && send->slot >= s->count)
+        return -EINVAL;
+    uint32_t index = s->free_requests;
+    if (index == NONE && s->fresh_requests == s->max)
+        return UZC_E_REQUESTS;
+    if (records > s->capacity - s->reserved - s->stats.unread_completions)
+        return UZC_E_COMPLETIONS;
+    uint32_t notifier = raw ? NONE : uzc_active_notifier(s, send->slot);
+    if (!raw && notifier == NONE)
+        return UZC_E_NOTIFICATIONS;
+    if (index != NONE)
+        s->free_requests = s->requests[index].next;
+    else
+        index = s->fresh_requests++;
+    struct request *r = &s->requests[index];
+    r->user_data = user_data;
+    r->socket = send->socket;
+    r->memory = send->memory;
+    r->generation = (r->generation + 1) & GENERATIONS;
+    r->notifier = notifier;
+    r->next = NONE;
+    r->queued_at = s->now;
+    r->state = QUEUED;
+    r->records = (uint16_t)records;
+    if (!raw) {
+        struct notifier *n = &s->notifiers[notifier];
+        n->requests++;
+        n->unsettled++;
+        if (n->last == NONE)
+            n->first = index;
+        else
+            s->requests[n->last].next = index;
+        n->last = index;
+        if (watched)
+            watched->requests++;
+    }
+    s->reserved += records;
+    s->stats.requests++;
+    s->stats.in_flight++;
+    s->stats.awaiting++;
+    s->stats.held++;
+    return (int64_t)((uint64_t)r->generation << 32 | index);
+}
+
+static struct request *find(uzc_slots *s, uint64_t key) {
+    uint32_t index = (uint32_t)key;
+    struct request *r = &s->requests[index];
+    if (index >= s->fresh_requests || r->generation != key >> 32 || r->state == FREE || r->state == SETTLED) {
+        s->stats.stray++;
+        return NULL;
+    }
+    return r;
+}
+
+static struct watched *watched_of(uzc_slots *s, const struct request *r) {
+    return r->notifier == NONE ? NULL : uzc_watched(s, s->notifiers[r->notifier].slot);
+}
+
+static void record(uzc_slots *s, struct request *r, int32_t result, uint32_t flags) {
+    uint32_t at = s->head + s->stats.unread_completions++;
+    s->completions[at < s->capacity ? at : at - s->capacity] = (uzc_completion){r->user_data, result, flags};
+}
+
+/* The request's result. The kernel may still own its memory. */
+int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags) {
+    struct request *r = find(s, key);
+    if (!r)
+        return -ENOENT;
+    if (r->state != QUEUED) {
+        s->stats.stray++;
+        return -ENOENT;
+    }
+    r->state = PENDING;
+    r->result = result;
+    s->stats.awaiting--;
+    s->stats.completions++;
+    if (result < 0)
+        s->stats.failed++;
+    else
+        s->stats.nbytes += (uint32_t)result;
+    if (r->notifier != NONE) {
+        struct notifier *n = &s->notifiers[r->notifier];
+        if (result < 0)
+            n->failed++;
+        else
+            n->nbytes += (uint32_t)result;
+    }
+    if (r->records) {
+        r->records--;
+        s->reserved--;
+        if (s->mode != UZC_FAILED || result < 0)
+            record(s, r, result, flags);
+    }
+    struct watched *w = watched_of(s, r);
+    if (w)
+        w->watcher.result(w->watcher.context, r->user_data, result);
+    return 0;
+}
+
+/* The kernel is done with the request's memory. copied: 1, 0, or -1 where it could not tell. `flags` are the
+ * CQE's if this was one of its own (a raw engine records it), else 0. */
+int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
+    struct request *r = find(s, key);
+    if (!r)
+        return -ENOENT;
+    if (r->state == QUEUED) { /* a notification and no result: the request never ran */
+        uzc_slots_result(s, key, -ECANCELED, 0);
+        s->stats.stray++;
+    }
+    r->state = SETTLED;
+    s->stats.in_flight--;
+    if (r->result >= 0 && copied > 0)
+        s->stats.copied += (uint32_t)r->result;
+    s->reserved -= r->records;
+    if (r->notifier == NONE) {
+        if (flags && r->records)
+            record(s, r, copied > 0 ? INT32_MIN : 0, flags);
+        s->stats.held--;
+        uzc_release_chain(s, (uint32_t)key, (uint32_t)key);
+        return 0;
+    }
+    struct notifier *n = &s->notifiers[r->notifier];
+    if (r->result >= 0) {
+        n->copied += copied > 0;
+        n->usage_unknown |= copied < 0;
+    }
+    struct watched *w = watched_of(s, r);
+    if (w)
+        w->watcher.settled(w->watcher.context, r->user_data, copied);
+    uzc_notifier_settled(s, r->notifier);
+    return 0;
+}
+
+int uzc_slots_release(uzc_slots *s, void **socket, void **memory) {
+    uint32_t index = s->released.first;
+    if (index == NONE)
+        return 0;
+    struct request *r = &s->requests[index];
+    s->released.first = r->next;
+    if (s->released.first == NONE)
+        s->released.last = NONE;
+    *socket = r->socket;
+    *memory = r->memory;
+    free_request(s, index);
+    return 1;
+}
+
+int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t most) {
+    int error = uzc_slots_begin_reading(s);
+    if (error)
+        return error;
+    uint32_t count = most < s->stats.unread_completions ? most : s->stats.unread_completions;
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = s->completions[s->head++];
+        if (s->head == s->capacity)
+            s->head = 0;
+    }
+    s->stats.unread_completions -= count;
+    uzc_slots_end(s);
+    return count;
+}
+
+void uzc_slots_clock(uzc_slots *s, uint32_t now) {
+    s->now = now;
+}
+
+void uzc_slots_stats(const uzc_slots *s, uzc_stats *out) {
+    *out = s->stats;
+}
+
+/* How long the oldest request in flight has been queued, at time `now`; 0 if there is none. */
+uint32_t uzc_slots_oldest(const uzc_slots *s, uint32_t now) {
+    uint32_t oldest = 0;
+    for (uint32_t i = 0; s->stats.in_flight && i < s->fresh_requests; i++) {
+        const struct request *r = &s->requests[i];
+        if ((r->state == QUEUED || r->state == PENDING) && now - r->queued_at > oldest)
+            oldest = now - r->queued_at;
+    }
+    return oldest;
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The per-datagram path. Staging a datagram is one call that keeps the GIL: a check of the thread, a copy
+ * into the open train, and two additions. Everything else happens once per train, or once per submission.
+ */
+#include "udp/udp.h"
+
+/* The int that send() returns. */
+PyObject *sent_bytes(Gather *g, size_t n) {
+    if (g->length_value != n || !g->length) {
+        PyObject *length = PyLong_FromSize_t(n);
+        if (!length)
+            return NULL;
+        Py_XDECREF(g->length);
+        g->length = length;
+        g->length_value = n;
+    }
+    Py_INCREF(g->length);
+    return g->length;
+}
+
+/* The bytes of what is no bytes object; a new reference in *holder keeps them. */
+static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **holder) {
+    PyObject *view = PyMemoryView_FromObject(data);
+    if (!view)
+        return -1;                      /* TypeError: a bytes-like object is required */
+    if (PyByteArray_CheckExact(data)) { /* the view keeps other threads from resizing it */
+        *holder = view;
+        *bytes = PyByteArray_AsString(data);
+        *n = (size_t)PyByteArray_Size(data);
+        return 0;
+    }
+    PyObject *contiguous = PyObject_GetAttrString(view, "c_contiguous");
+    if (contiguous == Py_False)
+        PyErr_SetString(PyExc_BufferError, "memory to be sent must be contiguous");
+    Py_XDECREF(contiguous);
+    *holder = PyErr_Occurred() ? NULL : PyObject_CallMethod(view, "tobytes", NULL);
+    Py_DECREF(view);
+    if (!*holder)
+        return -1;
+    *bytes = PyBytes_AsString(*holder);
+    *n = (size_t)PyBytes_Size(*holder);
+    return 0;
+}
+
+/* One datagram, inside. Its size, or -1. */
+static Py_ssize_t send_one(Gather *g, PyObject *data, uint32_t route) {
+    if (PyBytes_CheckExact(data)) {
+        size_t n = (size_t)PyBytes_Size(data);
+        return stage(g, PyBytes_AsString(data), n, route, data) < 0 ? -1 : (Py_ssize_t)n;
+    }
+    PyObject *holder;
+    const char *bytes;
+    size_t n;
+    if (bytes_of(data, &bytes, &n, &holder) < 0)
+        return -1;
+    int error = stage(g, bytes, n, route, PyBytes_CheckExact(holder) ? holder : NULL);
+    Py_DECREF(holder);
+    return error < 0 ? -1 : (Py_ssize_t)n;
+}
+
+/* A datagram was accepted; a batch that it filled leaves. What becomes of others is not this call's news. */
+static int after(Gather *g) {
+    if (g->room < g->open.size)
+        close_train(g);
+    return submit_if_full(g) < 0 ? -1 : 0;
+}
+
+static PyObject *send_slowly(Gather *g, PyObject *data, PyObject *to) {
+    if (gather_begin(g) < 0)
+        return NULL;
+    uint32_t route;
+    Py_ssize_t n = find_route(g, to, &route) == 0 ? send_one(g, data, route) : -1;
+    return leave(g, n >= 0 && after(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
+}
+
+PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    Gather *g = (Gather *)self;
+    PyObject *to = NULL;
+    if (count == 1 && !keywords) {
+        PyObject *data = args[0];
+        if (PyBytes_CheckExact(data) && g->ready == PyThread_get_thread_ident()) {
+            size_t n = (size_t)PyBytes_Size(data);
+            if (continues(g, 0, n) && g->room >= 2 * n) { /* one that fills the train may raise, before */
+                append(g, PyBytes_AsString(data), n);
+                return sent_bytes(g, n);
+            }
+        }
+        return send_slowly(g, data, NULL);
+    }
+    Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
+    PyObject *data = count ? args[0] : NULL;
+    to = count > 1 ? args[1] : NULL;
+    for (Py_ssize_t i = 0; i < named; i++) {
+        PyObject *name = PyTuple_GetItem(keywords, i);
+        PyObject **place = PyUnicode_CompareWithASCIIString(name, "to") == 0     ? &to
+                           : PyUnicode_CompareWithASCIIString(name, "data") == 0 ? &data
+                                                                                 : NULL;
+        if (!place)
+            return PyErr_Format(PyExc_TypeError, "send() got an unexpected keyword argument '%U'", name);
+        if (*place)
+            return PyErr_Format(PyExc_TypeError, "send() got '%U' twice", name);
+        *place = args[count + i];
+    }
+    if (!data || count > 2)
+        return PyErr_Format(PyExc_TypeError, "send() takes data, and where to if not the usual");
+    return send_slowly(g, data, to);
+}
+
+PyObject *gather_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    if (count == 3) { /* data, flags, address: as the socket's */
+        long flags = PyLong_AsLong(args[1]);
+        if (flags == -1 && PyErr_Occurred())
+            return NULL;
+        if (flags)
+            return PyErr_Format(PyExc_ValueError, "sendto() takes no flags here, not %ld", flags);
+    }
+    if (count != 2 && count != 3)
+        return PyErr_Format(PyExc_TypeError, "sendto() takes data and an address");
+    if (args[count - 1] == Py_None)
+        return PyErr_Format(PyExc_TypeError, "sendto() needs an address, not None");
+    return send_slowly((Gather *)self, args[0], args[count - 1]);
+}
+
+/* ("host", port), and not an iterable of such. */
+static bool is_address(PyObject *to) {
+    PyObject *first = PyTuple_Check(to) && PyTuple_Size(to) ? PyTuple_GetItem(to, 0)
+                      : PyList_Check(to) && PyList_Size(to) ? PyList_GetItem(to, 0)
+                                                            : NULL;
+    return first && PyUnicode_Check(first);
+}
+
+static bool is_at_hand(PyObject *items) {
+    return PyList_CheckExact(items) || PyTuple_CheckExact(items);
+}
+
+static void count_in_error(Py_ssize_t done) {
+    PyObject *type, *value, *trace;
+    if (!PyErr_ExceptionMatches(PyExc_BlockingIOError))
+        return;
+    PyErr_Fetch(&type, &value, &trace);
+    PyErr_NormalizeException(&type, &value, &trace);
+    PyObject *count = PyLong_FromSsize_t(done);
+    if (count)
+        PyObject_SetAttrString(value, "characters_written", count);
+    Py_XDECREF(count);
+    PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+}
+
+/* Inside again after code of the program, which may have raised, or closed the sender. */
+static int again(Gather *g) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (gather_begin(g) == 0) {
+        PyErr_Restore(type, value, trace);
+        return 0;
+    }
+    if (type) { /* the first of the two */
+        PyErr_Clear();
+        PyErr_Restore(type, value, trace);
+    }
+    return -1;
+}
+
+/* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
+PyObject *gather_send_many(PyObject *self, PyObject *args) {
+    Gather *g = (Gather *)self;
+    PyObject *datagrams, *to;
+    uint32_t route = 0;
+    Py_ssize_t sent = 0;
+    if (!PyArg_ParseTuple(args, "OO", &datagrams, &to))
+        return NULL;
+    bool paired = to != Py_None && !is_address(to) && !PyUnicode_Check(to);
+    PyObject *items = PyObject_GetIter(datagrams), *addresses = paired ? PyObject_GetIter(to) : NULL;
+    if (!items || (paired && !addresses) || gather_begin(g) < 0) {
+        Py_XDECREF(items);
+        Py_XDECREF(addresses);
+        return NULL;
+    }
+    /* what runs code of the program does so outside: it may take its time, while the timer sends what waits
+     */
+    const bool slow = !is_at_hand(datagrams) || (paired && !is_at_hand(to));
+    bool ok = paired || find_route(g, to, &route) == 0;
+    while (ok) {
+        if (slow)
+            gather_end(g);
+        PyObject *data = PyIter_Next(items);
+        PyObject *address = data && paired ? PyIter_Next(addresses) : NULL;
+        if (slow && again(g) < 0) {
+            Py_CLEAR(data);
+            Py_CLEAR(address);
+            Py_DECREF(items);
+            Py_XDECREF(addresses);
+            return NULL;
+        }
+        if (!data)
+            break;
+        if (slow && !paired && find_route(g, to, &route) < 0) { /* the table may have been begun afresh */
+            Py_DECREF(data);
+            break;
+        }
+        if (paired) {
+            if (!address && !PyErr_Occurred())
+                PyErr_Format(PyExc_ValueError, "there are more datagrams than the %zd addresses", sent);
+            ok = address && find_route(g, address, &route) == 0;
+            Py_XDECREF(address);
+        }
+        size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
+        if (ok && n != NO_TRAIN && continues(g, route, n))
+            append(g, PyBytes_AsString(data), n);
+        else
+            ok = ok && send_one(g, data, route) >= 0;
+        Py_DECREF(data);
+        sent += ok;
+        if (ok && (g->room < g->open.size || g->count == BATCH))
+            ok = after(g) == 0;
+    }
+    if (PyErr_Occurred())
+        count_in_error(sent);
+    Py_DECREF(items);
+    Py_XDECREF(addresses);
+    return leave(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
+}
+
+/* fan_out(data, addresses): one payload in one place, a request for each address */
+PyObject *gather_fan_out(PyObject *self, PyObject *args) {
+    Gather *g = (Gather *)self;
+    PyObject *data, *addresses, *holder = NULL;
+    const char *bytes;
+    size_t n;
+    Py_ssize_t sent = 0;
+    if (!PyArg_ParseTuple(args, "OO", &data, &addresses))
+        return NULL;
+    if (PyBytes_CheckExact(data)) {
+        bytes = PyBytes_AsString(data);
+        n = (size_t)PyBytes_Size(data);
+        Py_INCREF(data);
+        holder = data;
+    } else if (bytes_of(data, &bytes, &n, &holder) < 0)
+        return NULL;
+    PyObject *items = PyObject_GetIter(addresses);
+    if (!items || gather_begin(g) < 0) {
+        Py_XDECREF(items);
+        Py_DECREF(holder);
+        return NULL;
+    }
+    bool stays = n >= g->large && PyBytes_CheckExact(holder), placed = false;
+    int error = n > g->most ? (refuse(g->queue, -EMSGSIZE), -1) : close_for_next(g);
+    if (!error && !stays && (error = make_place(g, n)) == 0) {
+        memcpy(g->at, bytes, n);
+        bytes = g->at;
+        g->at += n;
+        placed = true;
+        arena_use(g->arena, g->block);
+    }
+    uint16_t block = placed ? g->block : NO_BLOCK;
+    while (!error) {
+        PyObject *to = PyIter_Next(items);
+        uint32_t route;
+        if (!to)
+            break;
+        error = find_route(g, to, &route);
+        Py_DECREF(to);
+        struct train t = {.data = bytes,
+                          .holder = stays ? holder : NULL,
+                          .buffer = -1,
+                          .nbytes = (uint32_t)n,
+                          .size = (uint32_t)n,
+                          .count = 1,
+                          .route = route,
+                          .block = block};
+        if (!error)
+            error = add_train(g, &t);
+        sent += !error;
+    }
+    if (placed)
+        arena_drop(g->arena, block);
+    if (PyErr_Occurred())
+        count_in_error(sent);
+    Py_DECREF(items);
+    Py_DECREF(holder);
+    return leave(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
+}
+
+PyObject *gather_lease(PyObject *self, PyObject *size) {
+    Gather *g = (Gather *)self;
+    size_t n;
+    if (size_of(size, &n) < 0)
+        return NULL;
+    if (n > g->most)
+        return PyErr_Format(PyExc_ValueError, "a lease is 0 to %u bytes, what a datagram can carry, not %S",
+                            g->most, size);
+    if (gather_begin(g) < 0)
+        return NULL;
+    Lease *l = NULL;
+    if (make_place(g, n) == 0)
+        l = (Lease *)PyType_GenericAlloc(lease_type, 0);
+    if (l) {
+        Py_INCREF(g);
+        Py_INCREF(g->arena);
+        l->gather = g;
+        l->arena = g->arena;
+        l->data = g->at;
+        l->length = n;
+        l->block = g->block;
+        l->held = true;
+        arena_use(g->arena, g->block);
+        atomic_fetch_add_explicit(&g->arena->leases, 1, memory_order_relaxed);
+        g->at += n;
+        if (n)
+            g->room = 0; /* the open train ends here, unless this lease continues it */
+    }
+    gather_end(g);
+    return (PyObject *)l;
+}

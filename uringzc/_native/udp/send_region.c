@@ -1,0 +1,157 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Memory that the program keeps, in bulk: blocks of datagrams, and pieces that do not touch.
+ */
+#include "udp/udp.h"
+
+/* Memory of the program's own, as the request path resolves it: a holder for `length` bytes from `offset`. */
+static int own_memory(Gather *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {
+    uzc_send send = {0};
+    uint64_t nbytes;
+    PyObject *holder, *from = PyLong_FromUnsignedLongLong(offset),
+                      *size = PyLong_FromUnsignedLongLong(length);
+    int error = from && size ? resolve(g->queue, data, from, size, &send, &nbytes, &holder) : -1;
+    Py_XDECREF(from);
+    Py_XDECREF(size);
+    if (error < 0)
+        return -1;
+    if (offset > nbytes || length > nbytes - offset) {
+        Py_DECREF(holder);
+        PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of the memory",
+                     (unsigned long long)offset, (unsigned long long)(offset + length),
+                     (unsigned long long)nbytes);
+        return -1;
+    }
+    *t = (struct train){.data = send.data + offset,
+                        .holder = holder,
+                        .base = send.base,
+                        .buffer = send.buffer,
+                        .buffers = send.buffers,
+                        .block = NO_BLOCK};
+    return 0;
+}
+
+/* What send_block() and send_slices() return: how much, unless it was nothing. */
+static PyObject *finish_block(Gather *g, unsigned long long done) {
+    if (PyErr_Occurred() && done && PyErr_ExceptionMatches(PyExc_BlockingIOError))
+        PyErr_Clear(); /* the count says it */
+    if (!PyErr_Occurred())
+        submit_if_full(g);
+    return leave(g, PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(done));
+}
+
+/* send_block(data, offset, length, segment, to): about as many bytes as one batch takes; returns how many */
+PyObject *gather_send_block(PyObject *self, PyObject *args) {
+    Gather *g = (Gather *)self;
+    PyObject *data, *to;
+    unsigned long long offset, length, done = 0;
+    unsigned segment;
+    uint32_t route;
+    if (!PyArg_ParseTuple(args, "OKKIO", &data, &offset, &length, &segment, &to))
+        return NULL;
+    if (!segment || segment > g->most)
+        return PyErr_Format(PyExc_ValueError, "a segment is a datagram, 1 to %u bytes, not %u", g->most,
+                            segment);
+    if (gather_begin(g) < 0)
+        return NULL;
+    struct train whole = {.holder = NULL};
+    const bool checked = g->queue->verify != NULL; /* debug: a checksum for each train */
+    int error = find_route(g, to, &route);
+    if (!error && !checked)
+        error = own_memory(g, data, offset, length, &whole);
+    for (uint32_t trains = 0; !error && done < length && trains < BATCH; trains++) {
+        const struct route *r = &g->routes[route];
+        uint64_t n =
+            segment <= r->segment_most && r->segments > 1 ? (uint64_t)r->segments * segment : segment;
+        if (n > TRAIN_MOST && n > segment)
+            n = TRAIN_MOST / segment * segment;
+        if (n > length - done)
+            n = length - done;
+        struct train t = whole;
+        if (checked)
+            error = own_memory(g, data, offset + done, n, &t);
+        else
+            t.data += done;
+        t.nbytes = (uint32_t)n;
+        t.size = n < segment ? (uint32_t)n : segment;
+        t.count = (uint32_t)((n + segment - 1) / segment);
+        t.route = route;
+        if (!error)
+            error = add_train(g, &t);
+        if (checked)
+            Py_XDECREF(t.holder);
+        if (!error)
+            done += n;
+    }
+    Py_XDECREF(whole.holder);
+    return finish_block(g, done);
+}
+
+/* An array of integers in memory: of 4 or 8 bytes, signed (then negative) or not. */
+static uint64_t integer(const char *array, int kind, size_t i) {
+    uint64_t wide;
+    int32_t narrow; /* memory may begin anywhere */
+    if (kind == 8) {
+        memcpy(&wide, array + 8 * i, sizeof wide);
+        return wide; /* a negative one is larger than any memory */
+    }
+    memcpy(&narrow, array + 4 * i, sizeof narrow);
+    return kind < 0 ? (uint64_t)(int64_t)narrow : (uint32_t)narrow;
+}
+
+/* send_slices(data, offsets, kind, lengths, kind, first, last, to): pieces [first, last) of the memory. With
+ * `to` not given they are only checked. Returns how many are right, or were sent. */
+PyObject *gather_send_slices(PyObject *self, PyObject *args) {
+    Gather *g = (Gather *)self;
+    PyObject *data, *to = NULL;
+    unsigned long long offsets, lengths, first, last;
+    int offset_kind, length_kind;
+    uint32_t route = 0;
+    if (!PyArg_ParseTuple(args, "OKiKiKK|O", &data, &offsets, &offset_kind, &lengths, &length_kind, &first,
+                          &last, &to) ||
+        gather_begin(g) < 0)
+        return NULL;
+    struct train whole = {.holder = NULL};
+    uzc_send send = {0};
+    uint64_t nbytes = 0, at = first;
+    static PyObject *nothing;
+    int error = nothing || (nothing = PyLong_FromLong(0)) ? 0 : -1;
+    if (!error)
+        error = resolve(g->queue, data, nothing, nothing, &send, &nbytes, &whole.holder);
+    if (!error && to)
+        error = find_route(g, to, &route);
+    while (!error && at < last) {
+        uint64_t offset = integer((const char *)(uintptr_t)offsets, offset_kind, at);
+        uint64_t n = integer((const char *)(uintptr_t)lengths, length_kind, at);
+        if (n > g->most || offset > nbytes || n > nbytes - offset) {
+            if (to)
+                PyErr_SetString(PyExc_ValueError, "the offsets or lengths were changed during the call");
+            break;
+        }
+        const char *piece = send.data + offset;
+        if (!to) {
+            at++;
+            continue;
+        }
+        if (continues(g, route, n)) {
+            append(g, piece, n);
+        } else if (n < g->large) {
+            error = stage(g, piece, n, route, NULL);
+        } else {
+            struct train t;
+            error = own_memory(g, data, offset, n, &t);
+            t.nbytes = t.size = (uint32_t)n;
+            t.count = 1;
+            t.route = route;
+            if (!error) {
+                error = add_train(g, &t);
+                Py_DECREF(t.holder);
+            }
+        }
+        at += !error; /* it was taken, whatever comes now */
+        if (!error && g->open.size != NO_TRAIN && g->room < g->open.size)
+            error = close_for_next(g);
+    }
+    Py_XDECREF(whole.holder);
+    return finish_block(g, at - first);
+}
