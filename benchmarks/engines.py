@@ -13,8 +13,8 @@ from benchmarks.ours import Ours
 from benchmarks.pairs import Contender, Row
 from benchmarks.paths import Path
 from benchmarks.udp import POOL, SEGMENT, TRAIN, Measure, Sender, Senders, payloads_of
-from uringzc.engine import ENGINES
-from uringzc.sockopt import RECVERR
+from uringzc.engines.choose import ENGINES
+from uringzc.senders.sockets import RECVERR
 
 RUNS = (1200, 8000, 65000)
 WRITES = (64 << 10, 1 << 20)

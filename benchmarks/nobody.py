@@ -20,7 +20,8 @@ from unittest.mock import patch
 from benchmarks import baselines
 from benchmarks.pairs import Contender, Sample
 from benchmarks.udp import SEGMENT, Sender
-from uringzc import UdpSender, sockopt, testing, udp
+from uringzc import UdpSender, testing
+from uringzc.senders import sockets, udp
 
 USER = 65534
 MEMLOCK = 8 << 20
@@ -57,7 +58,7 @@ def granting(wmem_max: int) -> AbstractContextManager[object]:
     """A sender gets the socket buffer that a system with that net.core.wmem_max allows, and no more."""
 
     def make_room(sock: socket.socket, wanted: int) -> int:
-        return sockopt.make_room(sock, min(wanted, 2 * wmem_max))
+        return sockets.make_room(sock, min(wanted, 2 * wmem_max))
 
     return patch.object(udp, "make_room", make_room)
 

@@ -21,7 +21,7 @@ from benchmarks.baselines import MOST_BYTES, Reference, block, gather, plain
 from benchmarks.pairs import Contender, Row, Sample, sample
 from benchmarks.threads import Crew
 from uringzc import testing
-from uringzc.probe import most_segments
+from uringzc.kernel.features import most_segments
 
 POOL = 4 << 20
 FILE = 64 << 20

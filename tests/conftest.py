@@ -12,9 +12,11 @@ import hypothesis
 import pytest
 from helpers import children, end_children, one_processor, usual_signals
 
-from uringzc import lifetime, testing, timer
+from uringzc import testing
 from uringzc._uring import ffi, lib
+from uringzc.engines import lifetime
 from uringzc.notif import Slots
+from uringzc.senders import timer
 
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)

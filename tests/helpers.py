@@ -26,11 +26,12 @@ from typing import Any
 import pytest
 
 import uringzc
-from uringzc import lifetime, testing
+from uringzc import testing
 from uringzc._uring import ffi, lib
+from uringzc.engines import lifetime
+from uringzc.engines.io_uring import SETUP
 from uringzc.errors import check
 from uringzc.notif import Notification
-from uringzc.uring import SETUP
 
 HERE = Path(__file__).parent
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 import uringzc
-from uringzc.engine import ENGINES
+from uringzc.engines.choose import ENGINES
 
 IO_URING_SETUP, IO_URING_ENTER, IO_URING_REGISTER = 425, 426, 427
 SETSOCKOPT = {"x86_64": 54, "aarch64": 208}.get(platform.machine(), -1)

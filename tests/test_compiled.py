@@ -9,7 +9,8 @@ import pytest
 from conftest import Pair
 
 import uringzc
-from uringzc import Scheduler, TcpSender, UdpSender, lifetime
+from uringzc import Scheduler, TcpSender, UdpSender
+from uringzc.engines import lifetime
 
 # ruff: noqa: PT031 - what is to be warned of comes at the end of what leads to it
 

@@ -12,8 +12,10 @@ from conftest import Pair
 from helpers import is_held, ring_fds
 
 import uringzc
-from uringzc import UdpSender, lifetime, udp
+from uringzc import UdpSender
 from uringzc._send import Gather
+from uringzc.engines import lifetime
+from uringzc.senders import udp
 
 
 class Socket(socket.socket):

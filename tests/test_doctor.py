@@ -12,8 +12,9 @@ from click.testing import CliRunner, Result
 from helpers import child, run
 
 import uringzc
-from uringzc import route, testing
+from uringzc import testing
 from uringzc.cli import main
+from uringzc.doctor import route
 
 pytestmark = [pytest.mark.engines(), testing.requires("send_zc")]
 

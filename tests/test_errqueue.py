@@ -17,7 +17,8 @@ import pytest
 from helpers import room, stopped
 
 import uringzc
-from uringzc import errmsg, testing
+from uringzc import testing
+from uringzc.kernel import error_queue
 
 pytestmark = [pytest.mark.engines("msg_zerocopy"), testing.requires("net_admin")]
 
@@ -130,7 +131,7 @@ def test_what_a_failure_does_to_the_counter(net: Net, fail: Fail) -> None:
         assert kernel_number(net.tx, net.here) == 1
         with pytest.raises(OSError, match=re.escape(os.strerror(WAYS[fail][0]))):
             fail_by_hand(net, fail)
-        errmsg.read(net.tx)
+        error_queue.read(net.tx)
         assert kernel_number(net.tx, net.here) == 2 + WAYS[fail][1]
 
 

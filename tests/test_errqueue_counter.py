@@ -16,7 +16,8 @@ import pytest
 from helpers import charged, room, stopped, stream_in, until
 
 import uringzc
-from uringzc import errmsg, testing
+from uringzc import testing
+from uringzc.kernel import error_queue
 
 pytestmark = [pytest.mark.engines("msg_zerocopy"), testing.requires("net_admin")]
 
@@ -60,7 +61,7 @@ class Used:
             assert receive(self.near or self.rx, 3) == b"own"
         assert until(lambda: not charged(self.tx))
         if read:
-            errmsg.read(self.tx)
+            error_queue.read(self.tx)
             assert held(self.tx) == 0
         self.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, before)
 

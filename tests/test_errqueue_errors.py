@@ -13,7 +13,8 @@ import pytest
 from helpers import child, run, stopped, wait_readable
 
 import uringzc
-from uringzc import errmsg, testing
+from uringzc import testing
+from uringzc.kernel import error_queue
 
 if TYPE_CHECKING:
     from conftest import MakePair, Pair
@@ -36,7 +37,7 @@ def refused() -> Iterator[socket.socket]:
         yield tx
 
 
-def errors(s: uringzc.Scheduler, sock: socket.socket) -> list[errmsg.ErrorMessage]:
+def errors(s: uringzc.Scheduler, sock: socket.socket) -> list[error_queue.ErrorMessage]:
     return s.errors(sock)
 
 
@@ -48,7 +49,7 @@ def one_by_one(s: uringzc.Scheduler, sock: socket.socket, count: int) -> list[in
     return [c.result for c in s.reap_completions()]
 
 
-def extended(message: errmsg.ErrorMessage) -> tuple[int, ...]:
+def extended(message: error_queue.ErrorMessage) -> tuple[int, ...]:
     """errno and origin of struct sock_extended_err."""
     (found,) = (
         data
@@ -177,8 +178,8 @@ def test_errors_of_an_engine_that_has_ended() -> None:
 @pytest.mark.engines("msg_zerocopy", "copy")
 def test_control_errors_of_an_engine_that_has_ended() -> None:
     unguarded = """
-    from uringzc import core
-    core.Engine._native = property(lambda self: self._out[0])
+    from uringzc.engines import base
+    base.Engine._native = property(lambda self: self._out[0])
 """
     with child(unguarded + GONE) as started:
         assert started.end(-signal.SIGSEGV)[0] == ""
@@ -187,7 +188,7 @@ def test_control_errors_of_an_engine_that_has_ended() -> None:
 # The sender's rest meets an ICMP error while it is dropped, and so the error queue is read.
 DROPPED = """
     import gc, socket, warnings, uringzc
-    from uringzc import lifetime
+    from uringzc.engines import lifetime
     warnings.simplefilter("ignore", ResourceWarning)
     other = uringzc.Scheduler()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rx:

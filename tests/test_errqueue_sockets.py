@@ -13,8 +13,9 @@ import pytest
 from helpers import fork, holding, room, stopped, stream_in
 
 import uringzc
-from uringzc import errmsg, testing
-from uringzc.core import Engine
+from uringzc import testing
+from uringzc.engines.base import Engine
+from uringzc.kernel import error_queue
 
 if TYPE_CHECKING:
     from conftest import Pair
@@ -65,7 +66,7 @@ def test_datagram_socket_that_sent_zero_copy_before(
             sock.send(b"own%d" % i, MSG_ZEROCOPY)
         received(rx, own)
         if not unread:
-            errmsg.read(sock)
+            error_queue.read(sock)
         with stopped(box):
             assert send(s, sock, b"1", b"2") == [1, 1]
             assert s.stats.in_flight == 2

@@ -29,7 +29,9 @@ from helpers import (
 )
 
 import uringzc
-from uringzc import Completion, Notification, lifetime, testing, uring
+from uringzc import Completion, Notification, testing
+from uringzc.engines import io_uring as uring
+from uringzc.engines import lifetime
 
 if TYPE_CHECKING:
     from conftest import Pair
@@ -220,7 +222,7 @@ def test_dropped_in_a_cycle_with_its_accounts() -> None:
     # in a process of its own: what failed was a use of freed memory
     program = """
         import gc, socket, warnings, uringzc
-        from uringzc import lifetime
+        from uringzc.engines import lifetime
         warnings.simplefilter("ignore")
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         class App:
@@ -633,7 +635,8 @@ def test_poisoned() -> None:
     program = """
         import uringzc
         from helpers import drop_a_completion, is_held
-        from uringzc import lifetime, testing
+        from uringzc import testing
+        from uringzc.engines import lifetime
         lifetime.DRAIN_AT_END = 0.01
         with testing.hold() as box, box.socket() as sock, box.receiver_socket() as rx:
             sock.connect(box.address)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import uringzc
 from uringzc import testing
-from uringzc.policy import NEVER, PAUSE, PAUSE_MOST, TRIAL, Decision, Policy
+from uringzc.senders.policy import NEVER, PAUSE, PAUSE_MOST, TRIAL, Decision, Policy
 
 
 @pytest.mark.parametrize(("mode", "zero_copy"), [("always", True), ("never", False)])

@@ -14,10 +14,11 @@ from helpers import child, run
 from refusals import NOBODY
 
 import uringzc
-from uringzc import capabilities, testing
-from uringzc.probe import SO_ZEROCOPY, Features, Reason, capable, no_ring, reason_of, status
-from uringzc.probe import sysctl as sysctl_now
-from uringzc.sockopt import make_room
+from uringzc import testing
+from uringzc.doctor import capabilities
+from uringzc.kernel.features import SO_ZEROCOPY, Features, Reason, capable, no_ring, reason_of, status
+from uringzc.kernel.features import sysctl as sysctl_now
+from uringzc.senders.sockets import make_room
 
 pytestmark = [pytest.mark.engines(), testing.requires("send_zc")]
 

@@ -10,7 +10,8 @@ import pytest
 from conftest import Pair
 
 import uringzc
-from uringzc import core, notif, scheduler
+from uringzc import notif, scheduler
+from uringzc.engines import base
 
 COUNT = 100
 
@@ -64,7 +65,7 @@ def test_a_reap_inside_a_reap(udp_pair: Pair, what: str) -> None:
 
 def test_an_interrupt_between_any_two_opcodes_leaves_the_engine_free(udp_pair: Pair) -> None:
     """No call after it is refused."""
-    files = {core.__file__, scheduler.__file__}
+    files = {base.__file__, scheduler.__file__}
 
     class Interrupt(BaseException):
         pass

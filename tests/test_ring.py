@@ -10,8 +10,9 @@ import pytest
 from helpers import io_uring, is_held, stopped, stream_in, wait_readable
 
 import uringzc
-from uringzc import RawCompletion, testing, uring
-from uringzc.probe import features
+from uringzc import RawCompletion, testing
+from uringzc.engines import io_uring as uring
+from uringzc.kernel.features import features
 
 if TYPE_CHECKING:
     from conftest import Pair

@@ -12,7 +12,8 @@ import pytest
 from helpers import until
 
 import uringzc
-from uringzc import route, testing
+from uringzc import testing
+from uringzc.doctor import route
 
 pytestmark = [pytest.mark.engines(), testing.requires("send_zc"), testing.requires("net_admin")]
 

@@ -13,7 +13,7 @@ import pytest
 from helpers import io_uring, run
 
 import uringzc
-from uringzc.tables import BUFFERS
+from uringzc.engines.tables import BUFFERS
 
 if TYPE_CHECKING:
     from conftest import Pair

@@ -13,9 +13,10 @@ from conftest import Pair
 from helpers import Reading, holding, run
 
 import uringzc
-from uringzc import SendError, TcpSender, policy, testing
-from uringzc.policy import MODES
-from uringzc.tcp import LEAST
+from uringzc import SendError, TcpSender, testing
+from uringzc.senders import policy
+from uringzc.senders.policy import MODES
+from uringzc.senders.tcp import LEAST
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

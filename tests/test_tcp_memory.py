@@ -9,8 +9,9 @@ import pytest
 from helpers import Reading, Tracked, Unguarded, holding, io_uring, is_held, let_go, stopped, stream_in
 
 import uringzc
-from uringzc import Notification, TcpSender, lifetime, testing
-from uringzc.tcp import LEAST
+from uringzc import Notification, TcpSender, testing
+from uringzc.engines import lifetime
+from uringzc.senders.tcp import LEAST
 
 pytestmark = testing.requires("net_admin")
 SIZE = 64 << 10

@@ -16,7 +16,7 @@ from helpers import Alarms, Reading, Tracked, holding, run, stream_in
 
 import uringzc
 from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
-from uringzc.tcp import LEAST
+from uringzc.senders.tcp import LEAST
 
 each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
 
@@ -204,7 +204,7 @@ def test_a_constructor_that_fails_leaves_nothing(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(uringzc.core.Engine, "attach", attach)
+        patch.setattr(uringzc.engines.base.Engine, "attach", attach)
         with pytest.raises(KeyboardInterrupt):
             TcpSender(tcp_pair.tx, engine=engine)
     assert len(os.listdir("/proc/self/fd")) == before

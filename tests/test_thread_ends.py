@@ -14,7 +14,8 @@ import pytest
 from helpers import child, holding, let_go, pinned, run, stopped, until
 
 import uringzc
-from uringzc import lifetime, testing
+from uringzc import testing
+from uringzc.engines import lifetime
 
 if TYPE_CHECKING:
     from conftest import Pair
@@ -201,7 +202,8 @@ def test_closed_too_early_and_delivered_before_the_thread_ends(
 LEFT = """
     import sys, threading, warnings, uringzc
     from helpers import is_held
-    from uringzc import lifetime, testing
+    from uringzc import testing
+    from uringzc.engines import lifetime
     lifetime.DRAIN_AT_END = 0.05
     data = bytearray(b"held")
     with testing.hold() as box, box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
@@ -249,7 +251,7 @@ def test_what_the_kernel_holds_longer_stays_parked_for_good() -> None:
 
 OPEN_ONLY = """
     import os, socket, sys, threading, warnings, uringzc
-    from uringzc import lifetime
+    from uringzc.engines import lifetime
     warnings.simplefilter("ignore")
     if sys.argv[1] == "open only":
         end = lifetime._end
@@ -280,16 +282,18 @@ def test_control_what_is_parked_stays_open() -> None:
 
 DEADLINES = """
     import sys, threading, warnings, uringzc
-    from uringzc import core, lifetime, testing
+    from uringzc import testing
+    from uringzc.engines import base
+    from uringzc.engines import lifetime
     warnings.simplefilter("ignore")
     lifetime.DRAIN_AT_END = 0.05
-    end = core.Engine.end
+    end = base.Engine.end
 
     def recorded(engine, timeout):
         print("given", 0 if timeout == 0 else 1 if 0 < timeout <= 0.05 else timeout, flush=True)
         end(engine, timeout)
 
-    core.Engine.end = recorded
+    base.Engine.end = recorded
     network = testing.hold()
     box = network.__enter__()  # to the very end
     receiver = box.receiver_socket()
@@ -360,7 +364,7 @@ def test_all_senders_share_the_time_of_close(box: testing.Hold, monkeypatch: pyt
 
 FORKED = """
     import gc, os, socket, sys, threading, warnings, uringzc
-    from uringzc import lifetime
+    from uringzc.engines import lifetime
     warnings.simplefilter("ignore")
     if sys.argv[1] == "anybody's":
         lifetime._Guard.thread = property(lambda self: threading.get_ident(), lambda self, thread: None)

@@ -238,7 +238,8 @@ def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
     program = """
         import threading, uringzc, sys, socket
         from helpers import rings
-        from uringzc import lifetime, testing
+        from uringzc import testing
+        from uringzc.engines import lifetime
         lifetime.DRAIN_AT_END = 0.01
         sys.unraisablehook = lambda unraisable: None
         with testing.hold() as box, box.socket() as held, box.receiver_socket() as rx:

@@ -90,7 +90,7 @@ def test_regions_never_lie_on_huge_pages(box: testing.Hold) -> None:
 
 EXIT = """
     import socket, sys, uringzc
-    from uringzc import lifetime
+    from uringzc.engines import lifetime
     from helpers import Garbage, Unguarded, room
     lifetime.DRAIN_AT_END = 0.05
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -341,7 +341,8 @@ def release(engine: Unguarded) -> None:
 OWNER_ENDS = """
     import sys, threading, warnings, uringzc
     from helpers import is_held, until
-    from uringzc import lifetime, testing
+    from uringzc import testing
+    from uringzc.engines import lifetime
 
     guarded, drained = sys.argv[1] == "guarded", sys.argv[2] == "drained"
     lifetime.DRAIN_AT_END = 20 if drained else 0.05
@@ -411,10 +412,10 @@ def test_owner_ends_with_sends_in_flight(guard: str, drained: str, expected: lis
 FORK = """
     import os, sys, uringzc
     from helpers import pinned, until
-    from uringzc import uring
+    from uringzc.engines import io_uring
 
     if sys.argv[1] == "kept":
-        uring.RingEngine.abandon = lambda self: None
+        io_uring.RingEngine.abandon = lambda self: None
     s = uringzc.Scheduler()
     region = s.register(8 << 20)
     print("pinned", pinned() >= 8192)

@@ -17,7 +17,7 @@ from helpers import holding, patient, run, stopped
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
-from uringzc.core import ARENA_LEAST
+from uringzc.engines.base import ARENA_LEAST
 
 SIZES = [1200 - number % 100 for number in range(1000)]
 
@@ -173,7 +173,7 @@ def test_what_close_could_not_send_is_told(box: testing.Hold) -> None:
 
 
 def still_parked() -> int:
-    from uringzc import lifetime
+    from uringzc.engines import lifetime
 
     return len(lifetime.parked())
 

@@ -12,7 +12,7 @@ from conftest import Pair
 
 import uringzc
 from uringzc import ClosedError, UdpSender
-from uringzc.core import ARENA_LEAST
+from uringzc.engines.base import ARENA_LEAST
 
 
 def sender(pair: Pair) -> UdpSender:

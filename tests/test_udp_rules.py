@@ -14,8 +14,8 @@ from helpers import Alarms, holding, patient, readable, run, stopped
 
 import uringzc
 from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
-from uringzc.core import ARENA_LEAST
-from uringzc.policy import TRIAL
+from uringzc.engines.base import ARENA_LEAST
+from uringzc.senders.policy import TRIAL
 
 # -- whose it is
 

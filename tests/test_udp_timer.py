@@ -15,9 +15,10 @@ import pytest
 from helpers import run, until
 
 import uringzc
-from uringzc import SendError, UdpSender, testing, timer
+from uringzc import SendError, UdpSender, testing
 from uringzc._send import Gather, late
-from uringzc.mender import PATIENCE
+from uringzc.senders import timer
+from uringzc.senders.udp_slow_path import PATIENCE
 
 NAME = "uringzc timer"
 

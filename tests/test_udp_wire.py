@@ -19,7 +19,7 @@ from test_wire import datagram
 
 import uringzc
 from uringzc import testing
-from uringzc.core import ARENA_LEAST
+from uringzc.engines.base import ARENA_LEAST
 
 pytestmark = testing.requires("net_admin")
 

@@ -12,7 +12,8 @@ import pytest
 from helpers import Alarms, holding, io_uring, readable, stopped, wait_readable
 
 import uringzc
-from uringzc import Completion, Notification, testing, uring
+from uringzc import Completion, Notification, testing
+from uringzc.engines import io_uring as uring
 
 if TYPE_CHECKING:
     from conftest import Pair

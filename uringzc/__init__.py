@@ -6,8 +6,7 @@ against liburing.
 """
 
 from uringzc._send import Lease
-from uringzc.capabilities import Capabilities, probe
-from uringzc.errmsg import ErrorMessage
+from uringzc.doctor.capabilities import Capabilities, probe
 from uringzc.errors import (
     BufferModifiedError,
     BusyError,
@@ -17,14 +16,15 @@ from uringzc.errors import (
     UringzcError,
     WrongThreadError,
 )
-from uringzc.explain import TcpStats, UdpStats
+from uringzc.kernel.error_queue import ErrorMessage
+from uringzc.kernel.features import Reason
 from uringzc.memory import Region
 from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
-from uringzc.probe import Reason
 from uringzc.ring import RawCompletion, Ring
 from uringzc.scheduler import Scheduler
-from uringzc.tcp import TcpSender
-from uringzc.udp import UdpSender
+from uringzc.senders.stats import TcpStats, UdpStats
+from uringzc.senders.tcp import TcpSender
+from uringzc.senders.udp import UdpSender
 
 __version__ = "0.1.0"
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar, final
 from typing_extensions import Buffer, ParamSpec
 
 from uringzc.address import Address
-from uringzc.herald import Herald
 from uringzc.memory import Pinned, Region, Vector
-from uringzc.mender import Mender
+from uringzc.senders.tcp_slow_path import Herald
+from uringzc.senders.udp_slow_path import Mender
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
 from uringzc.address import Address
+from uringzc.engines.io_uring import RingEngine
+from uringzc.kernel.features import Reason, refusal
 from uringzc.memory import Region
 from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
-from uringzc.probe import Reason, refusal
 from uringzc.records import explained
-from uringzc.uring import RingEngine
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from uringzc._send import Delegate
 from uringzc.address import Address
 from uringzc.compiled import compiled
-from uringzc.engine import choose
-from uringzc.errmsg import ErrorMessage
+from uringzc.engines.choose import choose
 from uringzc.errors import E_CLOSED
+from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots, Stats
 

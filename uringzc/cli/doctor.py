@@ -12,11 +12,11 @@ from rich.text import Text
 import uringzc
 from uringzc.cli import show
 from uringzc.cli.show import Row, rows
+from uringzc.doctor.route import Route
 from uringzc.errors import counted
-from uringzc.policy import TRIAL
-from uringzc.probe import Reason
-from uringzc.route import Route
-from uringzc.udp import ARENA
+from uringzc.kernel.features import Reason
+from uringzc.senders.policy import TRIAL
+from uringzc.senders.udp import ARENA
 
 _DISCARD = 9  # a port: nothing is sent to it
 _LARGEST = 65507

@@ -5,13 +5,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from uringzc.errors import counted
-from uringzc.mender import Mender
-from uringzc.probe import most_segments
+from uringzc.kernel.features import most_segments
 from uringzc.records import explained, renamed
+from uringzc.senders.udp_slow_path import Mender
 
 if TYPE_CHECKING:
     from uringzc._send import Arena, Gather, Stream
-    from uringzc.core import Engine
+    from uringzc.engines.base import Engine
 
 
 @dataclass(frozen=True)

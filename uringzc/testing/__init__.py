@@ -373,7 +373,7 @@ def _no_msg_zerocopy() -> str | None:
 
 
 def _no_ring() -> str | None:
-    from .probe import features
+    from uringzc.kernel.features import features
 
     try:
         features()
@@ -383,7 +383,7 @@ def _no_ring() -> str | None:
 
 
 def _no_send_zc() -> str | None:
-    from .probe import features
+    from uringzc.kernel.features import features
 
     return _no_ring() or (None if features().send_zc else "needs io_uring's SEND_ZC: run Linux 6.0 or later")
 

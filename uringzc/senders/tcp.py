@@ -25,15 +25,15 @@ from typing import TYPE_CHECKING
 
 from uringzc._send import Delegate, Stream
 from uringzc.compiled import compiled
-from uringzc.core import Engine
-from uringzc.engine import choose
+from uringzc.engines.base import Engine
+from uringzc.engines.choose import choose
 from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
-from uringzc.explain import TcpStats, stream_explain, stream_snapshot
-from uringzc.herald import Herald
 from uringzc.notif import COMPLETIONS, Notification, Notifier
-from uringzc.policy import MODES
 from uringzc.scheduler import Scheduler
-from uringzc.sockopt import check_tcp
+from uringzc.senders.policy import MODES
+from uringzc.senders.sockets import check_tcp
+from uringzc.senders.stats import TcpStats, stream_explain, stream_snapshot
+from uringzc.senders.tcp_slow_path import Herald
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

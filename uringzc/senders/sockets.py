@@ -8,8 +8,8 @@ from contextlib import suppress
 
 from uringzc import address
 from uringzc.address import Address
-from uringzc.probe import UDP_SEGMENT
-from uringzc.tables import Sockets, upper_protocol
+from uringzc.engines.tables import Sockets, upper_protocol
+from uringzc.kernel.features import UDP_SEGMENT
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _SO_SNDBUFFORCE = 32

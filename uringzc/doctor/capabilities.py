@@ -5,16 +5,25 @@ from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
-from uringzc import route
-from uringzc.core import Engine
-from uringzc.engine import ENGINES, auto, choose
+from uringzc.doctor import route
+from uringzc.doctor.route import Route
+from uringzc.engines.base import Engine
+from uringzc.engines.choose import ENGINES, auto, choose
 from uringzc.errors import counted
+from uringzc.kernel.features import (
+    MEMLOCK_FIX,
+    Features,
+    Reason,
+    features,
+    memlock,
+    most_segments,
+    reason_of,
+    sysctl,
+)
 from uringzc.notif import COMPLETIONS
-from uringzc.probe import MEMLOCK_FIX, Features, Reason, features, memlock, most_segments, reason_of, sysctl
 from uringzc.records import explained
-from uringzc.route import Route
-from uringzc.sockopt import make_room, room_for
-from uringzc.udp import ARENA, MAX_INFLIGHT
+from uringzc.senders.sockets import make_room, room_for
+from uringzc.senders.udp import ARENA, MAX_INFLIGHT
 
 #: Scheduler's max_inflight, if it is not told another
 _SCHEDULER = 8192

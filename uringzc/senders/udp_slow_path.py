@@ -16,15 +16,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from uringzc import address, timer
+from uringzc import address
 from uringzc.errors import ClosedError, SendError, counted
 from uringzc.notif import Notification
-from uringzc.policy import Policy
-from uringzc.sockopt import RECVERR
+from uringzc.senders import timer
+from uringzc.senders.policy import Policy
+from uringzc.senders.sockets import RECVERR
 
 if TYPE_CHECKING:
     from uringzc._send import Gather
-    from uringzc.core import Engine
+    from uringzc.engines.base import Engine
 
 T = TypeVar("T")
 log = logging.getLogger("uringzc")

@@ -27,16 +27,17 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING
 
-from uringzc import address, errmsg, memory
+from uringzc import address, memory
 from uringzc._send import Memory
 from uringzc._uring import ffi, lib
-from uringzc.core import Engine, batch_of
-from uringzc.errmsg import ErrorMessage
+from uringzc.engines.base import Engine, batch_of
+from uringzc.engines.tables import Sockets, require_socket
 from uringzc.errors import check
+from uringzc.kernel import error_queue
+from uringzc.kernel.error_queue import ErrorMessage
+from uringzc.kernel.features import require_zerocopy
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN
-from uringzc.probe import require_zerocopy
-from uringzc.tables import Sockets, require_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -107,7 +108,7 @@ class ErrorQueueEngine(Engine):
         out = ffi.new("uzc_message *")
         while (code := lib.uzc_errqueue_message(self._native, sock.fileno(), out)) > 0:
             data, control = (bytes(ffi.buffer(part)) for part in (out.data, out.control))
-            parts = list(errmsg.parse(control[: out.control_length]))
+            parts = list(error_queue.parse(control[: out.control_length]))
             origin = bytes(ffi.buffer(getattr(out, "from")))[: out.from_length]
             where = address.unpack(origin) if any(origin[:2]) else None
             found.append(ErrorMessage(data[: out.data_length], parts, out.msg_flags, where))

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from uringzc import memory
 from uringzc.errors import SendError, stream_error
 from uringzc.notif import Notification
-from uringzc.policy import Decision, Policy
+from uringzc.senders.policy import Decision, Policy
 
 if TYPE_CHECKING:
-    from uringzc.core import Engine
+    from uringzc.engines.base import Engine
 
 
 class Herald:

@@ -14,8 +14,8 @@ from uringzc import memory
 from uringzc._send import Memory
 from uringzc._uring import lib
 from uringzc.errors import check, refuse
+from uringzc.kernel.features import memlock_hint
 from uringzc.memory import Region
-from uringzc.probe import memlock_hint
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

@@ -30,19 +30,19 @@ from uringzc import address, memory
 from uringzc._send import Delegate, Gather, Lease
 from uringzc.address import Address
 from uringzc.compiled import compiled
-from uringzc.core import ARENA_LEAST, Engine
-from uringzc.engine import choose
+from uringzc.engines.base import ARENA_LEAST, Engine
+from uringzc.engines.choose import choose
+from uringzc.engines.tables import DATAGRAM_MOST
 from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
-from uringzc.explain import UdpStats, explain, snapshot
-from uringzc.integers import Integers, in_memory
+from uringzc.kernel.features import most_segments
 from uringzc.memory import Region
-from uringzc.mender import Mender
 from uringzc.notif import COMPLETIONS, Notification, Notifier
-from uringzc.policy import MODES
-from uringzc.probe import most_segments
 from uringzc.scheduler import Scheduler
-from uringzc.sockopt import check_udp, make_room, open_udp, room_for, set_sndbuf
-from uringzc.tables import DATAGRAM_MOST
+from uringzc.senders.integers import Integers, in_memory
+from uringzc.senders.policy import MODES
+from uringzc.senders.sockets import check_udp, make_room, open_udp, room_for, set_sndbuf
+from uringzc.senders.stats import UdpStats, explain, snapshot
+from uringzc.senders.udp_slow_path import Mender
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

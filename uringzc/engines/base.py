@@ -1,8 +1,8 @@
 """What every engine is: accounts, a per-request path, senders, waiting, and a life that ends cleanly.
 
 An engine feeds the accounts (``Slots``) and serves the per-request path (``_send.Queue``) through a table of
-C functions. Which kernel interface it speaks is its subclass's: io_uring (``uring.py``), or sendmmsg with and
-without MSG_ZEROCOPY (``errqueue.py``).
+C functions. Which kernel interface it speaks is its subclass's: io_uring (``io_uring.py``), or sendmmsg with
+and without MSG_ZEROCOPY (``msg_zerocopy.py``).
 """
 
 import errno
@@ -16,15 +16,17 @@ from functools import partial
 from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
-from uringzc import address, errmsg, lifetime, memory
+from uringzc import address, memory
 from uringzc._send import Arena, Gather, Queue, Stream
 from uringzc._uring import ffi, lib
-from uringzc.errmsg import ErrorMessage
+from uringzc.engines import lifetime
+from uringzc.engines.tables import require_socket
 from uringzc.errors import E_BUSY, E_CLOSED, E_THREAD, BufferModifiedError, Refuser, UringzcError, in_flight
+from uringzc.kernel import error_queue
+from uringzc.kernel.error_queue import ErrorMessage
+from uringzc.kernel.features import Reason
 from uringzc.memory import Region
 from uringzc.notif import Slots
-from uringzc.probe import Reason
-from uringzc.tables import require_socket
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -131,7 +133,7 @@ class Engine:
         if lib.uzc_errqueue_taken(sock.fileno()):
             text = "another Scheduler or sender reads the socket's error queue: ask that one"
             raise OSError(errno.EBUSY, text)
-        return errmsg.read(sock)
+        return error_queue.read(sock)
 
     def _fileno(self) -> int:
         raise NotImplementedError

@@ -11,12 +11,12 @@ import socket
 from typing import TYPE_CHECKING
 
 from uringzc._uring import ffi, lib
-from uringzc.core import Engine, batch_of, in_range
+from uringzc.engines.base import Engine, batch_of, in_range
+from uringzc.engines.tables import Buffers, Sockets
 from uringzc.errors import check
+from uringzc.kernel.features import Reason, features, no_ring, refusal
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN, RAW
-from uringzc.probe import Reason, features, no_ring, refusal
-from uringzc.tables import Buffers, Sockets
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer

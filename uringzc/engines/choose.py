@@ -4,10 +4,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from uringzc.core import Engine
-from uringzc.errqueue import CopyEngine, ErrorQueueEngine
-from uringzc.probe import Reason, reason_of
-from uringzc.uring import RingEngine
+from uringzc.engines.base import Engine
+from uringzc.engines.io_uring import RingEngine
+from uringzc.engines.msg_zerocopy import CopyEngine, ErrorQueueEngine
+from uringzc.kernel.features import Reason, reason_of
 
 #: best first
 ENGINES = ("io_uring", "msg_zerocopy", "copy")
