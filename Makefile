@@ -40,7 +40,7 @@ bench: $(DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(DEV)
-	@$(BIN)/python tests/soak.py $(ARGS)
+	@$(BIN)/python tests/senders/soak.py $(ARGS)
 
 check: $(DEV)
 	@scripts/system-packages $(PYTHON) clang-format

@@ -36,8 +36,8 @@ def pytest_configure(config: pytest.Config) -> None:
 ENGINES = {"io_uring": "send_zc", "msg_zerocopy": "msg_zerocopy", "copy": ""}
 #: these make no engine, or only one that they name
 PURE = (
-    *("test_accounts.py", "test_build.py", "test_policy.py", "test_sandbox.py"),
-    *("test_ids.py", "test_races.py", "test_structure.py", "test_testing.py"),
+    *("test_slot_accounting.py", "test_build.py", "test_policy.py", "test_sandbox_conditions.py"),
+    *("test_zerocopy_ids.py", "test_claim.py", "test_structure.py", "test_sandboxes.py"),
 )
 
 

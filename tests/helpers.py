@@ -170,7 +170,8 @@ class Child:
 def child(program: str, *args: object, box: testing.Sandbox | None = None) -> Iterator[Child]:
     """A Python program with these arguments, inside `box`; killed if the block leaves it running."""
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONWARNINGS", "PYTHONDEVMODE")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(uringzc.__file__).parents[1]), str(HERE)])
+    importable = [Path(uringzc.__file__).parents[1], HERE, *filter(Path.is_dir, HERE.iterdir())]
+    environment["PYTHONPATH"] = os.pathsep.join(map(str, importable))
 
     def start() -> "subprocess.Popen[str]":
         return subprocess.Popen(
@@ -190,6 +191,12 @@ def run(program: str, *args: object, box: testing.Sandbox | None = None) -> tupl
     """What a program prints, to stdout and stderr. It has to end with 0."""
     with child(program, *args, box=box) as started:
         return started.end()
+
+
+def datagram(sequence: int, size: int) -> bytes:
+    """Bytes that no other datagram has, wherever in it one looks."""
+    key = struct.pack("<IHH", sequence, size, sequence * 40503 & 0xFFFF)
+    return (key * (size // 8 + 1))[:size]
 
 
 def fork() -> int:

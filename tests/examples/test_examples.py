@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import io_uring, is_bound, until
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 LINE = r"packets=(\d+) \(MB=(\d+)\), rps=(\d+) \(MB/s=(\d+)\)\n"
 MORE = r"copied=(\d+)%, memory back after p50=(\d+) us p99=(\d+) us, CPU=([\d.]+) ns/byte\n"
 

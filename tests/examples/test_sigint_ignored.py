@@ -98,9 +98,9 @@ def test_tests_pass() -> None:
     )
     out, _ = run(
         program,
-        f"{HERE}/test_demo.py::test_ctrl_c[copy]",
-        f"{HERE}/test_examples_udp.py::test_publisher_ends_orderly[copy]",
-        f"{HERE}/test_udp_rules.py::test_an_iterable_may_call_the_sender_that_takes_from_it[copy]",
+        f"{HERE}/cli/test_demo.py::test_ctrl_c[copy]",
+        f"{HERE}/examples/test_examples_udp.py::test_publisher_ends_orderly[copy]",
+        f"{HERE}/senders/test_udp_rules.py::test_an_iterable_may_call_the_sender_that_takes_from_it[copy]",
     )
     assert "3 passed" in out
 

@@ -18,7 +18,7 @@ from helpers import ending
 
 from uringzc import testing
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 GROUP = "239.255.77.7"
 MESSAGE = struct.Struct("!QQ8sqI")
 Program = subprocess.Popen[str]

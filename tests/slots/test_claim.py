@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-NATIVE = Path(__file__).parent.parent / "uringzc" / "_native"
+NATIVE = Path(__file__).parents[2] / "uringzc" / "_native"
 COMPILER = (sysconfig.get_config_var("CC") or "cc").split()[0]
 CLAIM = """
 #include <pthread.h>

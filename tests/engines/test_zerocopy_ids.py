@@ -467,7 +467,7 @@ def test_one_cookie_in_two_network_namespaces() -> None:
 
 
 MANY = f"""
-from test_ids import fresh, opened
+from test_zerocopy_ids import fresh, opened
 cookies = [fresh() for _ in range(3 * {REMEMBERED})]
 held = [opened(cookie, 0) for cookie in cookies]
 assert all(held)  # as many as there are
@@ -499,7 +499,7 @@ def test_more_sockets_than_are_remembered() -> None:
 
 FORKED = """
 import os
-from test_ids import fresh, opened
+from test_zerocopy_ids import fresh, opened
 cookies = [fresh() for _ in range(3)]
 open_, closed, outstanding = (opened(cookie, 0) for cookie in cookies)
 with closed:

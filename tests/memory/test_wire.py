@@ -8,7 +8,7 @@ from contextlib import ExitStack, nullcontext
 from typing import NamedTuple
 
 import pytest
-from helpers import Child, child, holding, room, stopped
+from helpers import Child, child, datagram, holding, room, stopped
 
 import uringzc
 from uringzc import testing
@@ -20,12 +20,6 @@ SLOTS = 3
 SIZES = (16, 333, 1400, 4099, 8000, 12000)  # the last is above the MTU
 AREA = PER_WINDOW * SIZES[-1]
 KINDS = ["region by send_run", "region by send", "bytearray by send"]
-
-
-def datagram(sequence: int, size: int) -> bytes:
-    """Bytes that no other datagram has, wherever in it one looks."""
-    key = struct.pack("<IHH", sequence, size, sequence * 40503 & 0xFFFF)
-    return (key * (size // 8 + 1))[:size]
 
 
 def receive(ip: str, port: str, count: str) -> None:

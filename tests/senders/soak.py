@@ -1,6 +1,6 @@
 """Many datagrams through one sender, into a network that swallows them: memory stays flat, nothing is lost.
 
-`python tests/soak.py --count 100000000`. Needs root, or `unshare --map-root-user`.
+`python tests/senders/soak.py --count 100000000`. Needs root, or `unshare --map-root-user`.
 """
 
 import argparse

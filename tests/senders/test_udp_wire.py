@@ -14,8 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import holding, stopped
-from test_wire import datagram
+from helpers import datagram, holding, stopped
 
 import uringzc
 from uringzc import testing

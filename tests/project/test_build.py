@@ -16,7 +16,7 @@ import pytest
 import uringzc
 from uringzc import _build
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "uringzc" / "_native"
 
 Build = Callable[..., str]

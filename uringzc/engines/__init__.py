@@ -1,0 +1,1 @@
+"""How requests reach the kernel, and how their memory comes back."""

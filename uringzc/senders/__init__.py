@@ -1,0 +1,1 @@
+"""UdpSender and TcpSender."""
