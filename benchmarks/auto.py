@@ -139,7 +139,7 @@ class Stream:
             before = tx.stats
             sent = self._run(tx.send, lambda: tx.drain(5), seconds)
             after = tx.stats
-            plain, requests = after.plain - before.plain, after.requests - before.requests
+            plain, requests = after.syscalls - before.syscalls, after.requests - before.requests
             copied = after.copied - before.copied + plain
             return replace(sent, copied_share=copied / (plain + requests))
 

@@ -128,7 +128,7 @@ class Sender:
             after = self.tx.stats
             if after.datagrams - before.datagrams != sent or after.lost:
                 raise RuntimeError(f"{name}: {sent} sent, {before} before, {after} after")
-            requests = after.requests + after.plain - before.requests - before.plain
+            requests = after.requests + after.syscalls - before.requests - before.syscalls
             not_copied = after.zero_copy - after.copied - before.zero_copy + before.copied
             return Sample(sent, took, cpu, 1 - not_copied / requests)
 

@@ -77,7 +77,7 @@ def publish(tx: uringzc.UdpSender, options: argparse.Namespace) -> None:
 def show(before: uringzc.UdpStats, after: uringzc.UdpStats, seconds: float) -> None:
     """One line: what these seconds did."""
     messages, nbytes = after.datagrams - before.datagrams, after.nbytes - before.nbytes
-    calls = after.requests + after.plain - before.requests - before.plain
+    calls = after.requests + after.syscalls - before.requests - before.syscalls
     print(
         f"{messages / seconds:.0f} messages/s, {nbytes / seconds / 1e6:.1f} MB/s, "
         f"{messages / max(calls, 1):.1f} messages together, waited {after.waits - before.waits} times, "

@@ -324,7 +324,7 @@ class Waiter(Protocol):
 
     slots: Slots
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Takes what the kernel has, without waiting."""
 
     def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str) -> None:
@@ -352,7 +352,7 @@ class Notifier:
     def done(self) -> bool:
         """True once the memory of all its requests is the program's again. Looks, and never blocks."""
         if self._unsettled():
-            self._engine.look()
+            self._engine.poll()
         return not self._unsettled()
 
     def wait(self, timeout: float | None = None) -> None:

@@ -191,7 +191,7 @@ class Ring:
         """All CQEs there are, without waiting. Matches io_uring_for_each_cqe() and io_uring_cq_advance()."""
         engine = self._engine
         if not engine.closed:
-            engine.look()
+            engine.poll()
         batch: Batch[RawCompletion] = engine.slots.take_completions()
         engine.signal()
         return batch

@@ -218,7 +218,7 @@ class Scheduler(Delegate):
         elif wait:
             engine.submit()
         else:
-            engine.look()
+            engine.poll()
 
     def drain(self, timeout: float | None = None) -> None:
         """Submits, and returns when the kernel holds no memory any more. Flushes nothing.

@@ -35,7 +35,7 @@ class Oracle:
 
     def tags(self) -> list[int]:
         """The tags that were posted until now."""
-        self.engine.look()
+        self.engine.poll()
         out = ffi.new("uint64_t[64]")
         count = lib.uzc_ring_tags(self.engine._native, out, 64)
         self.seen += [out[i] for i in range(count)]

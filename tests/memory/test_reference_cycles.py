@@ -13,7 +13,7 @@ from helpers import is_held, ring_fds
 
 import uringzc
 from uringzc import UdpSender
-from uringzc._send import Gather
+from uringzc._send import UdpBatcher
 from uringzc.engines import lifetime
 from uringzc.senders import udp
 
@@ -108,10 +108,10 @@ def test_a_sender_whose_constructor_is_interrupted(monkeypatch: pytest.MonkeyPat
             with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
 
                 def interrupted(**options: Any) -> None:
-                    Gather(**options)
+                    UdpBatcher(**options)
                     raise KeyboardInterrupt
 
-                patch.setattr(udp, "Gather", interrupted)
+                patch.setattr(udp, "UdpBatcher", interrupted)
                 UdpSender(udp_pair.rx.getsockname(), scheduler=s)
         with UdpSender(udp_pair.rx.getsockname(), scheduler=s) as tx:
             tx.send(b"x")

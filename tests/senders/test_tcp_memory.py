@@ -123,7 +123,7 @@ def test_more_than_may_be_in_flight_is_copied(
         with stopped(box):
             for i in range(10):
                 s.send(bytes([i]) * LEAST)
-            assert (s.stats.requests, s.stats.plain) == (4, 6)
+            assert (s.stats.requests, s.stats.syscalls) == (4, 6)
         assert receive(rx, 10 * LEAST) == b"".join(bytes([i]) * LEAST for i in range(10))
         s.drain(20)
         s.send(bytes(LEAST))

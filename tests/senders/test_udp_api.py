@@ -221,7 +221,7 @@ def test_a_host_that_is_none_is_named(box: testing.Hold) -> None:
         with pytest.raises(socket.gaierror, match=match):
             box.run(lambda family=family: UdpSender(to, family=family))  # type: ignore[misc]
     with box.run(UdpSender) as s, pytest.raises(socket.gaierror, match=match):
-        box.run(lambda: s._mender.pack(to))
+        box.run(lambda: s._slow_path.pack(to))
 
 
 @pytest.mark.parametrize("host", ["fe80::1", "ff02::1"])

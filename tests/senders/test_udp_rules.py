@@ -310,7 +310,7 @@ def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> 
             s.send(b"first")
             s.flush()
             plain = s.stats
-            assert (plain.datagrams, plain.nbytes, plain.plain, plain.requests) == (1, 5, 1, 0)
+            assert (plain.datagrams, plain.nbytes, plain.syscalls, plain.requests) == (1, 5, 1, 0)
             for _ in range(10):
                 s.send_many([bytes(1200)] * 100)
                 s.send(bytes(20_000))

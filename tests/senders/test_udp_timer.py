@@ -16,7 +16,7 @@ from helpers import run, until
 
 import uringzc
 from uringzc import SendError, UdpSender, testing
-from uringzc._send import Gather, late
+from uringzc._send import UdpBatcher, late
 from uringzc.senders import timer
 from uringzc.senders.udp_slow_path import PATIENCE
 
@@ -145,7 +145,7 @@ def test_a_sender_that_is_inside_a_call_for_long_keeps_nobody_waiting(
     real = socket.getaddrinfo
     came: list[object] = []
 
-    def counted() -> Gather:
+    def counted() -> UdpBatcher:
         came.append(None)
         return late()
 

@@ -576,7 +576,7 @@ def test_another_thread_is_refused_once_the_accounts_have_an_owner() -> None:
 
     def elsewhere() -> None:
         codes.append(accounts.flush(0))
-        codes.append(lib.uzc_slots_mine(accounts.pointer))
+        codes.append(lib.uzc_slots_is_owner(accounts.pointer))
         codes.append(lib.uzc_slots_claim(accounts.pointer))
         codes.append(lib.uzc_slots_completions(accounts.pointer, ffi.NULL, 0))
 

@@ -38,9 +38,9 @@ static PyObject *target_of(PyObject *self, PyTypeObject *type) {
     }
 
 FASTCALL(scheduler_send, queue_type, queue_send)
-FASTCALL(udp_send, gather_type, gather_send)
-POSITIONAL(udp_sendto, gather_type, gather_sendto)
-ONE(udp_lease, gather_type, gather_lease)
+FASTCALL(udp_send, batcher_type, batcher_send)
+POSITIONAL(udp_sendto, batcher_type, batcher_sendto)
+ONE(udp_lease, batcher_type, batcher_lease)
 ONE(tcp_send, stream_type, stream_send)
 ONE(tcp_send_buffers, stream_type, stream_send_buffers)
 

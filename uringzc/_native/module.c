@@ -54,7 +54,7 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     (void)args, (void)keywords;
     PyObject *self = PyType_GenericAlloc(type, 0);
     if (self)
-        ((Queue *)self)->calls = &closed_calls;
+        ((Queue *)self)->calls = &ended_engine_calls;
     return self;
 }
 
@@ -110,8 +110,8 @@ static int queue_traverse(PyObject *self, visitproc visit, void *arg) {
 static void queue_dealloc(PyObject *self) {
     Queue *q = (Queue *)self;
     PyObject_GC_UnTrack(self);
-    forget_all_pending(q);
-    forget_known(q);
+    forget_pending_sockets(q);
+    clear_socket_cache(q);
     PyMem_Free(q->pending);
     Py_XDECREF(q->admit);
     Py_XDECREF(q->pin);
@@ -135,7 +135,7 @@ static PyMethodDef queue_methods[] = {
     {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
     {"raise_modified", queue_raise_modified, METH_NOARGS,
      "Debug mode: raises what was found about memory whose notifier was posted."},
-    {"readmit", queue_readmit, METH_NOARGS, "Asks admit() again of every socket."},
+    {"clear_socket_cache", queue_clear_socket_cache, METH_NOARGS, "Asks admit() again of every socket."},
     {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
     {"exclusive", queue_exclusive, METH_VARARGS,
      "exclusive(function, *args) -> what it returns; other calls on the engine meanwhile: BusyError"},
@@ -160,7 +160,7 @@ static PyMethodDef functions[] = {
     {"compiled_method", compiled_method, METH_VARARGS,
      "compiled_method(name, doc): a method of a class derived of Delegate."},
     {"late", timer_late, METH_NOARGS,
-     "late() -> a Gather in which something waits for too long, when there is one"},
+     "late() -> a UdpBatcher in which something waits for too long, when there is one"},
     {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
@@ -176,7 +176,7 @@ PyMODINIT_FUNC PyInit__send(void) {
     PyObject *owner_type = PyType_FromSpec(&owner_spec);
     queue_type = (PyTypeObject *)PyType_FromSpec(&queue_spec);
     if (!module || !queue_type || !memory_type || !owner_type || sockets_init() < 0 || arguments_init() < 0 ||
-        arena_init(module) < 0 || gather_init(module) < 0 || timer_init() < 0 || stream_init(module) < 0 ||
+        arena_init(module) < 0 || batcher_init(module) < 0 || timer_init() < 0 || stream_init(module) < 0 ||
         delegate_init(module) < 0 ||
         PyModule_AddObject(module, "Queue", Py_NewRef((PyObject *)queue_type)) < 0 ||
         PyModule_AddObject(module, "Owner", owner_type) < 0 ||

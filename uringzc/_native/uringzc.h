@@ -8,7 +8,7 @@
 
 #define UZC_NO_SLOT 0xffffffff /* a request of its own, outside any notifier (Ring) */
 #define UZC_MAX_SLOTS 32768
-#define UZC_MAX_WATCHED 4096 /* slots of senders, numbered from UZC_MAX_SLOTS */
+#define UZC_MAX_INTERNAL_SLOTS 4096 /* slots of senders, numbered from UZC_MAX_SLOTS */
 
 /* Refusals that errno has no word for. Nothing was changed by the call that returns one. */
 #define UZC_E_THREAD -5001        /* another thread owns the engine */
@@ -28,7 +28,7 @@
 
 typedef struct uzc_slots uzc_slots;
 typedef struct uzc_ring uzc_ring;
-typedef struct uzc_errqueue uzc_errqueue;
+typedef struct uzc_msg_zerocopy uzc_msg_zerocopy;
 typedef struct uzc_ids uzc_ids;
 
 /* One record of reap_completions(), and of Ring.reap(), where flags are the CQE's. */
@@ -99,7 +99,7 @@ typedef struct {
     void *context;
     void (*result)(void *context, uint64_t user_data, int32_t result);
     void (*settled)(void *context, uint64_t user_data, int copied); /* 1, 0, or -1: not known */
-} uzc_watcher;
+} uzc_listener;
 
 /* What the per-request path needs of an engine; the same table for each kind of engine. */
 typedef struct {
@@ -113,20 +113,20 @@ typedef struct {
     void (*revoke)(void *engine, int fd);
     uzc_slots *(*slots)(void *engine);
     /* May this thread use the engine? */
-    int (*mine)(const uzc_slots *slots);
+    int (*is_owner)(const uzc_slots *slots);
     /* What a new request would be refused with, 0 if nothing. */
     int (*check)(const uzc_slots *slots);
     /* Hands back the references of one request whose notifier was posted; 0 if there is none. */
     int (*release)(uzc_slots *slots, void **socket, void **memory);
     /* A watched slot: opens one and returns its number; ends one, EBUSY while it has requests; flushes it as
      * uzc_slots_flush() does; reads its notifications. The program can not name it. */
-    int64_t (*watch)(uzc_slots *slots, const uzc_watcher *watcher);
-    int (*unwatch)(uzc_slots *slots, uint32_t slot);
-    int64_t (*flush)(uzc_slots *slots, uint32_t slot);
+    int64_t (*open_slot)(uzc_slots *slots, const uzc_listener *listener);
+    int (*close_slot)(uzc_slots *slots, uint32_t slot);
+    int64_t (*flush_slot)(uzc_slots *slots, uint32_t slot);
     uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
-    int64_t (*posted)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
+    int64_t (*read_slot)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
     /* Takes the error that the socket's next send would fail with, for something sent before: errno, or 0. */
-    int (*news)(void *engine, int fd);
+    int (*take_socket_error)(void *engine, int fd);
 } uzc_calls;
 
 /* slots.c: the accounts */
@@ -137,10 +137,10 @@ int uzc_slots_unregister(uzc_slots *slots);
 int uzc_slots_update(uzc_slots *slots, uint32_t first, uint32_t count, uint64_t tag, int keep_tag);
 uint32_t uzc_slots_count(const uzc_slots *slots);
 int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot); /* of a registered slot */
-int64_t uzc_slots_flush_watched(uzc_slots *slots, uint32_t slot);
+int64_t uzc_slots_flush_internal(uzc_slots *slots, uint32_t slot);
 uint32_t uzc_slots_unsettled(const uzc_slots *slots, uint64_t notifier);
-int uzc_slots_mine(const uzc_slots *slots);
-int uzc_slots_owned(const uzc_slots *slots);
+int uzc_slots_is_owner(const uzc_slots *slots);
+int uzc_slots_has_owner(const uzc_slots *slots);
 int uzc_slots_claim(uzc_slots *slots);
 int uzc_slots_check(const uzc_slots *slots);
 void uzc_slots_shut(uzc_slots *slots);
@@ -152,9 +152,9 @@ int uzc_slots_settle(uzc_slots *slots, uint64_t key, int copied, uint32_t flags)
 int uzc_slots_release(uzc_slots *slots, void **socket, void **memory);
 int64_t uzc_slots_completions(uzc_slots *slots, uzc_completion *out, uint32_t most);
 int64_t uzc_slots_notifications(uzc_slots *slots, uzc_notification *out, uint32_t most);
-int64_t uzc_slots_watch(uzc_slots *slots, const uzc_watcher *watcher);
-int uzc_slots_unwatch(uzc_slots *slots, uint32_t slot);
-int64_t uzc_slots_posted(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
+int64_t uzc_slots_open_internal(uzc_slots *slots, const uzc_listener *listener);
+int uzc_slots_close_internal(uzc_slots *slots, uint32_t slot);
+int64_t uzc_slots_read_internal(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
 void uzc_slots_stats(const uzc_slots *slots, uzc_stats *out);
 uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
 
@@ -228,22 +228,22 @@ typedef struct {
     char control[UZC_MESSAGE_CONTROL];
     char from[28];
 } uzc_message;
-int uzc_errqueue_new(uzc_errqueue **out, uzc_slots *slots, uint32_t entries, int zero_copy);
-void uzc_errqueue_exit(uzc_errqueue **engine);
-int uzc_errqueue_fileno(uzc_errqueue *engine);
-void uzc_errqueue_signal(uzc_errqueue *engine);
+int uzc_msg_zerocopy_new(uzc_msg_zerocopy **out, uzc_slots *slots, uint32_t entries, int zero_copy);
+void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine);
+int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *engine);
+void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *engine);
 /* Reads the socket's error queue and hands back the oldest such message: 1, or 0 if there is none. -ENOENT:
  * the engine does not read this socket's. */
-int uzc_errqueue_message(uzc_errqueue *engine, int fd, uzc_message *out);
+int uzc_msg_zerocopy_message(uzc_msg_zerocopy *engine, int fd, uzc_message *out);
 /* Whether an engine of this process reads this socket's. */
-int uzc_errqueue_taken(int fd);
+int uzc_msg_zerocopy_taken(int fd);
 /* The library has opened the socket: it never sent zero-copy. */
-void uzc_errqueue_own(uzc_errqueue *engine, int fd);
+void uzc_msg_zerocopy_own(uzc_msg_zerocopy *engine, int fd);
 /* Why zero-copy requests on the socket are copied at the moment: one of these, or 0. */
 #define UZC_COPIES_OTHER_ENGINE 1
 #define UZC_COPIES_OTHERS_SEND 2
-int uzc_errqueue_copies(uzc_errqueue *engine, int fd);
-const uzc_calls *uzc_errqueue_calls(void);
+int uzc_msg_zerocopy_copies(uzc_msg_zerocopy *engine, int fd);
+const uzc_calls *uzc_msg_zerocopy_calls(void);
 
 /* read_memory.c: copies what lies at `address` in this process; -EFAULT where there is no memory (any more).
  */

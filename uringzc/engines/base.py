@@ -17,7 +17,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, Protocol
 
 from uringzc import address, memory
-from uringzc._send import Arena, Gather, Queue, Stream
+from uringzc._send import Arena, Queue, TcpStream, UdpBatcher
 from uringzc._uring import ffi, lib
 from uringzc.engines import lifetime
 from uringzc.engines.tables import require_socket
@@ -60,8 +60,8 @@ class Engine:
         self.debug = debug
         self.arena: Arena | None = None
         self.senders: weakref.WeakSet[Sender] = weakref.WeakSet()
-        self._parts: list[Gather | Stream] = []  # the accounts tell them what becomes of their requests
-        self._lost: list[Gather | Stream] = []
+        self._parts: list[UdpBatcher | TcpStream] = []  # listeners of internal slots
+        self._lost: list[UdpBatcher | TcpStream] = []
         self._submitted = 0  # when newly_submitted() was called last
         self._out: Any = None  # a pointer to the native part, which is NULL when that has ended
 
@@ -130,7 +130,7 @@ class Engine:
         require_socket(sock)
         if not self.exists:
             self.refuse(E_CLOSED)
-        if lib.uzc_errqueue_taken(sock.fileno()):
+        if lib.uzc_msg_zerocopy_taken(sock.fileno()):
             text = "another Scheduler or sender reads the socket's error queue: ask that one"
             raise OSError(errno.EBUSY, text)
         return error_queue.read(sock)
@@ -163,9 +163,9 @@ class Engine:
         """Raises what a new request would be refused with."""
         self.refuse.check(lib.uzc_slots_check(self.slots.pointer))
 
-    def mine(self) -> bool:
+    def is_owner(self) -> bool:
         """Whether this thread may use the engine."""
-        return bool(lib.uzc_slots_mine(self.slots.pointer))
+        return bool(lib.uzc_slots_is_owner(self.slots.pointer))
 
     def take(self) -> bool:
         """Whether it is this thread's: from now on, if it was nobody's."""
@@ -195,31 +195,31 @@ class Engine:
             self.arena = Arena(region._memory)
         return self.arena
 
-    def attach(self, sender: "Sender", part: Gather | Stream) -> None:
+    def attach(self, sender: "Sender", part: UdpBatcher | TcpStream) -> None:
         """Closing the engine closes the sender; its compiled part is kept while requests are in flight."""
-        if self.mine() and not self.queue.busy:
+        if self.is_owner() and not self.queue.busy:
             self.tidy()  # senders that were dropped give back what they held
         self.senders.add(sender)
         self._parts.append(part)
 
-    def detach(self, part: Gather | Stream) -> None:
+    def detach(self, part: UdpBatcher | TcpStream) -> None:
         """The sender is closed. While requests of it are in flight its compiled part stays."""
-        if part.unwatch():
+        if part.close_slot():
             with suppress(ValueError):  # its constructor failed before it was attached
                 self._parts.remove(part)
         else:
             self._lost.append(part)
 
-    def _gathers(self) -> list[Gather]:
+    def _batchers(self) -> list[UdpBatcher]:
         """Those that gather in the arena."""
-        return [part for part in self._parts if isinstance(part, Gather) and not part.closed]
+        return [part for part in self._parts if isinstance(part, UdpBatcher) and not part.closed]
 
-    def squeeze(self, gather: Gather, wait: bool) -> bool:
+    def reclaim_arena(self, batcher: UdpBatcher, wait: bool) -> bool:
         """Other senders than this one give back what they can of the arena; whether any of it is free."""
         arena = self.arena
-        others = [each for each in self._gathers() if each is not gather and not each.busy]
+        others = [each for each in self._batchers() if each is not batcher and not each.busy]
         for other in others:
-            other.spare()
+            other.release_block()
         if arena is None:
             return False
 
@@ -229,7 +229,7 @@ class Engine:
         self.wait_for(held, None if wait else 0.0, None)
         return arena.free > 0
 
-    def lost(self, part: Gather | Stream) -> None:
+    def lost(self, part: UdpBatcher | TcpStream) -> None:
         """The sender was dropped, in any thread: a later call of the owner detaches it."""
         self._lost.append(part)
 
@@ -244,7 +244,7 @@ class Engine:
         before, self._submitted = self._submitted, self.queue.submitted
         return self._submitted - before
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Takes every result there is."""
         self.queue.exclusive(self._enter, 0, 0, 0)
 
@@ -261,11 +261,11 @@ class Engine:
         BufferModifiedError, in debug mode, where some of it was changed while the kernel owned it.
         """
         self.queue.release()
-        if self._lost and self.mine():
+        if self._lost and self.is_owner():
             lost, self._lost = self._lost, []
             for part in lost:
                 self.detach(part)
-        if self.mine() and not self.closed:
+        if self.is_owner() and not self.closed:
             self._retire()
         self.queue.raise_modified()
 
@@ -321,7 +321,7 @@ class Engine:
             self._close(timeout)
 
     def _close(self, timeout: float) -> None:
-        if not self.mine():
+        if not self.is_owner():
             self.refuse(E_THREAD)
         if self.queue.busy or self.queue.inside:
             self.refuse(E_BUSY)
@@ -363,7 +363,7 @@ class Engine:
             lifetime.park(self)
             self.closed = True
             lib.uzc_slots_shut(self.slots.pointer)
-            used = lib.uzc_slots_owned(self.slots.pointer) or self.slots.counts().in_flight
+            used = lib.uzc_slots_has_owner(self.slots.pointer) or self.slots.counts().in_flight
             if not used and {*self.senders} <= {lost}:
                 self.settle()
             warnings.warn(f"{type(lost).__name__} was not closed", ResourceWarning, source=lost, stacklevel=3)
@@ -389,10 +389,10 @@ class Engine:
             lifetime.unpark(self)
         return not self.exists
 
-    def rescue(self) -> None:
+    def send_by_syscall(self) -> None:
         """The process ends, and the owner does not come back: senders send what waits without the ring."""
-        for gather in self._gathers():
-            gather.rescue()
+        for batcher in self._batchers():
+            batcher.send_by_syscall()
 
     def abandon(self) -> None:
         """In the child of a fork: the ring is the parent's."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from uringzc.engines.base import Engine
 from uringzc.engines.io_uring import RingEngine
-from uringzc.engines.msg_zerocopy import CopyEngine, ErrorQueueEngine
+from uringzc.engines.msg_zerocopy import CopyEngine, MsgZerocopyEngine
 from uringzc.kernel.features import Reason, reason_of
 
 #: best first
@@ -29,7 +29,7 @@ def choose(
         engine = auto()
     make: dict[str, Callable[[], Engine]] = {
         "io_uring": lambda: RingEngine(max_inflight, completions, batch, debug=debug),
-        "msg_zerocopy": lambda: ErrorQueueEngine(max_inflight, completions, debug),
+        "msg_zerocopy": lambda: MsgZerocopyEngine(max_inflight, completions, debug),
         "copy": lambda: CopyEngine(max_inflight, completions, debug),
     }
     if engine != "auto" and engine not in ENGINES:

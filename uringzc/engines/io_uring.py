@@ -93,14 +93,14 @@ class RingEngine(Engine):
         self.check()
         self.submit()  # what is queued goes by the descriptor
         self.sockets.register(self._native, sock)
-        self.queue.readmit()
+        self.queue.clear_socket_cache()
 
     def unregister_socket(self, sock: socket.socket) -> None:
         """See Scheduler.unregister_socket."""
         self.check()
         self.submit()
         self.sockets.unregister(self._native, sock)
-        self.queue.readmit()
+        self.queue.clear_socket_cache()
 
     @property
     def lacks(self) -> str:

@@ -31,7 +31,7 @@ class Engine(Protocol):
     closed: bool
     refuse: Refuser
 
-    def mine(self) -> bool:
+    def is_owner(self) -> bool:
         """Whether this thread may use it."""
 
     def take(self) -> bool:
@@ -43,7 +43,7 @@ class Engine(Protocol):
     def end(self, timeout: float) -> None:
         """The owner ends: closes it, and drains it where it is parked."""
 
-    def rescue(self) -> None:
+    def send_by_syscall(self) -> None:
         """Sends what its senders have gathered, without the ring, in any thread."""
 
     def abandon(self) -> None:
@@ -88,7 +88,7 @@ def sweep() -> None:
 
 def _sweep() -> None:
     for engine in list(_parked):
-        if engine.mine():
+        if engine.is_owner():
             engine.settle()
 
 
@@ -142,7 +142,7 @@ def _at_exit() -> None:
     _end([*_parked, *_living])
     for engine in list(_living):
         if not engine.closed:
-            engine.rescue()
+            engine.send_by_syscall()
     _guard().thread = 0  # all that it is for is done, and what it needs is taken down now
 
 

@@ -50,7 +50,7 @@ _WHY = {
 }
 
 
-class ErrorQueueEngine(Engine):
+class MsgZerocopyEngine(Engine):
     """sendmmsg with MSG_ZEROCOPY."""
 
     name = "msg_zerocopy"
@@ -64,12 +64,14 @@ class ErrorQueueEngine(Engine):
         super().__init__(max_inflight, completions, debug)
         if self._zero_copy:
             self.slots.notification = NOTIFICATION_UNKNOWN
-        self._out = ffi.new("uzc_errqueue **")
-        code = lib.uzc_errqueue_new(self._out, self.slots.pointer, batch_of(max_inflight), self._zero_copy)
+        self._out = ffi.new("uzc_msg_zerocopy **")
+        code = lib.uzc_msg_zerocopy_new(
+            self._out, self.slots.pointer, batch_of(max_inflight), self._zero_copy
+        )
         check(code, "an epoll descriptor")
         self.sockets = Sockets()
         self._retired: deque[tuple[int, int]] = deque()  # stays empty: nothing is registered
-        self._start(lib.uzc_errqueue_calls(), self.sockets.admit, self._retired)
+        self._start(lib.uzc_msg_zerocopy_calls(), self.sockets.admit, self._retired)
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from. The kernel pins it at each send, and not before."""
@@ -95,18 +97,18 @@ class ErrorQueueEngine(Engine):
     def own_socket(self, sock: socket.socket) -> None:
         """Its counter stands at 0, and need not be asked for."""
         if self.exists:
-            lib.uzc_errqueue_own(self._native, sock.fileno())
+            lib.uzc_msg_zerocopy_own(self._native, sock.fileno())
 
     def why_copied(self, sock: socket.socket) -> str:
         """Who else sends zero-copy through it, or seems to."""
-        return _WHY[lib.uzc_errqueue_copies(self._native, sock.fileno())] if self.exists else ""
+        return _WHY[lib.uzc_msg_zerocopy_copies(self._native, sock.fileno())] if self.exists else ""
 
     def errors(self, sock: socket.socket) -> list[ErrorMessage]:
         """See Scheduler.errors: what this engine found, where it reads the error queue itself."""
         require_socket(sock)
         found: list[ErrorMessage] = []
         out = ffi.new("uzc_message *")
-        while (code := lib.uzc_errqueue_message(self._native, sock.fileno(), out)) > 0:
+        while (code := lib.uzc_msg_zerocopy_message(self._native, sock.fileno(), out)) > 0:
             data, control = (bytes(ffi.buffer(part)) for part in (out.data, out.control))
             parts = list(error_queue.parse(control[: out.control_length]))
             origin = bytes(ffi.buffer(getattr(out, "from")))[: out.from_length]
@@ -118,20 +120,20 @@ class ErrorQueueEngine(Engine):
         return found
 
     def _fileno(self) -> int:
-        return int(lib.uzc_errqueue_fileno(self._native))
+        return int(lib.uzc_msg_zerocopy_fileno(self._native))
 
     def _signal(self) -> None:
-        lib.uzc_errqueue_signal(self._native)
+        lib.uzc_msg_zerocopy_signal(self._native)
 
     def _exit(self) -> None:
         self.sockets.registered.clear()
-        lib.uzc_errqueue_exit(self._out)
+        lib.uzc_msg_zerocopy_exit(self._out)
 
     def _leave(self) -> None:
-        lib.uzc_errqueue_exit(self._out)
+        lib.uzc_msg_zerocopy_exit(self._out)
 
 
-class CopyEngine(ErrorQueueEngine):
+class CopyEngine(MsgZerocopyEngine):
     """sendmmsg, and nothing else: works everywhere, and copies."""
 
     name = "copy"

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 from uringzc.errors import counted
 from uringzc.kernel.features import most_segments
 from uringzc.records import explained, renamed
-from uringzc.senders.udp_slow_path import Mender
+from uringzc.senders.udp_slow_path import UdpSlowPath
 
 if TYPE_CHECKING:
-    from uringzc._send import Arena, Gather, Stream
+    from uringzc._send import Arena, TcpStream, UdpBatcher
     from uringzc.engines.base import Engine
 
 
@@ -23,7 +23,7 @@ class UdpStats:
     nbytes: Annotated[int, "bytes of those"]
     waiting: Annotated[int, "datagrams taken, and not yet given to the kernel"]
     requests: Annotated[int, "requests given to the kernel through the ring: trains, and single datagrams"]
-    plain: Annotated[int, "system calls: for single datagrams, what max_delay sent, what was sent again"]
+    syscalls: Annotated[int, "system calls: for single datagrams, what max_delay sent, what was sent again"]
     zero_copy: Annotated[int, "requests sent zero-copy whose memory is free again"]
     copied: Annotated[int, "of those requests, copied by the kernel after all"]
     in_flight: Annotated[int, "requests whose memory the kernel may still read"]
@@ -37,31 +37,32 @@ class UdpStats:
     sndbuf: Annotated[int, "bytes of SO_SNDBUF that were granted, as the kernel counts them"]
 
     bytes = renamed("bytes", "nbytes")
+    plain = renamed("plain", "syscalls")
 
 
-def snapshot(gather: "Gather", mender: Mender) -> UdpStats:
+def snapshot(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
     """The sender's numbers at this moment."""
     return UdpStats(
-        datagrams=gather.datagrams,
-        nbytes=gather.nbytes,
-        waiting=gather.waiting,
-        requests=gather.requests,
-        plain=gather.plain,
-        zero_copy=gather.settled,
-        copied=gather.copied,
-        in_flight=gather.in_flight,
-        destinations=gather.destinations,
-        copying=mender.copying if mender.mode == "auto" else 0,
-        resent=mender.resent,
-        reordered=gather.reordered,
-        lost=mender.lost,
-        unsegmented=mender.split,
-        waits=gather.waits,
-        sndbuf=_sndbuf(mender.sock),
+        datagrams=batcher.datagrams,
+        nbytes=batcher.nbytes,
+        waiting=batcher.waiting,
+        requests=batcher.requests,
+        syscalls=batcher.syscalls,
+        zero_copy=batcher.settled,
+        copied=batcher.copied,
+        in_flight=batcher.in_flight,
+        destinations=batcher.destinations,
+        copying=slow_path.copying if slow_path.mode == "auto" else 0,
+        resent=slow_path.resent,
+        reordered=batcher.reordered,
+        lost=slow_path.lost,
+        unsegmented=slow_path.split,
+        waits=batcher.waits,
+        sndbuf=_sndbuf(slow_path.sock),
     )
 
 
-def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") -> str:
+def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, arena: "Arena") -> str:
     """What the sender does, and why."""
     limit = most_segments()
     trains = (
@@ -70,42 +71,42 @@ def explain(engine: "Engine", gather: "Gather", mender: Mender, arena: "Arena") 
     sentences = [
         f"{engine.name}, {trains}",
         *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),
-        _copies(engine, gather, mender),
+        _copies(engine, batcher, slow_path),
         f"Datagrams are gathered in {_memory(engine, arena)}",
     ]
-    if why := engine.why_copied(mender.sock):
+    if why := engine.why_copied(slow_path.sock):
         sentences.insert(-1, f"Now all of them are copied, because {why}")
     if engine.lacks:
         sentences.append(engine.lacks)
-    if gather.untimed:
+    if batcher.untimed:
         sentences.append(
             "There is no timer, since no thread can be started (RLIMIT_NPROC, or a limit of the cgroup's "
             "pids): what has waited for max_delay leaves at the next call"
         )
-    if mender.split:
-        sentences.append(f"{counted(mender.split, 'time')} a destination could not take a train")
-    if gather.plain > gather.requests:
+    if slow_path.split:
+        sentences.append(f"{counted(slow_path.split, 'time')} a destination could not take a train")
+    if batcher.syscalls > batcher.requests:
         sentences.append("Most left by plain sends: single datagrams, or what max_delay found waiting")
-    if sndbuf := _sndbuf(mender.sock):
+    if sndbuf := _sndbuf(slow_path.sock):
         sentences.append(f"SO_SNDBUF is {sndbuf >> 10} KiB")
     return ". ".join(sentences) + "."
 
 
-def _copies(engine: "Engine", gather: "Gather", mender: Mender) -> str:
+def _copies(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath) -> str:
     if engine.name == "copy":
         return "Each request is copied: this engine does nothing else"
-    if mender.mode == "always":
+    if slow_path.mode == "always":
         return "Each request is zero-copy, as asked"
-    if mender.mode == "never":
+    if slow_path.mode == "never":
         return "Each request is copied, as asked"
-    if mender.copying:
+    if slow_path.copying:
         return (
-            f"The kernel would copy what goes to {mender.copying} of "
-            f"{counted(gather.destinations, 'destination')} (loopback, a device without checksum offload, a "
+            f"The kernel would copy what goes to {slow_path.copying} of "
+            f"{counted(batcher.destinations, 'destination')} (loopback, a device without checksum offload, a "
             "capture that listens): plain copies go there, and zero-copy is tried again from time to time"
         )
     are = "are zero-copy"
-    if not gather.settled:  # whether the kernel copies them its notifications will tell
+    if not batcher.settled:  # whether the kernel copies them its notifications will tell
         are = "are tried zero-copy first, and sent as plain copies where the kernel copies anyway"
     return (
         f"Requests of {engine.least} bytes and more {are}; smaller ones, and datagrams above the MTU, are "
@@ -134,7 +135,7 @@ class TcpStats:
 
     sends: Annotated[int, "calls of send and send_buffers"]
     nbytes: Annotated[int, "bytes that the kernel has accepted"]
-    plain: Annotated[int, "system calls that copied"]
+    syscalls: Annotated[int, "system calls that copied"]
     requests: Annotated[int, "zero-copy requests, given to the engine"]
     zero_copy: Annotated[int, "of those, whose memory is free again"]
     copied: Annotated[int, "of those that are free, copied by the kernel after all, as far as it tells"]
@@ -144,27 +145,28 @@ class TcpStats:
     sndbuf: Annotated[int, "bytes of SO_SNDBUF, as the kernel counts them"]
 
     bytes = renamed("bytes", "nbytes")
+    plain = renamed("plain", "syscalls")
 
 
-def stream_snapshot(stream: "Stream", sock: socket.socket, copying: bool) -> TcpStats:
+def stream_snapshot(stream: "TcpStream", sock: socket.socket, copying: bool) -> TcpStats:
     """The stream's numbers at this moment."""
     return TcpStats(
         sends=stream.sends,
         nbytes=stream.nbytes,
-        plain=stream.plain,
+        syscalls=stream.syscalls,
         requests=stream.requests,
         zero_copy=stream.settled,
         copied=stream.copied,
         in_flight=stream.in_flight,
         waits=stream.waits,
-        copying=copying or stream.plainly,
+        copying=copying or stream.copy_only,
         sndbuf=_sndbuf(sock),
     )
 
 
-def stream_explain(engine: str, stream: "Stream", why: str, mode: str, copying: bool, least: int) -> str:
+def stream_explain(engine: str, stream: "TcpStream", why: str, mode: str, copying: bool, least: int) -> str:
     """What a TcpSender does, and why. `why`: the socket can not send zero-copy."""
-    if stream.plainly:
+    if stream.copy_only:
         why = why or "the kernel refused to (EOPNOTSUPP)"
         return f"{engine}: everything is copied by system calls, since zero-copy is not possible: {why}."
     if mode == "never":

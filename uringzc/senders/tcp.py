@@ -23,7 +23,7 @@ from contextlib import ExitStack, suppress
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from uringzc._send import Delegate, Stream
+from uringzc._send import Delegate, TcpStream
 from uringzc.compiled import compiled
 from uringzc.engines.base import Engine
 from uringzc.engines.choose import choose
@@ -33,7 +33,7 @@ from uringzc.scheduler import Scheduler
 from uringzc.senders.policy import MODES
 from uringzc.senders.sockets import check_tcp
 from uringzc.senders.stats import TcpStats, stream_explain, stream_snapshot
-from uringzc.senders.tcp_slow_path import Herald
+from uringzc.senders.tcp_slow_path import TcpSlowPath
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -121,16 +121,16 @@ class TcpSender(Delegate):
         engine = self._engine
         if engine.name == "copy":
             self._why = self._why or "the engine has none"
-        self._herald = Herald(self._sock, self._mode, engine, on_error, notify)
+        self._slow_path = TcpSlowPath(self._sock, self._mode, engine, on_error, notify)
         self._done = Notifier(engine)  # what flush() gives where nothing is in flight
-        self._stream = Stream(
+        self._stream = TcpStream(
             queue=engine.queue,
             sock=self._sock,
-            herald=self._herald,
+            slow_path=self._slow_path,
             blocking=self._blocking,
             always=self._mode == "always",
             notify=notify is not None,
-            plainly=bool(self._why),
+            copy_only=bool(self._why),
             least=LEAST,
         )
         engine.attach(self, self._stream)
@@ -138,11 +138,11 @@ class TcpSender(Delegate):
             self._poll = select.epoll()
             self._poll.register(engine.fileno(), select.EPOLLIN)
             self._poll.register(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
-            self._herald.poll = self._poll
+            self._slow_path.epoll = self._poll
 
     def _abort(self) -> None:
         """The constructor failed: what it made is given back."""
-        stream: Stream | None = getattr(self, "_stream", None)
+        stream: TcpStream | None = getattr(self, "_stream", None)
         if stream is not None:
             stream.close()
             self._engine.detach(stream)
@@ -197,15 +197,15 @@ class TcpSender(Delegate):
         With ``blocking=False`` and no `timeout` it does not wait, but raises BlockingIOError. Says nothing
         about what became of the connection.
         """
-        if not self._blocking and timeout is None and not self._stream.look():
+        if not self._blocking and timeout is None and not self._stream.poll():
             raise BlockingIOError(errno.EAGAIN, in_flight(self._stream.in_flight))
         self._settle(timeout, "drain")
 
     def _settle(self, timeout: float | None, what: str) -> None:
         stream = self._stream
-        if not stream.look():
+        if not stream.poll():
             self._engine.wait_for(lambda: stream.in_flight, timeout, what)
-            stream.look()
+            stream.poll()
 
     def shutdown(self) -> None:
         """Ends the stream: the peer reads all that was accepted, and then the end. It may still send.
@@ -228,10 +228,10 @@ class TcpSender(Delegate):
             self.closed = True
             self._let_go()
             return
-        if not self._engine.mine():
-            self._herald.refuse(E_THREAD)
+        if not self._engine.is_owner():
+            self._slow_path.refuse(E_THREAD)
         if self._stream.busy:
-            self._herald.refuse(E_BUSY)
+            self._slow_path.refuse(E_BUSY)
         deadline = time.monotonic() + timeout
         self.closed = True
         try:
@@ -289,11 +289,11 @@ class TcpSender(Delegate):
     @property
     def stats(self) -> TcpStats:
         """A snapshot of what it has done."""
-        return stream_snapshot(self._stream, self._sock, self._herald.copying)
+        return stream_snapshot(self._stream, self._sock, self._slow_path.copying)
 
     def explain(self) -> str:
         """What is being done, and why, in a sentence."""
-        name, copying = self._engine.name, self._herald.copying
+        name, copying = self._engine.name, self._slow_path.copying
         said = stream_explain(name, self._stream, self._why, self._mode, copying, LEAST)
         why = self._engine.why_copied(self._sock)
         return f"{said} Now those are copied too, because {why}." if why else said

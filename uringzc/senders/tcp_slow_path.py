@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from uringzc.engines.base import Engine
 
 
-class Herald:
+class TcpSlowPath:
     """The Python part of one stream. Knows nothing of the TcpSender, so that no cycle keeps either alive."""
 
     def __init__(
@@ -31,7 +31,7 @@ class Herald:
         notify: Callable[[Notification], object] | None,
     ) -> None:
         self.mode = mode
-        self.poll: select.epoll | None = None
+        self.epoll: select.epoll | None = None
         self._sock = sock
         self._engine = engine
         self.refuse = partial(engine.refuse, what="TcpSender")
@@ -46,8 +46,8 @@ class Herald:
 
     def blocked(self) -> None:
         """The socket takes no more: the program's poll is told when it does."""
-        if self.poll is not None:
-            self.poll.modify(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
+        if self.epoll is not None:
+            self.epoll.modify(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
 
     @staticmethod
     def examine(data: Any) -> tuple[memoryview, int, int, bool]:
@@ -90,7 +90,7 @@ class Herald:
         known = None if copied < 0 else copied
         self._notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
 
-    def deliver(self) -> None:
+    def report(self) -> None:
         """Calls the program's callback. What it raises goes to the program, through its call."""
         while self._notify and self._notifications:
             self._notify(self._notifications.pop(0))

@@ -4,8 +4,8 @@ Theory of operation
     ``send`` copies a datagram into registered memory, behind the one before it: datagrams of one size to one
     destination form a *train*, which leaves as one request (UDP_SEGMENT) without another copy. Trains wait in
     a batch and are submitted together; each has its result when the submission returns, and what failed is
-    sent again by a plain system call. All of that is compiled (``_native/gather.c``, ``trains.c``) and calls
-    the Mender for what is not fast. Nothing that the program still owns is ever referred to by ``send``, so
+    sent again by a plain system call. All of that is compiled (``_native/udp/``) and calls
+    UdpSlowPath for what is not fast. Nothing that the program still owns is ever referred to by ``send``, so
     there are no lifetime rules; the calls that do not copy (``send_region``, a large ``bytes``, a lease) say
     what they hold and until when.
 
@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from uringzc import address, memory
-from uringzc._send import Delegate, Gather, Lease
+from uringzc._send import Delegate, Lease, UdpBatcher
 from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.base import ARENA_LEAST, Engine
@@ -42,7 +42,7 @@ from uringzc.senders.integers import Integers, in_memory
 from uringzc.senders.policy import MODES
 from uringzc.senders.sockets import check_udp, make_room, open_udp, room_for, set_sndbuf
 from uringzc.senders.stats import UdpStats, explain, snapshot
-from uringzc.senders.udp_slow_path import Mender
+from uringzc.senders.udp_slow_path import UdpSlowPath
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -162,7 +162,7 @@ class UdpSender(Delegate):
         except BaseException:
             self._abort()
             raise
-        self._delegate(self._gather)
+        self._delegate(self._batcher)
         self.closed = False
 
     def _build(
@@ -177,18 +177,18 @@ class UdpSender(Delegate):
         sock, engine = self._sock, self._engine
         family = int(sock.family)
         own = self._own_socket
-        self._mender = Mender(sock, family, own, self._mode, engine, on_error, notify)
+        self._slow_path = UdpSlowPath(sock, family, own, self._mode, engine, on_error, notify)
         self._done = Notifier(engine)  # what flush() gives where nothing is in flight
         self._arena = engine.make_arena(arena)
         if self._sndbuf == "auto":
             make_room(sock, room_for(arena, most))
         elif self._sndbuf is not None:
             set_sndbuf(sock, int(self._sndbuf))
-        self._gather = Gather(
+        self._batcher = UdpBatcher(
             queue=engine.queue,
             arena=self._arena,
             sock=sock,
-            mender=self._mender,
+            slow_path=self._slow_path,
             own=self._own_socket,
             blocking=self._blocking,
             strict=strict_order,
@@ -201,22 +201,22 @@ class UdpSender(Delegate):
             max_inflight=most,
             max_delay=0 if self._max_delay is None else max(1, int(self._max_delay * 1e9)),
         )
-        engine.attach(self, self._gather)
+        engine.attach(self, self._batcher)
         if own:
             engine.own_socket(sock)
-        self._gather.default(b"" if remote is None or self._own_socket else address.pack(family, remote))
+        self._batcher.default(b"" if remote is None or self._own_socket else address.pack(family, remote))
         if self._own_socket and self._own_engine:
             engine.register_socket(sock)
         if not self._blocking:
-            self._gather.poll(engine.fileno())
+            self._batcher.open_epoll(engine.fileno())
 
     def _abort(self) -> None:
         """The constructor failed: what it made is given back."""
-        gather: Gather | None = getattr(self, "_gather", None)
+        batcher: UdpBatcher | None = getattr(self, "_batcher", None)
         engine: Engine | None = getattr(self, "_engine", None)
-        if gather is not None and engine is not None:
-            gather.close()
-            engine.detach(gather)
+        if batcher is not None and engine is not None:
+            batcher.close()
+            engine.detach(batcher)
         if engine is not None and self._own_engine:
             engine.close()
         if self._own_socket:
@@ -238,12 +238,12 @@ class UdpSender(Delegate):
         ``on_error``, or raised by the next flush, drain or close: OSError EBADF, too, where the socket was
         closed under the sender.
         """
-        raise NotImplementedError  # it is in _native/gather.c
+        raise NotImplementedError  # it is in _native/udp/send.c
 
     @compiled
     def sendto(self, data: "Buffer", *address: Any) -> int:
         """``sendto(data, address)``, or with flags between them, which must be 0: as ``send(data, to)``."""
-        raise NotImplementedError  # it is in _native/gather.c
+        raise NotImplementedError  # it is in _native/udp/send.c
 
     def send_many(
         self, datagrams: "Iterable[Buffer]", to: "Address | Iterable[Address] | None" = None
@@ -252,7 +252,7 @@ class UdpSender(Delegate):
 
         An error ends it. What came before is sent; BlockingIOError says in ``characters_written`` how many.
         """
-        return self._gather.send_many(datagrams, to)
+        return self._batcher.send_many(datagrams, to)
 
     def fan_out(self, data: "Buffer", addresses: Iterable[Address]) -> Notifier:
         """One payload, kept in one place, to many addresses; done when all of them are.
@@ -263,7 +263,7 @@ class UdpSender(Delegate):
         taken = 0
         try:
             self.flush()  # so that the notifier is for this alone
-            taken = self._gather.fan_out(data, some)
+            taken = self._batcher.fan_out(data, some)
             return self.flush()
         except BlockingIOError as error:
             error.characters_written = max(taken, getattr(error, "characters_written", 0))
@@ -276,7 +276,7 @@ class UdpSender(Delegate):
         It is given back by ``Lease.send``, by leaving a ``with`` block, or by dropping it. BlockingIOError
         when leases that were not sent hold the whole arena. ValueError for more than a datagram carries.
         """
-        raise NotImplementedError  # it is in _native/gather.c
+        raise NotImplementedError  # it is in _native/udp/send.c
 
     def register(self, buffer: "int | Buffer") -> Region:
         """Memory for ``send_region`` and ``send_slices``: see ``Scheduler.register``."""
@@ -319,7 +319,7 @@ class UdpSender(Delegate):
 
         def block(done: int) -> int:
             at = done * segment
-            return -(-self._gather.send_block(region, offset + at, length - at, segment, to) // segment)
+            return -(-self._batcher.send_block(region, offset + at, length - at, segment, to) // segment)
 
         return self._in_blocks(-(-length // segment), block, progress)
 
@@ -350,13 +350,13 @@ class UdpSender(Delegate):
             size_kind,
         )
         whole = region if isinstance(region, Region) else memoryview(region)
-        right = self._gather.send_slices(whole, *arrays, 0, count) if count else 0
+        right = self._batcher.send_slices(whole, *arrays, 0, count) if count else 0
         if right < count:
             piece = f"piece {right}, {sizes[right]} bytes at {starts[right]}"
             raise ValueError(f"{piece}, is not all in the memory, or larger than a datagram")
 
         def block(done: int) -> int:
-            return self._gather.send_slices(whole, *arrays, done, min(count, done + _SLICES), to)
+            return self._batcher.send_slices(whole, *arrays, done, min(count, done + _SLICES), to)
 
         return self._in_blocks(count, block, progress)
 
@@ -382,13 +382,13 @@ class UdpSender(Delegate):
         The Notifier is done when the kernel holds none of the memory any more. Raises the first SendError
         that nobody was told. BlockingIOError (``blocking=False``) where it would wait: the rest stays taken.
         """
-        numbers = self._gather.flush()
-        if self._mender.errors:
+        numbers = self._batcher.flush()
+        if self._slow_path.errors:
             self._raise()
         return Notifier(self._engine, *numbers) if numbers else self._done
 
     def _raise(self) -> None:
-        error = self._mender.take_errors()
+        error = self._slow_path.take_errors()
         if error is not None:
             raise error
 
@@ -398,18 +398,18 @@ class UdpSender(Delegate):
         TimeoutError says what it holds. With ``blocking=False`` and no `timeout` it does not wait, but raises
         BlockingIOError.
         """
-        self._gather.flush()
-        if not self._blocking and timeout is None and not self._gather.look():
-            raise BlockingIOError(errno.EAGAIN, in_flight(self._gather.in_flight))
+        self._batcher.flush()
+        if not self._blocking and timeout is None and not self._batcher.poll():
+            raise BlockingIOError(errno.EAGAIN, in_flight(self._batcher.in_flight))
         self._settle(timeout, "drain")
         self._raise()
 
     def _settle(self, timeout: float | None, what: str) -> None:
         """Waits for the memory of what was submitted."""
-        gather = self._gather
-        if not gather.look():
-            self._engine.wait_for(lambda: gather.in_flight, timeout, what)
-            gather.look()
+        batcher = self._batcher
+        if not batcher.poll():
+            self._engine.wait_for(lambda: batcher.in_flight, timeout, what)
+            batcher.poll()
 
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more, flushes, drains, and ends. May be repeated.
@@ -423,10 +423,10 @@ class UdpSender(Delegate):
             self.closed = True
             self._let_go()
             return
-        if not self._engine.mine():
-            self._mender.refuse(E_THREAD)
-        if self._gather.busy:
-            self._mender.refuse(E_BUSY)
+        if not self._engine.is_owner():
+            self._slow_path.refuse(E_THREAD)
+        if self._batcher.busy:
+            self._slow_path.refuse(E_BUSY)
         deadline = time.monotonic() + timeout
         self.closed = True
         failure: OSError | None = None
@@ -434,19 +434,19 @@ class UdpSender(Delegate):
             failure = self._send_rest(deadline)
         finally:
             self._end(max(0.0, deadline - time.monotonic()))
-        self._mender.deliver()
-        self._mender.write_log()
+        self._slow_path.report()
+        self._slow_path.write_log()
         self._raise()
         if failure is not None:
             raise failure
 
     def _send_rest(self, deadline: float) -> OSError | None:
         """What could not even be tried: the socket was closed."""
-        gather = self._gather
-        gather.blocking = False  # or a socket that takes nothing is waited for without an end
+        batcher = self._batcher
+        batcher.blocking = False  # or a socket that takes nothing is waited for without an end
         while True:
             try:
-                gather.flush()
+                batcher.flush()
                 break
             except BlockingIOError:
                 left = deadline - time.monotonic()
@@ -475,14 +475,14 @@ class UdpSender(Delegate):
             stack.callback(self._let_go)
             if self._own_engine:
                 stack.callback(self._engine.close, timeout)
-            stack.callback(self._engine.detach, self._gather)
+            stack.callback(self._engine.detach, self._batcher)
             stack.callback(self._discard)
-            stack.callback(self._gather.close)
+            stack.callback(self._batcher.close)
 
     def _discard(self) -> None:
-        lost = self._gather.discard()
+        lost = self._batcher.discard()
         if lost:
-            self._mender.gave_up(lost)
+            self._slow_path.gave_up(lost)
 
     def _let_go(self) -> None:
         if self._own_socket:
@@ -505,11 +505,11 @@ class UdpSender(Delegate):
         if getattr(self, "closed", True) or self._engine.dead:
             return
         self.closed = True
-        self._gather.drop()  # what it has taken it sends, by system calls
+        self._batcher.drop()  # what it has taken it sends, by system calls
         if self._own_engine:
             self._engine.drop(self)
         else:
-            self._engine.lost(self._gather)
+            self._engine.lost(self._batcher)
             warnings.warn("UdpSender was not closed", ResourceWarning, source=self, stacklevel=2)
 
     # -- what it does
@@ -521,17 +521,17 @@ class UdpSender(Delegate):
         like it has succeeded; otherwise when memory may have come back. Where the scheduler is shared, then
         also while that has something to reap.
         """
-        return self._engine.fileno() if self._blocking else self._gather.fileno()
+        return self._engine.fileno() if self._blocking else self._batcher.fileno()
 
     @property
     def stats(self) -> UdpStats:
         """A snapshot of what it has done."""
-        return snapshot(self._gather, self._mender)
+        return snapshot(self._batcher, self._slow_path)
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""
-        return explain(self._engine, self._gather, self._mender, self._arena)
+        return explain(self._engine, self._batcher, self._slow_path, self._arena)
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
-        return f"<UdpSender, {self._engine.name}, {counted(self._gather.datagrams, 'datagram')}{state}>"
+        return f"<UdpSender, {self._engine.name}, {counted(self._batcher.datagrams, 'datagram')}{state}>"

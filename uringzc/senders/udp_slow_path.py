@@ -1,6 +1,6 @@
 """What a sender does that is not fast: destinations, failures, decisions, and telling the program.
 
-The compiled part of a sender (``_native/gather.c``, ``trains.c``) calls these methods from inside a call of
+The compiled part of a sender (``_native/udp/``) calls these methods from inside a call of
 the program, or in the timer's thread, at most once per submission. They run no code of the program's, but for
 ``deliver`` and ``write_log``, which are called when the call has ended.
 """
@@ -24,7 +24,7 @@ from uringzc.senders.policy import Policy
 from uringzc.senders.sockets import RECVERR
 
 if TYPE_CHECKING:
-    from uringzc._send import Gather
+    from uringzc._send import UdpBatcher
     from uringzc.engines.base import Engine
 
 T = TypeVar("T")
@@ -53,13 +53,13 @@ class Row(NamedTuple):
     train: int
     first: int  #: the number of its first datagram
     result: int  #: 0, or -errno
-    route: int
+    destination: int
     size: int
     datagrams: int
     nbytes: int
 
 
-class Mender:
+class UdpSlowPath:
     """The Python part of one sender. Knows nothing of the UdpSender, so that no cycle keeps either alive."""
 
     def __init__(
@@ -99,9 +99,9 @@ class Mender:
         """Whether there is a timer to keep max_delay."""
         return timer.start()
 
-    def squeeze(self, gather: "Gather") -> bool:
+    def reclaim_arena(self, batcher: "UdpBatcher") -> bool:
         """The arena is full, and not of this sender's: whether others gave something back."""
-        return self._engine.squeeze(gather, gather.blocking)
+        return self._engine.reclaim_arena(batcher, batcher.blocking)
 
     # -- destinations
 
@@ -109,7 +109,7 @@ class Mender:
         """An address as a sockaddr."""
         return address.pack(self.family, to)
 
-    def route(self, number: int, packed: bytes | None) -> tuple[bool, int, int]:
+    def destination(self, number: int, packed: bytes | None) -> tuple[bool, int, int]:
         """A new destination: its first decision, and the largest datagram of a train."""
         self._policies[number] = policy = Policy(self.mode)
         most = 65507
@@ -126,14 +126,14 @@ class Mender:
         except OSError:
             return 0
 
-    def address_of(self, gather: "Gather", route: int) -> object:
+    def address_of(self, batcher: "UdpBatcher", number: int) -> object:
         """Where a route goes, as the program would say it; None for where the socket is connected to."""
-        packed = gather.route(route)[0]
+        packed = batcher.destination(number)[0]
         return address.unpack(packed) if packed else None
 
-    def observe(self, route: int, settled: int, copied: int) -> tuple[bool, int]:
+    def observe(self, number: int, settled: int, copied: int) -> tuple[bool, int]:
         """The policy's next decision."""
-        return self._policies[route].observe(settled, copied)
+        return self._policies[number].observe(settled, copied)
 
     @property
     def copying(self) -> int:
@@ -142,14 +142,14 @@ class Mender:
 
     # -- failures
 
-    def hear(self, number: int) -> None:
+    def socket_error(self, number: int) -> None:
         """The socket had a pending error: of an earlier datagram, for which no request is to fail.
 
         What it was about is in the error queue, which only the engine's owner may read: the timer's thread
         leaves that to the owner's next call.
         """
         self._pending.append(number)
-        if self._engine.mine():
+        if self._engine.is_owner():
             self._report_pending()
 
     def _report_pending(self) -> None:
@@ -177,37 +177,37 @@ class Mender:
                         heard.append((message.address, code))
         return heard
 
-    def mend(self, gather: "Gather", rows: list[tuple[Any, ...]]) -> None:
+    def retry_failed(self, batcher: "UdpBatcher", rows: list[tuple[Any, ...]]) -> None:
         """Sends again, in their order and by system calls, the trains that failed.
 
         Where that would wait and must not, it stops: what was not ``mended`` comes again.
         """
         for fields in rows:
             row = Row(*fields)
-            if row.result and not self._mend_train(gather, row, -row.result):
+            if row.result and not self._retry_train(batcher, row, -row.result):
                 return
 
-    def _mend_train(self, gather: "Gather", row: Row, number: int) -> bool:
+    def _retry_train(self, batcher: "UdpBatcher", row: Row, number: int) -> bool:
         """False: the rest of it must wait."""
         if number not in _AGAIN:
-            self._give_up(gather, row, 0, row.datagrams, number)
+            self._give_up(batcher, row, 0, row.datagrams, number)
             return True
         whole = number not in _SPLIT or row.datagrams == 1
         if not whole:
-            self._split(gather, row, number)
+            self._split(batcher, row, number)
         pieces = [row.datagrams] if whole else [1] * row.datagrams
         at = 0
         for count in pieces:
-            if not self._again(gather, row, at, count):
+            if not self._again(batcher, row, at, count):
                 return False
             at += count
         if number in _NEWS:
-            self.hear(number)
+            self.socket_error(number)
         return True
 
-    def _split(self, gather: "Gather", row: Row, number: int) -> None:
+    def _split(self, batcher: "UdpBatcher", row: Row, number: int) -> None:
         """A destination that can not take such a train gets its datagrams one by one, and from now on too."""
-        _, segments, most = gather.route(row.route)
+        _, segments, most = batcher.destination(row.destination)
         if number == errno.EMSGSIZE:  # the path takes no datagram of this size whole
             limit = segments, min(most, row.size - 1)
             why = f"datagrams of {counted(row.size, 'byte')} are larger than the path takes"
@@ -219,43 +219,43 @@ class Mender:
             why = "no trains there"
         if limit != (segments, most):
             self.split += 1
-            gather.limit(row.route, *limit)
-            to = self.address_of(gather, row.route)
+            batcher.limit(row.destination, *limit)
+            to = self.address_of(batcher, row.destination)
             self._log.append((logging.INFO, f"to {to}: {why} ({os.strerror(number)})"))
 
-    def _again(self, gather: "Gather", row: Row, at: int, count: int) -> bool:
+    def _again(self, batcher: "UdpBatcher", row: Row, at: int, count: int) -> bool:
         """Some datagrams of a train, until they are sent or given up; False: that must wait."""
         patience = time.monotonic() + PATIENCE
-        may_wait = gather.blocking and threading.get_ident() == gather.thread
+        may_wait = batcher.blocking and threading.get_ident() == batcher.thread
         tries, pause = 0, 0.00002
-        while code := gather.resend(row.train, count):
+        while code := batcher.resend(row.train, count):
             number = -code
             if number == errno.EAGAIN:  # somebody fills the socket: there will be room
                 if not may_wait:
                     return False
-                gather.writable(100)
+                batcher.writable(100)
                 continue
-            if number == errno.ENOBUFS and gather.in_timer:  # which keeps nobody else waiting
+            if number == errno.ENOBUFS and batcher.in_timer:  # which keeps nobody else waiting
                 return False
             tries += 1
             if count > 1 and number in _SPLIT:
-                return all(self._again(gather, row, one, 1) for one in range(at, at + count))
+                return all(self._again(batcher, row, one, 1) for one in range(at, at + count))
             late = time.monotonic() > patience
             if number == errno.ENOBUFS and not late:  # a queue on the way is full: it empties as it sends
                 time.sleep(pause)
                 pause = min(2 * pause, 0.001)
             elif tries >= TRIES or number not in (*_NEWS, errno.ENOBUFS) or late:
-                self._give_up(gather, row, at, count, number)
+                self._give_up(batcher, row, at, count, number)
                 return True
         self.resent += count
-        gather.mended(row.train, count)
+        batcher.resolved(row.train, count)
         return True
 
-    def _give_up(self, gather: "Gather", row: Row, at: int, count: int, number: int) -> None:
+    def _give_up(self, batcher: "UdpBatcher", row: Row, at: int, count: int, number: int) -> None:
         self.lost += count
         for one in range(at, at + count):
-            self._report(gather, row, number, one, "was not sent")
-        gather.mended(row.train, count)
+            self._report(batcher, row, number, one, "was not sent")
+        batcher.resolved(row.train, count)
 
     def gave_up(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""
@@ -263,9 +263,9 @@ class Mender:
         text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
         self._tell(SendError(errno.ETIMEDOUT, text, -1, 0, None))
 
-    def _report(self, gather: "Gather", row: Row, number: int, at: int, what: str) -> None:
+    def _report(self, batcher: "UdpBatcher", row: Row, number: int, at: int, what: str) -> None:
         size = min(row.size, row.nbytes - at * row.size)
-        to = self.address_of(gather, row.route)
+        to = self.address_of(batcher, row.destination)
         which = f"datagram number {row.first + at} ({counted(size, 'byte')}) to {to or 'the peer'}"
         self._tell(SendError(number, f"{os.strerror(number)}: {which} {what}", row.first + at, size, to))
 
@@ -281,7 +281,7 @@ class Mender:
             known = None if copied < 0 else copied
             self.notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
 
-    def deliver(self) -> None:
+    def report(self) -> None:
         """Calls the program's callbacks. What they raise goes to the program, through its call."""
         self._report_pending()
         while self._notify and self.notifications:

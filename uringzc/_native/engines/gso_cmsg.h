@@ -18,10 +18,10 @@
 typedef union {
     char bytes[CMSG_SPACE(sizeof(uint16_t))];
     struct cmsghdr header;
-} uzc_control;
+} uzc_gso_control;
 
 /* Datagrams of so many bytes. */
-static inline void uzc_cut(uzc_control *control, uint32_t segment) {
+static inline void uzc_gso_cmsg(uzc_gso_control *control, uint32_t segment) {
     control->header = (struct cmsghdr){CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT};
     memcpy(CMSG_DATA(&control->header), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
 }

@@ -39,12 +39,12 @@ static int release_none(uzc_slots *none, void **socket, void **memory) {
     return 0;
 }
 
-static int64_t watch(uzc_slots *none, const uzc_watcher *watcher) {
-    (void)none, (void)watcher;
+static int64_t open_slot(uzc_slots *none, const uzc_listener *listener) {
+    (void)none, (void)listener;
     return UZC_E_CLOSED;
 }
 
-static int unwatch(uzc_slots *none, uint32_t slot) {
+static int close_slot(uzc_slots *none, uint32_t slot) {
     (void)none, (void)slot;
     return 0;
 }
@@ -69,16 +69,16 @@ static int socket_error(void *engine, int fd) {
     return 0;
 }
 
-const uzc_calls closed_calls = {.queue = queue,
-                                .enter = enter,
-                                .revoke = revoke_fd,
-                                .slots = slots,
-                                .mine = mine,
-                                .check = check,
-                                .release = release_none,
-                                .watch = watch,
-                                .unwatch = unwatch,
-                                .flush = flush,
-                                .unsettled = unsettled,
-                                .posted = posted,
-                                .news = socket_error};
+const uzc_calls ended_engine_calls = {.queue = queue,
+                                      .enter = enter,
+                                      .revoke = revoke_fd,
+                                      .slots = slots,
+                                      .is_owner = mine,
+                                      .check = check,
+                                      .release = release_none,
+                                      .open_slot = open_slot,
+                                      .close_slot = close_slot,
+                                      .flush_slot = flush,
+                                      .unsettled = unsettled,
+                                      .read_slot = posted,
+                                      .take_socket_error = socket_error};

@@ -9,8 +9,8 @@ int is_memory(PyObject *object) {
     return (PyObject *)Py_TYPE(object) == memory_type && ((Memory *)object)->owner;
 }
 
-int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send, uint64_t *nbytes,
-            PyObject **holder) {
+int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
+                   uint64_t *nbytes, PyObject **holder) {
     PyObject *memory = NULL;
     send->buffer = -1;
     if (!q->verify && PyBytes_CheckExact(data)) {

@@ -48,7 +48,7 @@ int raise_modified(Queue *q) {
     return -1;
 }
 
-void release(Queue *q) {
+void release_references(Queue *q) {
     void *sock, *memory;
     uzc_slots *slots = q->calls->slots(q->engine);
     while (q->calls->release(slots, &sock, &memory)) {
@@ -64,10 +64,10 @@ void release(Queue *q) {
 static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done;
     char was = q->busy;
-    if (!q->calls->mine(q->calls->slots(q->engine)))
+    if (!q->calls->is_owner(q->calls->slots(q->engine)))
         return UZC_E_THREAD;
     q->busy = 1; /* what a finalizer in here calls on this engine is refused */
-    if (check_pending(q) < 0) {
+    if (check_pending_sockets(q) < 0) {
         q->busy = was;
         return INT64_MIN;
     }
@@ -79,9 +79,9 @@ static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns
         q->submitted += (unsigned long long)done;
     }
     if (q->queued <= 0)
-        forget_all_pending(q);
+        forget_pending_sockets(q);
     if (done > -4096) /* not refused */
-        release(q);
+        release_references(q);
     if (done > 0 && !q->owned) {
         PyObject *told = PyObject_CallFunctionObjArgs(q->claimed, NULL);
         q->owned = told != NULL; /* else an interrupt came: told again next time */
@@ -99,7 +99,7 @@ int check_signals(Queue *q) {
     return q->engine ? 0 : (refuse(q, UZC_E_CLOSED), -1);
 }
 
-int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done = enter(q, submit, wait, timeout_ns);
     if (done == INT64_MIN || check_signals(q) < 0)
         return -1;
@@ -119,7 +119,7 @@ static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send
     bool looked = false;
     send->socket = sock;
     send->memory = holder;
-    while (total < wanted && aim(q, sock, send) == 0) {
+    while (total < wanted && bind_request_socket(q, sock, send) == 0) {
         send->count = wanted - (uint32_t)total;
         long long done = q->calls->queue(q->engine, send);
         if (done > 0) {
@@ -155,7 +155,7 @@ static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send
 static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
     if (!to || to == Py_None)
         return 0;
-    int family = family_of(q, sock);
+    int family = socket_family(q, sock);
     if (family < 0)
         return -1;
     if (to != q->last_to || family != q->last_family) {
@@ -194,17 +194,17 @@ static int common(PyObject **a, uzc_send *send) {
 /* Queues it. What Python code on the way asks of this engine (a socket's fileno(), a finalizer) is refused.
  */
 static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *send) {
-    int refusal = !q->engine                                    ? UZC_E_CLOSED
-                  : !q->calls->mine(q->calls->slots(q->engine)) ? UZC_E_THREAD
-                  : q->busy                                     ? UZC_E_BUSY
-                                                                : 0;
+    int refusal = !q->engine                                        ? UZC_E_CLOSED
+                  : !q->calls->is_owner(q->calls->slots(q->engine)) ? UZC_E_THREAD
+                  : q->busy                                         ? UZC_E_BUSY
+                                                                    : 0;
     if (refusal)
         return refuse(q, refusal), -1;
     q->busy = 1;
     long long done = address(q, a[TO], a[SOCK], send) == 0 ? push(q, a[SOCK], holder, send) : -1;
     q->busy = 0;
     if (done < 0 && !q->queued) /* refused: its socket is not kept */
-        forget_all_pending(q);
+        forget_pending_sockets(q);
     return done;
 }
 
@@ -215,7 +215,7 @@ static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uz
         uint64_t nbytes, start = offset + i * run->stride;
         PyObject *holder, *first = PyLong_FromUnsignedLongLong(start),
                           *length = PyLong_FromUnsignedLong(run->length);
-        int error = first && length ? resolve(q, a[DATA], first, length, &send, &nbytes, &holder) : -1;
+        int error = first && length ? resolve_memory(q, a[DATA], first, length, &send, &nbytes, &holder) : -1;
         Py_XDECREF(first);
         Py_XDECREF(length);
         if (error < 0)
@@ -250,7 +250,7 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
     if (as_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0 ||
         as_number(a[LENGTH], LENGTH, INT64_MAX, &length) < 0)
         return NULL;
-    if (resolve(q, a[DATA], a[OFFSET], a[LENGTH], &send, &nbytes, &holder) < 0)
+    if (resolve_memory(q, a[DATA], a[OFFSET], a[LENGTH], &send, &nbytes, &holder) < 0)
         return NULL;
     if (!a[LENGTH])
         length = offset <= nbytes ? nbytes - offset : 0;
@@ -288,7 +288,7 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
         return NULL;
     send.stride = size;
     if (as_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
-        resolve(q, a[DATA], NULL, q->verify ? nothing : NULL, &send, &nbytes, &holder) < 0)
+        resolve_memory(q, a[DATA], NULL, q->verify ? nothing : NULL, &send, &nbytes, &holder) < 0)
         return NULL;
     long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
@@ -324,7 +324,7 @@ PyObject *queue_enter(PyObject *self, PyObject *args) {
 
 PyObject *queue_release(PyObject *self, PyObject *unused) {
     (void)unused;
-    release((Queue *)self);
+    release_references((Queue *)self);
     Py_RETURN_NONE;
 }
 
@@ -335,9 +335,9 @@ PyObject *queue_raise_modified(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-PyObject *queue_readmit(PyObject *self, PyObject *unused) {
+PyObject *queue_clear_socket_cache(PyObject *self, PyObject *unused) {
     (void)unused;
-    forget_known((Queue *)self);
+    clear_socket_cache((Queue *)self);
     Py_RETURN_NONE;
 }
 
@@ -345,9 +345,9 @@ PyObject *queue_detach(PyObject *self, PyObject *unused) {
     (void)unused;
     Queue *q = (Queue *)self;
     q->engine = NULL;
-    q->calls = &closed_calls;
+    q->calls = &ended_engine_calls;
     q->queued = 0;
-    forget_all_pending(q);
+    forget_pending_sockets(q);
     Py_RETURN_NONE;
 }
 
@@ -356,7 +356,7 @@ PyObject *queue_exclusive(PyObject *self, PyObject *args) {
     Queue *q = (Queue *)self;
     if (!PyTuple_Size(args))
         return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
-    if (!q->calls->mine(q->calls->slots(q->engine)))
+    if (!q->calls->is_owner(q->calls->slots(q->engine)))
         return refuse(q, UZC_E_THREAD);
     if (q->busy)
         return refuse(q, UZC_E_BUSY);

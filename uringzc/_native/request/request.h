@@ -35,10 +35,10 @@ enum { KNOWN = 16 };
 typedef struct {
     PyObject *reference; /* weak */
     Pending facts;
-} Known;
+} CachedSocket;
 
 typedef struct {
-    PyObject_HEAD const uzc_calls *calls; /* closed_calls when the engine has ended */
+    PyObject_HEAD const uzc_calls *calls; /* ended_engine_calls when the engine has ended */
     void *engine;                         /* then NULL */
     PyObject *admit, *pin, *pack, *refuse, *claimed;
     PyObject *region_type, *retired;
@@ -48,8 +48,8 @@ typedef struct {
     int last_family;
     Pending *pending;
     Py_ssize_t pending_count, pending_room;
-    Known known[KNOWN]; /* by address */
-    long long queued;   /* requests queued and not submitted */
+    CachedSocket known[KNOWN]; /* by address */
+    long long queued;          /* requests queued and not submitted */
     unsigned long long submitted;
     char busy, owned;
     int inside; /* senders of this engine that are inside a call */
@@ -84,26 +84,26 @@ int as_bool(PyObject *value, uint32_t *out);
 /* sockets.c */
 int sockets_init(void);
 /* Names the socket in `send`, if it is open and can send that. */
-int aim(Queue *q, PyObject *sock, uzc_send *send);
-int family_of(Queue *q, PyObject *sock);
+int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send);
+int socket_family(Queue *q, PyObject *sock);
 /* Its fileno(), 0 or -1 with an exception. */
-int descriptor(PyObject *sock, int *fd);
+int fileno_of(PyObject *sock, int *fd);
 /* Requests of sockets that were closed since must not go to whoever has the descriptor now. */
-int check_pending(Queue *q);
-void forget_all_pending(Queue *q);
+int check_pending_sockets(Queue *q);
+void forget_pending_sockets(Queue *q);
 /* Registering a socket changes what is known of it. */
-void forget_known(Queue *q);
+void clear_socket_cache(Queue *q);
 
 /* ended_engine.c */
-extern const uzc_calls closed_calls;
+extern const uzc_calls ended_engine_calls;
 
 /* queue.c: PyErr_CheckSignals(); -1 with ClosedError, too, if a signal handler has ended the engine (fork())
  */
 int check_signals(Queue *q);
 /* queue.c: for a sender, that is inside. enter(): 0, or -1 with an exception. */
-int queue_inside(Queue *q, int submit, unsigned wait, long long timeout_ns);
+int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns);
 /* Drops what notifiers held that were posted. */
-void release(Queue *q);
+void release_references(Queue *q);
 /* The exception that is set, which is not set any more; a new reference. */
 PyObject *take_exception(void);
 /* Debug mode: raises what verify() had raised. 0 or -1. */
@@ -119,9 +119,9 @@ bool notifiers_compact(const Queue *q, Notifiers *n);
 /* Flushes the slot. 1 if that notifier is done already, 0, or -1 with an exception. */
 int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n);
 /* Reads the slot's notifications, for `told`.posted() where that is not NULL, and sets *news. 0 or -1. */
-int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *news);
+int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *to_report);
 /* Ends the slot; false while requests of it are in flight, and in another thread. May be repeated. */
-bool end_slot(const Queue *q, uint32_t *slot);
+bool close_internal_slot(const Queue *q, uint32_t *slot);
 /* As a tuple. */
 PyObject *notifiers_numbers(const Notifiers *n);
 
@@ -131,7 +131,7 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
 PyObject *queue_enter(PyObject *self, PyObject *args);
 PyObject *queue_release(PyObject *self, PyObject *unused);
 PyObject *queue_raise_modified(PyObject *self, PyObject *unused);
-PyObject *queue_readmit(PyObject *self, PyObject *unused);
+PyObject *queue_clear_socket_cache(PyObject *self, PyObject *unused);
 PyObject *queue_detach(PyObject *self, PyObject *unused);
 PyObject *queue_exclusive(PyObject *self, PyObject *args);
 
@@ -152,8 +152,8 @@ PyObject *refuse_as(PyObject *sender, long long code);
 PyObject *memory_init(void);
 int is_memory(PyObject *object);
 /* What to hold, and where its bytes are. Fills data, base, buffer, buffers; a new reference in *holder. */
-int resolve(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send, uint64_t *nbytes,
-            PyObject **holder);
+int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
+                   uint64_t *nbytes, PyObject **holder);
 void free_object(PyObject *self);
 
 #endif

@@ -35,32 +35,32 @@ static int make_room(const Queue *q, Notifiers *n) {
 int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n) {
     if (make_room(q, n) < 0)
         return -1;
-    int64_t number = q->calls->flush(slots_of(q), slot);
+    int64_t number = q->calls->flush_slot(slots_of(q), slot);
     bool done = number > 0 && !q->calls->unsettled(slots_of(q), (uint64_t)number);
     if (number > 0 && !done)
         n->numbers[n->count++] = number;
     return done;
 }
 
-int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *news) {
+int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *to_report) {
     uzc_notification n;
     int error = 0;
-    while (!error && q->calls->posted(slots_of(q), slot, &n, 1) == 1) {
+    while (!error && q->calls->read_slot(slots_of(q), slot, &n, 1) == 1) {
         if (!told)
             continue;
         PyObject *heard = PyObject_CallMethod(told, "posted", "IKKLK", (unsigned)n.sequence,
                                               (unsigned long long)n.requests, (unsigned long long)n.nbytes,
                                               (long long)n.copied, (unsigned long long)n.failed);
-        *news = 1;
+        *to_report = 1;
         error = heard ? 0 : -1;
         Py_XDECREF(heard);
     }
     return error;
 }
 
-bool end_slot(const Queue *q, uint32_t *slot) {
+bool close_internal_slot(const Queue *q, uint32_t *slot) {
     if (*slot != UZC_NO_SLOT) {
-        if (!q->calls->mine(slots_of(q)) || q->calls->unwatch(slots_of(q), *slot) == -EBUSY)
+        if (!q->calls->is_owner(slots_of(q)) || q->calls->close_slot(slots_of(q), *slot) == -EBUSY)
             return false;
         *slot = UZC_NO_SLOT;
     }

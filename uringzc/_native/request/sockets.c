@@ -11,7 +11,7 @@ int sockets_init(void) {
     return name_fileno ? 0 : -1;
 }
 
-int descriptor(PyObject *sock, int *fd) {
+int fileno_of(PyObject *sock, int *fd) {
     PyObject *number = PyObject_CallMethodObjArgs(sock, name_fileno, NULL);
     if (!number) {
         if (PyErr_ExceptionMatches(PyExc_AttributeError))
@@ -30,10 +30,10 @@ static void forget_pending(Queue *q, Py_ssize_t at) {
     Py_DECREF(sock);
 }
 
-int check_pending(Queue *q) {
+int check_pending_sockets(Queue *q) {
     for (Py_ssize_t i = 0; i < q->pending_count;) {
         int fd, queued_on = q->pending[i].fd;
-        if (descriptor(q->pending[i].sock, &fd) < 0)
+        if (fileno_of(q->pending[i].sock, &fd) < 0)
             return -1;
         if (fd == queued_on) {
             i++;
@@ -54,17 +54,17 @@ static Pending *find_pending(Queue *q, PyObject *sock) {
 }
 
 /* What is known of a socket is remembered while it lives, and as long as it has the same descriptor. */
-static Known *known_of(Queue *q, PyObject *sock) {
+static CachedSocket *cached(Queue *q, PyObject *sock) {
     return &q->known[((uintptr_t)sock >> 6) % KNOWN];
 }
 
-void forget_known(Queue *q) {
+void clear_socket_cache(Queue *q) {
     for (int i = 0; i < KNOWN; i++)
         Py_CLEAR(q->known[i].reference);
 }
 
 static int admit(Queue *q, PyObject *sock, int fd, Pending *out) {
-    Known *k = known_of(q, sock);
+    CachedSocket *k = cached(q, sock);
     PyObject *living = k->reference && k->facts.fd == fd ? PyObject_CallNoArgs(k->reference) : NULL;
     Py_XDECREF(living);
     if (living == sock) {
@@ -90,7 +90,7 @@ static int admit(Queue *q, PyObject *sock, int fd, Pending *out) {
 
 static Pending *add_pending(Queue *q, PyObject *sock, int fd) {
     Pending entry;
-    if (check_pending(q) < 0 || admit(q, sock, fd, &entry) < 0)
+    if (check_pending_sockets(q) < 0 || admit(q, sock, fd, &entry) < 0)
         return NULL;
     if (q->pending_count == q->pending_room) {
         Py_ssize_t room = q->pending_room ? 2 * q->pending_room : 8;
@@ -109,14 +109,14 @@ static Pending *add_pending(Queue *q, PyObject *sock, int fd) {
  */
 static Pending *pending_of(Queue *q, PyObject *sock) {
     int fd;
-    if (descriptor(sock, &fd) < 0)
+    if (fileno_of(sock, &fd) < 0)
         return NULL;
     Pending *p = find_pending(q, sock);
     return p && p->fd == fd ? p : add_pending(q, sock, fd);
 }
 
 /* Names the socket in `send`, if it is open and can send that. */
-int aim(Queue *q, PyObject *sock, uzc_send *send) {
+int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send) {
     Pending *p = pending_of(q, sock);
     if (!p)
         return -1;
@@ -133,12 +133,12 @@ int aim(Queue *q, PyObject *sock, uzc_send *send) {
     return 0;
 }
 
-int family_of(Queue *q, PyObject *sock) {
+int socket_family(Queue *q, PyObject *sock) {
     Pending *p = pending_of(q, sock);
     return p ? p->family : -1;
 }
 
-void forget_all_pending(Queue *q) {
+void forget_pending_sockets(Queue *q) {
     while (q->pending_count)
         forget_pending(q, q->pending_count - 1);
 }

@@ -17,10 +17,11 @@ void uzc_slots_poison(uzc_slots *slots);
 bool uzc_slots_poisoned(const uzc_slots *slots);
 
 /* What each engine's table says of the accounts. */
-#define UZC_ACCOUNTS                                                                                         \
-    .mine = uzc_slots_mine, .check = uzc_slots_check, .release = uzc_slots_release,                          \
-    .watch = uzc_slots_watch, .unwatch = uzc_slots_unwatch, .flush = uzc_slots_flush_watched,                \
-    .unsettled = uzc_slots_unsettled, .posted = uzc_slots_posted
+#define UZC_SLOT_CALLS                                                                                       \
+    .is_owner = uzc_slots_is_owner, .check = uzc_slots_check, .release = uzc_slots_release,                  \
+    .open_slot = uzc_slots_open_internal, .close_slot = uzc_slots_close_internal,                            \
+    .flush_slot = uzc_slots_flush_internal, .unsettled = uzc_slots_unsettled,                                \
+    .read_slot = uzc_slots_read_internal
 
 /* Tells the accounts what time it is; once for each batch. */
 static inline void uzc_tick(uzc_slots *slots) {

@@ -37,7 +37,7 @@ void uzc_slots_free(uzc_slots *s) {
     free(s->notifiers);
     free(s->completions);
     free(s->slots);
-    free(s->watched);
+    free(s->internal);
     free(s);
 }
 
@@ -82,7 +82,7 @@ int uzc_slots_unregister(uzc_slots *s) {
 void uzc_slots_close(uzc_slots *s) {
     for (uint32_t i = 0; i < s->count; i++)
         uzc_slots_flush_inside(s, i);
-    for (uint32_t i = 0; i < s->watched_count; i++)
+    for (uint32_t i = 0; i < s->internal_count; i++)
         uzc_slots_flush_inside(s, UZC_MAX_SLOTS + i);
     s->closed = true;
 }
@@ -116,7 +116,7 @@ static uint32_t take_notifier(uzc_slots *s) {
 }
 
 static struct slot *slot_at(uzc_slots *s, uint32_t index) {
-    return index < UZC_MAX_SLOTS ? &s->slots[index] : &s->watched[index - UZC_MAX_SLOTS].slot;
+    return index < UZC_MAX_SLOTS ? &s->slots[index] : &s->internal[index - UZC_MAX_SLOTS].slot;
 }
 
 uint32_t uzc_active_notifier(uzc_slots *s, uint32_t index) {
@@ -149,7 +149,7 @@ void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last) {
 /* Flushed, and nothing of it is in flight: its notification is due, its requests' references go back. */
 static void post(uzc_slots *s, uint32_t index) {
     struct notifier *n = &s->notifiers[index];
-    struct watched *w = uzc_watched(s, n->slot);
+    struct internal_slot *w = uzc_internal_slot(s, n->slot);
     struct list *posted = w ? &w->posted : &s->posted;
     n->generation++;
     n->next = NONE;
@@ -215,8 +215,8 @@ int64_t uzc_slots_flush(uzc_slots *s, uint32_t slot) {
     return flush(s, slot, slot < s->count);
 }
 
-int64_t uzc_slots_flush_watched(uzc_slots *s, uint32_t slot) {
-    return flush(s, slot, uzc_watched(s, slot) != NULL);
+int64_t uzc_slots_flush_internal(uzc_slots *s, uint32_t slot) {
+    return flush(s, slot, uzc_internal_slot(s, slot) != NULL);
 }
 
 /* How many requests of a flushed notifier are not settled; 0 when its notification has been posted. */
@@ -256,30 +256,30 @@ int64_t uzc_slots_notifications(uzc_slots *s, uzc_notification *out, uint32_t mo
     return count;
 }
 
-int64_t uzc_slots_watch(uzc_slots *s, const uzc_watcher *watcher) {
+int64_t uzc_slots_open_internal(uzc_slots *s, const uzc_listener *listener) {
     int error = uzc_slots_begin(s);
     if (error)
         return error;
     uint32_t index = 0;
-    while (index < s->watched_count && s->watched[index].watcher.context)
+    while (index < s->internal_count && s->internal[index].listener.context)
         index++;
-    if (index == UZC_MAX_WATCHED)
+    if (index == UZC_MAX_INTERNAL_SLOTS)
         error = -ENFILE;
-    else if (index == s->watched_count) {
-        struct watched *grown = realloc(s->watched, (index + 1) * sizeof *grown);
+    else if (index == s->internal_count) {
+        struct internal_slot *grown = realloc(s->internal, (index + 1) * sizeof *grown);
         error = grown ? 0 : -ENOMEM;
-        s->watched = grown ? grown : s->watched;
-        s->watched_count += grown != NULL;
+        s->internal = grown ? grown : s->internal;
+        s->internal_count += grown != NULL;
     }
     if (!error)
-        s->watched[index] =
-            (struct watched){.slot = {.active = NONE}, .watcher = *watcher, .posted = {NONE, NONE}};
+        s->internal[index] =
+            (struct internal_slot){.slot = {.active = NONE}, .listener = *listener, .posted = {NONE, NONE}};
     uzc_slots_end(s);
     return error ? error : UZC_MAX_SLOTS + (int64_t)index;
 }
 
-int uzc_slots_unwatch(uzc_slots *s, uint32_t slot) {
-    struct watched *w = uzc_watched(s, slot);
+int uzc_slots_close_internal(uzc_slots *s, uint32_t slot) {
+    struct internal_slot *w = uzc_internal_slot(s, slot);
     if (!w)
         return -EINVAL;
     uzc_slots_flush_inside(s, slot);
@@ -288,12 +288,12 @@ int uzc_slots_unwatch(uzc_slots *s, uint32_t slot) {
     uzc_notification unread;
     while (read_posted(s, &w->posted, &unread, 1))
         ;
-    w->watcher.context = NULL;
+    w->listener.context = NULL;
     return 0;
 }
 
-int64_t uzc_slots_posted(uzc_slots *s, uint32_t slot, uzc_notification *out, uint32_t most) {
-    struct watched *w = uzc_watched(s, slot);
+int64_t uzc_slots_read_internal(uzc_slots *s, uint32_t slot, uzc_notification *out, uint32_t most) {
+    struct internal_slot *w = uzc_internal_slot(s, slot);
     int error = w ? uzc_slots_begin_reading(s) : -EINVAL;
     if (error)
         return error;

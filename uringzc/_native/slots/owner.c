@@ -18,7 +18,7 @@ static uint64_t owner_of(const uzc_slots *s) {
 }
 
 /* Whether any thread does. */
-int uzc_slots_owned(const uzc_slots *s) {
+int uzc_slots_has_owner(const uzc_slots *s) {
     return owner_of(s) != 0;
 }
 
@@ -31,19 +31,19 @@ int uzc_slots_claim(uzc_slots *s) {
 }
 
 /* May this thread use the engine? */
-int uzc_slots_mine(const uzc_slots *s) {
+int uzc_slots_is_owner(const uzc_slots *s) {
     uint64_t owner = owner_of(s);
     return !owner || owner == this_thread();
 }
 
 int uzc_slots_begin_any(uzc_slots *s) {
-    if (!uzc_slots_mine(s))
+    if (!uzc_slots_is_owner(s))
         return UZC_E_THREAD;
     return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
 }
 
 int uzc_slots_begin_reading(uzc_slots *s) {
-    if (!s->closed && !uzc_slots_mine(s))
+    if (!s->closed && !uzc_slots_is_owner(s))
         return UZC_E_THREAD;
     return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
 }
@@ -51,7 +51,7 @@ int uzc_slots_begin_reading(uzc_slots *s) {
 int uzc_slots_check(const uzc_slots *s) {
     if (s->closed)
         return UZC_E_CLOSED;
-    if (!uzc_slots_mine(s))
+    if (!uzc_slots_is_owner(s))
         return UZC_E_THREAD;
     return s->poisoned ? UZC_E_POISONED : 0;
 }

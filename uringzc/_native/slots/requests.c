@@ -13,9 +13,9 @@ static void free_request(uzc_slots *s, uint32_t index) {
 /* Opens an entry; returns its key, or why not. The caller is inside. */
 int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data) {
     bool raw = s->mode == UZC_RAW;
-    struct watched *watched = uzc_watched(s, send->slot);
-    uint32_t records = raw ? 1 + (send->zero_copy != 0) : s->mode != UZC_NONE && !watched;
-    if (!raw && !watched && send->slot >= s->count)
+    struct internal_slot *internal_slot = uzc_internal_slot(s, send->slot);
+    uint32_t records = raw ? 1 + (send->zero_copy != 0) : s->mode != UZC_NONE && !internal_slot;
+    if (!raw && !internal_slot && send->slot >= s->count)
         return -EINVAL;
     uint32_t index = s->free_requests;
     if (index == NONE && s->fresh_requests == s->max)
@@ -48,8 +48,8 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
         else
             s->requests[n->last].next = index;
         n->last = index;
-        if (watched)
-            watched->requests++;
+        if (internal_slot)
+            internal_slot->requests++;
     }
     s->reserved += records;
     s->stats.requests++;
@@ -69,8 +69,8 @@ static struct request *find(uzc_slots *s, uint64_t key) {
     return r;
 }
 
-static struct watched *watched_of(uzc_slots *s, const struct request *r) {
-    return r->notifier == NONE ? NULL : uzc_watched(s, s->notifiers[r->notifier].slot);
+static struct internal_slot *internal_slot_of(uzc_slots *s, const struct request *r) {
+    return r->notifier == NONE ? NULL : uzc_internal_slot(s, s->notifiers[r->notifier].slot);
 }
 
 static void record(uzc_slots *s, struct request *r, int32_t result, uint32_t flags) {
@@ -108,9 +108,9 @@ int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags)
         if (s->mode != UZC_FAILED || result < 0)
             record(s, r, result, flags);
     }
-    struct watched *w = watched_of(s, r);
+    struct internal_slot *w = internal_slot_of(s, r);
     if (w)
-        w->watcher.result(w->watcher.context, r->user_data, result);
+        w->listener.result(w->listener.context, r->user_data, result);
     return 0;
 }
 
@@ -141,9 +141,9 @@ int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
         n->copied += copied > 0;
         n->usage_unknown |= copied < 0;
     }
-    struct watched *w = watched_of(s, r);
+    struct internal_slot *w = internal_slot_of(s, r);
     if (w)
-        w->watcher.settled(w->watcher.context, r->user_data, copied);
+        w->listener.settled(w->listener.context, r->user_data, copied);
     uzc_notifier_settled(s, r->notifier);
     return 0;
 }

@@ -50,10 +50,10 @@ struct list {
     uint32_t first, last;
 };
 
-/* A sender's own slot. Free ones have no watcher. */
-struct watched {
+/* A sender's own slot. Free ones have no listener. */
+struct internal_slot {
     struct slot slot;
-    uzc_watcher watcher;
+    uzc_listener listener;
     struct list posted;
     uint32_t requests; /* whose notifier was not posted */
 };
@@ -64,8 +64,8 @@ struct uzc_slots {
     struct slot *slots;
     uzc_completion *completions; /* a ring of `capacity` */
     uint32_t count;              /* slots */
-    struct watched *watched;
-    uint32_t watched_count;
+    struct internal_slot *internal;
+    uint32_t internal_count;
     uint32_t max; /* requests, and notifiers */
     uint32_t capacity;
     uint32_t head;     /* oldest unread completion */
@@ -83,11 +83,11 @@ struct uzc_slots {
     uzc_stats stats;
 };
 
-/* The watched slot of that number, NULL for a registered one or none. */
-static inline struct watched *uzc_watched(const uzc_slots *s, uint32_t slot) {
+/* The internal slot of that number, NULL for a registered one or none. */
+static inline struct internal_slot *uzc_internal_slot(const uzc_slots *s, uint32_t slot) {
     uint32_t index = slot - UZC_MAX_SLOTS;
-    return slot >= UZC_MAX_SLOTS && index < s->watched_count && s->watched[index].watcher.context
-               ? &s->watched[index]
+    return slot >= UZC_MAX_SLOTS && index < s->internal_count && s->internal[index].listener.context
+               ? &s->internal[index]
                : NULL;
 }
 

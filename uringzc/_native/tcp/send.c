@@ -24,12 +24,12 @@ static void advance(struct cursor *c, size_t bytes) {
     }
 }
 
-static bool may_stay(const Stream *s, const struct piece *p, size_t length) {
+static bool may_stay(const TcpStream *s, const struct piece *p, size_t length) {
     return p->immutable && length >= s->least;
 }
 
-static bool goes_zero_copy(const Stream *s, const struct piece *p, size_t length) {
-    return !s->plainly && (s->always ? p->immutable && length : s->zero_copy && may_stay(s, p, length));
+static bool goes_zero_copy(const TcpStream *s, const struct piece *p, size_t length) {
+    return !s->copy_only && (s->always ? p->immutable && length : s->zero_copy && may_stay(s, p, length));
 }
 
 /* What leaves next: neighbours of one kind, in s->vector. */
@@ -39,7 +39,7 @@ struct step {
     bool zero_copy, counts; /* counts: for the policy */
 };
 
-static struct step next_step(Stream *s, const struct cursor *c) {
+static struct step next_step(TcpStream *s, const struct cursor *c) {
     struct step step = {.first = c->at};
     size_t offset = c->offset;
     for (size_t i = c->at; i < c->count && step.pieces < VECTOR && step.bytes < CHUNK; i++, offset = 0) {
@@ -80,7 +80,7 @@ static PyObject *holder_of(const struct cursor *c, const struct step *step) {
     return all;
 }
 
-static int32_t send_step(Stream *s, const struct cursor *c, const struct step *step) {
+static int32_t send_step(TcpStream *s, const struct cursor *c, const struct step *step) {
     bool more = c->left > step->bytes;
     if (!step->zero_copy)
         return flow_plainly(s, step->pieces, more);
@@ -88,15 +88,15 @@ static int32_t send_step(Stream *s, const struct cursor *c, const struct step *s
     int32_t sent = holder ? flow_zero_copy(s, step->pieces, more, holder) : EXCEPTION;
     Py_XDECREF(holder);
     if (sent == -EOPNOTSUPP)
-        s->plainly = 1;
+        s->copy_only = 1;
     if (sent == -EOPNOTSUPP || sent == -ENOMEM || sent == -ENOBUFS) /* nothing was sent: this one is copied */
         return flow_plainly(s, step->pieces, more);
     return sent;
 }
 
-static int ask_policy(Stream *s) {
+static int ask_policy(TcpStream *s) {
     int zero_copy;
-    PyObject *decision = PyObject_CallMethod(s->herald, "observe", "II", s->settled_now, s->copied_now);
+    PyObject *decision = PyObject_CallMethod(s->slow_path, "observe", "II", s->settled_now, s->copied_now);
     int parsed = decision && PyArg_ParseTuple(decision, "pI", &zero_copy, &s->look);
     Py_XDECREF(decision);
     if (!parsed)
@@ -107,22 +107,22 @@ static int ask_policy(Stream *s) {
 }
 
 /* A call that does not wait: fileno() will say when. */
-static int stop(Stream *s) {
-    PyObject *told = PyObject_CallMethod(s->herald, "blocked", NULL);
+static int stop(TcpStream *s) {
+    PyObject *told = PyObject_CallMethod(s->slow_path, "blocked", NULL);
     Py_XDECREF(told);
     return told && (!s->in_flight || flow_look(s) == 0) ? 1 : -1;
 }
 
-static int failed(Stream *s, int32_t code, size_t size, unsigned long long accepted) {
+static int failed(TcpStream *s, int32_t code, size_t size, unsigned long long accepted) {
     if (code != EXCEPTION) {
-        PyObject *raised = PyObject_CallMethod(s->herald, "failed", "inKK", (int)-code, (Py_ssize_t)size,
+        PyObject *raised = PyObject_CallMethod(s->slow_path, "failed", "inKK", (int)-code, (Py_ssize_t)size,
                                                accepted, s->nbytes);
         Py_XDECREF(raised);
     }
     return -1;
 }
 
-int flow_send(Stream *s, const struct piece *pieces, size_t count) {
+int flow_send(TcpStream *s, const struct piece *pieces, size_t count) {
     struct cursor c = {.pieces = pieces, .count = count};
     for (size_t i = 0; i < count; i++)
         c.left += pieces[i].length;

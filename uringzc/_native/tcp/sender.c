@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type Stream: a TCP socket's sender, from its making to its end.
+ * The type TcpStream: a TCP socket's sender, from its making to its end.
  */
 #include <limits.h>
 #include <sys/socket.h>
@@ -10,15 +10,15 @@
 
 #define CALLS 16 /* without a request, between two looks at what has come back */
 
-static int begin(Stream *s) {
+static int begin(TcpStream *s) {
     if (s->closed || !s->queue->engine)
-        return refuse_as(s->herald, UZC_E_CLOSED), -1;
-    if (!s->queue->calls->mine(s->queue->calls->slots(s->queue->engine)))
-        return refuse_as(s->herald, UZC_E_THREAD), -1;
+        return refuse_as(s->slow_path, UZC_E_CLOSED), -1;
+    if (!s->queue->calls->is_owner(s->queue->calls->slots(s->queue->engine)))
+        return refuse_as(s->slow_path, UZC_E_THREAD), -1;
     if (s->inside || s->queue->busy)
-        return refuse_as(s->herald, UZC_E_BUSY), -1;
+        return refuse_as(s->slow_path, UZC_E_BUSY), -1;
     if (!s->claimed) { /* the first call */
-        PyObject *claimed = PyObject_CallMethod(s->herald, "claim", NULL);
+        PyObject *claimed = PyObject_CallMethod(s->slow_path, "claim", NULL);
         Py_XDECREF(claimed);
         if (!claimed)
             return -1;
@@ -35,16 +35,16 @@ static int begin(Stream *s) {
 
 /* The end of a call, which has raised if `result` is NULL: memory that was sent from is let go as soon as it
  * can be, and the program told, which may raise too. */
-static PyObject *leave(Stream *s, PyObject *result) {
+static PyObject *leave(TcpStream *s, PyObject *result) {
     PyObject *type, *value, *trace, *told = NULL;
     PyErr_Fetch(&type, &value, &trace);
     int error = s->attached ? flow_flush(s) : 0;
     if (!error && s->in_flight && ++s->unlooked > CALLS)
         error = flow_look(s);
-    if (!error && s->news && result) {
-        told = PyObject_CallMethod(s->herald, "deliver", NULL);
+    if (!error && s->to_report && result) {
+        told = PyObject_CallMethod(s->slow_path, "report", NULL);
         error = told ? 0 : -1;
-        s->news = error != 0; /* what the program was not told, the next call tells it */
+        s->to_report = error != 0; /* what the program was not told, the next call tells it */
         Py_XDECREF(told);
     }
     if (!error && result)
@@ -61,7 +61,7 @@ static PyObject *leave(Stream *s, PyObject *result) {
 /* -- what is sent */
 
 /* Examines a buffer, which is then held; 0, or -1 with an exception. */
-static int take_piece(Stream *s, PyObject *data, struct piece *p) {
+static int take_piece(TcpStream *s, PyObject *data, struct piece *p) {
     if (PyBytes_CheckExact(data)) {
         Py_INCREF(data);
         *p = (struct piece){PyBytes_AsString(data), (size_t)PyBytes_Size(data), data, true};
@@ -72,7 +72,7 @@ static int take_piece(Stream *s, PyObject *data, struct piece *p) {
         *p = (struct piece){PyByteArray_AsString(data), (size_t)PyByteArray_Size(data), view, false};
         return view ? 0 : -1;
     }
-    PyObject *examined = PyObject_CallMethod(s->herald, "examine", "O", data);
+    PyObject *examined = PyObject_CallMethod(s->slow_path, "examine", "O", data);
     unsigned long long address, length;
     int immutable;
     if (!examined || !PyArg_ParseTuple(examined, "OKKp", &p->holder, &address, &length, &immutable)) {
@@ -87,10 +87,10 @@ static int take_piece(Stream *s, PyObject *data, struct piece *p) {
     return 0;
 }
 
-static PyObject *send_all(Stream *s, const struct piece *pieces, size_t count) {
+static PyObject *send_all(TcpStream *s, const struct piece *pieces, size_t count) {
     int refusal = s->queue->calls->check(s->queue->calls->slots(s->queue->engine));
     if (refusal)
-        return refuse_as(s->herald, refusal);
+        return refuse_as(s->slow_path, refusal);
     if (begin(s) < 0)
         return NULL;
     const unsigned long long before = s->nbytes;
@@ -108,9 +108,9 @@ static PyObject *send_all(Stream *s, const struct piece *pieces, size_t count) {
 
 PyObject *stream_send(PyObject *self, PyObject *data) {
     struct piece piece;
-    if (take_piece((Stream *)self, data, &piece) < 0)
+    if (take_piece((TcpStream *)self, data, &piece) < 0)
         return NULL;
-    PyObject *sent = send_all((Stream *)self, &piece, 1);
+    PyObject *sent = send_all((TcpStream *)self, &piece, 1);
     Py_DECREF(piece.holder);
     return sent;
 }
@@ -125,10 +125,10 @@ PyObject *stream_send_buffers(PyObject *self, PyObject *buffers) {
     if (!pieces)
         PyErr_NoMemory();
     while (pieces && taken < count &&
-           take_piece((Stream *)self, PyList_GetItem(list, taken), &pieces[taken]) == 0)
+           take_piece((TcpStream *)self, PyList_GetItem(list, taken), &pieces[taken]) == 0)
         taken++;
     if (pieces && taken == count)
-        sent = send_all((Stream *)self, pieces, (size_t)count);
+        sent = send_all((TcpStream *)self, pieces, (size_t)count);
     while (taken)
         Py_DECREF(pieces[--taken].holder);
     PyMem_Free(pieces);
@@ -141,7 +141,7 @@ PyObject *stream_send_buffers(PyObject *self, PyObject *buffers) {
 /* flush() -> the numbers of its notifiers that are not done */
 static PyObject *stream_flush(PyObject *self, PyObject *unused) {
     (void)unused;
-    Stream *s = (Stream *)self;
+    TcpStream *s = (TcpStream *)self;
     if (begin(s) < 0)
         return NULL;
     int error = s->in_flight ? flow_look(s) : 0;
@@ -152,9 +152,9 @@ static PyObject *stream_flush(PyObject *self, PyObject *unused) {
 }
 
 /* look() -> whether nothing is in flight, as far as it has come back */
-static PyObject *stream_look(PyObject *self, PyObject *unused) {
+static PyObject *stream_poll(PyObject *self, PyObject *unused) {
     (void)unused;
-    Stream *s = (Stream *)self;
+    TcpStream *s = (TcpStream *)self;
     if (begin(s) < 0)
         return NULL;
     int error = flow_look(s);
@@ -164,7 +164,7 @@ static PyObject *stream_look(PyObject *self, PyObject *unused) {
 /* shutdown(): no more will be sent; 0 or -errno */
 static PyObject *stream_shutdown(PyObject *self, PyObject *unused) {
     (void)unused;
-    Stream *s = (Stream *)self;
+    TcpStream *s = (TcpStream *)self;
     if (begin(s) < 0)
         return NULL;
     int32_t code = flow_socket(s);
@@ -176,32 +176,32 @@ static PyObject *stream_shutdown(PyObject *self, PyObject *unused) {
 /* Takes no more. Any thread; also in the child of a fork, where it is the parent's. */
 static PyObject *stream_close(PyObject *self, PyObject *unused) {
     (void)unused;
-    ((Stream *)self)->closed = 1;
+    ((TcpStream *)self)->closed = 1;
     Py_RETURN_NONE;
 }
 
 /* Ends its slot. False while requests of it are in flight. */
-static PyObject *stream_unwatch(PyObject *self, PyObject *unused) {
+static PyObject *stream_close_slot(PyObject *self, PyObject *unused) {
     (void)unused;
-    Stream *s = (Stream *)self;
-    return PyBool_FromLong(end_slot(s->queue, &s->slot));
+    TcpStream *s = (TcpStream *)self;
+    return PyBool_FromLong(close_internal_slot(s->queue, &s->slot));
 }
 
 /* -- the type */
 
-static int set_up(Stream *s, PyObject *args, PyObject *keywords) {
-    static char *accepted[] = {"queue",  "sock",    "herald", "blocking", "always",
-                               "notify", "plainly", "least",  NULL};
-    PyObject *queue, *sock, *herald;
-    int blocking, always, notify, plainly, zero_copy;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOppppI", accepted, &queue, &sock, &herald, &blocking,
-                                     &always, &notify, &plainly, &s->least))
+static int set_up(TcpStream *s, PyObject *args, PyObject *keywords) {
+    static char *accepted[] = {"queue",  "sock",      "slow_path", "blocking", "always",
+                               "notify", "copy_only", "least",     NULL};
+    PyObject *queue, *sock, *slow_path;
+    int blocking, always, notify, copy_only, zero_copy;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOppppI", accepted, &queue, &sock, &slow_path,
+                                     &blocking, &always, &notify, &copy_only, &s->least))
         return -1;
     if (!is_queue(queue)) {
-        PyErr_SetString(PyExc_TypeError, "a Stream is made of a Queue");
+        PyErr_SetString(PyExc_TypeError, "a TcpStream is made of a Queue");
         return -1;
     }
-    PyObject *decision = PyObject_CallMethod(herald, "start", NULL);
+    PyObject *decision = PyObject_CallMethod(slow_path, "start", NULL);
     int parsed = decision && PyArg_ParseTuple(decision, "pI", &zero_copy, &s->look);
     Py_XDECREF(decision);
     if (!parsed)
@@ -211,19 +211,19 @@ static int set_up(Stream *s, PyObject *args, PyObject *keywords) {
         return PyErr_NoMemory(), -1;
     Py_INCREF(queue);
     Py_INCREF(sock);
-    Py_INCREF(herald);
+    Py_INCREF(slow_path);
     s->queue = (Queue *)queue;
     s->slot = UZC_NO_SLOT;
     s->sock = sock;
-    s->herald = herald;
+    s->slow_path = slow_path;
     s->blocking = (char)blocking;
     s->always = (char)always;
     s->notify = (char)notify;
-    s->plainly = (char)plainly;
+    s->copy_only = (char)copy_only;
     s->zero_copy = zero_copy;
-    uzc_watcher watcher;
-    flow_watcher(s, &watcher);
-    long long slot = s->queue->calls->watch(s->queue->calls->slots(s->queue->engine), &watcher);
+    uzc_listener listener;
+    stream_listener(s, &listener);
+    long long slot = s->queue->calls->open_slot(s->queue->calls->slots(s->queue->engine), &listener);
     if (slot < 0)
         return refuse(s->queue, slot), -1;
     s->slot = (uint32_t)slot;
@@ -232,31 +232,31 @@ static int set_up(Stream *s, PyObject *args, PyObject *keywords) {
 
 static PyObject *stream_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
     PyObject *self = PyType_GenericAlloc(type, 0);
-    if (self && set_up((Stream *)self, args, keywords) < 0)
+    if (self && set_up((TcpStream *)self, args, keywords) < 0)
         Py_CLEAR(self);
     return self;
 }
 
-/* The program's callbacks are behind the herald, and may hold the sender. */
+/* The program's callbacks are behind the slow_path, and may hold the sender. */
 static int stream_traverse(PyObject *self, visitproc visit, void *arg) {
-    Stream *s = (Stream *)self;
+    TcpStream *s = (TcpStream *)self;
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)s->queue);
-    Py_VISIT(s->herald);
+    Py_VISIT(s->slow_path);
     Py_VISIT(s->sock);
     return 0;
 }
 
 static void stream_dealloc(PyObject *self) {
-    Stream *s = (Stream *)self;
+    TcpStream *s = (TcpStream *)self;
     PyObject_GC_UnTrack(self);
     if (s->queue) /* its constructor, or the sender's, was interrupted */
-        end_slot(s->queue, &s->slot);
+        close_internal_slot(s->queue, &s->slot);
     PyMem_Free(s->vector);
     PyMem_Free(s->notifiers.numbers);
     Py_XDECREF((PyObject *)s->queue);
     Py_XDECREF(s->sock);
-    Py_XDECREF(s->herald);
+    Py_XDECREF(s->slow_path);
     free_object(self);
 }
 
@@ -264,38 +264,39 @@ static PyMethodDef methods[] = {
     {"send", stream_send, METH_O, "See TcpSender.send."},
     {"send_buffers", stream_send_buffers, METH_O, "See TcpSender.send_buffers."},
     {"flush", stream_flush, METH_NOARGS, "The numbers of its notifiers that are not done."},
-    {"look", stream_look, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
+    {"poll", stream_poll, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
     {"shutdown", stream_shutdown, METH_NOARGS, "shutdown(SHUT_WR); 0 or -errno."},
     {"close", stream_close, METH_NOARGS, "Takes no more."},
     {"abandon", stream_close, METH_NOARGS, "In the child of a fork: takes no more."},
-    {"unwatch", stream_unwatch, METH_NOARGS, "Ends its slot; False while requests are in flight."},
+    {"close_slot", stream_close_slot, METH_NOARGS, "Ends its slot; False while requests are in flight."},
     {NULL, NULL, 0, NULL}};
 
 #define COUNTER(name)                                                                                        \
-    { #name, T_ULONGLONG, offsetof(Stream, name), READONLY, NULL }
+    { #name, T_ULONGLONG, offsetof(TcpStream, name), READONLY, NULL }
 static PyMemberDef members[] = {COUNTER(sends),
                                 COUNTER(nbytes),
                                 COUNTER(requests),
-                                COUNTER(plain),
+                                COUNTER(syscalls),
                                 COUNTER(settled),
                                 COUNTER(copied),
                                 COUNTER(waits),
-                                {"in_flight", T_UINT, offsetof(Stream, in_flight), READONLY, NULL},
-                                {"plainly", T_BOOL, offsetof(Stream, plainly), READONLY, NULL},
-                                {"closed", T_BOOL, offsetof(Stream, closed), READONLY, NULL},
-                                {"busy", T_BOOL, offsetof(Stream, inside), READONLY, NULL},
+                                {"in_flight", T_UINT, offsetof(TcpStream, in_flight), READONLY, NULL},
+                                {"copy_only", T_BOOL, offsetof(TcpStream, copy_only), READONLY, NULL},
+                                {"closed", T_BOOL, offsetof(TcpStream, closed), READONLY, NULL},
+                                {"busy", T_BOOL, offsetof(TcpStream, inside), READONLY, NULL},
                                 {NULL, 0, 0, 0, NULL}};
 
 static PyType_Slot type_slots[] = {{Py_tp_traverse, stream_traverse}, {Py_tp_dealloc, stream_dealloc},
                                    {Py_tp_new, stream_new},           {Py_tp_methods, methods},
                                    {Py_tp_members, members},          {0, NULL}};
-static PyType_Spec spec = {"uringzc._send.Stream", sizeof(Stream), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                           type_slots};
+static PyType_Spec spec = {"uringzc._send.TcpStream", sizeof(TcpStream), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, type_slots};
 
 PyTypeObject *stream_type;
 
 int stream_init(PyObject *module) {
     stream_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return stream_type && PyModule_AddObject(module, "Stream", Py_NewRef((PyObject *)stream_type)) == 0 ? 0
-                                                                                                        : -1;
+    return stream_type && PyModule_AddObject(module, "TcpStream", Py_NewRef((PyObject *)stream_type)) == 0
+               ? 0
+               : -1;
 }

@@ -25,11 +25,11 @@ struct piece {
 typedef struct {
     PyObject_HEAD Queue *queue;
     PyObject *sock;
-    PyObject *herald; /* the Python part: decisions, errors, what the program is told */
+    PyObject *slow_path; /* the Python part: decisions, errors, what the program is told */
     char claimed, inside, closed;
     char blocking, always, notify;
-    char plainly; /* the socket can not send zero-copy */
-    char news;    /* the herald has something to tell the program */
+    char copy_only; /* the socket can not send zero-copy */
+    char to_report; /* the slow_path has something to tell the program */
     int fd;
     uint32_t slot;
 
@@ -45,8 +45,8 @@ typedef struct {
     uint32_t in_flight, attached; /* requests; those of the notifier that is not flushed */
     uint32_t unlooked;            /* calls since the engine was last entered */
     Notifiers notifiers;
-    unsigned long long sends, nbytes, requests, plain, settled, copied, waits; /* so far */
-} Stream;
+    unsigned long long sends, nbytes, requests, syscalls, settled, copied, waits; /* so far */
+} TcpStream;
 
 /* sender.c */
 extern PyTypeObject *stream_type;
@@ -56,25 +56,25 @@ PyObject *stream_send_buffers(PyObject *self, PyObject *buffers);
 
 /* send.c: inside a call. Sends all of it: 0 or -1; 1: the rest would have to wait. What was accepted is
  * counted in `nbytes` in any case. */
-int flow_send(Stream *s, const struct piece *pieces, size_t count);
+int flow_send(TcpStream *s, const struct piece *pieces, size_t count);
 
 /* transfer.c: inside a call. 0 or -1. */
-void flow_watcher(Stream *s, uzc_watcher *watcher);
+void stream_listener(TcpStream *s, uzc_listener *listener);
 /* The result of a request that an exception has left behind. */
-int flow_conclude(Stream *s);
+int flow_conclude(TcpStream *s);
 /* Flushes the notifier of what was queued. */
-int flow_flush(Stream *s);
+int flow_flush(TcpStream *s);
 /* Takes what has come back, without waiting. */
-int flow_look(Stream *s);
+int flow_look(TcpStream *s);
 
 /* transfer.c: bytes, or 0; -errno; or EXCEPTION. */
 /* Takes the socket's descriptor. */
-int32_t flow_socket(Stream *s);
+int32_t flow_socket(TcpStream *s);
 /* Sends the first `count` pieces of s->vector by a system call; `more` follows. */
-int32_t flow_plainly(Stream *s, uint32_t count, bool more);
+int32_t flow_plainly(TcpStream *s, uint32_t count, bool more);
 /* The same, by a request that holds `holder`. */
-int32_t flow_zero_copy(Stream *s, uint32_t count, bool more, PyObject *holder);
+int32_t flow_zero_copy(TcpStream *s, uint32_t count, bool more, PyObject *holder);
 /* Returns when another try makes sense. `again`: the last wait was in vain. */
-int32_t flow_wait(Stream *s, bool again);
+int32_t flow_wait(TcpStream *s, bool again);
 
 #endif

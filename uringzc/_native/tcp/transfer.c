@@ -20,7 +20,7 @@
 
 static void on_result(void *context, uint64_t name, int32_t result) {
     (void)name;
-    Stream *s = context;
+    TcpStream *s = context;
     s->result = result;
     s->awaited = false;
     s->nbytes += result > 0 ? (uint32_t)result : 0;
@@ -28,7 +28,7 @@ static void on_result(void *context, uint64_t name, int32_t result) {
 
 static void on_settled(void *context, uint64_t name, int copied) {
     (void)name;
-    Stream *s = context;
+    TcpStream *s = context;
     s->in_flight--;
     s->settled++;
     s->copied += copied > 0;
@@ -38,37 +38,37 @@ static void on_settled(void *context, uint64_t name, int copied) {
     }
 }
 
-void flow_watcher(Stream *s, uzc_watcher *watcher) {
-    *watcher = (uzc_watcher){s, on_result, on_settled};
+void stream_listener(TcpStream *s, uzc_listener *listener) {
+    *listener = (uzc_listener){s, on_result, on_settled};
 }
 
 /* -- notifiers */
 
-static int read_notifications(Stream *s) {
-    return notifiers_read(s->queue, s->slot, s->notify ? s->herald : NULL, &s->news);
+static int read_notifications(TcpStream *s) {
+    return notifiers_read(s->queue, s->slot, s->notify ? s->slow_path : NULL, &s->to_report);
 }
 
-int flow_flush(Stream *s) {
+int flow_flush(TcpStream *s) {
     int done = notifiers_flush(s->queue, s->slot, &s->notifiers);
     if (done < 0)
         return -1;
     s->attached = 0;
-    release(s->queue);
+    release_references(s->queue);
     return read_notifications(s);
 }
 
-int flow_look(Stream *s) {
+int flow_look(TcpStream *s) {
     s->unlooked = 0;
-    return queue_inside(s->queue, 0, 0, 0) < 0 ? -1 : read_notifications(s);
+    return enter_engine(s->queue, 0, 0, 0) < 0 ? -1 : read_notifications(s);
 }
 
 /* -- waiting */
 
-int32_t flow_socket(Stream *s) {
-    if (descriptor(s->sock, &s->fd) < 0)
+int32_t flow_socket(TcpStream *s) {
+    if (fileno_of(s->sock, &s->fd) < 0)
         return EXCEPTION;
     if (s->closed) /* by a fork in between: the parent sends the rest */
-        return refuse_as(s->herald, UZC_E_CLOSED), EXCEPTION;
+        return refuse_as(s->slow_path, UZC_E_CLOSED), EXCEPTION;
     return s->fd < 0 ? -EBADF : 0;
 }
 
@@ -80,7 +80,7 @@ static void nap(void) {
 
 /* An error queue that has something ends a poll at once: the engine reads what is its own; what is not may
  * stay for long. */
-int32_t flow_wait(Stream *s, bool again) {
+int32_t flow_wait(TcpStream *s, bool again) {
     s->waits++;
     if (again)
         nap();
@@ -108,7 +108,7 @@ int32_t flow_wait(Stream *s, bool again) {
 
 /* -- sending: bytes, -errno, or EXCEPTION */
 
-int32_t flow_plainly(Stream *s, uint32_t count, bool more) {
+int32_t flow_plainly(TcpStream *s, uint32_t count, bool more) {
     struct msghdr message = {.msg_iov = s->vector, .msg_iovlen = count};
     int flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0);
     ssize_t sent;
@@ -120,22 +120,22 @@ int32_t flow_plainly(Stream *s, uint32_t count, bool more) {
     if (sent < 0)
         sent = -errno;
     Py_END_ALLOW_THREADS;
-    s->plain++;
+    s->syscalls++;
     s->nbytes += sent > 0 ? (size_t)sent : 0;
     return (int32_t)sent;
 }
 
-int flow_conclude(Stream *s) {
+int flow_conclude(TcpStream *s) {
     for (unsigned wait = 0; s->awaited; wait = 1)
-        if (queue_inside(s->queue, 1, wait, SLICE * 1000000LL) < 0)
+        if (enter_engine(s->queue, 1, wait, SLICE * 1000000LL) < 0)
             return -1;
     return 0;
 }
 
 /* Queues it, making room in the queue and in the accounts, where a look does. */
-static int32_t push(Stream *s, uzc_send *send) {
+static int32_t push(TcpStream *s, uzc_send *send) {
     for (bool looked = false;;) {
-        if (aim(s->queue, s->sock, send) < 0)
+        if (bind_request_socket(s->queue, s->sock, send) < 0)
             return EXCEPTION;
         long long done = s->queue->calls->queue(s->queue->engine, send);
         bool full = done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS;
@@ -145,13 +145,13 @@ static int32_t push(Stream *s, uzc_send *send) {
             return -ENOBUFS;
         if (!full && done != UZC_E_QUEUE)
             return refuse(s->queue, done), EXCEPTION;
-        if (queue_inside(s->queue, 1, 0, 0) < 0 || (full && flow_flush(s) < 0))
+        if (enter_engine(s->queue, 1, 0, 0) < 0 || (full && flow_flush(s) < 0))
             return EXCEPTION;
         looked = full;
     }
 }
 
-int32_t flow_zero_copy(Stream *s, uint32_t count, bool more, PyObject *holder) {
+int32_t flow_zero_copy(TcpStream *s, uint32_t count, bool more, PyObject *holder) {
     uzc_send send = {.socket = s->sock,
                      .memory = holder,
                      .count = 1,
@@ -168,7 +168,7 @@ int32_t flow_zero_copy(Stream *s, uint32_t count, bool more, PyObject *holder) {
     int32_t code = push(s, &send);
     if (code) {
         if (!s->queue->queued) /* refused: its socket is not kept */
-            forget_all_pending(s->queue);
+            forget_pending_sockets(s->queue);
         return code;
     }
     s->awaited = true;

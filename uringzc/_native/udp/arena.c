@@ -180,7 +180,7 @@ int size_of(PyObject *value, size_t *n) {
 
 static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) {
     Lease *l = (Lease *)self;
-    Gather *g = l->gather;
+    UdpBatcher *g = l->batcher;
     static char *accepted[] = {"length", "to", NULL};
     PyObject *length = Py_None, *to = Py_None;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO", accepted, &length, &to))
@@ -193,16 +193,16 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     if (n > l->length)
         return PyErr_Format(PyExc_ValueError, "length must be from 0 to the lease's %zu, not %R", l->length,
                             length);
-    if (gather_begin(g) < 0)
+    if (batcher_begin(g) < 0)
         return NULL;
-    uint32_t route;
+    uint32_t destination;
     PyObject *sent = NULL;
-    bool ready = find_route(g, to, &route) == 0 && end_view(l) == 0;
+    bool ready = find_destination(g, to, &destination) == 0 && end_view(l) == 0;
     if (ready && !l->held) { /* given back meanwhile, while a name was resolved */
         PyErr_SetString(PyExc_ValueError, "the lease was sent or given back");
     } else if (ready) {
         l->held = false; /* first: in what follows a signal handler could take a view of it, or release it */
-        if (add_datagram(g, l->data, n, route, l->block) == 0) {
+        if (add_datagram(g, l->data, n, destination, l->block) == 0) {
             if (g->at == l->data + l->length &&
                 g->block == l->block) /* nothing behind it: the rest is free */
                 g->at = l->data + n;
@@ -212,7 +212,7 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
             l->held = true; /* nothing was taken */
         }
     }
-    gather_end(g);
+    batcher_end(g);
     return sent;
 }
 
@@ -254,7 +254,7 @@ static PyObject *lease_repr(PyObject *self) {
 
 static int lease_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT((PyObject *)((Lease *)self)->gather);
+    Py_VISIT((PyObject *)((Lease *)self)->batcher);
     return 0;
 }
 
@@ -264,7 +264,7 @@ static void lease_dealloc(PyObject *self) {
     Py_CLEAR(l->view);
     if (l->held)
         give_back(l);
-    Py_XDECREF(l->gather);
+    Py_XDECREF(l->batcher);
     Py_XDECREF(l->arena);
     free_object(self);
 }

@@ -4,13 +4,13 @@
  */
 #include "udp/udp.h"
 
-void leave_block(Gather *g) {
+void leave_block(UdpBatcher *g) {
     arena_drop(g->arena, g->block);
     g->block = NO_BLOCK;
     g->at = g->end = NULL;
 }
 
-void close_train(Gather *g) {
+void close_train(UdpBatcher *g) {
     struct train *t = &g->open;
     if (t->size == NO_TRAIN)
         return;
@@ -22,12 +22,12 @@ void close_train(Gather *g) {
     g->room = 0;
 }
 
-int submit_if_full(Gather *g) {
+int submit_if_full(UdpBatcher *g) {
     return g->count < BATCH ? 0 : trains_submit(g);
 }
 
 /* The next datagram begins a train: place for it in the batch. */
-int close_for_next(Gather *g) {
+int close_for_next(UdpBatcher *g) {
     close_train(g);
     int code = submit_if_full(g);
     if (code > 0 && g->count < BATCH) /* some have left, and the others wait on */
@@ -36,15 +36,15 @@ int close_for_next(Gather *g) {
 }
 
 /* Other senders of this engine give their blocks back; 1 if that gave nothing. */
-static int squeeze(Gather *g) {
-    PyObject *free_now = PyObject_CallMethod(g->mender, "squeeze", "O", g);
+static int reclaim_arena(UdpBatcher *g) {
+    PyObject *free_now = PyObject_CallMethod(g->slow_path, "reclaim_arena", "O", g);
     int some = free_now ? PyObject_IsTrue(free_now) : -1;
     Py_XDECREF(free_now);
     return some < 0 ? -1 : !some;
 }
 
 /* A block with nothing in it: another one, or the one that it has if only this sender counts it. */
-static bool take_block(Gather *g) {
+static bool take_block(UdpBatcher *g) {
     uint16_t block = g->block;
     if (block == NO_BLOCK || atomic_load_explicit(&g->arena->uses[block], memory_order_acquire) > 1) {
         block = arena_take(g->arena);
@@ -59,7 +59,7 @@ static bool take_block(Gather *g) {
 }
 
 /* Makes place for `n` bytes at g->at. May close the open train. */
-int make_place(Gather *g, size_t n) {
+int make_place(UdpBatcher *g, size_t n) {
     if (g->block != NO_BLOCK && (size_t)(g->end - g->at) >= n)
         return 0;
     if (close_for_next(g) < 0)
@@ -71,7 +71,7 @@ int make_place(Gather *g, size_t n) {
         if (code == 0 && g->in_flight)
             code = trains_wait(g);
         else if (code == 0) /* others that share the arena have it */
-            code = squeeze(g);
+            code = reclaim_arena(g);
         if (code > 0)
             poll_until(g, POLL_PLACE, 0);
         if (code > 0 && !g->in_flight)
@@ -84,16 +84,16 @@ int make_place(Gather *g, size_t n) {
 }
 
 /* Bytes that the open train can still have. */
-static uint32_t left(const Gather *g) {
+static uint32_t left(const UdpBatcher *g) {
     const struct train *t = &g->open;
-    uint64_t most = (uint64_t)g->routes[t->route].segments * t->size;
+    uint64_t most = (uint64_t)g->destinations[t->destination].segments * t->size;
     if (most > TRAIN_MOST)
         most = TRAIN_MOST;
     return most > t->nbytes ? (uint32_t)most - t->nbytes : 0;
 }
 
 /* The train has grown: is it full, and what can be appended at g->at? */
-static void grown(Gather *g) {
+static void grown(UdpBatcher *g) {
     const struct train *t = &g->open;
     const bool last = t->block == g->block && t->data + t->nbytes == g->at; /* nothing lies behind it */
     const uint32_t most = left(g), place = last ? (uint32_t)(g->end - g->at) : 0;
@@ -103,13 +103,13 @@ static void grown(Gather *g) {
         g->room = most < place ? most : place;
 }
 
-static void begin_train(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block) {
-    const struct route *r = &g->routes[route];
+static void begin_train(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block) {
+    const struct destination *r = &g->destinations[destination];
     start_clock(g);
     g->open = (struct train){.data = data,
                              .size = (uint32_t)n,
                              .nbytes = (uint32_t)n,
-                             .route = route,
+                             .destination = destination,
                              .first = g->datagrams,
                              .block = block,
                              .buffer = -1};
@@ -120,14 +120,14 @@ static void begin_train(Gather *g, const char *data, size_t n, uint32_t route, u
         close_train(g);
 }
 
-int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block) {
+int add_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block) {
     struct train *t = &g->open;
-    bool joins = t->size != NO_TRAIN && n && n <= t->size && route == t->route && block == t->block &&
-                 data == t->data + t->nbytes && n <= left(g);
+    bool joins = t->size != NO_TRAIN && n && n <= t->size && destination == t->destination &&
+                 block == t->block && data == t->data + t->nbytes && n <= left(g);
     if (!joins) {
         if (close_for_next(g) < 0)
             return -1;
-        begin_train(g, data, n, route, block);
+        begin_train(g, data, n, destination, block);
         return 0;
     }
     t->nbytes += (uint32_t)n;
@@ -139,7 +139,7 @@ int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t
 }
 
 /* A train that is complete, of memory that `t->holder` or the program's fan_out() keeps. */
-int add_train(Gather *g, const struct train *t) {
+int add_train(UdpBatcher *g, const struct train *t) {
     if (close_for_next(g) < 0)
         return -1;
     start_clock(g);
@@ -155,7 +155,7 @@ int add_train(Gather *g, const struct train *t) {
 
 /* One datagram that does not simply continue the open train. `immutable` keeps it where it is, if not NULL.
  */
-int stage(Gather *g, const char *data, size_t n, uint32_t route, PyObject *immutable) {
+int stage(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *immutable) {
     if (n > g->most)
         return refuse(g->queue, -EMSGSIZE), -1;
     if (immutable && n >= g->large) {
@@ -164,17 +164,17 @@ int stage(Gather *g, const char *data, size_t n, uint32_t route, PyObject *immut
                           .nbytes = (uint32_t)n,
                           .size = (uint32_t)n,
                           .count = 1,
-                          .route = route,
+                          .destination = destination,
                           .block = NO_BLOCK,
                           .buffer = -1};
         return add_train(g, &t);
     }
     const struct train *t = &g->open;
-    if ((t->size == NO_TRAIN || n > t->size || !n || route != t->route || n > g->room) &&
+    if ((t->size == NO_TRAIN || n > t->size || !n || destination != t->destination || n > g->room) &&
         (close_for_next(g) < 0 || make_place(g, n) < 0))
         return -1;
     char *place = g->at;
     memcpy(place, data, n);
     g->at += n;
-    return add_datagram(g, place, n, route, g->block); /* place was made for it above */
+    return add_datagram(g, place, n, destination, g->block); /* place was made for it above */
 }

@@ -17,24 +17,24 @@
 
 #include "udp/udp.h"
 
-static bool add(const Gather *g, int fd, uint32_t events) {
+static bool add(const UdpBatcher *g, int fd, uint32_t events) {
     struct epoll_event event = {.events = events};
     return epoll_ctl(g->poll.set, EPOLL_CTL_ADD, fd, &event) == 0 ||
            (errno == EEXIST && epoll_ctl(g->poll.set, EPOLL_CTL_MOD, fd, &event) == 0);
 }
 
-static void set_timer(const Gather *g, int64_t deadline) {
+static void set_timer(const UdpBatcher *g, int64_t deadline) {
     const struct itimerspec time = {.it_value = {deadline / 1000000000, deadline % 1000000000}};
     timerfd_settime(g->poll.timer, TFD_TIMER_ABSTIME, &time, NULL);
 }
 
-static void remove_sock(Gather *g) {
+static void remove_sock(UdpBatcher *g) {
     if (g->poll.sock >= 0)
         epoll_ctl(g->poll.set, EPOLL_CTL_DEL, g->poll.sock, NULL);
     g->poll.sock = -1;
 }
 
-void poll_until(Gather *g, int what, int64_t deadline) {
+void poll_until(UdpBatcher *g, int what, int64_t deadline) {
     struct epoll_event events[3];
     if (g->poll.set < 0)
         return;
@@ -53,7 +53,7 @@ void poll_until(Gather *g, int what, int64_t deadline) {
     epoll_wait(g->poll.set, events, 3, 0);
 }
 
-void poll_leave(Gather *g, int what) {
+void poll_leave(UdpBatcher *g, int what) {
     g->poll.awaited &= ~what;
     if (what & POLL_ROOM) {
         remove_sock(g);
@@ -63,7 +63,7 @@ void poll_leave(Gather *g, int what) {
         epoll_ctl(g->poll.set, EPOLL_CTL_DEL, g->poll.engine, NULL);
 }
 
-void poll_end(Gather *g) {
+void poll_end(UdpBatcher *g) {
     const int set = g->poll.set, timer = g->poll.timer;
     g->poll.set = g->poll.timer = g->poll.sock = -1;
     g->poll.awaited = 0;
@@ -74,8 +74,8 @@ void poll_end(Gather *g) {
 }
 
 /* poll(engine): makes the set. `engine`: the descriptor that is readable when memory comes back. */
-PyObject *gather_poll(PyObject *self, PyObject *engine) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_open_epoll(PyObject *self, PyObject *engine) {
+    UdpBatcher *g = (UdpBatcher *)self;
     const long fd = PyLong_AsLong(engine);
     if (PyErr_Occurred())
         return NULL;
@@ -91,9 +91,9 @@ PyObject *gather_poll(PyObject *self, PyObject *engine) {
     Py_RETURN_NONE;
 }
 
-PyObject *gather_fileno(PyObject *self, PyObject *unused) {
+PyObject *batcher_fileno(PyObject *self, PyObject *unused) {
     (void)unused;
-    Gather *g = (Gather *)self;
+    UdpBatcher *g = (UdpBatcher *)self;
     if (g->poll.set < 0)
         return refuse(g->queue, UZC_E_CLOSED);
     return PyLong_FromLong(g->poll.set);

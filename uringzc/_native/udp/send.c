@@ -6,7 +6,7 @@
 #include "udp/udp.h"
 
 /* The int that send() returns. */
-PyObject *sent_bytes(Gather *g, size_t n) {
+PyObject *sent_bytes(UdpBatcher *g, size_t n) {
     if (g->length_value != n || !g->length) {
         PyObject *length = PyLong_FromSize_t(n);
         if (!length)
@@ -44,38 +44,38 @@ static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **ho
 }
 
 /* One datagram, inside. Its size, or -1. */
-static Py_ssize_t send_one(Gather *g, PyObject *data, uint32_t route) {
+static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) {
     if (PyBytes_CheckExact(data)) {
         size_t n = (size_t)PyBytes_Size(data);
-        return stage(g, PyBytes_AsString(data), n, route, data) < 0 ? -1 : (Py_ssize_t)n;
+        return stage(g, PyBytes_AsString(data), n, destination, data) < 0 ? -1 : (Py_ssize_t)n;
     }
     PyObject *holder;
     const char *bytes;
     size_t n;
     if (bytes_of(data, &bytes, &n, &holder) < 0)
         return -1;
-    int error = stage(g, bytes, n, route, PyBytes_CheckExact(holder) ? holder : NULL);
+    int error = stage(g, bytes, n, destination, PyBytes_CheckExact(holder) ? holder : NULL);
     Py_DECREF(holder);
     return error < 0 ? -1 : (Py_ssize_t)n;
 }
 
 /* A datagram was accepted; a batch that it filled leaves. What becomes of others is not this call's news. */
-static int after(Gather *g) {
+static int after(UdpBatcher *g) {
     if (g->room < g->open.size)
         close_train(g);
     return submit_if_full(g) < 0 ? -1 : 0;
 }
 
-static PyObject *send_slowly(Gather *g, PyObject *data, PyObject *to) {
-    if (gather_begin(g) < 0)
+static PyObject *send_slowly(UdpBatcher *g, PyObject *data, PyObject *to) {
+    if (batcher_begin(g) < 0)
         return NULL;
-    uint32_t route;
-    Py_ssize_t n = find_route(g, to, &route) == 0 ? send_one(g, data, route) : -1;
+    uint32_t destination;
+    Py_ssize_t n = find_destination(g, to, &destination) == 0 ? send_one(g, data, destination) : -1;
     return leave(g, n >= 0 && after(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
 }
 
-PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    UdpBatcher *g = (UdpBatcher *)self;
     PyObject *to = NULL;
     if (count == 1 && !keywords) {
         PyObject *data = args[0];
@@ -107,7 +107,7 @@ PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, P
     return send_slowly(g, data, to);
 }
 
-PyObject *gather_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (count == 3) { /* data, flags, address: as the socket's */
         long flags = PyLong_AsLong(args[1]);
         if (flags == -1 && PyErr_Occurred())
@@ -119,7 +119,7 @@ PyObject *gather_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count)
         return PyErr_Format(PyExc_TypeError, "sendto() takes data and an address");
     if (args[count - 1] == Py_None)
         return PyErr_Format(PyExc_TypeError, "sendto() needs an address, not None");
-    return send_slowly((Gather *)self, args[0], args[count - 1]);
+    return send_slowly((UdpBatcher *)self, args[0], args[count - 1]);
 }
 
 /* ("host", port), and not an iterable of such. */
@@ -149,10 +149,10 @@ static void count_in_error(Py_ssize_t done) {
 }
 
 /* Inside again after code of the program, which may have raised, or closed the sender. */
-static int again(Gather *g) {
+static int again(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    if (gather_begin(g) == 0) {
+    if (batcher_begin(g) == 0) {
         PyErr_Restore(type, value, trace);
         return 0;
     }
@@ -164,16 +164,16 @@ static int again(Gather *g) {
 }
 
 /* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
-PyObject *gather_send_many(PyObject *self, PyObject *args) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_send_many(PyObject *self, PyObject *args) {
+    UdpBatcher *g = (UdpBatcher *)self;
     PyObject *datagrams, *to;
-    uint32_t route = 0;
+    uint32_t destination = 0;
     Py_ssize_t sent = 0;
     if (!PyArg_ParseTuple(args, "OO", &datagrams, &to))
         return NULL;
     bool paired = to != Py_None && !is_address(to) && !PyUnicode_Check(to);
     PyObject *items = PyObject_GetIter(datagrams), *addresses = paired ? PyObject_GetIter(to) : NULL;
-    if (!items || (paired && !addresses) || gather_begin(g) < 0) {
+    if (!items || (paired && !addresses) || batcher_begin(g) < 0) {
         Py_XDECREF(items);
         Py_XDECREF(addresses);
         return NULL;
@@ -181,10 +181,10 @@ PyObject *gather_send_many(PyObject *self, PyObject *args) {
     /* what runs code of the program does so outside: it may take its time, while the timer sends what waits
      */
     const bool slow = !is_at_hand(datagrams) || (paired && !is_at_hand(to));
-    bool ok = paired || find_route(g, to, &route) == 0;
+    bool ok = paired || find_destination(g, to, &destination) == 0;
     while (ok) {
         if (slow)
-            gather_end(g);
+            batcher_end(g);
         PyObject *data = PyIter_Next(items);
         PyObject *address = data && paired ? PyIter_Next(addresses) : NULL;
         if (slow && again(g) < 0) {
@@ -196,21 +196,22 @@ PyObject *gather_send_many(PyObject *self, PyObject *args) {
         }
         if (!data)
             break;
-        if (slow && !paired && find_route(g, to, &route) < 0) { /* the table may have been begun afresh */
+        if (slow && !paired &&
+            find_destination(g, to, &destination) < 0) { /* the table may have been begun afresh */
             Py_DECREF(data);
             break;
         }
         if (paired) {
             if (!address && !PyErr_Occurred())
                 PyErr_Format(PyExc_ValueError, "there are more datagrams than the %zd addresses", sent);
-            ok = address && find_route(g, address, &route) == 0;
+            ok = address && find_destination(g, address, &destination) == 0;
             Py_XDECREF(address);
         }
         size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
-        if (ok && n != NO_TRAIN && continues(g, route, n))
+        if (ok && n != NO_TRAIN && continues(g, destination, n))
             append(g, PyBytes_AsString(data), n);
         else
-            ok = ok && send_one(g, data, route) >= 0;
+            ok = ok && send_one(g, data, destination) >= 0;
         Py_DECREF(data);
         sent += ok;
         if (ok && (g->room < g->open.size || g->count == BATCH))
@@ -224,8 +225,8 @@ PyObject *gather_send_many(PyObject *self, PyObject *args) {
 }
 
 /* fan_out(data, addresses): one payload in one place, a request for each address */
-PyObject *gather_fan_out(PyObject *self, PyObject *args) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
+    UdpBatcher *g = (UdpBatcher *)self;
     PyObject *data, *addresses, *holder = NULL;
     const char *bytes;
     size_t n;
@@ -240,7 +241,7 @@ PyObject *gather_fan_out(PyObject *self, PyObject *args) {
     } else if (bytes_of(data, &bytes, &n, &holder) < 0)
         return NULL;
     PyObject *items = PyObject_GetIter(addresses);
-    if (!items || gather_begin(g) < 0) {
+    if (!items || batcher_begin(g) < 0) {
         Py_XDECREF(items);
         Py_DECREF(holder);
         return NULL;
@@ -257,10 +258,10 @@ PyObject *gather_fan_out(PyObject *self, PyObject *args) {
     uint16_t block = placed ? g->block : NO_BLOCK;
     while (!error) {
         PyObject *to = PyIter_Next(items);
-        uint32_t route;
+        uint32_t destination;
         if (!to)
             break;
-        error = find_route(g, to, &route);
+        error = find_destination(g, to, &destination);
         Py_DECREF(to);
         struct train t = {.data = bytes,
                           .holder = stays ? holder : NULL,
@@ -268,7 +269,7 @@ PyObject *gather_fan_out(PyObject *self, PyObject *args) {
                           .nbytes = (uint32_t)n,
                           .size = (uint32_t)n,
                           .count = 1,
-                          .route = route,
+                          .destination = destination,
                           .block = block};
         if (!error)
             error = add_train(g, &t);
@@ -283,15 +284,15 @@ PyObject *gather_fan_out(PyObject *self, PyObject *args) {
     return leave(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
 }
 
-PyObject *gather_lease(PyObject *self, PyObject *size) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_lease(PyObject *self, PyObject *size) {
+    UdpBatcher *g = (UdpBatcher *)self;
     size_t n;
     if (size_of(size, &n) < 0)
         return NULL;
     if (n > g->most)
         return PyErr_Format(PyExc_ValueError, "a lease is 0 to %u bytes, what a datagram can carry, not %S",
                             g->most, size);
-    if (gather_begin(g) < 0)
+    if (batcher_begin(g) < 0)
         return NULL;
     Lease *l = NULL;
     if (make_place(g, n) == 0)
@@ -299,7 +300,7 @@ PyObject *gather_lease(PyObject *self, PyObject *size) {
     if (l) {
         Py_INCREF(g);
         Py_INCREF(g->arena);
-        l->gather = g;
+        l->batcher = g;
         l->arena = g->arena;
         l->data = g->at;
         l->length = n;
@@ -311,6 +312,6 @@ PyObject *gather_lease(PyObject *self, PyObject *size) {
         if (n)
             g->room = 0; /* the open train ends here, unless this lease continues it */
     }
-    gather_end(g);
+    batcher_end(g);
     return (PyObject *)l;
 }

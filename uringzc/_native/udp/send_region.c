@@ -5,12 +5,12 @@
 #include "udp/udp.h"
 
 /* Memory of the program's own, as the request path resolves it: a holder for `length` bytes from `offset`. */
-static int own_memory(Gather *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {
+static int own_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {
     uzc_send send = {0};
     uint64_t nbytes;
     PyObject *holder, *from = PyLong_FromUnsignedLongLong(offset),
                       *size = PyLong_FromUnsignedLongLong(length);
-    int error = from && size ? resolve(g->queue, data, from, size, &send, &nbytes, &holder) : -1;
+    int error = from && size ? resolve_memory(g->queue, data, from, size, &send, &nbytes, &holder) : -1;
     Py_XDECREF(from);
     Py_XDECREF(size);
     if (error < 0)
@@ -32,7 +32,7 @@ static int own_memory(Gather *g, PyObject *data, uint64_t offset, uint64_t lengt
 }
 
 /* What send_block() and send_slices() return: how much, unless it was nothing. */
-static PyObject *finish_block(Gather *g, unsigned long long done) {
+static PyObject *finish_block(UdpBatcher *g, unsigned long long done) {
     if (PyErr_Occurred() && done && PyErr_ExceptionMatches(PyExc_BlockingIOError))
         PyErr_Clear(); /* the count says it */
     if (!PyErr_Occurred())
@@ -41,26 +41,26 @@ static PyObject *finish_block(Gather *g, unsigned long long done) {
 }
 
 /* send_block(data, offset, length, segment, to): about as many bytes as one batch takes; returns how many */
-PyObject *gather_send_block(PyObject *self, PyObject *args) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_send_block(PyObject *self, PyObject *args) {
+    UdpBatcher *g = (UdpBatcher *)self;
     PyObject *data, *to;
     unsigned long long offset, length, done = 0;
     unsigned segment;
-    uint32_t route;
+    uint32_t destination;
     if (!PyArg_ParseTuple(args, "OKKIO", &data, &offset, &length, &segment, &to))
         return NULL;
     if (!segment || segment > g->most)
         return PyErr_Format(PyExc_ValueError, "a segment is a datagram, 1 to %u bytes, not %u", g->most,
                             segment);
-    if (gather_begin(g) < 0)
+    if (batcher_begin(g) < 0)
         return NULL;
     struct train whole = {.holder = NULL};
     const bool checked = g->queue->verify != NULL; /* debug: a checksum for each train */
-    int error = find_route(g, to, &route);
+    int error = find_destination(g, to, &destination);
     if (!error && !checked)
         error = own_memory(g, data, offset, length, &whole);
     for (uint32_t trains = 0; !error && done < length && trains < BATCH; trains++) {
-        const struct route *r = &g->routes[route];
+        const struct destination *r = &g->destinations[destination];
         uint64_t n =
             segment <= r->segment_most && r->segments > 1 ? (uint64_t)r->segments * segment : segment;
         if (n > TRAIN_MOST && n > segment)
@@ -75,7 +75,7 @@ PyObject *gather_send_block(PyObject *self, PyObject *args) {
         t.nbytes = (uint32_t)n;
         t.size = n < segment ? (uint32_t)n : segment;
         t.count = (uint32_t)((n + segment - 1) / segment);
-        t.route = route;
+        t.destination = destination;
         if (!error)
             error = add_train(g, &t);
         if (checked)
@@ -101,15 +101,15 @@ static uint64_t integer(const char *array, int kind, size_t i) {
 
 /* send_slices(data, offsets, kind, lengths, kind, first, last, to): pieces [first, last) of the memory. With
  * `to` not given they are only checked. Returns how many are right, or were sent. */
-PyObject *gather_send_slices(PyObject *self, PyObject *args) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
+    UdpBatcher *g = (UdpBatcher *)self;
     PyObject *data, *to = NULL;
     unsigned long long offsets, lengths, first, last;
     int offset_kind, length_kind;
-    uint32_t route = 0;
+    uint32_t destination = 0;
     if (!PyArg_ParseTuple(args, "OKiKiKK|O", &data, &offsets, &offset_kind, &lengths, &length_kind, &first,
                           &last, &to) ||
-        gather_begin(g) < 0)
+        batcher_begin(g) < 0)
         return NULL;
     struct train whole = {.holder = NULL};
     uzc_send send = {0};
@@ -117,9 +117,9 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args) {
     static PyObject *nothing;
     int error = nothing || (nothing = PyLong_FromLong(0)) ? 0 : -1;
     if (!error)
-        error = resolve(g->queue, data, nothing, nothing, &send, &nbytes, &whole.holder);
+        error = resolve_memory(g->queue, data, nothing, nothing, &send, &nbytes, &whole.holder);
     if (!error && to)
-        error = find_route(g, to, &route);
+        error = find_destination(g, to, &destination);
     while (!error && at < last) {
         uint64_t offset = integer((const char *)(uintptr_t)offsets, offset_kind, at);
         uint64_t n = integer((const char *)(uintptr_t)lengths, length_kind, at);
@@ -133,16 +133,16 @@ PyObject *gather_send_slices(PyObject *self, PyObject *args) {
             at++;
             continue;
         }
-        if (continues(g, route, n)) {
+        if (continues(g, destination, n)) {
             append(g, piece, n);
         } else if (n < g->large) {
-            error = stage(g, piece, n, route, NULL);
+            error = stage(g, piece, n, destination, NULL);
         } else {
             struct train t;
             error = own_memory(g, data, offset, n, &t);
             t.nbytes = t.size = (uint32_t)n;
             t.count = 1;
-            t.route = route;
+            t.destination = destination;
             if (!error) {
                 error = add_train(g, &t);
                 Py_DECREF(t.holder);

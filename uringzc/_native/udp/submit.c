@@ -2,7 +2,7 @@
  *
  * Trains leave: queued as requests, submitted together. A datagram request carries MSG_DONTWAIT, so every one
  * has its result when enter() comes back, and nothing that is submitted later can overtake it. What fails is
- * left to the mender, in Python.
+ * left to the slow_path, in Python.
  */
 #include <limits.h>
 #include <netinet/udp.h>
@@ -12,13 +12,13 @@
 
 /* -- what the accounts tell; without the GIL, but in the thread that is inside */
 
-/* A request's user_data: its place in the batch, whether it is zero-copy, its block, its route. */
+/* A request's user_data: its place in the batch, whether it is zero-copy, its block, its destination. */
 static uint64_t name_request(const struct train *t, uint32_t number) {
-    return (uint64_t)number << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->route;
+    return (uint64_t)number << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->destination;
 }
 
 static void on_result(void *context, uint64_t name, int32_t result) {
-    Gather *g = context;
+    UdpBatcher *g = context;
     struct train *t = &g->trains[name >> 56];
     t->result = result;
     t->state = result < 0 ? FAILED : DONE;
@@ -26,8 +26,8 @@ static void on_result(void *context, uint64_t name, int32_t result) {
 }
 
 static void on_settled(void *context, uint64_t name, int copied) {
-    Gather *g = context;
-    struct route *r = &g->routes[(uint32_t)name];
+    UdpBatcher *g = context;
+    struct destination *r = &g->destinations[(uint32_t)name];
     arena_drop(g->arena, (uint16_t)(name >> 32));
     g->in_flight--;
     if (!(name >> 48 & 1))
@@ -41,24 +41,24 @@ static void on_settled(void *context, uint64_t name, int copied) {
     r->copied += copied > 0;
 }
 
-void trains_watcher(Gather *g, uzc_watcher *watcher) {
-    *watcher = (uzc_watcher){g, on_result, on_settled};
+void batcher_listener(UdpBatcher *g, uzc_listener *listener) {
+    *listener = (uzc_listener){g, on_result, on_settled};
 }
 
 /* The notifications of its notifiers: for the program's callback, if it has one. */
-static int trains_read(Gather *g) {
-    return notifiers_read(g->queue, g->slot, g->notify ? g->mender : NULL, &g->news);
+static int trains_read(UdpBatcher *g) {
+    return notifiers_read(g->queue, g->slot, g->notify ? g->slow_path : NULL, &g->to_report);
 }
 
-int trains_look(Gather *g) {
-    return queue_inside(g->queue, 0, 0, 0) < 0 ? -1 : trains_read(g);
+int trains_look(UdpBatcher *g) {
+    return enter_engine(g->queue, 0, 0, 0) < 0 ? -1 : trains_read(g);
 }
 
 /* -- requests */
 
 /* A socket of our own has the size of the trains as its option, which is cheaper than a control message. But
  * a single datagram that is not smaller would be cut, or refused where it is to be fragmented. */
-static void set_segment(Gather *g, uint32_t until) {
+static void set_segment(UdpBatcher *g, uint32_t until) {
     uint32_t segment = 0, single = 0;
     for (uint32_t i = 0; i < until && g->own; i++) {
         const struct train *t = &g->trains[i];
@@ -74,8 +74,8 @@ static void set_segment(Gather *g, uint32_t until) {
         g->sock_segment = segment;
 }
 
-static void describe(const Gather *g, const struct train *t, uzc_send *send) {
-    const struct route *r = &g->routes[t->route];
+static void describe(const UdpBatcher *g, const struct train *t, uzc_send *send) {
+    const struct destination *r = &g->destinations[t->destination];
     const Memory *m = (const Memory *)g->arena->memory;
     send->data = t->data;
     send->length = t->nbytes;
@@ -90,23 +90,23 @@ static void describe(const Gather *g, const struct train *t, uzc_send *send) {
 }
 
 /* Flushes the notifier; returns 1 if a notifier of this sender has posted, and so its requests are free. */
-static int flush_notifier(Gather *g) {
+static int flush_notifier(UdpBatcher *g) {
     bool some = notifiers_compact(g->queue, &g->notifiers);
     int done = notifiers_flush(g->queue, g->slot, &g->notifiers);
     if (done < 0)
         return -1;
     g->attached = 0;
     g->attached_bytes = 0;
-    release(g->queue);
+    release_references(g->queue);
     return trains_read(g) < 0 ? -1 : some || done;
 }
 
-int trains_flush(Gather *g) {
+int trains_flush(UdpBatcher *g) {
     return flush_notifier(g) < 0 ? -1 : 0;
 }
 
 /* Waits until something that is this sender's comes back. 1 if it does not wait, or nothing would come. */
-int trains_wait(Gather *g) {
+int trains_wait(UdpBatcher *g) {
     const uint32_t before = g->in_flight;
     int posted = flush_notifier(g);
     if (posted)
@@ -118,20 +118,20 @@ int trains_wait(Gather *g) {
         return posted < 0 ? -1 : !posted && g->in_flight == before;
     }
     g->waits++;
-    return queue_inside(g->queue, 1, 1, -1) < 0 ? -1 : trains_flush(g);
+    return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : trains_flush(g);
 }
 
 /* Queues one, making room in the ring and in the accounts as needed. 0, 1, or -1. */
-static int push(Gather *g, uzc_send *send) {
+static int push(UdpBatcher *g, uzc_send *send) {
     int code = 0;
     for (bool looked = false; !code;) {
         long long done = g->queue->calls->queue(g->queue->engine, send);
         if (done == 1)
             return 0;
         if (done == UZC_E_QUEUE) {
-            code = queue_inside(g->queue, 1, 0, 0);
+            code = enter_engine(g->queue, 1, 0, 0);
         } else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS) {
-            code = looked ? trains_wait(g) : queue_inside(g->queue, 1, 0, 0); /* that may be enough */
+            code = looked ? trains_wait(g) : enter_engine(g->queue, 1, 0, 0); /* that may be enough */
             if (!code)
                 code = trains_flush(g);
             looked = true;
@@ -140,17 +140,17 @@ static int push(Gather *g, uzc_send *send) {
             code = -1;
         }
         if (!code) /* the socket may have been closed meanwhile, and its descriptor be another's */
-            code = aim(g->queue, g->sock, send);
+            code = bind_request_socket(g->queue, g->sock, send);
     }
     return code;
 }
 
 /* Makes requests of the trains up to `until`. 0, 1: not of all of them, or -1. */
-static int submit_some(Gather *g, uint32_t until) {
+static int submit_some(UdpBatcher *g, uint32_t until) {
     Queue *q = g->queue;
     uzc_send send = {
         .slot = g->slot, .count = 1, .socket = g->sock, .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL};
-    int code = aim(q, g->sock, &send);
+    int code = bind_request_socket(q, g->sock, &send);
     if (!code)
         set_segment(g, until);
     for (; !code && g->next < until; g->next++) {
@@ -176,34 +176,35 @@ static int submit_some(Gather *g, uint32_t until) {
 
 /* -- after a submission */
 
-/* The trains that were queued, as rows, for the mender: it sends again what failed, and says mended(). */
-static int mend(Gather *g) {
+/* The trains that were queued, as rows, for the slow_path: it sends again what failed, and says mended(). */
+static int mend(UdpBatcher *g) {
     PyObject *rows = PyList_New(0);
     for (uint32_t i = 0; rows && i < g->next; i++) {
         const struct train *t = &g->trains[i];
         PyObject *row =
             Py_BuildValue("(IKiIIII)", i, (unsigned long long)t->first, t->state == FAILED ? t->result : 0,
-                          t->route, t->size, t->count, t->nbytes);
+                          t->destination, t->size, t->count, t->nbytes);
         if (!row || PyList_Append(rows, row) < 0)
             Py_CLEAR(rows);
         Py_XDECREF(row);
     }
-    g->news = 1;
-    PyObject *mended = rows ? PyObject_CallMethod(g->mender, "mend", "OO", g, rows) : NULL;
+    g->to_report = 1;
+    PyObject *mended = rows ? PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows) : NULL;
     Py_XDECREF(rows);
     Py_XDECREF(mended);
     return mended ? 0 : -1;
 }
 
 /* Where somebody else filled the socket, trains wait again, in their order. Whether any other failed. */
-static bool put_back(Gather *g) {
+static bool put_back(UdpBatcher *g) {
     bool failed = false;
     for (uint32_t i = 0; i < g->next; i++) {
         struct train *t = &g->trains[i];
         if (t->state != FAILED)
             continue;
         for (uint32_t j = i + 1; j < g->next; j++) /* what left meanwhile has overtaken it */
-            if (g->trains[j].state == DONE && g->trains[j].route == t->route && !g->trains[j].ahead) {
+            if (g->trains[j].state == DONE && g->trains[j].destination == t->destination &&
+                !g->trains[j].ahead) {
                 g->trains[j].ahead = true;
                 g->reordered += g->trains[j].count;
             }
@@ -215,17 +216,17 @@ static bool put_back(Gather *g) {
     return failed;
 }
 
-/* What was learned of the routes of trains that have left; asks the policy where it is time. */
-static int learn(Gather *g) {
+/* What was learned of the destinations of trains that have left; asks the policy where it is time. */
+static int learn(UdpBatcher *g) {
     for (uint32_t i = 0; i < g->next; i++) {
         const struct train *t = &g->trains[i];
-        struct route *r = &g->routes[t->route];
+        struct destination *r = &g->destinations[t->destination];
         if (t->state == DONE && t->result > 0 && t->count > 1 && t->size > r->proved)
             r->proved = t->size;
         if (r->requests < r->look)
             continue;
         PyObject *decision =
-            PyObject_CallMethod(g->mender, "observe", "III", t->route, r->settled, r->copied);
+            PyObject_CallMethod(g->slow_path, "observe", "III", t->destination, r->settled, r->copied);
         int zero_copy = 0;
         int parsed = decision && PyArg_ParseTuple(decision, "pI", &zero_copy, &r->look);
         Py_XDECREF(decision);
@@ -237,7 +238,7 @@ static int learn(Gather *g) {
     return 0;
 }
 
-void let_go(Gather *g, struct train *t) {
+void let_go(UdpBatcher *g, struct train *t) {
     if (t->holder && g->inside != g->thread) {
         g->any_spent = 1;
         if (PyList_Append(g->spent, t->holder) < 0)
@@ -247,7 +248,7 @@ void let_go(Gather *g, struct train *t) {
 }
 
 /* Forgets trains that have left: their requests have references of their own. */
-static void finish(Gather *g) {
+static void finish(UdpBatcher *g) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < g->count; i++) {
         struct train *t = &g->trains[i];
@@ -266,22 +267,22 @@ static void finish(Gather *g) {
         atomic_store_explicit(&g->due, 0, memory_order_relaxed);
 }
 
-static bool any_failed(const Gather *g) {
+static bool any_failed(const UdpBatcher *g) {
     for (uint32_t i = 0; i < g->next; i++)
         if (g->trains[i].state == FAILED)
             return true;
     return false;
 }
 
-int conclude(Gather *g) {
+int conclude(UdpBatcher *g) {
     while (g->awaited)
-        if (queue_inside(g->queue, 1, 0, 0) < 0)
+        if (enter_engine(g->queue, 1, 0, 0) < 0)
             return -1;
     if (!g->next)
         return 0;
     if (put_back(g) && mend(g) < 0)
         return -1;
-    if (any_failed(g)) /* the mender may not wait */
+    if (any_failed(g)) /* the slow_path may not wait */
         return 1;
     if (learn(g) < 0)
         return -1;
@@ -290,12 +291,12 @@ int conclude(Gather *g) {
 }
 
 /* A single small datagram, and nothing before it: nothing is faster than a plain send. */
-static bool is_lone(const Gather *g) {
+static bool is_lone(const UdpBatcher *g) {
     const struct train *t = &g->trains[0];
     return g->count == 1 && !g->next && t->count == 1 && t->nbytes < g->large && !g->always;
 }
 
-static int submit_all(Gather *g) {
+static int submit_all(UdpBatcher *g) {
     int code = conclude(g);
     if (code > 0 && !g->blocking)
         code = await_resend(g);
@@ -304,11 +305,11 @@ static int submit_all(Gather *g) {
     if (!g->count)
         return 0;
     if (is_lone(g)) {
-        code = rescue(g);
+        code = send_by_syscall(g);
         if (code != -EAGAIN)
             return code == INT_MIN ? -1 : 0;
     }
-    if (take_socket(g) < 0 || take_news(g) < 0)
+    if (take_socket(g) < 0 || take_socket_error(g) < 0)
         return -1;
     for (code = 0; g->count && !code;) {
         uint32_t until = admit(g);
@@ -324,7 +325,7 @@ static int submit_all(Gather *g) {
     return code;
 }
 
-int trains_submit(Gather *g) {
+int trains_submit(UdpBatcher *g) {
     int code = submit_all(g);
     if (!code)
         poll_no_more(g, POLL_ROOM);

@@ -13,8 +13,8 @@
 /* With a control message that says how it is to be cut, where the socket's option says otherwise. */
 static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
                         uint32_t length, uint32_t segment) {
-    uzc_control control;
-    uzc_cut(&control, segment);
+    uzc_gso_control control;
+    uzc_gso_cmsg(&control, segment);
     struct iovec piece = {(void *)data, length};
     struct msghdr message = {.msg_name = (void *)to,
                              .msg_namelen = to_length,
@@ -25,18 +25,18 @@ static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, 
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-int resend(Gather *g, const struct train *t, uint32_t count) {
-    const struct route *r = &g->routes[t->route];
+int resend(UdpBatcher *g, const struct train *t, uint32_t count) {
+    const struct destination *r = &g->destinations[t->destination];
     const struct sockaddr *to = r->to_length ? (const struct sockaddr *)&r->to : NULL;
     const char *data = t->data;
     uint32_t length = count < t->count ? count * t->size : t->nbytes;
     uint32_t segment = count > 1 ? t->size : 0;
-    if (descriptor(g->sock, &g->fd) < 0)
+    if (fileno_of(g->sock, &g->fd) < 0)
         return INT_MIN;
     if (g->fd < 0)
         return refuse(g->queue, -EBADF), INT_MIN;
     if (g->closed) /* by a fork in between: the parent sends it */
-        return refuse_as(g->mender, UZC_E_CLOSED), INT_MIN;
+        return refuse_as(g->slow_path, UZC_E_CLOSED), INT_MIN;
     ssize_t sent;
     Py_BEGIN_ALLOW_THREADS;
     if (segment == g->sock_segment)
@@ -46,7 +46,7 @@ int resend(Gather *g, const struct train *t, uint32_t count) {
     if (sent < 0)
         sent = -errno;
     Py_END_ALLOW_THREADS;
-    g->plain += sent >= 0;
+    g->syscalls += sent >= 0;
     return sent < 0 ? (int)sent : 0;
 }
 
@@ -54,13 +54,13 @@ static int after_conclude(int code) {
     return code < 0 ? INT_MIN : code > 0 ? -EAGAIN : 0;
 }
 
-int rescue(Gather *g) {
+int send_by_syscall(UdpBatcher *g) {
     if (g->awaited && g->inside != g->thread)
         return -EAGAIN; /* requests are in the ring, which is the owner's */
     int code = after_conclude(conclude(g));
     while (g->count && !code) {
         struct train *t = &g->trains[0];
-        struct route *r = &g->routes[t->route];
+        struct destination *r = &g->destinations[t->destination];
         if (r->state != WARM) {
             if (take_socket(g) < 0)
                 return INT_MIN;
@@ -80,9 +80,9 @@ int rescue(Gather *g) {
     return code;
 }
 
-/* -- for the mender: Python, inside a call */
+/* -- for the slow_path: Python, inside a call */
 
-static struct train *failed_train(Gather *g, unsigned train) {
+static struct train *failed_train(UdpBatcher *g, unsigned train) {
     if (g->inside == PyThread_get_thread_ident() && train < g->next)
         return &g->trains[train];
     PyErr_SetString(PyExc_RuntimeError, "this is for what has failed, while it is mended");
@@ -90,8 +90,8 @@ static struct train *failed_train(Gather *g, unsigned train) {
 }
 
 /* resend(train, count) -> 0 or -errno: its first datagrams by a system call, as a train if count > 1 */
-PyObject *gather_resend(PyObject *self, PyObject *args) {
-    Gather *g = (Gather *)self;
+PyObject *batcher_resend(PyObject *self, PyObject *args) {
+    UdpBatcher *g = (UdpBatcher *)self;
     unsigned train, count;
     if (!PyArg_ParseTuple(args, "II", &train, &count))
         return NULL;
@@ -105,19 +105,19 @@ PyObject *gather_resend(PyObject *self, PyObject *args) {
 }
 
 /* writable(milliseconds): waits for the socket */
-PyObject *gather_writable(PyObject *self, PyObject *milliseconds) {
+PyObject *batcher_writable(PyObject *self, PyObject *milliseconds) {
     long time = PyLong_AsLong(milliseconds);
-    if (PyErr_Occurred() || wait_writable((Gather *)self, (int)time) < 0)
+    if (PyErr_Occurred() || wait_writable((UdpBatcher *)self, (int)time) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
 /* mended(train, count): its first datagrams were sent again, or given up; the others are what it is now */
-PyObject *gather_mended(PyObject *self, PyObject *args) {
+PyObject *batcher_resolved(PyObject *self, PyObject *args) {
     unsigned train, count;
     if (!PyArg_ParseTuple(args, "II", &train, &count))
         return NULL;
-    struct train *t = failed_train((Gather *)self, train);
+    struct train *t = failed_train((UdpBatcher *)self, train);
     if (!t)
         return NULL;
     if (count < t->count) {

@@ -17,7 +17,7 @@
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t woken;
-    Gather *first;           /* of the circle of senders that have a timer: where a search begins */
+    UdpBatcher *first;       /* of the circle of senders that have a timer: where a search begins */
     _Atomic int64_t wake_at; /* the thread wakes by itself; INT64_MIN: it is awake, or there is none */
     int64_t tick;            /* it looks again then, even if nothing is due */
     bool ticked;             /* it was not woken, but it was time */
@@ -36,7 +36,7 @@ static void make_timer(void) {
 static void after_fork(void) {
     make_timer();
     while (timer.first) {
-        Gather *g = timer.first;
+        UdpBatcher *g = timer.first;
         timer.first = g->after;
         g->after = g->before = NULL;
     }
@@ -50,7 +50,7 @@ int timer_init(void) {
     return 0;
 }
 
-void timer_add(Gather *g) {
+void timer_add(UdpBatcher *g) {
     pthread_mutex_lock(&timer.mutex);
     if (!timer.first)
         timer.first = g->after = g->before = g;
@@ -64,7 +64,7 @@ void timer_add(Gather *g) {
         timer_wake();
 }
 
-void timer_remove(Gather *g) {
+void timer_remove(UdpBatcher *g) {
     pthread_mutex_lock(&timer.mutex);
     if (g->after) {
         if (timer.first == g)
@@ -83,7 +83,7 @@ void timer_wake(void) {
     pthread_cond_signal(&timer.woken);
 }
 
-void set_clock(Gather *g) {
+void set_clock(UdpBatcher *g) {
     const int64_t due = nanoseconds() + g->max_delay;
     atomic_store(&g->due, due);
     const uint32_t starts = atomic_load_explicit(&g->starts, memory_order_relaxed);
@@ -94,8 +94,8 @@ void set_clock(Gather *g) {
 
 /* One that is late; else NULL, and when the first will be. Where the lock is taken, releasing it wakes the
  * thread. */
-static Gather *find_late(int64_t now, int64_t *earliest) {
-    Gather *g = timer.first;
+static UdpBatcher *find_late(int64_t now, int64_t *earliest) {
+    UdpBatcher *g = timer.first;
     *earliest = INT64_MAX;
     if (!g)
         return NULL;
@@ -113,7 +113,7 @@ static Gather *find_late(int64_t now, int64_t *earliest) {
 /* A sender that keeps sending shall not have to wake the thread each time: where one began to wait more than
  * once since the last tick, there is another. */
 static void set_tick(int64_t now) {
-    Gather *g = timer.first;
+    UdpBatcher *g = timer.first;
     timer.ticked = false;
     timer.tick = 0;
     if (!g)
@@ -158,7 +158,7 @@ PyObject *timer_late(PyObject *module, PyObject *unused) {
         sleep_until_late();
         Py_END_ALLOW_THREADS;
         pthread_mutex_lock(&timer.mutex); /* one that is about to be freed is not there any more */
-        Gather *g = find_late(nanoseconds(), &earliest);
+        UdpBatcher *g = find_late(nanoseconds(), &earliest);
         if (g) {
             Py_INCREF(g);
             timer.first = g->after; /* the next search begins behind it */

@@ -21,7 +21,7 @@
 #define BATCH 48u /* trains of one submission: the longer it is, the less two threads wait for the GIL */
 #define NO_BLOCK UINT16_MAX
 #define NO_TRAIN UINT32_MAX /* as the open train's size */
-#define MAX_ROUTES 16384u
+#define MAX_DESTINATIONS 16384u
 
 /* Registered memory, cut into blocks. A block is free when nothing counts it: no sender that fills it, no
  * lease, no train in a batch, no request in flight. */
@@ -34,7 +34,7 @@ typedef struct {
 } Arena;
 
 /* A destination, and what was learned of it. */
-struct route {
+struct destination {
     struct sockaddr_in6 to;
     uint32_t to_length;
     uint32_t segments;     /* most datagrams of a train; 1: no trains */
@@ -60,24 +60,24 @@ struct train {
     int32_t buffer;
     uint32_t buffers;
     uint64_t first; /* the number of its first datagram */
-    uint32_t nbytes, size, count, route;
+    uint32_t nbytes, size, count, destination;
     int32_t result; /* bytes, or -errno */
     uint16_t block;
     bool zero_copy, ahead;
     enum { CLOSED, QUEUED, DONE, FAILED } state;
 };
 
-typedef struct gather {
+typedef struct udp_batcher {
     PyObject_HEAD Queue *queue;
     Arena *arena;
     PyObject *sock;
-    PyObject *mender;     /* the Python part, for what is not fast */
+    PyObject *slow_path;  /* the Python part, for what is not fast */
     unsigned long ready;  /* the thread that may stage; 0 while somebody is inside, and when closed */
     unsigned long thread; /* the owner, 0 until the first call */
     unsigned long inside; /* the thread that is inside, and has the lock */
     PyThread_type_lock lock;
     char own, blocking, strict, always, notify, closed;
-    char news;      /* there is something to report to the program */
+    char to_report; /* there is something to report to the program */
     char reporting; /* and does, at the end of a call, without the lock */
     char untimed;   /* there is no thread for the timer: what is late leaves with the owner's next call */
     char in_timer;  /* it is the timer that is inside */
@@ -99,20 +99,20 @@ typedef struct gather {
     uint16_t block;
     uint32_t room; /* bytes that can be appended to the open train at `at` */
     struct train trains[BATCH];
-    uint32_t count, next;     /* closed; queued up to here */
-    _Atomic uint32_t awaited; /* without a result */
-    struct route *routes;     /* 0: where send() goes without `to` */
-    uint32_t route_count, route_room;
+    uint32_t count, next;             /* closed; queued up to here */
+    _Atomic uint32_t awaited;         /* without a result */
+    struct destination *destinations; /* 0: where send() goes without `to` */
+    uint32_t destination_count, destination_room;
     bool default_used;
-    PyObject *destinations; /* dict: address -> number of its route */
-    PyObject *last_to;      /* neighbours are often the same */
-    uint32_t last_route;
+    PyObject *destination_numbers; /* dict: address -> number of its destination */
+    PyObject *last_to;             /* neighbours are often the same */
+    uint32_t last_destination;
     PyObject *length; /* the int that send() returned before */
     size_t length_value;
     uint32_t in_flight, attached; /* requests; those of the notifier that is not flushed */
     uint64_t attached_bytes;
     Notifiers notifiers;
-    unsigned long long datagrams, nbytes, requests, plain, waits, settled, copied, reordered; /* so far */
+    unsigned long long datagrams, nbytes, requests, syscalls, waits, settled, copied, reordered; /* so far */
 
     struct {
         int set, timer, engine, sock; /* descriptors; -1: none, or not in the set */
@@ -124,13 +124,13 @@ typedef struct gather {
     int64_t stuck, retried;  /* since when what is late can not leave, or 0; the last try to get a thread */
     _Atomic uint32_t starts; /* of the clock, since the timer's last tick */
     _Atomic bool missed;     /* the timer found the lock taken: releasing it wakes the timer */
-    struct gather *before, *after; /* of the senders that have a timer */
-    PyObject *spent;               /* list: what the timer has sent from, for the owner to let go */
-} Gather;
+    struct udp_batcher *before, *after; /* of the senders that have a timer */
+    PyObject *spent;                    /* list: what the timer has sent from, for the owner to let go */
+} UdpBatcher;
 
 /* A piece of the arena that the program fills. */
 typedef struct {
-    PyObject_HEAD Gather *gather;
+    PyObject_HEAD UdpBatcher *batcher;
     Arena *arena;
     char *data;
     size_t length;
@@ -156,28 +156,28 @@ static inline void arena_drop(Arena *arena, uint16_t block) {
 }
 
 /* sender.c */
-extern PyTypeObject *gather_type;
-int gather_init(PyObject *module);
+extern PyTypeObject *batcher_type;
+int batcher_init(PyObject *module);
 int64_t nanoseconds(void);
 
 /* call.c */
 /* Every call that changes a sender begins and ends so: 0, or -1 with an exception. */
-int gather_begin(Gather *g);
-void gather_end(Gather *g);
+int batcher_begin(UdpBatcher *g);
+void batcher_end(UdpBatcher *g);
 /* The end of a call with a result: then what happened is reported to the program, which may raise. */
-PyObject *leave(Gather *g, PyObject *result);
+PyObject *leave(UdpBatcher *g, PyObject *result);
 /* What a call raises that may not wait: code 1, else it has raised already. Always -1. */
 int would_block(int code, const char *why);
 
 /* timer.c */
 int timer_init(void);
 /* The timer looks after it from now on; until it is removed, which may be repeated. */
-void timer_add(Gather *g);
-void timer_remove(Gather *g);
+void timer_add(UdpBatcher *g);
+void timer_remove(UdpBatcher *g);
 void timer_wake(void);
-void set_clock(Gather *g);
+void set_clock(UdpBatcher *g);
 /* The timer counts from the first datagram that waits. */
-static inline void start_clock(Gather *g) {
+static inline void start_clock(UdpBatcher *g) {
     if (g->max_delay && !atomic_load_explicit(&g->due, memory_order_relaxed))
         set_clock(g);
 }
@@ -192,102 +192,102 @@ enum {
     POLL_RETURN = 4, /* memory that is in flight */
 };
 /* fileno() is readable when that is worth a try, and at the deadline, if that is not 0. */
-void poll_until(Gather *g, int what, int64_t deadline);
-void poll_leave(Gather *g, int what);
-static inline void poll_no_more(Gather *g, int what) {
+void poll_until(UdpBatcher *g, int what, int64_t deadline);
+void poll_leave(UdpBatcher *g, int what);
+static inline void poll_no_more(UdpBatcher *g, int what) {
     if (g->poll.awaited & what)
         poll_leave(g, what);
 }
-void poll_end(Gather *g);
+void poll_end(UdpBatcher *g);
 
 /* destinations.c. Inside only, as all below. 0 or -1. */
-int find_route(Gather *g, PyObject *to, uint32_t *route);
+int find_destination(UdpBatcher *g, PyObject *to, uint32_t *destination);
 
 /* batch.c: 0, or -1 with an exception, and then the datagram was not taken */
 /* One that does not simply continue the open train. `immutable` keeps it where it is, if not NULL. */
-int stage(Gather *g, const char *data, size_t n, uint32_t route, PyObject *immutable);
+int stage(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *immutable);
 /* One that lies in the arena already. */
-int add_datagram(Gather *g, const char *data, size_t n, uint32_t route, uint16_t block);
+int add_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block);
 /* A train that is complete, of memory that `t->holder` keeps, or the caller until it is submitted. */
-int add_train(Gather *g, const struct train *t);
+int add_train(UdpBatcher *g, const struct train *t);
 /* Place for `n` bytes at g->at. May close the open train. */
-int make_place(Gather *g, size_t n);
-void leave_block(Gather *g);
+int make_place(UdpBatcher *g, size_t n);
+void leave_block(UdpBatcher *g);
 /* The open train goes to the batch; a batch that is full leaves; both, and place in it for the next. */
-void close_train(Gather *g);
-int submit_if_full(Gather *g);
-int close_for_next(Gather *g);
+void close_train(UdpBatcher *g);
+int submit_if_full(UdpBatcher *g);
+int close_for_next(UdpBatcher *g);
 
 /* One that is like the datagram before it: most are. */
-static inline bool continues(const Gather *g, uint32_t route, size_t n) {
-    return n == g->open.size && route == g->open.route && n <= g->room;
+static inline bool continues(const UdpBatcher *g, uint32_t destination, size_t n) {
+    return n == g->open.size && destination == g->open.destination && n <= g->room;
 }
-static inline void append(Gather *g, const char *data, size_t n) {
+static inline void append(UdpBatcher *g, const char *data, size_t n) {
     memcpy(g->at, data, n);
     g->at += n;
     g->open.nbytes += (uint32_t)n;
     g->room -= (uint32_t)n;
 }
 
-/* send.c, send_region.c, destinations.c, timer.c, syscalls.c: methods of Gather */
+/* send.c, send_region.c, destinations.c, timer.c, syscalls.c: methods of UdpBatcher */
 /* What send() returns. */
-PyObject *sent_bytes(Gather *g, size_t n);
-PyObject *gather_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
-PyObject *gather_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count);
-PyObject *gather_send_many(PyObject *self, PyObject *args);
-PyObject *gather_fan_out(PyObject *self, PyObject *args);
-PyObject *gather_lease(PyObject *self, PyObject *size);
-PyObject *gather_send_block(PyObject *self, PyObject *args);
-PyObject *gather_send_slices(PyObject *self, PyObject *args);
-PyObject *gather_limit(PyObject *self, PyObject *args);
-PyObject *gather_route(PyObject *self, PyObject *number);
-PyObject *gather_default(PyObject *self, PyObject *packed);
-PyObject *gather_tick(PyObject *self, PyObject *unused);
-PyObject *gather_poll(PyObject *self, PyObject *engine);
-PyObject *gather_fileno(PyObject *self, PyObject *unused);
-PyObject *gather_rescue(PyObject *self, PyObject *unused);
-PyObject *gather_drop(PyObject *self, PyObject *unused);
-PyObject *gather_discard(PyObject *self, PyObject *unused);
-PyObject *gather_resend(PyObject *self, PyObject *args);
-PyObject *gather_writable(PyObject *self, PyObject *milliseconds);
-PyObject *gather_mended(PyObject *self, PyObject *args);
+PyObject *sent_bytes(UdpBatcher *g, size_t n);
+PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
+PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *batcher_send_many(PyObject *self, PyObject *args);
+PyObject *batcher_fan_out(PyObject *self, PyObject *args);
+PyObject *batcher_lease(PyObject *self, PyObject *size);
+PyObject *batcher_send_block(PyObject *self, PyObject *args);
+PyObject *batcher_send_slices(PyObject *self, PyObject *args);
+PyObject *batcher_limit(PyObject *self, PyObject *args);
+PyObject *batcher_destination(PyObject *self, PyObject *number);
+PyObject *batcher_default(PyObject *self, PyObject *packed);
+PyObject *batcher_tick(PyObject *self, PyObject *unused);
+PyObject *batcher_open_epoll(PyObject *self, PyObject *engine);
+PyObject *batcher_fileno(PyObject *self, PyObject *unused);
+PyObject *batcher_send_by_syscall(PyObject *self, PyObject *unused);
+PyObject *batcher_drop(PyObject *self, PyObject *unused);
+PyObject *batcher_discard(PyObject *self, PyObject *unused);
+PyObject *batcher_resend(PyObject *self, PyObject *args);
+PyObject *batcher_writable(PyObject *self, PyObject *milliseconds);
+PyObject *batcher_resolved(PyObject *self, PyObject *args);
 
 /* admission.c. 0; 1: the sender does not wait; -1: an exception */
 /* The socket's descriptor, and how large its buffer is. */
-int take_socket(Gather *g);
+int take_socket(UdpBatcher *g);
 /* Word of earlier datagrams, which would fail one that has nothing to do with it. */
-int take_news(Gather *g);
+int take_socket_error(UdpBatcher *g);
 /* Bytes that the kernel counts against the socket's buffer. */
-int waiting_bytes(const Gather *g);
+int waiting_bytes(const UdpBatcher *g);
 /* Whether anything may go to the destination, after the first request to it. */
-bool may_go(Gather *g, struct route *r, int outq);
+bool may_go(UdpBatcher *g, struct destination *r, int outq);
 /* Up to which train of the batch. */
-uint32_t admit(Gather *g);
+uint32_t admit(UdpBatcher *g);
 /* Nothing may go: until that changes. */
-int wait_for_room(Gather *g);
+int wait_for_room(UdpBatcher *g);
 /* What failed could not be sent again, and the sender does not wait. 0 if it could be, now. */
-int await_resend(Gather *g);
+int await_resend(UdpBatcher *g);
 /* Until the socket can be written to. */
-int wait_writable(Gather *g, int milliseconds);
+int wait_writable(UdpBatcher *g, int milliseconds);
 
 /* submit.c. 0; 1: not everything, and the sender does not wait; -1: an exception. */
-int trains_submit(Gather *g);
+int trains_submit(UdpBatcher *g);
 /* Waits until something of this sender's comes back. 1 if it does not wait, or nothing would come. */
-int trains_wait(Gather *g);
+int trains_wait(UdpBatcher *g);
 /* Takes what has come back, without waiting. */
-int trains_look(Gather *g);
+int trains_look(UdpBatcher *g);
 /* Flushes the notifier of what was queued. */
-int trains_flush(Gather *g);
+int trains_flush(UdpBatcher *g);
 /* Takes the results of what was queued, mends what failed, forgets what has left. 1: not all is mended */
-int conclude(Gather *g);
+int conclude(UdpBatcher *g);
 /* What a train was sent from is not held any more. The program's code that this may run is the owner's. */
-void let_go(Gather *g, struct train *t);
-void trains_watcher(Gather *g, uzc_watcher *watcher);
+void let_go(UdpBatcher *g, struct train *t);
+void batcher_listener(UdpBatcher *g, uzc_listener *listener);
 
 /* syscalls.c. 0, -errno, or INT_MIN: an exception. */
 /* The first `count` datagrams of a train. */
-int resend(Gather *g, const struct train *t, uint32_t count);
+int resend(UdpBatcher *g, const struct train *t, uint32_t count);
 /* Everything that waits, in order; -EAGAIN: the rest must wait on. */
-int rescue(Gather *g);
+int send_by_syscall(UdpBatcher *g);
 
 #endif

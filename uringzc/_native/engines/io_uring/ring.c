@@ -27,8 +27,8 @@ struct message {
 struct uzc_ring {
     struct io_uring ring;
     uzc_slots *slots;
-    struct message *messages; /* one for each entry of the submission queue */
-    uzc_control *controls;    /* a UDP_SEGMENT control message for each size, constant once written */
+    struct message *messages;  /* one for each entry of the submission queue */
+    uzc_gso_control *controls; /* a UDP_SEGMENT control message for each size, constant once written */
     bool report_usage, sendmsg_zc, fixed_message;
     bool enabled, registered, dead;
     int event_fd;        /* of fileno(), -1 until it is asked for */
@@ -94,9 +94,9 @@ void uzc_ring_abandon(uzc_ring **ring) {
 static void *control(uzc_ring *r, uint32_t segment) {
     if (!r->controls && !(r->controls = calloc(UINT16_MAX + 1, sizeof *r->controls)))
         return NULL;
-    uzc_control *c = &r->controls[segment];
+    uzc_gso_control *c = &r->controls[segment];
     if (!c->header.cmsg_len)
-        uzc_cut(c, segment);
+        uzc_gso_cmsg(c, segment);
     return c;
 }
 
@@ -119,7 +119,7 @@ static void prepare_message(struct io_uring_sqe *sqe, struct message *m, const u
                                 .msg_name = s->to ? &m->to : NULL,
                                 .msg_namelen = s->to_length,
                                 .msg_control = segment_control,
-                                .msg_controllen = segment_control ? sizeof(uzc_control) : 0};
+                                .msg_controllen = segment_control ? sizeof(uzc_gso_control) : 0};
     if (zero_copy)
         io_uring_prep_sendmsg_zc(sqe, s->fd, &m->header, s->msg_flags);
     else
@@ -293,8 +293,12 @@ static int news(void *engine, int fd) {
 }
 
 const uzc_calls *uzc_ring_calls(void) {
-    static const uzc_calls calls = {
-        .queue = queue, .enter = enter, .revoke = revoke_fd, .slots = slots, .news = news, UZC_ACCOUNTS};
+    static const uzc_calls calls = {.queue = queue,
+                                    .enter = enter,
+                                    .revoke = revoke_fd,
+                                    .slots = slots,
+                                    .take_socket_error = news,
+                                    UZC_SLOT_CALLS};
     return &calls;
 }
 

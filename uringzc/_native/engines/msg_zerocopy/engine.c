@@ -11,8 +11,8 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-int uzc_errqueue_new(uzc_errqueue **out, uzc_slots *slots, uint32_t entries, int zero_copy) {
-    uzc_errqueue *e = calloc(1, sizeof *e);
+int uzc_msg_zerocopy_new(uzc_msg_zerocopy **out, uzc_slots *slots, uint32_t entries, int zero_copy) {
+    uzc_msg_zerocopy *e = calloc(1, sizeof *e);
     if (!e)
         return -ENOMEM;
     e->slots = slots;
@@ -29,12 +29,12 @@ int uzc_errqueue_new(uzc_errqueue **out, uzc_slots *slots, uint32_t entries, int
         error = -errno;
     *out = e;
     if (error)
-        uzc_errqueue_exit(out);
+        uzc_msg_zerocopy_exit(out);
     return error;
 }
 
-void uzc_errqueue_exit(uzc_errqueue **engine) {
-    uzc_errqueue *e = *engine;
+void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine) {
+    uzc_msg_zerocopy *e = *engine;
     *engine = NULL;
     if (!e)
         return;
@@ -48,15 +48,15 @@ void uzc_errqueue_exit(uzc_errqueue **engine) {
     free(e);
 }
 
-int uzc_errqueue_fileno(uzc_errqueue *e) {
+int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *e) {
     e->asked = true;
-    uzc_errqueue_signal(e);
+    uzc_msg_zerocopy_signal(e);
     return e->epoll;
 }
 
 /* The epoll descriptor tells of sockets by itself, and through an eventfd of what is unread, or to be looked
  * at. */
-static void tell(uzc_errqueue *e, bool unread) {
+static void tell(uzc_msg_zerocopy *e, bool unread) {
     uint64_t count = 1;
     if (unread == e->signalled)
         return;
@@ -67,7 +67,7 @@ static void tell(uzc_errqueue *e, bool unread) {
         (void)!read(e->event_fd, &count, sizeof count);
 }
 
-void uzc_errqueue_signal(uzc_errqueue *e) {
+void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *e) {
     uzc_stats stats;
     if (!e->asked)
         return;
@@ -76,7 +76,7 @@ void uzc_errqueue_signal(uzc_errqueue *e) {
 }
 
 static int64_t queue(void *engine, const uzc_send *send) {
-    uzc_errqueue *e = engine;
+    uzc_msg_zerocopy *e = engine;
     int error = uzc_slots_begin(e->slots);
     if (error)
         return error;
@@ -110,13 +110,13 @@ static int64_t queue(void *engine, const uzc_send *send) {
 }
 
 static void revoke_fd(void *engine, int fd) {
-    uzc_errqueue *e = engine;
+    uzc_msg_zerocopy *e = engine;
     for (uint32_t i = 0; i < e->count; i++)
         if (e->entries[i].fd == fd)
             e->entries[i].fd = -1;
 }
 
-static void look_at(uzc_errqueue *e, struct sock *s) {
+static void look_at(uzc_msg_zerocopy *e, struct sock *s) {
     if (s->ids)
         read_errors(e, s);
     send_waiting(e, s);
@@ -124,7 +124,7 @@ static void look_at(uzc_errqueue *e, struct sock *s) {
 }
 
 /* Everything that sockets have to tell. */
-static void look(uzc_errqueue *e) {
+static void look(uzc_msg_zerocopy *e) {
     struct epoll_event events[64];
     int came;
     end_closed(e, TURN);
@@ -141,7 +141,7 @@ static void look(uzc_errqueue *e) {
     }
 }
 
-static int sleep_until(uzc_errqueue *e, int64_t timeout_ns) {
+static int sleep_until(uzc_msg_zerocopy *e, int64_t timeout_ns) {
     int64_t milliseconds = timeout_ns < 0 ? INT_MAX : (timeout_ns + 999999) / 1000000;
     int64_t most = e->unheard_count ? UNHEARD_MS : INT_MAX;
     struct pollfd p = {.fd = e->epoll, .events = POLLIN};
@@ -151,7 +151,7 @@ static int sleep_until(uzc_errqueue *e, int64_t timeout_ns) {
 }
 
 static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
-    uzc_errqueue *e = engine;
+    uzc_msg_zerocopy *e = engine;
     int error = uzc_slots_begin_any(e->slots);
     if (error)
         return error;
@@ -174,16 +174,16 @@ static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns
         look(e);
     }
     uzc_slots_end(e->slots);
-    uzc_errqueue_signal(e);
+    uzc_msg_zerocopy_signal(e);
     return error && !queued ? error : (int64_t)queued;
 }
 
 static uzc_slots *slots(void *engine) {
-    return ((uzc_errqueue *)engine)->slots;
+    return ((uzc_msg_zerocopy *)engine)->slots;
 }
 
 static int news(void *engine, int fd) {
-    uzc_errqueue *e = engine;
+    uzc_msg_zerocopy *e = engine;
     int error = 0;
     struct sock *s = fd < e->fds ? e->by_fd[fd] : NULL;
     if (s && s->error && sock_of(e, fd) == s) {
@@ -194,8 +194,12 @@ static int news(void *engine, int fd) {
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) == 0 ? error : 0;
 }
 
-const uzc_calls *uzc_errqueue_calls(void) {
-    static const uzc_calls calls = {
-        .queue = queue, .enter = enter, .revoke = revoke_fd, .slots = slots, .news = news, UZC_ACCOUNTS};
+const uzc_calls *uzc_msg_zerocopy_calls(void) {
+    static const uzc_calls calls = {.queue = queue,
+                                    .enter = enter,
+                                    .revoke = revoke_fd,
+                                    .slots = slots,
+                                    .take_socket_error = news,
+                                    UZC_SLOT_CALLS};
     return &calls;
 }

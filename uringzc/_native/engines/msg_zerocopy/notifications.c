@@ -22,7 +22,7 @@
 #endif
 
 /* A range that was merged has the code of its first number. */
-static void take_range(uzc_errqueue *e, struct sock *s, uint32_t first, uint32_t last, bool copied) {
+static void take_range(uzc_msg_zerocopy *e, struct sock *s, uint32_t first, uint32_t last, bool copied) {
     const uint32_t told = first;
     if (s->asking && (!s->found || (int32_t)(last + 1 - s->number) > 0)) {
         s->number = last + 1;
@@ -49,7 +49,7 @@ static const struct sock_extended_err *extended(struct msghdr *header) {
 }
 
 /* Of an ICMP error the kernel forgets, once it is read, that the next send is to fail with it. */
-static void take_message(uzc_errqueue *e, struct sock *s, struct mmsghdr *message, uzc_message *kept) {
+static void take_message(uzc_msg_zerocopy *e, struct sock *s, struct mmsghdr *message, uzc_message *kept) {
     struct msghdr *header = &message->msg_hdr;
     const struct sock_extended_err *error = extended(header);
     if (error && error->ee_origin == SO_EE_ORIGIN_ZEROCOPY && !error->ee_errno) {
@@ -77,7 +77,7 @@ static bool nothing_held(const struct sock *s) {
            memory[SK_MEMINFO_OPTMEM] == 0;
 }
 
-static void read_queue(uzc_errqueue *e, struct sock *s) {
+static void read_queue(uzc_msg_zerocopy *e, struct sock *s) {
     uzc_message texts[GROUP];
     struct mmsghdr messages[GROUP];
     struct iovec data[GROUP];
@@ -98,7 +98,7 @@ static void read_queue(uzc_errqueue *e, struct sock *s) {
     } while (came == (int)GROUP);
 }
 
-void read_errors(uzc_errqueue *e, struct sock *s) {
+void read_errors(uzc_msg_zerocopy *e, struct sock *s) {
     uint64_t key;
     read_queue(e, s);
     if (!uzc_ids_disbelieved(s->ids) || !nothing_held(s))
@@ -109,7 +109,7 @@ void read_errors(uzc_errqueue *e, struct sock *s) {
     }
 }
 
-int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
+int uzc_msg_zerocopy_message(uzc_msg_zerocopy *e, int fd, uzc_message *out) {
     int error = fd < 0 ? -EBADF : uzc_slots_begin_any(e->slots);
     if (error)
         return error;
@@ -129,7 +129,7 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
         found = 1;
     }
     uzc_slots_end(e->slots);
-    uzc_errqueue_signal(e);
+    uzc_msg_zerocopy_signal(e);
     return found;
 }
 
@@ -138,13 +138,13 @@ int uzc_errqueue_message(uzc_errqueue *e, int fd, uzc_message *out) {
 static int send_refused(const struct sock *s, const struct entry *entry, int flags) {
     static char nothing[32768];
     struct {
-        uzc_control cut;
+        uzc_gso_control cut;
         union {
             char bytes[CMSG_SPACE(sizeof(uint32_t))];
             struct cmsghdr header;
         } unstamped;
     } control;
-    uzc_cut(&control.cut, 1);
+    uzc_gso_cmsg(&control.cut, 1);
     control.unstamped.header = (struct cmsghdr){CMSG_LEN(sizeof(uint32_t)), SOL_SOCKET, SO_TIMESTAMPING};
     memset(CMSG_DATA(&control.unstamped.header), 0, sizeof(uint32_t));
     struct iovec piece = {nothing, sizeof nothing};
@@ -159,7 +159,7 @@ static int send_refused(const struct sock *s, const struct entry *entry, int fla
 
 /* It fails when it has its number already, and its notification comes at once. Whether it did, and nothing
  * else that is not known to take no number. */
-static bool use_up_a_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
+static bool use_up_a_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     if (send_refused(s, entry, MSG_ZEROCOPY) != -EINVAL)
         return false;
     s->found = false;
@@ -172,7 +172,7 @@ static bool use_up_a_number(uzc_errqueue *e, struct sock *s, const struct entry 
 /* One that nobody here has sent zero-copy through, or where a send has failed that may have used up a number,
  * and may tell of it later: one more that does so tells where the counter stands. Of the first, what was in
  * the queue may be of others; so it has to count up, and not to fail on its way (MSG_PROBE sends nothing). */
-static void ask_for_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
+static void ask_for_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t next;
     int corked = 0;
     getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
@@ -197,7 +197,7 @@ static void ask_for_number(uzc_errqueue *e, struct sock *s, const struct entry *
 }
 
 /* A stream has nothing that would tell, and none of its failures use up a number. */
-static void guess_number(uzc_errqueue *e, struct sock *s) {
+static void guess_number(uzc_msg_zerocopy *e, struct sock *s) {
     if (uzc_ids_outstanding(s->ids))
         return;
     uzc_ids_guess(s->ids);
@@ -211,7 +211,7 @@ static void guess_number(uzc_errqueue *e, struct sock *s) {
 
 /* Of a socket that the library did not open nothing is certain: the program may have sent zero-copy through
  * it, with SO_ZEROCOPY set and taken back. */
-void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
+void find_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t next;
     if (s->off) /* the kernel would give no number */
         return;
@@ -221,7 +221,7 @@ void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
         ask_for_number(e, s, entry);
 }
 
-void uzc_errqueue_own(uzc_errqueue *e, int fd) {
+void uzc_msg_zerocopy_own(uzc_msg_zerocopy *e, int fd) {
     if (fd < 0 || uzc_slots_begin_any(e->slots))
         return;
     struct sock *s = sock_of(e, fd);

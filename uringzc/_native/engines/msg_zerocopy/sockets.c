@@ -40,7 +40,7 @@ static bool is_at(const struct sock *s, int fd) {
     return found.cookie == s->link.cookie && found.inode == s->link.inode;
 }
 
-int uzc_errqueue_taken(int fd) {
+int uzc_msg_zerocopy_taken(int fd) {
     struct sock_link found = identify(fd);
     return uzc_ids_taken(found.cookie, found.inode);
 }
@@ -52,7 +52,7 @@ static uzc_ids *numbers(const struct sock *s) {
     return uzc_ids_open(s->link.cookie, s->link.inode);
 }
 
-static void free_sock(uzc_errqueue *e, struct sock *s) {
+static void free_sock(uzc_msg_zerocopy *e, struct sock *s) {
     *(s->previous ? &s->previous->next : &e->socks) = s->next;
     if (s->next)
         s->next->previous = s->previous;
@@ -77,14 +77,14 @@ static void free_sock(uzc_errqueue *e, struct sock *s) {
     free(s);
 }
 
-void free_socks(uzc_errqueue *e) {
+void free_socks(uzc_msg_zerocopy *e) {
     while (e->socks)
         free_sock(e, e->socks);
     free(e->table.chains);
     free(e->by_fd);
 }
 
-static bool make_room(uzc_errqueue *e, int fd) {
+static bool make_room(uzc_msg_zerocopy *e, int fd) {
     if (fd < e->fds)
         return true;
     int fds = fd < 32 ? 64 : 2 * fd;
@@ -98,7 +98,7 @@ static bool make_room(uzc_errqueue *e, int fd) {
 }
 
 /* The same socket may come by another descriptor. */
-static struct sock *find_sock(uzc_errqueue *e, const struct sock_link *identity, int fd) {
+static struct sock *find_sock(uzc_msg_zerocopy *e, const struct sock_link *identity, int fd) {
     if (!identity->cookie && !identity->inode) /* no descriptor */
         return NULL;
     struct sock *s = (struct sock *)sock_table_find(&e->table, identity->cookie, identity->inode);
@@ -111,7 +111,7 @@ static struct sock *find_sock(uzc_errqueue *e, const struct sock_link *identity,
     return s;
 }
 
-static struct sock *new_sock(uzc_errqueue *e, const struct sock_link *identity, int fd) {
+static struct sock *new_sock(uzc_msg_zerocopy *e, const struct sock_link *identity, int fd) {
     struct sock *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
@@ -130,7 +130,7 @@ static struct sock *new_sock(uzc_errqueue *e, const struct sock_link *identity, 
     return s;
 }
 
-struct sock *sock_of(uzc_errqueue *e, int fd) {
+struct sock *sock_of(uzc_msg_zerocopy *e, int fd) {
     if (!make_room(e, fd))
         return NULL;
     const struct sock_link identity = identify(fd);
@@ -153,11 +153,11 @@ struct sock *sock_of(uzc_errqueue *e, int fd) {
 static int why_copied(const struct sock *s, int fd) {
     uint32_t next;
     if (!s->ids)
-        return uzc_errqueue_taken(fd) ? UZC_COPIES_OTHER_ENGINE : 0;
+        return uzc_msg_zerocopy_taken(fd) ? UZC_COPIES_OTHER_ENGINE : 0;
     return uzc_ids_next(s->ids, &next) ? 0 : UZC_COPIES_OTHERS_SEND;
 }
 
-int uzc_errqueue_copies(uzc_errqueue *e, int fd) {
+int uzc_msg_zerocopy_copies(uzc_msg_zerocopy *e, int fd) {
     if (!e->zero_copy || fd < 0 || uzc_slots_begin_any(e->slots))
         return 0;
     struct sock *s = fd < e->fds ? e->by_fd[fd] : NULL;
@@ -181,7 +181,7 @@ static bool is_open_elsewhere(const struct sock *s) {
 
 /* A connection that the program closed to end it at once (SO_LINGER with no time) is not to live on. So many
  * sockets are asked, by turns: all of them each time would make a call slow where thousands are in flight. */
-void end_closed(uzc_errqueue *e, uint32_t most) {
+void end_closed(uzc_msg_zerocopy *e, uint32_t most) {
     struct sock *s = e->turn ? e->turn : e->socks;
     for (e->turn = NULL; s; s = s->next) {
         if (!most--) {
@@ -203,7 +203,7 @@ int hold(struct sock *s) {
     return s->held;
 }
 
-void touch(uzc_errqueue *e, struct sock *s) {
+void touch(uzc_msg_zerocopy *e, struct sock *s) {
     if (s->touched)
         return;
     s->touched = true;
@@ -211,7 +211,7 @@ void touch(uzc_errqueue *e, struct sock *s) {
     e->touched = s;
 }
 
-void settle_touched(uzc_errqueue *e) {
+void settle_touched(uzc_msg_zerocopy *e) {
     while (e->touched) {
         struct sock *s = e->touched;
         e->touched = s->next_touched;
@@ -225,7 +225,7 @@ void settle_touched(uzc_errqueue *e) {
 /* Edges: an error that the next send will fail with would be a level for as long as there is no next send.
  * Where there is no memory, or no more may be watched (ENOSPC: fs.epoll.max_user_watches), the next look
  * tries again. */
-static void watch(uzc_errqueue *e, struct sock *s) {
+static void watch(uzc_msg_zerocopy *e, struct sock *s) {
     struct epoll_event event = {.events = EPOLLET | (s->first ? EPOLLOUT : 0), .data.ptr = s};
     if (epoll_ctl(e->epoll, s->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, s->held, &event) < 0)
         return;
@@ -239,7 +239,7 @@ static bool is_unheard(const struct sock *s) {
     return !s->watched || (s->ids && uzc_ids_disbelieved(s->ids));
 }
 
-void settle_down(uzc_errqueue *e, struct sock *s) {
+void settle_down(uzc_msg_zerocopy *e, struct sock *s) {
     const bool busy = s->first || (s->ids && uzc_ids_outstanding(s->ids));
     if (busy && s->held >= 0 && (!s->watched || s->first))
         watch(e, s);

@@ -76,7 +76,7 @@ struct sock {
     bool apart, together; /* sendmmsg() may take several: with addresses; to where it is connected */
 };
 
-struct uzc_errqueue {
+struct uzc_msg_zerocopy {
     uzc_slots *slots;
     struct entry *entries; /* queued and not submitted */
     uint32_t size, count;
@@ -92,12 +92,12 @@ struct uzc_errqueue {
     int message_count;
 };
 
-static inline void give_result(uzc_errqueue *e, uint64_t key, int32_t result) {
+static inline void give_result(uzc_msg_zerocopy *e, uint64_t key, int32_t result) {
     uzc_slots_result(e->slots, key, result, 0);
     e->progress++;
 }
 
-static inline void settle(uzc_errqueue *e, uint64_t key, int copied) {
+static inline void settle(uzc_msg_zerocopy *e, uint64_t key, int copied) {
     uzc_slots_settle(e->slots, key, copied, 0);
     e->progress++;
 }
@@ -109,20 +109,20 @@ static inline int fd_of(const struct sock *s) {
 
 /* sockets.c: the socket that this descriptor is now, NULL without memory; a descriptor of our own, -1
  * if there is none; after anything that may have changed what it needs */
-struct sock *sock_of(uzc_errqueue *e, int fd);
+struct sock *sock_of(uzc_msg_zerocopy *e, int fd);
 int hold(struct sock *s);
-void touch(uzc_errqueue *e, struct sock *s);
-void settle_touched(uzc_errqueue *e);
-void settle_down(uzc_errqueue *e, struct sock *s);
-void free_socks(uzc_errqueue *e);
-void end_closed(uzc_errqueue *e, uint32_t most);
+void touch(uzc_msg_zerocopy *e, struct sock *s);
+void settle_touched(uzc_msg_zerocopy *e);
+void settle_down(uzc_msg_zerocopy *e, struct sock *s);
+void free_socks(uzc_msg_zerocopy *e);
+void end_closed(uzc_msg_zerocopy *e, uint32_t most);
 
 /* notifications.c: everything that is in its error queue; where its counter stands, before a send */
-void read_errors(uzc_errqueue *e, struct sock *s);
-void find_number(uzc_errqueue *e, struct sock *s, const struct entry *entry);
+void read_errors(uzc_msg_zerocopy *e, struct sock *s);
+void find_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry);
 
 /* transmit.c: what was queued leaves, or waits with its socket; what waits with this one */
-void send_queued(uzc_errqueue *e);
-void send_waiting(uzc_errqueue *e, struct sock *s);
+void send_queued(uzc_msg_zerocopy *e);
+void send_waiting(uzc_msg_zerocopy *e, struct sock *s);
 
 #endif

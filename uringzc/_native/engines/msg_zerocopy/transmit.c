@@ -10,10 +10,10 @@
 struct group {
     struct mmsghdr messages[GROUP];
     struct iovec pieces[GROUP];
-    uzc_control controls[GROUP];
+    uzc_gso_control controls[GROUP];
 };
 
-static void end_request(uzc_errqueue *e, const struct entry *entry, int error) {
+static void end_request(uzc_msg_zerocopy *e, const struct entry *entry, int error) {
     give_result(e, entry->key, error);
     settle(e, entry->key, 1);
 }
@@ -43,7 +43,7 @@ static void describe(struct group *g, uint32_t i, struct entry *entry) {
     g->messages[i].msg_len = 0;
     if (!entry->segment)
         return;
-    uzc_cut(&g->controls[i], entry->segment);
+    uzc_gso_cmsg(&g->controls[i], entry->segment);
     m->msg_control = &g->controls[i];
     m->msg_controllen = sizeof g->controls[i];
 }
@@ -87,7 +87,7 @@ static bool goes_along(const struct entry *entry, const struct sock *s) {
 
 /* Whether ENOBUFS was for want of memory for the notification, or of memory that may be locked, and not from
  * a full queue on the way: then the send used up a number. */
-static bool no_memory(uzc_errqueue *e, struct sock *s, const struct entry *entry, uint32_t before) {
+static bool no_memory(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry, uint32_t before) {
     uint32_t after;
     if (!s->stream)
         find_number(e, s, entry);
@@ -95,7 +95,7 @@ static bool no_memory(uzc_errqueue *e, struct sock *s, const struct entry *entry
 }
 
 /* How many of up to GROUP entries that follow each other were dealt with; 0: the first must wait. */
-static uint32_t send_group(uzc_errqueue *e, struct group *g, struct entry **entries, uint32_t count,
+static uint32_t send_group(uzc_msg_zerocopy *e, struct group *g, struct entry **entries, uint32_t count,
                            struct sock *s) {
     uint32_t same = 1, before = 0;
     if (entries[0]->zero_copy && s->ids)
@@ -137,7 +137,7 @@ static uint32_t send_group(uzc_errqueue *e, struct group *g, struct entry **entr
 }
 
 /* It waits with its socket, behind those that do. */
-static void wait_for_room(uzc_errqueue *e, struct sock *s, const struct entry *entry) {
+static void wait_for_room(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t pieces = entry->vector ? entry->length : 0;
     struct waiter *w = hold(s) < 0 ? NULL : malloc(sizeof *w + pieces * sizeof(struct iovec));
     if (entry->msg_flags & MSG_DONTWAIT || !w) {
@@ -155,7 +155,7 @@ static void wait_for_room(uzc_errqueue *e, struct sock *s, const struct entry *e
     s->last = w;
 }
 
-void send_waiting(uzc_errqueue *e, struct sock *s) {
+void send_waiting(uzc_msg_zerocopy *e, struct sock *s) {
     struct group g;
     if (s->first) {
         learn_of(s);
@@ -179,7 +179,7 @@ void send_waiting(uzc_errqueue *e, struct sock *s) {
     }
 }
 
-static void send_run(uzc_errqueue *e, struct sock *s, struct entry *first, uint32_t count) {
+static void send_run(uzc_msg_zerocopy *e, struct sock *s, struct entry *first, uint32_t count) {
     struct group g;
     struct entry *run[GROUP];
     uint32_t at = 0;
@@ -201,7 +201,7 @@ static void send_run(uzc_errqueue *e, struct sock *s, struct entry *first, uint3
         wait_for_room(e, s, &first[at]);
 }
 
-void send_queued(uzc_errqueue *e) {
+void send_queued(uzc_msg_zerocopy *e) {
     for (uint32_t at = 0, count; at < e->count; at += count) {
         struct entry *first = &e->entries[at];
         for (count = 1; at + count < e->count && e->entries[at + count].fd == first->fd;)
