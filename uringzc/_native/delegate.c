@@ -3,6 +3,10 @@
  * Delegate: the base of a public class some of whose methods are compiled, and belong to another object, its
  * target. They are methods of the class: a bound one keeps the object that the program made, a subclass can
  * override them, and a call costs no Python frame. */
+#include "delegate.h"
+
+#include "request/queue_type.h"
+#include "request/send.h"
 #include "tcp/tcp.h"
 #include "udp/udp.h"
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The arguments of send() and run(): read by hand, since the general way costs more than the send. */
-#include "request/request.h"
+#include "request/arguments.h"
 
 static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",
                                              "offset", "length",    "to",    "segment",  "zero_copy",

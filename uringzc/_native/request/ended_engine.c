@@ -3,7 +3,7 @@
  * What takes an engine's place when it has ended: every call is refused. An engine ends in code of the
  * program's too, that any call may run (a signal handler that forks, a finalizer that closes): this way
  * nothing on the way back from there has to ask whether there still is one. */
-#include "request/request.h"
+#include "request/ended_engine.h"
 
 static int64_t queue(void *engine, const uzc_send *send) {
     (void)engine, (void)send;

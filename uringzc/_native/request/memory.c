@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Memory that can be sent, and how data given to send() becomes an address and something to hold. */
-#include "request/request.h"
+#include "request/memory.h"
 
 static PyObject *memory_type, *name_memory;
 
@@ -61,13 +61,6 @@ int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length,
     return 0;
 }
 
-void free_object(PyObject *self) {
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc free_it = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    free_it(self);
-    Py_DECREF(type);
-}
-
 static int init(PyObject *self, PyObject *args, PyObject *keywords) {
     Memory *m = (Memory *)self;
     static char *accepted[] = {"owner", "address", "length", "retired", NULL};
@@ -119,9 +112,8 @@ static PyType_Slot slots[] = {{Py_tp_init, init},       {Py_tp_traverse, travers
 static PyType_Spec spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                            slots};
 
-PyObject *memory_init(void) {
+int memory_init(PyObject *module) {
     name_memory = PyUnicode_InternFromString("_memory");
     memory_type = PyType_FromSpec(&spec);
-    Py_XINCREF(memory_type);
-    return name_memory ? memory_type : NULL;
+    return name_memory && memory_type ? PyModule_AddType(module, (PyTypeObject *)memory_type) : -1;
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The notifiers of a sender's own slot: flushed, told of, and remembered until they are done. */
-#include "request/request.h"
+#include "request/sender_notifiers.h"
 
 static uzc_slots *slots_of(const Queue *q) {
     return q->calls->slots(q->engine);

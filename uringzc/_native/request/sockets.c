@@ -2,7 +2,9 @@
  *
  * Sockets with requests that are not submitted: what they were when a request was queued is what they must
  * still be when it is submitted. */
-#include "request/request.h"
+#include "request/sockets.h"
+
+#include "request/refuse.h"
 
 static PyObject *name_fileno;
 

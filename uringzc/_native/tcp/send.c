@@ -5,6 +5,7 @@
  */
 #include <sys/uio.h>
 
+#include "request/enter.h"
 #include "tcp/tcp.h"
 
 struct cursor {

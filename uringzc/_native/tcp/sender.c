@@ -6,6 +6,9 @@
 #include <sys/socket.h>
 #include <sys/uio.h>
 
+#include "request/enter.h"
+#include "request/queue_type.h"
+#include "request/refuse.h"
 #include "tcp/tcp.h"
 
 #define CALLS 16 /* without a request, between two looks at what has come back */

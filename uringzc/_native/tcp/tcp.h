@@ -8,7 +8,8 @@
 #ifndef UZC_STREAM_H
 #define UZC_STREAM_H
 
-#include "request/request.h"
+#include "request/queue.h"
+#include "request/sender_notifiers.h"
 
 #define VECTOR 256u         /* pieces of one request or system call; IOV_MAX is 1024 */
 #define CHUNK (1u << 20)    /* bytes of one: locked memory is charged for all of them, taken or not */

@@ -11,6 +11,9 @@
 #include <sys/uio.h>
 #include <time.h>
 
+#include "request/enter.h"
+#include "request/refuse.h"
+#include "request/sockets.h"
 #include "tcp/tcp.h"
 
 #define SLICE                                                                                                \

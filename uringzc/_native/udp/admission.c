@@ -9,6 +9,9 @@
 #include <sys/socket.h>
 #include <time.h>
 
+#include "request/enter.h"
+#include "request/refuse.h"
+#include "request/sockets.h"
 #include "udp/udp.h"
 
 #define PAGE 4096u

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Arena: registered memory in blocks; and Lease, a piece of it in the program's hands. */
+#include "request/memory.h"
 #include "udp/udp.h"
 
 PyTypeObject *arena_type, *lease_type;

@@ -2,6 +2,7 @@
  *
  * Trains are formed: in the block that is being filled, one datagram behind the other.
  */
+#include "request/refuse.h"
 #include "udp/udp.h"
 
 void leave_block(UdpBatcher *g) {
@@ -32,7 +33,7 @@ int close_for_next(UdpBatcher *g) {
     int code = submit_if_full(g);
     if (code > 0 && g->count < BATCH) /* some have left, and the others wait on */
         return 0;
-    return code ? would_block(code, "the network takes no more at the moment") : 0;
+    return code ? raise_would_block(code, "the network takes no more at the moment") : 0;
 }
 
 /* Other senders of this engine give their blocks back; 1 if that gave nothing. */
@@ -75,9 +76,10 @@ int make_place(UdpBatcher *g, size_t n) {
         if (code > 0)
             poll_until(g, POLL_PLACE, 0);
         if (code > 0 && !g->in_flight)
-            return would_block(1, "leases that were not sent hold the whole arena: send or release them");
+            return raise_would_block(1,
+                                     "leases that were not sent hold the whole arena: send or release them");
         if (code)
-            return would_block(code, "the kernel still holds the whole arena");
+            return raise_would_block(code, "the kernel still holds the whole arena");
     }
     poll_no_more(g, POLL_PLACE);
     return 0;

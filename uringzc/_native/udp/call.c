@@ -5,6 +5,8 @@
  */
 #include <limits.h>
 
+#include "request/enter.h"
+#include "request/refuse.h"
 #include "udp/udp.h"
 
 #define PATIENCE 50000          /* microseconds that the lock is waited for between two checks for signals */
@@ -246,15 +248,6 @@ PyObject *leave(UdpBatcher *g, PyObject *result) {
     if (error || (result && raise_modified(g->queue) < 0))
         Py_CLEAR(result);
     return result;
-}
-
-/* What a call raises that can not be waited for: code 1, else it has raised already. Always -1. */
-int would_block(int code, const char *why) {
-    PyObject *arguments = code > 0 ? Py_BuildValue("(is)", EAGAIN, why) : NULL;
-    if (arguments)
-        PyErr_SetObject(PyExc_BlockingIOError, arguments);
-    Py_XDECREF(arguments);
-    return -1;
 }
 
 /* -- others */

@@ -3,6 +3,8 @@
  * Destinations: each has a number, by which trains and the accounts name it. Numeric addresses are looked up
  * in a dict; a name is resolved each time that it is given.
  */
+#include "request/refuse.h"
+#include "request/sockets.h"
 #include "udp/udp.h"
 
 static int new_destination(UdpBatcher *g, PyObject *packed, uint32_t *destination) {
@@ -59,7 +61,7 @@ static int forget_destinations(UdpBatcher *g) {
     if (code > 0)
         poll_until(g, POLL_PLACE, 0);
     if (code)
-        return would_block(code, "too many destinations while the network takes no more");
+        return raise_would_block(code, "too many destinations while the network takes no more");
     PyDict_Clear(g->destination_numbers);
     g->destination_count = 1;
     Py_CLEAR(g->last_to);

@@ -15,6 +15,7 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
+#include "request/refuse.h"
 #include "udp/udp.h"
 
 static bool add(const UdpBatcher *g, int fd, uint32_t events) {

@@ -3,6 +3,7 @@
  * The per-datagram path. Staging a datagram is one call that keeps the GIL: a check of the thread, a copy
  * into the open train, and two additions. Everything else happens once per train, or once per submission.
  */
+#include "request/refuse.h"
 #include "udp/udp.h"
 
 /* The int that send() returns. */

@@ -2,6 +2,7 @@
  *
  * Memory that the program keeps, in bulk: blocks of datagrams, and pieces that do not touch.
  */
+#include "request/memory.h"
 #include "udp/udp.h"
 
 /* Memory of the program's own, as the request path resolves it: a holder for `length` bytes from `offset`. */

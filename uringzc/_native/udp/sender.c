@@ -5,6 +5,8 @@
 #include <limits.h>
 #include <time.h>
 
+#include "request/queue_type.h"
+#include "request/refuse.h"
 #include "udp/udp.h"
 
 int64_t nanoseconds(void) {
@@ -27,7 +29,7 @@ static PyObject *batcher_flush(PyObject *self, PyObject *unused) {
         return NULL;
     int code = submit_all(g);
     if (code)
-        would_block(code, "the network takes no more at the moment: what is left stays taken");
+        raise_would_block(code, "the network takes no more at the moment: what is left stays taken");
     return leave(g, code ? NULL : notifiers_numbers(&g->notifiers));
 }
 

@@ -8,6 +8,10 @@
 #include <netinet/udp.h>
 #include <sys/socket.h>
 
+#include "request/enter.h"
+#include "request/memory.h"
+#include "request/refuse.h"
+#include "request/sockets.h"
 #include "udp/udp.h"
 
 /* -- what the accounts tell; without the GIL, but in the thread that is inside */

@@ -8,6 +8,8 @@
 #include <sys/uio.h>
 
 #include "engines/gso_cmsg.h"
+#include "request/refuse.h"
+#include "request/sockets.h"
 #include "udp/udp.h"
 
 /* With a control message that says how it is to be cut, where the socket's option says otherwise. */

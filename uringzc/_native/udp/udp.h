@@ -14,7 +14,8 @@
 #include <netinet/in.h>
 #include <pthread.h>
 
-#include "request/request.h"
+#include "request/queue.h"
+#include "request/sender_notifiers.h"
 
 #define BLOCK 65536u      /* of the arena; no datagram, and no train, is larger */
 #define TRAIN_MOST 65507u /* bytes of a train */
@@ -166,8 +167,6 @@ int batcher_begin(UdpBatcher *g);
 void batcher_end(UdpBatcher *g);
 /* The end of a call with a result: then what happened is reported to the program, which may raise. */
 PyObject *leave(UdpBatcher *g, PyObject *result);
-/* What a call raises that may not wait: code 1, else it has raised already. Always -1. */
-int would_block(int code, const char *why);
 
 /* timer.c */
 int timer_init(void);

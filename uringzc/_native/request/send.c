@@ -12,99 +12,13 @@
  */
 #include <sys/socket.h>
 
-#include "request/request.h"
+#include "request/send.h"
 
-PyObject *take_exception(void) {
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    PyErr_NormalizeException(&type, &value, &trace);
-    Py_XDECREF(type);
-    Py_XDECREF(trace);
-    return value;
-}
-
-static void verify(Queue *q, PyObject *memory) {
-    PyObject *pending_type, *pending_value, *pending_trace;
-    PyErr_Fetch(&pending_type, &pending_value, &pending_trace);
-    PyObject *done = PyObject_CallFunctionObjArgs(q->verify, memory, NULL);
-    Py_XDECREF(done);
-    if (!done) {
-        PyObject *value = take_exception();
-        if (!value || PyList_Append(q->modified, value) < 0)
-            PyErr_Clear();
-        Py_XDECREF(value);
-    }
-    PyErr_Restore(pending_type, pending_value, pending_trace);
-}
-
-int raise_modified(Queue *q) {
-    if (!q->verify || !PyList_Size(q->modified))
-        return 0;
-    PyObject *first = PyList_GetItem(q->modified, 0);
-    Py_INCREF(first);
-    PyList_SetSlice(q->modified, 0, PyList_Size(q->modified), NULL);
-    PyErr_SetObject((PyObject *)Py_TYPE(first), first);
-    Py_DECREF(first);
-    return -1;
-}
-
-void release_references(Queue *q) {
-    void *sock, *memory;
-    uzc_slots *slots = q->calls->slots(q->engine);
-    while (q->calls->release(slots, &sock, &memory)) {
-        if (q->verify)
-            verify(q, memory);
-        Py_XDECREF((PyObject *)sock);
-        Py_XDECREF((PyObject *)memory);
-    }
-}
-
-/* Submits what is queued, waits for `wait` CQEs, takes all results, drops what is free again. INT64_MIN:
- * Python code that it called has raised. */
-static long long enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
-    long long done;
-    char was = q->busy;
-    if (!q->calls->is_owner(q->calls->slots(q->engine)))
-        return UZC_E_THREAD;
-    q->busy = 1; /* what a finalizer in here calls on this engine is refused */
-    if (check_pending_sockets(q) < 0) {
-        q->busy = was;
-        return INT64_MIN;
-    }
-    Py_BEGIN_ALLOW_THREADS;
-    done = q->calls->enter(q->engine, submit, wait, timeout_ns);
-    Py_END_ALLOW_THREADS;
-    if (done > 0) {
-        q->queued -= done;
-        q->submitted += (unsigned long long)done;
-    }
-    if (q->queued <= 0)
-        forget_pending_sockets(q);
-    if (done > -4096) /* not refused */
-        release_references(q);
-    if (done > 0 && !q->owned) {
-        PyObject *told = PyObject_CallFunctionObjArgs(q->claimed, NULL);
-        q->owned = told != NULL; /* else an interrupt came: told again next time */
-        Py_XDECREF(told);
-        if (!told)
-            done = INT64_MIN;
-    }
-    q->busy = was;
-    return done;
-}
-
-int check_signals(Queue *q) {
-    if (PyErr_CheckSignals() < 0)
-        return -1;
-    return q->engine ? 0 : (refuse(q, UZC_E_CLOSED), -1);
-}
-
-int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns) {
-    long long done = enter(q, submit, wait, timeout_ns);
-    if (done == INT64_MIN || check_signals(q) < 0)
-        return -1;
-    return done < 0 && done != -EINTR ? (refuse(q, done), -1) : 0;
-}
+#include "request/arguments.h"
+#include "request/enter.h"
+#include "request/memory.h"
+#include "request/refuse.h"
+#include "request/sockets.h"
 
 static int full(long long code) {
     return code == UZC_E_QUEUE || code == UZC_E_REQUESTS || code == UZC_E_COMPLETIONS ||
@@ -136,7 +50,7 @@ static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send
         }
         if (full(done) && !(looked && done != UZC_E_QUEUE)) {
             looked = done != UZC_E_QUEUE;
-            done = enter(q, 1, 0, 0);
+            done = try_enter(q, 1, 0, 0);
         }
         if (done < 0 && done != -EINTR) {
             if (done != INT64_MIN)
@@ -305,67 +219,4 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     }
     Py_DECREF(holder);
     return done < 0 ? NULL : PyLong_FromLongLong(done);
-}
-
-PyObject *queue_enter(PyObject *self, PyObject *args) {
-    Queue *q = (Queue *)self;
-    int submit;
-    unsigned wait;
-    long long timeout_ns;
-    if (!PyArg_ParseTuple(args, "iIL", &submit, &wait, &timeout_ns))
-        return NULL;
-    long long done = enter(q, submit, wait, timeout_ns);
-    if (done == INT64_MIN || check_signals(q) < 0)
-        return NULL;
-    if (done < 0 && done != -EINTR)
-        return refuse(q, done);
-    return PyLong_FromLongLong(done > 0 ? done : 0);
-}
-
-PyObject *queue_release(PyObject *self, PyObject *unused) {
-    (void)unused;
-    release_references((Queue *)self);
-    Py_RETURN_NONE;
-}
-
-PyObject *queue_raise_modified(PyObject *self, PyObject *unused) {
-    (void)unused;
-    if (raise_modified((Queue *)self) < 0)
-        return NULL;
-    Py_RETURN_NONE;
-}
-
-PyObject *queue_clear_socket_cache(PyObject *self, PyObject *unused) {
-    (void)unused;
-    clear_socket_cache((Queue *)self);
-    Py_RETURN_NONE;
-}
-
-PyObject *queue_detach(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Queue *q = (Queue *)self;
-    q->engine = NULL;
-    q->calls = &ended_engine_calls;
-    q->queued = 0;
-    forget_pending_sockets(q);
-    Py_RETURN_NONE;
-}
-
-/* Not a context manager: an interrupt could come between its __enter__() and the block that it protects. */
-PyObject *queue_exclusive(PyObject *self, PyObject *args) {
-    Queue *q = (Queue *)self;
-    if (!PyTuple_Size(args))
-        return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
-    if (!q->calls->is_owner(q->calls->slots(q->engine)))
-        return refuse(q, UZC_E_THREAD);
-    if (q->busy)
-        return refuse(q, UZC_E_BUSY);
-    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args));
-    if (!rest)
-        return NULL;
-    q->busy = 1;
-    PyObject *result = PyObject_CallObject(PyTuple_GetItem(args, 0), rest);
-    q->busy = 0;
-    Py_DECREF(rest);
-    return result;
 }

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Entering an engine: submitting, waiting, and dropping what notifiers held that were posted. */
+#include "request/enter.h"
+
+#include "request/refuse.h"
+#include "request/sockets.h"
+
+static void verify(Queue *q, PyObject *memory) {
+    PyObject *pending_type, *pending_value, *pending_trace;
+    PyErr_Fetch(&pending_type, &pending_value, &pending_trace);
+    PyObject *done = PyObject_CallFunctionObjArgs(q->verify, memory, NULL);
+    Py_XDECREF(done);
+    if (!done) {
+        PyObject *value = take_exception();
+        if (!value || PyList_Append(q->modified, value) < 0)
+            PyErr_Clear();
+        Py_XDECREF(value);
+    }
+    PyErr_Restore(pending_type, pending_value, pending_trace);
+}
+
+int raise_modified(Queue *q) {
+    if (!q->verify || !PyList_Size(q->modified))
+        return 0;
+    PyObject *first = PyList_GetItem(q->modified, 0);
+    Py_INCREF(first);
+    PyList_SetSlice(q->modified, 0, PyList_Size(q->modified), NULL);
+    PyErr_SetObject((PyObject *)Py_TYPE(first), first);
+    Py_DECREF(first);
+    return -1;
+}
+
+void release_references(Queue *q) {
+    void *sock, *memory;
+    uzc_slots *slots = q->calls->slots(q->engine);
+    while (q->calls->release(slots, &sock, &memory)) {
+        if (q->verify)
+            verify(q, memory);
+        Py_XDECREF((PyObject *)sock);
+        Py_XDECREF((PyObject *)memory);
+    }
+}
+
+long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+    long long done;
+    char was = q->busy;
+    if (!q->calls->is_owner(q->calls->slots(q->engine)))
+        return UZC_E_THREAD;
+    q->busy = 1; /* what a finalizer in here calls on this engine is refused */
+    if (check_pending_sockets(q) < 0) {
+        q->busy = was;
+        return INT64_MIN;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    done = q->calls->enter(q->engine, submit, wait, timeout_ns);
+    Py_END_ALLOW_THREADS;
+    if (done > 0) {
+        q->queued -= done;
+        q->submitted += (unsigned long long)done;
+    }
+    if (q->queued <= 0)
+        forget_pending_sockets(q);
+    if (done > -4096) /* not refused */
+        release_references(q);
+    if (done > 0 && !q->owned) {
+        PyObject *told = PyObject_CallFunctionObjArgs(q->claimed, NULL);
+        q->owned = told != NULL; /* else an interrupt came: told again next time */
+        Py_XDECREF(told);
+        if (!told)
+            done = INT64_MIN;
+    }
+    q->busy = was;
+    return done;
+}
+
+int check_signals(Queue *q) {
+    if (PyErr_CheckSignals() < 0)
+        return -1;
+    return q->engine ? 0 : (refuse(q, UZC_E_CLOSED), -1);
+}
+
+int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+    long long done = try_enter(q, submit, wait, timeout_ns);
+    if (done == INT64_MIN || check_signals(q) < 0)
+        return -1;
+    return done < 0 && done != -EINTR ? (refuse(q, done), -1) : 0;
+}

@@ -1,0 +1,190 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The type Queue: made, unmade, and its methods that are not on the per-request path. */
+#include "request/queue_type.h"
+
+#include "request/ended_engine.h"
+#include "request/enter.h"
+#include "request/refuse.h"
+#include "request/send.h"
+#include "request/sockets.h"
+
+static PyObject *queue_enter(PyObject *self, PyObject *args) {
+    Queue *q = (Queue *)self;
+    int submit;
+    unsigned wait;
+    long long timeout_ns;
+    if (!PyArg_ParseTuple(args, "iIL", &submit, &wait, &timeout_ns))
+        return NULL;
+    long long done = try_enter(q, submit, wait, timeout_ns);
+    if (done == INT64_MIN || check_signals(q) < 0)
+        return NULL;
+    if (done < 0 && done != -EINTR)
+        return refuse(q, done);
+    return PyLong_FromLongLong(done > 0 ? done : 0);
+}
+
+static PyObject *queue_release(PyObject *self, PyObject *unused) {
+    (void)unused;
+    release_references((Queue *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_raise_modified(PyObject *self, PyObject *unused) {
+    (void)unused;
+    if (raise_modified((Queue *)self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_clear_socket_cache(PyObject *self, PyObject *unused) {
+    (void)unused;
+    clear_socket_cache((Queue *)self);
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_detach(PyObject *self, PyObject *unused) {
+    (void)unused;
+    Queue *q = (Queue *)self;
+    q->engine = NULL;
+    q->calls = &ended_engine_calls;
+    q->queued = 0;
+    forget_pending_sockets(q);
+    Py_RETURN_NONE;
+}
+
+/* Not a context manager: an interrupt could come between its __enter__() and the block that it protects. */
+static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
+    Queue *q = (Queue *)self;
+    if (!PyTuple_Size(args))
+        return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
+    if (!q->calls->is_owner(q->calls->slots(q->engine)))
+        return refuse(q, UZC_E_THREAD);
+    if (q->busy)
+        return refuse(q, UZC_E_BUSY);
+    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args));
+    if (!rest)
+        return NULL;
+    q->busy = 1;
+    PyObject *result = PyObject_CallObject(PyTuple_GetItem(args, 0), rest);
+    q->busy = 0;
+    Py_DECREF(rest);
+    return result;
+}
+
+static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
+    (void)args, (void)keywords;
+    PyObject *self = PyType_GenericAlloc(type, 0);
+    if (self)
+        ((Queue *)self)->calls = &ended_engine_calls;
+    return self;
+}
+
+static int queue_construct(PyObject *self, PyObject *args, PyObject *keywords) {
+    Queue *q = (Queue *)self;
+    static char *accepted[] = {"engine",      "calls",   "admit",   "pin",    "pack", "refuse",
+                               "region_type", "retired", "claimed", "verify", NULL};
+    unsigned long long engine, calls;
+    PyObject *verify;
+    if (q->engine || q->admit) {
+        PyErr_SetString(PyExc_TypeError, "a Queue is made once");
+        return -1;
+    }
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOOO", accepted, &engine, &calls, &q->admit,
+                                     &q->pin, &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed,
+                                     &verify)) {
+        q->admit = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
+        return -1;
+    }
+    Py_INCREF(q->admit);
+    Py_INCREF(q->pin);
+    Py_INCREF(q->pack);
+    Py_INCREF(q->refuse);
+    Py_INCREF(q->region_type);
+    Py_INCREF(q->retired);
+    Py_INCREF(q->claimed);
+    q->engine = (void *)(uintptr_t)engine;
+    q->calls = (const uzc_calls *)(uintptr_t)calls;
+    if (verify == Py_None)
+        return 0;
+    Py_INCREF(verify);
+    q->verify = verify;
+    q->modified = PyList_New(0);
+    return q->modified ? 0 : -1;
+}
+
+static int queue_traverse(PyObject *self, visitproc visit, void *arg) {
+    Queue *q = (Queue *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(q->admit);
+    Py_VISIT(q->pin);
+    Py_VISIT(q->pack);
+    Py_VISIT(q->refuse);
+    Py_VISIT(q->claimed);
+    Py_VISIT(q->verify);
+    Py_VISIT(q->modified);
+    Py_VISIT(q->last_to);
+    for (Py_ssize_t i = 0; i < q->pending_count; i++)
+        Py_VISIT(q->pending[i].sock);
+    return 0;
+}
+
+static void queue_dealloc(PyObject *self) {
+    Queue *q = (Queue *)self;
+    PyObject_GC_UnTrack(self);
+    forget_pending_sockets(q);
+    clear_socket_cache(q);
+    PyMem_Free(q->pending);
+    Py_XDECREF(q->admit);
+    Py_XDECREF(q->pin);
+    Py_XDECREF(q->pack);
+    Py_XDECREF(q->refuse);
+    Py_XDECREF(q->region_type);
+    Py_XDECREF(q->retired);
+    Py_XDECREF(q->claimed);
+    Py_XDECREF(q->verify);
+    Py_XDECREF(q->modified);
+    Py_XDECREF(q->last_to);
+    Py_XDECREF(q->last_packed);
+    free_object(self);
+}
+
+static PyMethodDef queue_methods[] = {
+    {"send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send."},
+    {"run", (PyCFunction)(void (*)(void))queue_run, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send_run."},
+    {"enter", queue_enter, METH_VARARGS,
+     "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
+    {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
+    {"raise_modified", queue_raise_modified, METH_NOARGS,
+     "Debug mode: raises what was found about memory whose notifier was posted."},
+    {"clear_socket_cache", queue_clear_socket_cache, METH_NOARGS, "Asks admit() again of every socket."},
+    {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
+    {"exclusive", queue_exclusive, METH_VARARGS,
+     "exclusive(function, *args) -> what it returns; other calls on the engine meanwhile: BusyError"},
+    {NULL, NULL, 0, NULL}};
+
+static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
+                                      {"submitted", T_ULONGLONG, offsetof(Queue, submitted), READONLY, NULL},
+                                      {"inside", T_INT, offsetof(Queue, inside), READONLY, NULL},
+                                      {NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse},
+                                    {Py_tp_init, queue_construct},
+                                    {Py_tp_dealloc, queue_dealloc},
+                                    {Py_tp_new, queue_new},
+                                    {Py_tp_methods, queue_methods},
+                                    {Py_tp_members, queue_members},
+                                    {0, NULL}};
+static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
+                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, queue_slots};
+
+PyTypeObject *queue_type;
+
+int is_queue(PyObject *object) {
+    return Py_TYPE(object) == queue_type && ((Queue *)object)->admit;
+}
+
+int queue_init(PyObject *module) {
+    queue_type = (PyTypeObject *)PyType_FromSpec(&queue_spec);
+    return queue_type ? PyModule_AddType(module, queue_type) : -1;
+}
