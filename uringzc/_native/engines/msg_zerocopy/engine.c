@@ -3,13 +3,18 @@
  * sendmmsg() as an engine: with MSG_ZEROCOPY, whose notifications come through each socket's error queue; or
  * without, and then a request's memory is free as soon as it was sent.
  */
-#include "engines/msg_zerocopy/state.h"
+#include "engines/msg_zerocopy/notifications.h"
+#include "engines/msg_zerocopy/sockets.h"
+#include "engines/msg_zerocopy/transmit.h"
 
 #include <limits.h>
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
+
+#define TURN 32u      /* sockets that one look asks whether they were closed */
+#define UNHEARD_MS 10 /* until sockets are looked at whose events may not come */
 
 int uzc_msg_zerocopy_new(uzc_msg_zerocopy **out, uzc_slots *slots, uint32_t entries, int zero_copy) {
     uzc_msg_zerocopy *e = calloc(1, sizeof *e);
@@ -150,6 +155,17 @@ static int sleep_until(uzc_msg_zerocopy *e, int64_t timeout_ns) {
     return came < 0 ? -errno : 0;
 }
 
+static void settle_touched(uzc_msg_zerocopy *e) {
+    while (e->touched) {
+        struct sock *s = e->touched;
+        e->touched = s->next_touched;
+        s->touched = false;
+        if (s->held >= 0 && s->ids && uzc_ids_outstanding(s->ids))
+            read_errors(e, s);
+        settle_down(e, s);
+    }
+}
+
 static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
     uzc_msg_zerocopy *e = engine;
     int error = uzc_slots_begin_any(e->slots);
@@ -192,6 +208,41 @@ static int news(void *engine, int fd) {
         return error;
     }
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) == 0 ? error : 0;
+}
+
+int uzc_msg_zerocopy_message(uzc_msg_zerocopy *e, int fd, uzc_message *out) {
+    int error = fd < 0 ? -EBADF : uzc_slots_begin_any(e->slots);
+    if (error)
+        return error;
+    struct sock *s = sock_of(e, fd);
+    int found = s && s->ids ? 0 : -ENOENT;
+    if (!found) {
+        read_errors(e, s);
+        s->error = 0;
+        settle_down(e, s);
+    }
+    for (int i = 0; !found && i < e->message_count; i++) {
+        if (e->messages[i].socket != s)
+            continue;
+        *out = e->messages[i];
+        e->message_count--;
+        memmove(&e->messages[i], &e->messages[i + 1], (size_t)(e->message_count - i) * sizeof *out);
+        found = 1;
+    }
+    uzc_slots_end(e->slots);
+    uzc_msg_zerocopy_signal(e);
+    return found;
+}
+
+void uzc_msg_zerocopy_own(uzc_msg_zerocopy *e, int fd) {
+    if (fd < 0 || uzc_slots_begin_any(e->slots))
+        return;
+    struct sock *s = sock_of(e, fd);
+    if (s && s->ids && !uzc_ids_outstanding(s->ids)) {
+        uzc_ids_set(s->ids, 0);
+        s->sure = true;
+    }
+    uzc_slots_end(e->slots);
 }
 
 const uzc_calls *uzc_msg_zerocopy_calls(void) {

@@ -3,7 +3,7 @@
  * The sockets of an engine. While requests of one are outstanding, or wait for room, the engine holds a
  * descriptor of its own: closing the program's would lose the notifications, and with them the memory.
  */
-#include "engines/msg_zerocopy/state.h"
+#include "engines/msg_zerocopy/sockets.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -209,17 +209,6 @@ void touch(uzc_msg_zerocopy *e, struct sock *s) {
     s->touched = true;
     s->next_touched = e->touched;
     e->touched = s;
-}
-
-void settle_touched(uzc_msg_zerocopy *e) {
-    while (e->touched) {
-        struct sock *s = e->touched;
-        e->touched = s->next_touched;
-        s->touched = false;
-        if (s->held >= 0 && s->ids && uzc_ids_outstanding(s->ids))
-            read_errors(e, s);
-        settle_down(e, s);
-    }
 }
 
 /* Edges: an error that the next send will fail with would be a level for as long as there is no next send.

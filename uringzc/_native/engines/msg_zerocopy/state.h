@@ -2,12 +2,10 @@
  *
  * The engine's own structures, shared by engine.c, transmit.c, notifications.c and sockets.c.
  */
-#ifndef UZC_ERRQUEUE_H
-#define UZC_ERRQUEUE_H
+#ifndef UZC_MSG_ZEROCOPY_STATE_H
+#define UZC_MSG_ZEROCOPY_STATE_H
 
-#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -31,8 +29,6 @@
 
 #define GROUP 32u /* messages of one sendmmsg(), and of one look at an error queue */
 #define MESSAGES 256
-#define TURN 32u      /* sockets that one look asks whether they were closed */
-#define UNHEARD_MS 10 /* until sockets are looked at whose events may not come */
 
 struct entry {
     uint64_t key;
@@ -106,23 +102,5 @@ static inline void settle(uzc_msg_zerocopy *e, uint64_t key, int copied) {
 static inline int fd_of(const struct sock *s) {
     return s->held >= 0 ? s->held : s->fd;
 }
-
-/* sockets.c: the socket that this descriptor is now, NULL without memory; a descriptor of our own, -1
- * if there is none; after anything that may have changed what it needs */
-struct sock *sock_of(uzc_msg_zerocopy *e, int fd);
-int hold(struct sock *s);
-void touch(uzc_msg_zerocopy *e, struct sock *s);
-void settle_touched(uzc_msg_zerocopy *e);
-void settle_down(uzc_msg_zerocopy *e, struct sock *s);
-void free_socks(uzc_msg_zerocopy *e);
-void end_closed(uzc_msg_zerocopy *e, uint32_t most);
-
-/* notifications.c: everything that is in its error queue; where its counter stands, before a send */
-void read_errors(uzc_msg_zerocopy *e, struct sock *s);
-void find_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry);
-
-/* transmit.c: what was queued leaves, or waits with its socket; what waits with this one */
-void send_queued(uzc_msg_zerocopy *e);
-void send_waiting(uzc_msg_zerocopy *e, struct sock *s);
 
 #endif

@@ -3,7 +3,9 @@
  * Requests leave by sendmmsg(), those of one socket in their order. One that finds no room waits, and those
  * behind it with it, unless it carries MSG_DONTWAIT.
  */
-#include "engines/msg_zerocopy/state.h"
+#include "engines/msg_zerocopy/transmit.h"
+#include "engines/msg_zerocopy/counter.h"
+#include "engines/msg_zerocopy/sockets.h"
 
 #include <netinet/udp.h>
 
