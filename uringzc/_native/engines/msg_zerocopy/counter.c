@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Where a socket's zero-copy counter stands, which the kernel does not say.
+ * Where a socket's zero-copy counter stands: the id that the next MSG_ZEROCOPY send will get. No socket
+ * option tells. A UDP socket's counter is learned with sends that are invalid but counted; a TCP socket's is
+ * guessed while nothing is outstanding, and zerocopy_ids.c waits until a notification confirms the guess.
  */
 #include "engines/msg_zerocopy/counter.h"
 #include "engines/msg_zerocopy/notifications.h"
@@ -11,9 +13,9 @@
 #define MSG_PROBE 0x10
 #endif
 
-/* A datagram to be cut into more pieces than the kernel allows. It is not to have a timestamp: the program
- * may count those of its own. */
-static int send_refused(const struct sock *s, const struct entry *entry, int flags) {
+/* Sends a datagram with more GSO segments than the kernel allows: EINVAL. Timestamps are off for it, as the
+ * program may count its own. */
+static int send_invalid(const struct sock *s, const struct entry *entry, int flags) {
     static char nothing[32768];
     struct {
         uzc_gso_control cut;
@@ -35,66 +37,66 @@ static int send_refused(const struct sock *s, const struct entry *entry, int fla
     return sendmsg(fd_of(s), &message, flags | MSG_DONTWAIT | MSG_NOSIGNAL) < 0 ? -errno : 0;
 }
 
-/* It fails when it has its number already, and its notification comes at once. Whether it did, and nothing
- * else that is not known to take no number. */
-static bool use_up_a_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
-    if (send_refused(s, entry, MSG_ZEROCOPY) != -EINVAL)
+/* The send fails after it was given an id, and its notification comes at once. False: it failed earlier, or
+ * the notification did not come. */
+static bool probe_once(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
+    if (send_invalid(s, entry, MSG_ZEROCOPY) != -EINVAL)
         return false;
-    s->found = false;
-    s->asking = true;
-    read_errors(e, s);
-    s->asking = false;
-    return s->found;
+    s->has_probe_result = false;
+    s->probing = true;
+    read_error_queue(e, s);
+    s->probing = false;
+    return s->has_probe_result;
 }
 
-/* One that nobody here has sent zero-copy through, or where a send has failed that may have used up a number,
- * and may tell of it later: one more that does so tells where the counter stands. Of the first, what was in
- * the queue may be of others; so it has to count up, and not to fail on its way (MSG_PROBE sends nothing). */
-static void ask_for_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
+/* For a socket that was not used yet, or where a failed send may have used an id and may report it later.
+ * Before the socket is verified, the error queue may hold reports of others' sends: so MSG_PROBE, which sends
+ * nothing, must get through, and two probes must get consecutive ids. */
+static void probe_counter(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t next;
     int corked = 0;
     getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
-    if (corked || s->more) /* it would become a part of another datagram */
+    if (corked || s->more_pending) /* the probe would become a part of the datagram */
         return;
-    if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no number */
+    if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no id */
         return;
-    if (!s->error) /* or it would fail with that, and nobody would hear of it */
-        getsockopt(fd_of(s), SOL_SOCKET, SO_ERROR, &s->error, &(socklen_t){sizeof s->error});
+    if (!s->pending_error) /* or the probe would fail with it, and consume it */
+        getsockopt(fd_of(s), SOL_SOCKET, SO_ERROR, &s->pending_error, &(socklen_t){sizeof s->pending_error});
     uzc_ids_next(s->ids, &next);
-    if ((!s->sure && send_refused(s, entry, MSG_PROBE) < 0) || !use_up_a_number(e, s, entry))
+    if ((!s->verified && send_invalid(s, entry, MSG_PROBE) < 0) || !probe_once(e, s, entry))
         return;
-    if (s->sure) { /* of all that it was given */
-        if ((int32_t)(s->number - next) > 0)
-            uzc_ids_set(s->ids, s->number);
+    if (s->verified) { /* the highest id reported is the probe's, or later */
+        if ((int32_t)(s->probe_result - next) > 0)
+            uzc_ids_set(s->ids, s->probe_result);
         return;
     }
-    next = s->number;
-    s->sure = use_up_a_number(e, s, entry) && s->number == next + 1;
-    if (s->sure)
-        uzc_ids_set(s->ids, s->number);
+    next = s->probe_result;
+    s->verified = probe_once(e, s, entry) && s->probe_result == next + 1;
+    if (s->verified)
+        uzc_ids_set(s->ids, s->probe_result);
 }
 
-/* A stream has nothing that would tell, and none of its failures use up a number. */
-static void guess_number(uzc_msg_zerocopy *e, struct sock *s) {
+/* TCP has no send that is invalid but counted; its failed sends use no id. */
+static void guess_counter(uzc_msg_zerocopy *e, struct sock *s) {
     if (uzc_ids_outstanding(s->ids))
         return;
     uzc_ids_guess(s->ids);
-    if (nothing_held(s))
+    if (kernel_holds_nothing(s))
         return;
-    read_errors(e, s); /* others' notifications: it makes a better guess */
+    read_error_queue(e, s); /* notifications of others' sends improve the guess */
     uzc_ids_guess(s->ids);
-    if (!nothing_held(s))
-        uzc_ids_doubt(s->ids);
+    if (!kernel_holds_nothing(s))
+        uzc_ids_invalidate(s->ids);
 }
 
-/* Of a socket that the library did not open nothing is certain: the program may have sent zero-copy through
- * it, with SO_ZEROCOPY set and taken back. */
-void find_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
+/* The program may have sent zero-copy through a socket that the library did not open, even if SO_ZEROCOPY is
+ * off now. */
+void learn_counter(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t next;
-    if (s->off) /* the kernel would give no number */
+    if (s->zero_copy_off) /* the kernel would assign no id */
         return;
-    if (s->stream && !s->sure)
-        guess_number(e, s);
+    if (s->stream && !s->verified)
+        guess_counter(e, s);
     else if (!s->stream && !uzc_ids_next(s->ids, &next))
-        ask_for_number(e, s, entry);
+        probe_counter(e, s, entry);
 }

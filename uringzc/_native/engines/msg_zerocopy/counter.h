@@ -4,7 +4,8 @@
 
 #include "engines/msg_zerocopy/state.h"
 
-/* Where the socket's counter stands, before a send. */
-void find_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry);
+/* To be called before the zero-copy send of `entry`: learns the id that it will get, if that is not known.
+ * Where it can not be learned, uzc_ids_next() says so. */
+void learn_counter(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry);
 
 #endif

@@ -4,8 +4,9 @@
 
 #include "engines/msg_zerocopy/state.h"
 
-/* Everything that is in its error queue. */
-void read_errors(uzc_msg_zerocopy *e, struct sock *s);
-bool nothing_held(const struct sock *s);
+/* Takes all that is in the socket's error queue, and settles what it reports. */
+void read_error_queue(uzc_msg_zerocopy *e, struct sock *s);
+/* Whether the kernel holds no memory of zero-copy sends of the socket, with all notifications read. */
+bool kernel_holds_nothing(const struct sock *s);
 
 #endif

@@ -4,9 +4,9 @@
 
 #include "engines/msg_zerocopy/state.h"
 
-/* What was queued leaves, or waits with its socket. */
+/* Sends all queued entries; those for which there is no room wait with their socket. */
 void send_queued(uzc_msg_zerocopy *e);
-/* What waits with this one. */
+/* Sends what waits with this socket, as far as there is room. */
 void send_waiting(uzc_msg_zerocopy *e, struct sock *s);
 
 #endif
