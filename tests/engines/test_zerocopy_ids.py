@@ -49,20 +49,20 @@ class Ids:
 
     @property
     def disbelieved(self) -> bool:
-        return bool(lib.uzc_ids_disbelieved(self.pointer))
+        return bool(lib.uzc_ids_untrusted(self.pointer))
 
     def take_all(self) -> list[int]:
         """The kernel holds nothing any more."""
         return list(iter(lambda: int(lib.uzc_ids_take_any(self.pointer)), 0))
 
     def doubt(self) -> None:
-        lib.uzc_ids_doubt(self.pointer)
+        lib.uzc_ids_invalidate(self.pointer)
 
     def own(self, *keys: int) -> None:
         """So many sends have succeeded."""
         assert lib.uzc_ids_reserve(self.pointer, len(keys)) == 0
         for key in keys:
-            lib.uzc_ids_own(self.pointer, key)
+            lib.uzc_ids_assign(self.pointer, key)
 
     def clip(self, first: int, last: int) -> tuple[int, int] | None:
         """The part of a range that is worth looking at."""

@@ -1,35 +1,23 @@
 /* SPDX-License-Identifier: MIT
  *
- * The boundary: every function and struct that Python may see. It is read twice, by the C compiler and
- * by cffi as the cdef, so it has no include guard and no #include: a C file includes "native.h".
+ * The boundary: every function and struct of the cffi module `_uring`. The C compiler reads it as a header,
+ * and cffi as the cdef: so it has no include guard and no #include, and a C file includes "native.h".
  *
- * Calls return 0 or a count, or -errno, or one of the refusals below, and never touch errno.
+ * Calls return 0 or a count, or -errno, or one of the refusals below. They do not report through errno.
  */
 
-#define UZC_NO_SLOT 0xffffffff /* a request of its own, outside any notifier (Ring) */
-#define UZC_MAX_SLOTS 32768
-#define UZC_MAX_INTERNAL_SLOTS 4096 /* slots of senders, numbered from UZC_MAX_SLOTS */
+/* -- refusals without an errno of their own; the call that returns one has changed nothing */
 
-/* Refusals that errno has no word for. Nothing was changed by the call that returns one. */
 #define UZC_E_THREAD -5001        /* another thread owns the engine */
 #define UZC_E_BUSY -5002          /* another call is inside the engine */
 #define UZC_E_CLOSED -5003        /* the engine is closed, or belongs to the parent of a fork */
-#define UZC_E_POISONED -5004      /* the kernel dropped a completion: nothing can be trusted any more */
+#define UZC_E_POISONED -5004      /* the kernel dropped a completion: what is in flight is unknown */
 #define UZC_E_QUEUE -5005         /* the submission queue is full: submit, then try again */
 #define UZC_E_REQUESTS -5006      /* max_inflight requests are held */
-#define UZC_E_COMPLETIONS -5007   /* max_inflight completions are, or will be, unread */
-#define UZC_E_NOTIFICATIONS -5008 /* max_inflight notifiers are open, pending or unread */
+#define UZC_E_COMPLETIONS -5007   /* max_inflight completions are unread, or reserved by requests in flight */
+#define UZC_E_NOTIFICATIONS -5008 /* max_inflight notifiers are open, flushed or unread */
 
-/* Which request completions are queued for reading. */
-#define UZC_NONE 0
-#define UZC_FAILED 1
-#define UZC_ALL 2
-#define UZC_RAW 3 /* every CQE as it came, the notifications too */
-
-typedef struct uzc_slots uzc_slots;
-typedef struct uzc_ring uzc_ring;
-typedef struct uzc_msg_zerocopy uzc_msg_zerocopy;
-typedef struct uzc_ids uzc_ids;
+/* -- records that the program reads */
 
 /* One record of reap_completions(), and of Ring.reap(), where flags are the CQE's. */
 typedef struct {
@@ -45,14 +33,14 @@ typedef struct {
     uint32_t slot;
     uint64_t requests;
     uint64_t nbytes;
-    int64_t copied; /* requests that the kernel copied, -1 where it could not tell */
+    int64_t copied; /* requests that the kernel copied; -1: not known of all */
     uint64_t failed;
 } uzc_notification;
 
 typedef struct {
-    uint64_t requests;      /* queued since the start */
+    uint64_t requests;      /* attached since the start */
     uint64_t nbytes;        /* accepted by the kernel */
-    uint64_t completions;   /* results seen */
+    uint64_t completions;   /* results reported */
     uint64_t failed;        /* of those, errors */
     uint64_t notifications; /* posted */
     uint64_t copied;        /* bytes of successful requests that the kernel copied */
@@ -60,200 +48,256 @@ typedef struct {
     uint32_t in_flight;     /* requests whose memory the kernel may still read */
     uint32_t awaiting;      /* requests without a result */
     uint32_t held;          /* requests whose notifier has not been posted */
-    uint32_t open;          /* notifiers with requests that were not flushed */
-    uint32_t flushed;       /* notifiers flushed and not posted */
+    uint32_t open;          /* notifiers that have requests and were not flushed */
+    uint32_t flushed;       /* notifiers flushed and not posted; this and the rest: without internal slots */
     uint32_t unsettled;     /* requests in flight of those */
     uint32_t unread_completions;
     uint32_t unread_notifications;
 } uzc_stats;
 
-/* One send, as an engine's queue() takes it. `socket` and `memory` are references that the accounts keep
- * until the request's notifier is posted, and hand back through uzc_slots_release(). */
+/* -- slots (slots/): the request table, and the notifiers that its requests are attached to
+ *
+ * A request is named by a key, a notifier by a number: the index of its entry, and a generation. Keys are
+ * not 0, and their top bit is 0. */
+
+#define UZC_NO_SLOT 0xffffffff /* no slot: a request outside any notifier (Ring), a sender without one */
+#define UZC_MAX_SLOTS 32768
+#define UZC_MAX_INTERNAL_SLOTS 4096 /* slots of senders, numbered from UZC_MAX_SLOTS */
+
+/* Which request completions are recorded: the mode of uzc_slots_new(). */
+#define UZC_NONE 0
+#define UZC_FAILED 1
+#define UZC_ALL 2
+#define UZC_RAW 3 /* each CQE as it came, notifications too; there are no slots */
+
+typedef struct uzc_slots uzc_slots;
+
+/* One send, or a run of sends of one size from one memory. */
 typedef struct {
-    void *socket;
-    void *memory;
-    const char *data;
-    const char *base;   /* where the memory that data lies in begins, if it is registered */
-    const void *to;     /* struct sockaddr, NULL for a connected socket; copied */
-    void *message;      /* struct iovec *, instead of data; must live until the request is submitted */
-    uint64_t user_data; /* the caller's, returned with the result */
-    uint64_t stride;    /* a run: from one datagram's start to the next's */
-    uint32_t length;    /* bytes, or the count of iovecs */
-    uint32_t count;     /* 1, or the datagrams of a run, whose user_data counts up */
-    uint32_t slot;
-    uint32_t segment;   /* UDP_SEGMENT, 0 for none */
+    void *socket;       /* references that the request table keeps until the request's notifier is posted,
+                           and returns through uzc_slots_release() */
+    void *memory;       /* the same */
+    const char *data;   /* the first datagram */
+    const char *base;   /* the start of the registered memory that holds data; unused if buffer is -1 */
+    const void *to;     /* struct sockaddr, copied; NULL: the socket is connected */
+    void *message;      /* struct iovec * instead of data; must live until the request is submitted */
+    uint64_t user_data; /* returned with the result; a run counts it up */
+    uint64_t stride;    /* bytes from one datagram of a run to the next */
+    uint32_t length;    /* bytes of each datagram, or iovecs of message */
+    uint32_t count;     /* datagrams of the run, 1 for a single send */
+    uint32_t slot;      /* a registered or internal slot; not used in a raw engine */
+    uint32_t segment;   /* UDP_SEGMENT: bytes of each datagram that GSO makes of the request; 0: no GSO */
     uint32_t msg_flags; /* MSG_* */
-    uint32_t zero_copy; /* bool */
-    uint32_t flush;     /* bool: flush the slot behind each request */
-    uint32_t to_length;
-    int32_t fd;         /* the descriptor, or the index of a registered file */
+    uint32_t zero_copy; /* bool: with zero-copy, where the engine can */
+    uint32_t flush;     /* bool: flush the slot after each request */
+    uint32_t to_length; /* bytes; 0 without to */
+    int32_t fd;         /* a descriptor, or with fixed_file an index of the registered files */
     int32_t fixed_file; /* bool */
-    int32_t buffer;     /* first registered buffer under the memory, -1 if it is not registered */
-    uint32_t buffers;   /* how many registered buffers the memory spans */
+    int32_t buffer;     /* index of the first registered buffer of the memory at base; -1: not registered */
+    uint32_t buffers;   /* registered buffers that the memory spans, from `buffer` on */
 } uzc_send;
 
-/* Whom the accounts tell what becomes of the requests of a watched slot: a slot of a sender's own, outside
- * the registered ones. Its results are queued for nobody, and its notifications are read apart. Called inside
- * enter(), without the GIL. */
+/* The callbacks of an internal slot: a slot of a sender, outside the registered ones, whose requests record
+ * no completions. They run inside the engine, in the thread that entered it, without the GIL. */
 typedef struct {
-    void *context;
+    void *context; /* not NULL */
+    /* The request has a result: bytes, or -errno. */
     void (*result)(void *context, uint64_t user_data, int32_t result);
-    void (*settled)(void *context, uint64_t user_data, int copied); /* 1, 0, or -1: not known */
+    /* The kernel no longer reads the request's memory. copied: 1, 0, or -1: not known. */
+    void (*settled)(void *context, uint64_t user_data, int copied);
 } uzc_listener;
 
-/* What the per-request path needs of an engine; the same table for each kind of engine. */
-typedef struct {
-    /* Queues up to send->count requests; returns how many, or why not one. */
-    int64_t (*queue)(void *engine, const uzc_send *send);
-    /* Submits if asked, waits for `wait` CQEs or `timeout_ns` (< 0: for ever), takes every result there is.
-     * May come back before that, when it submitted or when a signal came (-EINTR): the caller looks, and
-     * calls again. Returns the requests submitted. */
-    int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
-    /* The descriptor was closed: its requests that are queued and not submitted will fail with EBADF. */
-    void (*revoke)(void *engine, int fd);
-    uzc_slots *(*slots)(void *engine);
-    /* May this thread use the engine? */
-    int (*is_owner)(const uzc_slots *slots);
-    /* What a new request would be refused with, 0 if nothing. */
-    int (*check)(const uzc_slots *slots);
-    /* Hands back the references of one request whose notifier was posted; 0 if there is none. */
-    int (*release)(uzc_slots *slots, void **socket, void **memory);
-    /* A watched slot: opens one and returns its number; ends one, EBUSY while it has requests; flushes it as
-     * uzc_slots_flush() does; reads its notifications. The program can not name it. */
-    int64_t (*open_slot)(uzc_slots *slots, const uzc_listener *listener);
-    int (*close_slot)(uzc_slots *slots, uint32_t slot);
-    int64_t (*flush_slot)(uzc_slots *slots, uint32_t slot);
-    uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
-    int64_t (*read_slot)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
-    /* Takes the error that the socket's next send would fail with, for something sent before: errno, or 0. */
-    int (*take_socket_error)(void *engine, int fd);
-} uzc_calls;
-
-/* slots.c: the accounts */
-uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t completions);
+/* mode: UZC_NONE to UZC_RAW. NULL: no memory. */
+uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t mode);
 void uzc_slots_free(uzc_slots *slots);
+
+/* The registered slots; see Slots in notif.py. */
 int uzc_slots_register(uzc_slots *slots, const uint64_t *tags, uint32_t count);
 int uzc_slots_unregister(uzc_slots *slots);
 int uzc_slots_update(uzc_slots *slots, uint32_t first, uint32_t count, uint64_t tag, int keep_tag);
 uint32_t uzc_slots_count(const uzc_slots *slots);
-int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot); /* of a registered slot */
-int64_t uzc_slots_flush_internal(uzc_slots *slots, uint32_t slot);
+/* Returns the notifier's number; 0: it had no request, and was skipped. */
+int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot);
+/* Requests of a flushed notifier that are not settled; 0: its notification was posted. */
 uint32_t uzc_slots_unsettled(const uzc_slots *slots, uint64_t notifier);
-int uzc_slots_is_owner(const uzc_slots *slots);
-int uzc_slots_has_owner(const uzc_slots *slots);
+
+/* The owner: the first thread that claims the engine. Until then any thread may use it. */
 int uzc_slots_claim(uzc_slots *slots);
+int uzc_slots_has_owner(const uzc_slots *slots);
+/* Whether this thread may use the engine. */
+int uzc_slots_is_owner(const uzc_slots *slots);
+/* What a new request would be refused with; 0: nothing. */
 int uzc_slots_check(const uzc_slots *slots);
-void uzc_slots_shut(uzc_slots *slots);
+/* Refuses new work from now on. Any thread may call it. */
+void uzc_slots_set_closed(uzc_slots *slots);
+/* The same, by the owner, after flushing all slots. What is in flight can still be completed, and reaped. */
 void uzc_slots_close(uzc_slots *slots);
-void uzc_slots_clock(uzc_slots *slots, uint32_t now); /* milliseconds; wraps */
+
+/* What an engine reports. uzc_slots_attach() returns the new request's key; the caller is inside. Time is in
+ * milliseconds, and wraps. */
+void uzc_slots_clock(uzc_slots *slots, uint32_t now);
 int64_t uzc_slots_attach(uzc_slots *slots, const uzc_send *send, uint64_t user_data);
+/* The request has a result; the kernel may still read its memory. `flags` are recorded. -ENOENT: stray. */
 int uzc_slots_result(uzc_slots *slots, uint64_t key, int32_t result, uint32_t flags);
+/* The kernel no longer reads the request's memory. copied: 1, 0, or -1: not known. `flags`: of the CQE that
+ * said so, which a raw engine records; 0: there was none. -ENOENT: stray. */
 int uzc_slots_settle(uzc_slots *slots, uint64_t key, int copied, uint32_t flags);
+
+/* Returns the references of one request whose notifier was posted, and frees its entry; 0: there is none. */
 int uzc_slots_release(uzc_slots *slots, void **socket, void **memory);
-int64_t uzc_slots_completions(uzc_slots *slots, uzc_completion *out, uint32_t most);
-int64_t uzc_slots_notifications(uzc_slots *slots, uzc_notification *out, uint32_t most);
-int64_t uzc_slots_open_internal(uzc_slots *slots, const uzc_listener *listener);
-int uzc_slots_close_internal(uzc_slots *slots, uint32_t slot);
-int64_t uzc_slots_read_internal(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t most);
+/* Reads up to `max` records; returns how many. Open to every thread once the engine is closed. */
+int64_t uzc_slots_completions(uzc_slots *slots, uzc_completion *out, uint32_t max);
+int64_t uzc_slots_notifications(uzc_slots *slots, uzc_notification *out, uint32_t max);
 void uzc_slots_stats(const uzc_slots *slots, uzc_stats *out);
+/* Milliseconds since the oldest request in flight was attached; 0: nothing is in flight. */
 uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
 
-/* ring.c: io_uring */
+/* -- engines (engines/) */
+
+/* What the per-request path calls of an engine: one table for each kind of engine. */
+typedef struct {
+    /* Queues up to send->count requests; returns how many, or why not one. */
+    int64_t (*queue)(void *engine, const uzc_send *send);
+    /* Submits what is queued, if `submit` or `wait` is not 0; then waits until `wait` CQEs (msg_zerocopy: any
+     * result or notification) are there or `timeout_ns` has passed (< 0: no limit), and takes what there is.
+     * It may return before that, after it has submitted or when a signal came (-EINTR): the caller checks,
+     * and calls again. Returns the requests submitted. */
+    int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
+    /* The program closed the descriptor: requests that are queued for it will fail with EBADF. */
+    void (*revoke)(void *engine, int fd);
+    /* The engine's slots, which the calls below take. */
+    uzc_slots *(*slots)(void *engine);
+    /* uzc_slots_is_owner(), uzc_slots_check(), uzc_slots_release(), uzc_slots_unsettled() */
+    int (*is_owner)(const uzc_slots *slots);
+    int (*check)(const uzc_slots *slots);
+    int (*release)(uzc_slots *slots, void **socket, void **memory);
+    /* An internal slot: opens one, and returns its number; flushes and closes it, -EBUSY while it has
+     * requests; flushes it, as uzc_slots_flush(); reads its notifications. */
+    int64_t (*open_slot)(uzc_slots *slots, const uzc_listener *listener);
+    int (*close_slot)(uzc_slots *slots, uint32_t slot);
+    int64_t (*flush_slot)(uzc_slots *slots, uint32_t slot);
+    uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
+    int64_t (*read_slot)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t max);
+    /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. */
+    int (*take_socket_error)(void *engine, int fd);
+} uzc_calls;
+
+/* -- io_uring (engines/io_uring/ring.c) */
+
 #define UZC_BUFFER_STRIDE 1072693248 /* 1 GiB - 1 MiB: registered buffers of a large region overlap */
-#define UZC_BUFFER_MOST 1073741824   /* the kernel's limit for one registered buffer */
+#define UZC_BUFFER_MAX 1073741824    /* the kernel's limit for one registered buffer */
+
+typedef struct uzc_ring uzc_ring;
 
 /* `flags` are IORING_SETUP_*; R_DISABLED is added, the first enter() enables the ring for its thread. */
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots);
-/* What uzc_probe() found. Without SENDMSG_ZC, what needs a message is copied. */
+/* What uzc_probe() found. Without sendmsg_zc, requests with GSO or iovecs are copied. */
 void uzc_ring_features(uzc_ring *ring, int report_usage, int sendmsg_zc, int fixed_message);
-/* Ends the ring, if there is one, and leaves NULL: an interrupt in the caller can not make it happen twice,
- * or never. Not a barrier: what is in flight must have been waited for. */
+/* Ends the ring, if there is one, and leaves NULL: so an interrupt in the caller can not repeat or skip it.
+ * It does not wait for what is in flight: the caller has. */
 void uzc_ring_exit(uzc_ring **ring);
-/* In the child of a fork: drops the descriptors, and nothing else. Leaves NULL. */
+/* In the child of a fork: closes the descriptors, and nothing else. Leaves NULL. */
 void uzc_ring_abandon(uzc_ring **ring);
-/* A descriptor that is readable while there is something to reap; uzc_ring_signal() brings it up to date. */
+/* A descriptor that is readable while there is something to reap; uzc_ring_signal() updates it. */
 int uzc_ring_fileno(uzc_ring *ring);
 void uzc_ring_signal(uzc_ring *ring);
+/* Registers a table of so many empty buffers. */
 int uzc_ring_buffers(uzc_ring *ring, uint32_t count);
 /* length 0 empties the entry; then a tag given before is posted when the kernel's last use has ended. */
 int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length, uint64_t tag);
-int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int most);
-/* EMFILE: larger than RLIMIT_NOFILE, which stays as it is. */
+int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int max);
+/* Registers a table of so many empty files. -EMFILE: more than RLIMIT_NOFILE, which stays as it is. */
 int uzc_ring_files(uzc_ring *ring, uint32_t count);
+/* fd -1 empties the entry. */
 int uzc_ring_set_file(uzc_ring *ring, uint32_t index, int fd);
 const uzc_calls *uzc_ring_calls(void);
 
-/* ids.c: the kernel numbers a socket's MSG_ZEROCOPY sends, u32 and wrapping, and tells of ranges of them */
-uzc_ids *uzc_ids_new(void);
-void uzc_ids_free(uzc_ids *ids);
-/* Of the socket with this SO_COOKIE, and this inode, or 0 where cookies are unique. Where its counter stands
- * is not known. NULL: no memory, or its numbers are another engine's. uzc_ids_free() leaves it to the next.
- */
-uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode);
-/* Whether an engine of this process has the numbers of that socket, and so reads its error queue. */
-int uzc_ids_taken(uint64_t cookie, uint64_t inode);
-/* The number that the next send will have, once it is known and as long as it can be believed. */
-int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
-/* It was found out. One that was given already, while any is outstanding, is not believed. */
-void uzc_ids_set(uzc_ids *ids, uint32_t next);
-/* Nothing is outstanding, of the engine's and of others: the next number is taken to be the one that was next
- * before, or 0. Nothing is believed until that is reported, before any other; a guess is never too high. */
-void uzc_ids_guess(uzc_ids *ids);
-/* Room for the next `count`: 0 or -ENOMEM. */
-int uzc_ids_reserve(uzc_ids *ids, uint32_t count);
-/* A send for which there is room has succeeded: the next number is its. */
-void uzc_ids_own(uzc_ids *ids, uint64_t key);
-/* A send has failed, and may have used up a number: what the next one is has to be found out. */
-void uzc_ids_doubt(uzc_ids *ids);
-/* The part of a range, ends included, that somebody may own; 0: none. A number that can not have been given
- * means that others send through the socket too: nothing is believed from then on, and what is owned stays.
- */
-int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last);
-/* The key that owns a number, which it then does no more; 0: nobody. Keys are not 0. */
-uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
-uint32_t uzc_ids_outstanding(const uzc_ids *ids);
-/* Whether something is outstanding and no number will settle it: a guess was wrong, or others send too. */
-int uzc_ids_disbelieved(const uzc_ids *ids);
-/* The kernel holds nothing of the socket any more: a key that owned a number; 0: there is none. */
-uint64_t uzc_ids_take_any(uzc_ids *ids);
-
-/* errqueue.c: sendmmsg(), with MSG_ZEROCOPY and the error queue, or without */
-#define UZC_MESSAGE_DATA 128
-#define UZC_MESSAGE_CONTROL 256
-/* What was in an error queue and is no notification: an ICMP error, a timestamp. As recvmsg() gave it. */
-typedef struct {
-    void *socket; /* whose it is, inside */
-    uint32_t msg_flags, data_length, control_length, from_length;
-    char data[UZC_MESSAGE_DATA];
-    char control[UZC_MESSAGE_CONTROL];
-    char from[28];
-} uzc_message;
-int uzc_msg_zerocopy_new(uzc_msg_zerocopy **out, uzc_slots *slots, uint32_t entries, int zero_copy);
-void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine);
-int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *engine);
-void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *engine);
-/* Reads the socket's error queue and hands back the oldest such message: 1, or 0 if there is none. -ENOENT:
- * the engine does not read this socket's. */
-int uzc_msg_zerocopy_message(uzc_msg_zerocopy *engine, int fd, uzc_message *out);
-/* Whether an engine of this process reads this socket's. */
-int uzc_msg_zerocopy_taken(int fd);
-/* The library has opened the socket: it never sent zero-copy. */
-void uzc_msg_zerocopy_own(uzc_msg_zerocopy *engine, int fd);
-/* Why zero-copy requests on the socket are copied at the moment: one of these, or 0. */
-#define UZC_COPIES_OTHER_ENGINE 1
-#define UZC_COPIES_OTHERS_SEND 2
-int uzc_msg_zerocopy_copies(uzc_msg_zerocopy *engine, int fd);
-const uzc_calls *uzc_msg_zerocopy_calls(void);
-
-/* read_memory.c: copies what lies at `address` in this process; -EFAULT where there is no memory (any more).
- */
-int64_t uzc_read_memory(uint64_t address, void *out, uint64_t length);
-
-/* probe.c: what this kernel can do. -errno if io_uring cannot be used at all. */
+/* What this kernel can do. */
 typedef struct {
     int send_zc;       /* Linux 6.0 */
     int sendmsg_zc;    /* Linux 6.1 */
     int report_usage;  /* Linux 6.2: notifications say whether the kernel copied */
     int fixed_message; /* Linux 6.15: SENDMSG_ZC from registered buffers */
 } uzc_features;
+/* io_uring/probe.c. -errno: io_uring can not be used at all. */
 int uzc_probe(uzc_features *out);
+
+/* -- msg_zerocopy (engines/msg_zerocopy/engine.c): sendmmsg() with MSG_ZEROCOPY, or without */
+
+#define UZC_MESSAGE_DATA 128
+#define UZC_MESSAGE_CONTROL 256
+/* A message of an error queue that is no notification (an ICMP error, a timestamp), as recvmsg() gave it. */
+typedef struct {
+    void *socket; /* the engine's own */
+    uint32_t msg_flags, data_length, control_length, from_length;
+    char data[UZC_MESSAGE_DATA];
+    char control[UZC_MESSAGE_CONTROL];
+    char from[28];
+} uzc_message;
+
+typedef struct uzc_msg_zerocopy uzc_msg_zerocopy;
+
+int uzc_msg_zerocopy_new(uzc_msg_zerocopy **out, uzc_slots *slots, uint32_t entries, int zero_copy);
+/* As uzc_ring_exit(); in the child of a fork too. */
+void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine);
+/* As uzc_ring_fileno() and uzc_ring_signal(). */
+int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *engine);
+void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *engine);
+/* Reads the socket's error queue, and takes the oldest such message: 1; 0: there is none. -ENOENT: the engine
+ * does not read this socket's error queue. */
+int uzc_msg_zerocopy_message(uzc_msg_zerocopy *engine, int fd, uzc_message *out);
+/* Whether an engine of this process reads this socket's error queue. */
+int uzc_msg_zerocopy_taken(int fd);
+/* The library has opened the socket, and nobody has sent through it: its counter stands at 0. */
+void uzc_msg_zerocopy_mark_unused(uzc_msg_zerocopy *engine, int fd);
+/* Why zero-copy requests on the socket are copied now: one of these, or 0. */
+#define UZC_COPIES_OTHER_ENGINE 1
+#define UZC_COPIES_OTHERS_SEND 2
+int uzc_msg_zerocopy_why_copied(uzc_msg_zerocopy *engine, int fd);
+const uzc_calls *uzc_msg_zerocopy_calls(void);
+
+/* -- zero-copy ids (engines/msg_zerocopy/zerocopy_ids.c): which request an id of MSG_ZEROCOPY belongs to
+ *
+ * The kernel numbers a socket's zero-copy sends with a u32 that wraps, and reports ranges of these ids. */
+
+typedef struct uzc_ids uzc_ids;
+
+/* Ids of no socket, for tests. NULL: no memory. */
+uzc_ids *uzc_ids_new(void);
+/* Of the socket with this SO_COOKIE, and this inode, or 0 where cookies are unique; the next id is not known.
+ * NULL: no memory, or another engine of the process uses them. */
+uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode);
+/* Makes the socket's ids available to the next engine. */
+void uzc_ids_free(uzc_ids *ids);
+/* Whether an engine of this process uses the ids of that socket. */
+int uzc_ids_taken(uint64_t cookie, uint64_t inode);
+/* Whether the id of the next send is known; *next is set in any case. */
+int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
+/* Sets the next id. Ignored if it was assigned already, while ids are outstanding. */
+void uzc_ids_set(uzc_ids *ids, uint32_t next);
+/* When the kernel holds nothing of the socket: takes the last known counter, or 0, as the next id. It is
+ * used, but reports settle nothing until one begins with it before any other id. A guess is never too high.
+ */
+void uzc_ids_guess(uzc_ids *ids);
+/* Makes room for the next `count` ids: 0 or -ENOMEM. */
+int uzc_ids_reserve(uzc_ids *ids, uint32_t count);
+/* A send has succeeded: assigns it the next id, for which there is room. Keys are not 0. */
+void uzc_ids_assign(uzc_ids *ids, uint64_t key);
+/* A send has failed, and may have used an id: the next one is not known any more. */
+void uzc_ids_invalidate(uzc_ids *ids);
+/* Cuts a reported range, ends included, to ids that may be assigned; 0: there are none. After an id that was
+ * never assigned (others send zero-copy through the socket) it always returns 0. */
+int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last);
+/* Removes an assignment, and returns its key; 0: there is none. */
+uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
+uint32_t uzc_ids_outstanding(const uzc_ids *ids);
+/* Whether ids are outstanding that no report will settle: a guess was wrong, or others send too. */
+int uzc_ids_untrusted(const uzc_ids *ids);
+/* When the kernel holds nothing of the socket: removes any assignment, and returns its key; 0: there is none.
+ */
+uint64_t uzc_ids_take_any(uzc_ids *ids);
+
+/* -- memory (engines/read_memory.c) */
+
+/* Copies `length` bytes at `address` of this process; -EFAULT: there is no memory (any more). */
+int64_t uzc_read_memory(uint64_t address, void *out, uint64_t length);

@@ -362,7 +362,7 @@ class Engine:
         if not self.closed:
             lifetime.park(self)
             self.closed = True
-            lib.uzc_slots_shut(self.slots.pointer)
+            lib.uzc_slots_set_closed(self.slots.pointer)
             used = lib.uzc_slots_has_owner(self.slots.pointer) or self.slots.counts().in_flight
             if not used and {*self.senders} <= {lost}:
                 self.settle()

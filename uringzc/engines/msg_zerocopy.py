@@ -97,11 +97,11 @@ class MsgZerocopyEngine(Engine):
     def own_socket(self, sock: socket.socket) -> None:
         """Its counter stands at 0, and need not be asked for."""
         if self.exists:
-            lib.uzc_msg_zerocopy_own(self._native, sock.fileno())
+            lib.uzc_msg_zerocopy_mark_unused(self._native, sock.fileno())
 
     def why_copied(self, sock: socket.socket) -> str:
         """Who else sends zero-copy through it, or seems to."""
-        return _WHY[lib.uzc_msg_zerocopy_copies(self._native, sock.fileno())] if self.exists else ""
+        return _WHY[lib.uzc_msg_zerocopy_why_copied(self._native, sock.fileno())] if self.exists else ""
 
     def errors(self, sock: socket.socket) -> list[ErrorMessage]:
         """See Scheduler.errors: what this engine found, where it reads the error queue itself."""

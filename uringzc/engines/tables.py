@@ -64,7 +64,7 @@ class Buffers:
         return Region(Memory(view, memory.address_of(view), view.nbytes, self.retired), view)
 
     def _pin(self, held: Memory, own: bool) -> None:
-        most, stride = lib.UZC_BUFFER_MOST, lib.UZC_BUFFER_STRIDE
+        most, stride = lib.UZC_BUFFER_MAX, lib.UZC_BUFFER_STRIDE
         parts = 1 if held.length <= most else 1 + -(-(held.length - most) // stride)
         first = self._take(parts)
         code = 0

@@ -16,6 +16,12 @@ void uzc_slots_end(uzc_slots *slots);
 void uzc_slots_poison(uzc_slots *slots);
 bool uzc_slots_poisoned(const uzc_slots *slots);
 
+/* Internal slots: see uzc_listener and uzc_calls. */
+int64_t uzc_slots_open_internal(uzc_slots *slots, const uzc_listener *listener);
+int uzc_slots_close_internal(uzc_slots *slots, uint32_t slot);
+int64_t uzc_slots_flush_internal(uzc_slots *slots, uint32_t slot);
+int64_t uzc_slots_read_internal(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t max);
+
 /* What each engine's table says of the accounts. */
 #define UZC_SLOT_CALLS                                                                                       \
     .is_owner = uzc_slots_is_owner, .check = uzc_slots_check, .release = uzc_slots_release,                  \

@@ -66,7 +66,7 @@ void uzc_slots_end(uzc_slots *s) {
 }
 
 /* Takes no more work. Safe in any thread. */
-void uzc_slots_shut(uzc_slots *s) {
+void uzc_slots_set_closed(uzc_slots *s) {
     s->closed = true;
 }
 

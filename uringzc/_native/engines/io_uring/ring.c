@@ -107,7 +107,7 @@ static int buffer_of(const uzc_send *s, const char *data) {
     uint64_t offset = (uint64_t)(data - s->base), part = offset / UZC_BUFFER_STRIDE;
     if (part >= s->buffers)
         part = s->buffers - 1;
-    bool whole = offset - part * UZC_BUFFER_STRIDE + s->length <= UZC_BUFFER_MOST;
+    bool whole = offset - part * UZC_BUFFER_STRIDE + s->length <= UZC_BUFFER_MAX;
     return whole ? s->buffer + (int)part : -1;
 }
 

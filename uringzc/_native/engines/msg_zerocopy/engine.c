@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * sendmmsg() as an engine: with MSG_ZEROCOPY, whose notifications come through each socket's error queue; or
- * without, and then a request's memory is free as soon as it was sent.
+ * sendmmsg() as an engine: its table of calls, its descriptor, waiting. With MSG_ZEROCOPY, notifications come
+ * through each socket's error queue; without, a request's memory is free as soon as it was sent.
  */
-#include "engines/msg_zerocopy/state.h"
+#include "engines/msg_zerocopy/notifications.h"
+#include "engines/msg_zerocopy/sockets.h"
+#include "engines/msg_zerocopy/transmit.h"
 
 #include <limits.h>
 #include <poll.h>
@@ -11,21 +13,24 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#define CLOSED_CHECKS 32u   /* sockets checked by one poll for having been closed */
+#define POLL_INTERVAL_MS 10 /* of sockets that epoll may not report */
+
 int uzc_msg_zerocopy_new(uzc_msg_zerocopy **out, uzc_slots *slots, uint32_t entries, int zero_copy) {
     uzc_msg_zerocopy *e = calloc(1, sizeof *e);
     if (!e)
         return -ENOMEM;
     e->slots = slots;
-    e->size = entries;
+    e->max_entries = entries;
     e->zero_copy = zero_copy;
     e->entries = calloc(entries, sizeof *e->entries);
-    e->messages = calloc(zero_copy ? MESSAGES : 1, sizeof *e->messages);
-    e->epoll = epoll_create1(EPOLL_CLOEXEC);
+    e->messages = calloc(zero_copy ? MAX_MESSAGES : 1, sizeof *e->messages);
+    e->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     e->event_fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL};
     int error = e->entries && e->messages ? 0 : -ENOMEM;
-    if (!error &&
-        (e->epoll < 0 || e->event_fd < 0 || epoll_ctl(e->epoll, EPOLL_CTL_ADD, e->event_fd, &event) < 0))
+    if (!error && (e->epoll_fd < 0 || e->event_fd < 0 ||
+                   epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->event_fd, &event) < 0))
         error = -errno;
     *out = e;
     if (error)
@@ -39,8 +44,8 @@ void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine) {
     if (!e)
         return;
     free_socks(e);
-    if (e->epoll >= 0)
-        close(e->epoll);
+    if (e->epoll_fd >= 0)
+        close(e->epoll_fd);
     if (e->event_fd >= 0)
         close(e->event_fd);
     free(e->messages);
@@ -49,18 +54,18 @@ void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine) {
 }
 
 int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *e) {
-    e->asked = true;
+    e->fileno_used = true;
     uzc_msg_zerocopy_signal(e);
-    return e->epoll;
+    return e->epoll_fd;
 }
 
-/* The epoll descriptor tells of sockets by itself, and through an eventfd of what is unread, or to be looked
- * at. */
-static void tell(uzc_msg_zerocopy *e, bool unread) {
+/* The epoll descriptor reports sockets by itself, and through the eventfd unread records, and sockets that
+ * must be polled. */
+static void set_readable(uzc_msg_zerocopy *e, bool unread) {
     uint64_t count = 1;
-    if (unread == e->signalled)
+    if (unread == e->readable)
         return;
-    e->signalled = unread;
+    e->readable = unread;
     if (unread)
         (void)!write(e->event_fd, &count, sizeof count);
     else
@@ -69,27 +74,27 @@ static void tell(uzc_msg_zerocopy *e, bool unread) {
 
 void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *e) {
     uzc_stats stats;
-    if (!e->asked)
+    if (!e->fileno_used)
         return;
     uzc_slots_stats(e->slots, &stats);
-    tell(e, stats.unread_completions || stats.unread_notifications || e->unheard_count);
+    set_readable(e, stats.unread_completions || stats.unread_notifications || e->poll_count);
 }
 
-static int64_t queue(void *engine, const uzc_send *send) {
+static int64_t msg_zerocopy_queue(void *engine, const uzc_send *send) {
     uzc_msg_zerocopy *e = engine;
     int error = uzc_slots_begin(e->slots);
     if (error)
         return error;
-    if (!e->count)
+    if (!e->entry_count)
         uzc_tick(e->slots);
-    int64_t queued = 0, why = e->count == e->size ? UZC_E_QUEUE : 0;
-    while (!why && queued < send->count && e->count < e->size) {
+    int64_t queued = 0, why = e->entry_count == e->max_entries ? UZC_E_QUEUE : 0;
+    while (!why && queued < send->count && e->entry_count < e->max_entries) {
         int64_t key = uzc_slots_attach(e->slots, send, send->user_data + (uint64_t)queued);
         if (key < 0) {
             why = key;
             break;
         }
-        struct entry *entry = &e->entries[e->count++];
+        struct entry *entry = &e->entries[e->entry_count++];
         *entry = (struct entry){.key = (uint64_t)key,
                                 .data = send->data + (uint64_t)queued * send->stride,
                                 .vector = send->message,
@@ -109,97 +114,144 @@ static int64_t queue(void *engine, const uzc_send *send) {
     return queued ? queued : why;
 }
 
-static void revoke_fd(void *engine, int fd) {
+static void msg_zerocopy_revoke(void *engine, int fd) {
     uzc_msg_zerocopy *e = engine;
-    for (uint32_t i = 0; i < e->count; i++)
+    for (uint32_t i = 0; i < e->entry_count; i++)
         if (e->entries[i].fd == fd)
             e->entries[i].fd = -1;
 }
 
-static void look_at(uzc_msg_zerocopy *e, struct sock *s) {
+static void poll_socket(uzc_msg_zerocopy *e, struct sock *s) {
     if (s->ids)
-        read_errors(e, s);
+        read_error_queue(e, s);
     send_waiting(e, s);
-    settle_down(e, s);
+    update_epoll(e, s);
 }
 
-/* Everything that sockets have to tell. */
-static void look(uzc_msg_zerocopy *e) {
+/* Takes all that sockets have to report. Does not block. */
+static void poll_sockets(uzc_msg_zerocopy *e) {
     struct epoll_event events[64];
     int came;
-    end_closed(e, TURN);
+    abort_closed_connections(e, CLOSED_CHECKS);
     do {
-        came = epoll_wait(e->epoll, events, 64, 0);
+        came = epoll_wait(e->epoll_fd, events, 64, 0);
         for (int i = 0; i < came; i++)
             if (events[i].data.ptr)
-                look_at(e, events[i].data.ptr);
+                poll_socket(e, events[i].data.ptr);
     } while (came == 64);
-    for (struct sock *s = e->unheard_count ? e->socks : NULL, *next; s; s = next) {
+    for (struct sock *s = e->poll_count ? e->socks : NULL, *next; s; s = next) {
         next = s->next;
-        if (s->unheard)
-            look_at(e, s);
+        if (s->needs_poll)
+            poll_socket(e, s);
     }
 }
 
-static int sleep_until(uzc_msg_zerocopy *e, int64_t timeout_ns) {
+static int wait_readable(uzc_msg_zerocopy *e, int64_t timeout_ns) {
     int64_t milliseconds = timeout_ns < 0 ? INT_MAX : (timeout_ns + 999999) / 1000000;
-    int64_t most = e->unheard_count ? UNHEARD_MS : INT_MAX;
-    struct pollfd p = {.fd = e->epoll, .events = POLLIN};
-    tell(e, false); /* what is unread is not what is waited for */
-    int came = poll(&p, 1, (int)(milliseconds < most ? milliseconds : most));
+    int64_t limit = e->poll_count ? POLL_INTERVAL_MS : INT_MAX;
+    struct pollfd p = {.fd = e->epoll_fd, .events = POLLIN};
+    set_readable(e, false); /* unread records are not what is waited for */
+    int came = poll(&p, 1, (int)(milliseconds < limit ? milliseconds : limit));
     return came < 0 ? -errno : 0;
 }
 
-static int64_t enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
+/* After sends: many notifications are there at once. */
+static void update_dirty_sockets(uzc_msg_zerocopy *e) {
+    while (e->dirty) {
+        struct sock *s = e->dirty;
+        e->dirty = s->next_dirty;
+        s->dirty = false;
+        if (s->dup_fd >= 0 && s->ids && uzc_ids_outstanding(s->ids))
+            read_error_queue(e, s);
+        update_epoll(e, s);
+    }
+}
+
+static int64_t msg_zerocopy_enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
     uzc_msg_zerocopy *e = engine;
     int error = uzc_slots_begin_any(e->slots);
     if (error)
         return error;
-    const uint32_t queued = submit || wait ? e->count : 0;
+    const uint32_t queued = submit || wait ? e->entry_count : 0;
     const uint64_t before = e->progress;
-    if (queued && !e->owned) {
+    if (queued && !e->claimed) {
         error = uzc_slots_claim(e->slots);
-        e->owned = !error;
+        e->claimed = !error;
     }
     if (!error && queued) {
         send_queued(e);
-        settle_touched(e);
+        update_dirty_sockets(e);
     }
-    if (!error && (!submit || wait || e->watched_count || e->unheard_count))
-        look(e);
+    if (!error && (!submit || wait || e->epoll_count || e->poll_count))
+        poll_sockets(e);
     if (!error && wait && e->progress == before) {
-        e->turn = NULL;
-        end_closed(e, UINT32_MAX);
-        error = sleep_until(e, timeout_ns);
-        look(e);
+        e->next_checked = NULL;
+        abort_closed_connections(e, UINT32_MAX);
+        error = wait_readable(e, timeout_ns);
+        poll_sockets(e);
     }
     uzc_slots_end(e->slots);
     uzc_msg_zerocopy_signal(e);
     return error && !queued ? error : (int64_t)queued;
 }
 
-static uzc_slots *slots(void *engine) {
+static uzc_slots *msg_zerocopy_slots(void *engine) {
     return ((uzc_msg_zerocopy *)engine)->slots;
 }
 
-static int news(void *engine, int fd) {
+static int msg_zerocopy_take_socket_error(void *engine, int fd) {
     uzc_msg_zerocopy *e = engine;
     int error = 0;
-    struct sock *s = fd < e->fds ? e->by_fd[fd] : NULL;
-    if (s && s->error && sock_of(e, fd) == s) {
-        error = s->error;
-        s->error = 0;
+    struct sock *s = fd < e->by_fd_size ? e->by_fd[fd] : NULL;
+    if (s && s->pending_error && sock_of(e, fd) == s) {
+        error = s->pending_error;
+        s->pending_error = 0;
         return error;
     }
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) == 0 ? error : 0;
 }
 
+int uzc_msg_zerocopy_message(uzc_msg_zerocopy *e, int fd, uzc_message *out) {
+    int error = fd < 0 ? -EBADF : uzc_slots_begin_any(e->slots);
+    if (error)
+        return error;
+    struct sock *s = sock_of(e, fd);
+    int got = s && s->ids ? 0 : -ENOENT;
+    if (!got) {
+        read_error_queue(e, s);
+        s->pending_error = 0;
+        update_epoll(e, s);
+    }
+    for (int i = 0; !got && i < e->message_count; i++) {
+        if (e->messages[i].socket != s)
+            continue;
+        *out = e->messages[i];
+        e->message_count--;
+        memmove(&e->messages[i], &e->messages[i + 1], (size_t)(e->message_count - i) * sizeof *out);
+        got = 1;
+    }
+    uzc_slots_end(e->slots);
+    uzc_msg_zerocopy_signal(e);
+    return got;
+}
+
+void uzc_msg_zerocopy_mark_unused(uzc_msg_zerocopy *e, int fd) {
+    if (fd < 0 || uzc_slots_begin_any(e->slots))
+        return;
+    struct sock *s = sock_of(e, fd);
+    if (s && s->ids && !uzc_ids_outstanding(s->ids)) {
+        uzc_ids_set(s->ids, 0);
+        s->verified = true;
+    }
+    uzc_slots_end(e->slots);
+}
+
 const uzc_calls *uzc_msg_zerocopy_calls(void) {
-    static const uzc_calls calls = {.queue = queue,
-                                    .enter = enter,
-                                    .revoke = revoke_fd,
-                                    .slots = slots,
-                                    .take_socket_error = news,
+    static const uzc_calls calls = {.queue = msg_zerocopy_queue,
+                                    .enter = msg_zerocopy_enter,
+                                    .revoke = msg_zerocopy_revoke,
+                                    .slots = msg_zerocopy_slots,
+                                    .take_socket_error = msg_zerocopy_take_socket_error,
                                     UZC_SLOT_CALLS};
     return &calls;
 }

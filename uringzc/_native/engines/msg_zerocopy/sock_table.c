@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "engines/msg_zerocopy/sock_table.h"
 
-#define LEAST 64
+#define MIN_CHAINS 64
 
 static struct sock_link **chain_of(struct sock_link **chains, uint32_t size, uint64_t cookie,
                                    uint64_t inode) {
@@ -16,9 +16,9 @@ struct sock_link *sock_table_find(const struct sock_table *t, uint64_t cookie, u
     return link;
 }
 
-/* Without memory for more the chains become longer. */
-static void grow(struct sock_table *t) {
-    const uint32_t size = t->size ? 2 * t->size : LEAST;
+/* Doubles the chains; without memory the old ones stay, and grow longer. */
+static void grow_chains(struct sock_table *t) {
+    const uint32_t size = t->size ? 2 * t->size : MIN_CHAINS;
     struct sock_link **chains = size ? calloc(size, sizeof(struct sock_link *)) : NULL;
     if (!chains)
         return;
@@ -36,7 +36,7 @@ static void grow(struct sock_table *t) {
 
 bool sock_table_insert(struct sock_table *t, struct sock_link *link) {
     if (t->count >= t->size)
-        grow(t);
+        grow_chains(t);
     if (!t->size)
         return false;
     struct sock_link **chain = chain_of(t->chains, t->size, link->cookie, link->inode);

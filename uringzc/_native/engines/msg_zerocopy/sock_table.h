@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sockets by what identifies them: the kernel's cookie (SO_COOKIE), and the inode where cookies are not
- * unique. A hash table with chains, which grows. */
+ * A hash table of sockets by what identifies them: the kernel's cookie (SO_COOKIE), and the inode where
+ * cookies are not unique. */
 #ifndef UZC_SOCK_TABLE_H
 #define UZC_SOCK_TABLE_H
 
 #include "native.h"
 
-/* The first member of what is kept in a table. */
+/* The first member of an entry. */
 struct sock_link {
     uint64_t cookie, inode;
     struct sock_link *next;
@@ -16,14 +16,13 @@ struct sock_link {
 /* All zero: empty. */
 struct sock_table {
     struct sock_link **chains;
-    uint32_t size; /* of chains: 0, or a power of 2 */
-    uint32_t count;
+    uint32_t size;  /* chains: 0, or a power of 2 */
+    uint32_t count; /* entries */
 };
 
 struct sock_link *sock_table_find(const struct sock_table *t, uint64_t cookie, uint64_t inode);
-/* One that is not there yet. False: no memory. */
+/* Of one that is not in the table. False: no memory. */
 bool sock_table_insert(struct sock_table *t, struct sock_link *link);
-/* One that is there. */
 void sock_table_remove(struct sock_table *t, struct sock_link *link);
 
 #endif

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * The sockets of an engine. While requests of one are outstanding, or wait for room, the engine holds a
- * descriptor of its own: closing the program's would lose the notifications, and with them the memory.
+ * The sockets of an engine: identity, lifetime, epoll. While requests of a socket are outstanding, or wait
+ * for room, the engine holds a dup of its descriptor: if the program's were the last, closing it would lose
+ * the notifications, and nothing would say when the memory is free.
  */
-#include "engines/msg_zerocopy/state.h"
+#include "engines/msg_zerocopy/sockets.h"
 
 #include <dirent.h>
 #include <fcntl.h>
@@ -11,10 +12,14 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* Since Linux 5.10 no two sockets have the same cookie; before that, none of one network namespace. Where
- * the kernel has SO_NETNS_COOKIE (5.14) it is that new. */
+#ifndef SO_NETNS_COOKIE
+#define SO_NETNS_COOKIE 71
+#endif
+
+/* SO_COOKIE is unique among all sockets since Linux 5.10, before that within one network namespace.
+ * SO_NETNS_COOKIE (5.14) tells a kernel that is new enough. */
 static bool cookies_are_unique(int fd) {
-    static atomic_int unique = -1; /* not known */
+    static atomic_int unique = -1; /* not known; any thread may set it */
     int known = unique;
     if (known < 0) {
         uint64_t cookie;
@@ -25,7 +30,7 @@ static bool cookies_are_unique(int fd) {
     return known;
 }
 
-/* Before Linux 4.12 a socket has no cookie, and is known by its inode alone. */
+/* Before Linux 4.12 there is no cookie, and the inode alone identifies a socket. */
 static struct sock_link identify(int fd) {
     struct sock_link found = {0};
     struct stat status;
@@ -35,7 +40,7 @@ static struct sock_link identify(int fd) {
     return found;
 }
 
-static bool is_at(const struct sock *s, int fd) {
+static bool is_same_socket(const struct sock *s, int fd) {
     struct sock_link found = identify(fd);
     return found.cookie == s->link.cookie && found.inode == s->link.inode;
 }
@@ -45,8 +50,8 @@ int uzc_msg_zerocopy_taken(int fd) {
     return uzc_ids_taken(found.cookie, found.inode);
 }
 
-/* Its numbers, if the kernel sends this socket's data from where it is when it is asked to. */
-static uzc_ids *numbers(const struct sock *s) {
+/* NULL: the kernel has no zero-copy sends for this socket, or another engine uses them. */
+static uzc_ids *open_ids(const struct sock *s) {
     if (!s->link.cookie || setsockopt(s->fd, SOL_SOCKET, SO_ZEROCOPY, &(int){1}, sizeof(int)) < 0)
         return NULL;
     return uzc_ids_open(s->link.cookie, s->link.inode);
@@ -56,16 +61,16 @@ static void free_sock(uzc_msg_zerocopy *e, struct sock *s) {
     *(s->previous ? &s->previous->next : &e->socks) = s->next;
     if (s->next)
         s->next->previous = s->previous;
-    if (e->turn == s)
-        e->turn = s->next;
-    sock_table_remove(&e->table, &s->link);
-    if (s->fd < e->fds && e->by_fd[s->fd] == s)
+    if (e->next_checked == s)
+        e->next_checked = s->next;
+    sock_table_remove(&e->by_cookie, &s->link);
+    if (s->fd < e->by_fd_size && e->by_fd[s->fd] == s)
         e->by_fd[s->fd] = NULL;
-    if (s->held >= 0)
-        close(s->held);
-    while (s->first) {
-        struct waiter *w = s->first;
-        s->first = w->next;
+    if (s->dup_fd >= 0)
+        close(s->dup_fd);
+    while (s->first_waiting) {
+        struct waiter *w = s->first_waiting;
+        s->first_waiting = w->next;
         free(w);
     }
     int kept = 0;
@@ -80,34 +85,34 @@ static void free_sock(uzc_msg_zerocopy *e, struct sock *s) {
 void free_socks(uzc_msg_zerocopy *e) {
     while (e->socks)
         free_sock(e, e->socks);
-    free(e->table.chains);
+    free(e->by_cookie.chains);
     free(e->by_fd);
 }
 
-static bool make_room(uzc_msg_zerocopy *e, int fd) {
-    if (fd < e->fds)
+static bool reserve_fd(uzc_msg_zerocopy *e, int fd) {
+    if (fd < e->by_fd_size)
         return true;
-    int fds = fd < 32 ? 64 : 2 * fd;
-    struct sock **grown = realloc(e->by_fd, (size_t)fds * sizeof(struct sock *));
+    int by_fd_size = fd < 32 ? 64 : 2 * fd;
+    struct sock **grown = realloc(e->by_fd, (size_t)by_fd_size * sizeof(struct sock *));
     if (!grown)
         return false;
-    memset(grown + e->fds, 0, (size_t)(fds - e->fds) * sizeof(struct sock *));
+    memset(grown + e->by_fd_size, 0, (size_t)(by_fd_size - e->by_fd_size) * sizeof(struct sock *));
     e->by_fd = grown;
-    e->fds = fds;
+    e->by_fd_size = by_fd_size;
     return true;
 }
 
-/* The same socket may come by another descriptor. */
+/* A socket that is known, by this descriptor or another. */
 static struct sock *find_sock(uzc_msg_zerocopy *e, const struct sock_link *identity, int fd) {
     if (!identity->cookie && !identity->inode) /* no descriptor */
         return NULL;
-    struct sock *s = (struct sock *)sock_table_find(&e->table, identity->cookie, identity->inode);
+    struct sock *s = (struct sock *)sock_table_find(&e->by_cookie, identity->cookie, identity->inode);
     if (!s)
         return NULL;
     if (e->by_fd[s->fd] == s)
         e->by_fd[s->fd] = NULL;
     s->fd = fd;
-    s->gone = false;
+    s->fd_reused = false;
     return s;
 }
 
@@ -115,8 +120,8 @@ static struct sock *new_sock(uzc_msg_zerocopy *e, const struct sock_link *identi
     struct sock *s = calloc(1, sizeof *s);
     if (!s)
         return NULL;
-    *s = (struct sock){.link = *identity, .fd = fd, .held = -1, .next = e->socks};
-    if (!sock_table_insert(&e->table, &s->link)) {
+    *s = (struct sock){.link = *identity, .fd = fd, .dup_fd = -1, .next = e->socks};
+    if (!sock_table_insert(&e->by_cookie, &s->link)) {
         free(s);
         return NULL;
     }
@@ -126,12 +131,12 @@ static struct sock *new_sock(uzc_msg_zerocopy *e, const struct sock_link *identi
     int type = 0;
     getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
     s->stream = type == SOCK_STREAM;
-    s->ids = e->zero_copy ? numbers(s) : NULL;
+    s->ids = e->zero_copy ? open_ids(s) : NULL;
     return s;
 }
 
 struct sock *sock_of(uzc_msg_zerocopy *e, int fd) {
-    if (!make_room(e, fd))
+    if (!reserve_fd(e, fd))
         return NULL;
     const struct sock_link identity = identify(fd);
     struct sock *before = e->by_fd[fd];
@@ -143,9 +148,9 @@ struct sock *sock_of(uzc_msg_zerocopy *e, int fd) {
     if (!s)
         return NULL;
     e->by_fd[fd] = s;
-    if (before) { /* it was closed */
-        before->gone = true;
-        settle_down(e, before);
+    if (before) { /* the program has closed it */
+        before->fd_reused = true;
+        update_epoll(e, before);
     }
     return s;
 }
@@ -157,106 +162,94 @@ static int why_copied(const struct sock *s, int fd) {
     return uzc_ids_next(s->ids, &next) ? 0 : UZC_COPIES_OTHERS_SEND;
 }
 
-int uzc_msg_zerocopy_copies(uzc_msg_zerocopy *e, int fd) {
+int uzc_msg_zerocopy_why_copied(uzc_msg_zerocopy *e, int fd) {
     if (!e->zero_copy || fd < 0 || uzc_slots_begin_any(e->slots))
         return 0;
-    struct sock *s = fd < e->fds ? e->by_fd[fd] : NULL;
-    int why = s && is_at(s, fd) ? why_copied(s, fd) : 0;
+    struct sock *s = fd < e->by_fd_size ? e->by_fd[fd] : NULL;
+    int why = s && is_same_socket(s, fd) ? why_copied(s, fd) : 0;
     uzc_slots_end(e->slots);
     return why;
 }
 
-/* Whether the program has the socket by another descriptor still. */
+/* Whether the program has another descriptor of the socket. */
 static bool is_open_elsewhere(const struct sock *s) {
     DIR *descriptors = opendir("/proc/self/fd");
-    bool found = !descriptors; /* who can tell? */
+    bool found = !descriptors; /* without /proc: assume so */
     for (struct dirent *entry; !found && (entry = readdir(descriptors));) {
         int fd = atoi(entry->d_name);
-        found = fd != s->held && entry->d_name[0] != '.' && is_at(s, fd);
+        found = fd != s->dup_fd && entry->d_name[0] != '.' && is_same_socket(s, fd);
     }
     if (descriptors)
         closedir(descriptors);
     return found;
 }
 
-/* A connection that the program closed to end it at once (SO_LINGER with no time) is not to live on. So many
- * sockets are asked, by turns: all of them each time would make a call slow where thousands are in flight. */
-void end_closed(uzc_msg_zerocopy *e, uint32_t most) {
-    struct sock *s = e->turn ? e->turn : e->socks;
-    for (e->turn = NULL; s; s = s->next) {
-        if (!most--) {
-            e->turn = s;
+/* close() with SO_LINGER and a time of 0 resets a connection, but not while dup_fd keeps it open: then
+ * connect(AF_UNSPEC) resets it. Only `max` sockets are checked in a call, in turn, as thousands may be in
+ * flight. */
+void abort_closed_connections(uzc_msg_zerocopy *e, uint32_t max) {
+    struct sock *s = e->next_checked ? e->next_checked : e->socks;
+    for (e->next_checked = NULL; s; s = s->next) {
+        if (!max--) {
+            e->next_checked = s;
             return;
         }
         struct linger linger = {0};
-        if (!s->stream || s->held < 0 || is_at(s, s->fd) ||
-            getsockopt(s->held, SOL_SOCKET, SO_LINGER, &linger, &(socklen_t){sizeof linger}) < 0)
+        if (!s->stream || s->dup_fd < 0 || is_same_socket(s, s->fd) ||
+            getsockopt(s->dup_fd, SOL_SOCKET, SO_LINGER, &linger, &(socklen_t){sizeof linger}) < 0)
             continue;
         if (linger.l_onoff && !linger.l_linger && !is_open_elsewhere(s))
-            connect(s->held, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
+            connect(s->dup_fd, &(struct sockaddr){.sa_family = AF_UNSPEC}, sizeof(struct sockaddr));
     }
 }
 
-int hold(struct sock *s) {
-    if (s->held < 0)
-        s->held = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
-    return s->held;
+int hold_open(struct sock *s) {
+    if (s->dup_fd < 0)
+        s->dup_fd = fcntl(s->fd, F_DUPFD_CLOEXEC, 0);
+    return s->dup_fd;
 }
 
-void touch(uzc_msg_zerocopy *e, struct sock *s) {
-    if (s->touched)
+void mark_dirty(uzc_msg_zerocopy *e, struct sock *s) {
+    if (s->dirty)
         return;
-    s->touched = true;
-    s->next_touched = e->touched;
-    e->touched = s;
+    s->dirty = true;
+    s->next_dirty = e->dirty;
+    e->dirty = s;
 }
 
-void settle_touched(uzc_msg_zerocopy *e) {
-    while (e->touched) {
-        struct sock *s = e->touched;
-        e->touched = s->next_touched;
-        s->touched = false;
-        if (s->held >= 0 && s->ids && uzc_ids_outstanding(s->ids))
-            read_errors(e, s);
-        settle_down(e, s);
-    }
-}
-
-/* Edges: an error that the next send will fail with would be a level for as long as there is no next send.
- * Where there is no memory, or no more may be watched (ENOSPC: fs.epoll.max_user_watches), the next look
- * tries again. */
-static void watch(uzc_msg_zerocopy *e, struct sock *s) {
-    struct epoll_event event = {.events = EPOLLET | (s->first ? EPOLLOUT : 0), .data.ptr = s};
-    if (epoll_ctl(e->epoll, s->watched ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, s->held, &event) < 0)
+/* Edge-triggered: a pending socket error would keep a level-triggered descriptor readable until the next
+ * send. Where epoll_ctl() fails (no memory; ENOSPC: fs.epoll.max_user_watches), the next poll tries again. */
+static void add_to_epoll(uzc_msg_zerocopy *e, struct sock *s) {
+    struct epoll_event event = {.events = EPOLLET | (s->first_waiting ? EPOLLOUT : 0), .data.ptr = s};
+    if (epoll_ctl(e->epoll_fd, s->in_epoll ? EPOLL_CTL_MOD : EPOLL_CTL_ADD, s->dup_fd, &event) < 0)
         return;
-    e->watched_count += !s->watched;
-    s->watched = true;
+    e->epoll_count += !s->in_epoll;
+    s->in_epoll = true;
 }
 
-/* That the kernel holds nothing any more, which what is not believed waits for, may be true a little after
- * the event. */
-static bool is_unheard(const struct sock *s) {
-    return !s->watched || (s->ids && uzc_ids_disbelieved(s->ids));
+/* Requests with untrusted ids wait until the kernel holds nothing, which may be a little after the event. */
+static bool must_poll(const struct sock *s) {
+    return !s->in_epoll || (s->ids && uzc_ids_untrusted(s->ids));
 }
 
-void settle_down(uzc_msg_zerocopy *e, struct sock *s) {
-    const bool busy = s->first || (s->ids && uzc_ids_outstanding(s->ids));
-    if (busy && s->held >= 0 && (!s->watched || s->first))
-        watch(e, s);
-    const bool unheard = busy && is_unheard(s);
-    e->unheard_count += (uint32_t)unheard - (uint32_t)s->unheard;
-    s->unheard = unheard;
+void update_epoll(uzc_msg_zerocopy *e, struct sock *s) {
+    const bool busy = s->first_waiting || (s->ids && uzc_ids_outstanding(s->ids));
+    if (busy && s->dup_fd >= 0 && (!s->in_epoll || s->first_waiting))
+        add_to_epoll(e, s);
+    const bool needs_poll = busy && must_poll(s);
+    e->poll_count += (uint32_t)needs_poll - (uint32_t)s->needs_poll;
+    s->needs_poll = needs_poll;
     if (busy)
         return;
-    s->starved = 0; /* the memory may have been another's */
-    if (s->watched) {
-        epoll_ctl(e->epoll, EPOLL_CTL_DEL, s->held, NULL);
-        e->watched_count--;
-        s->watched = false;
+    s->no_optmem = 0; /* another socket may have used the option memory */
+    if (s->in_epoll) {
+        epoll_ctl(e->epoll_fd, EPOLL_CTL_DEL, s->dup_fd, NULL);
+        e->epoll_count--;
+        s->in_epoll = false;
     }
-    if (s->held >= 0)
-        close(s->held);
-    s->held = -1;
-    if (s->gone && !s->touched)
+    if (s->dup_fd >= 0)
+        close(s->dup_fd);
+    s->dup_fd = -1;
+    if (s->fd_reused && !s->dirty)
         free_sock(e, s);
 }

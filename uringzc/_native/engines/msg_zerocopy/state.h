@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * The engine's own structures, shared by engine.c, transmit.c, notifications.c and sockets.c.
+ * The structures that the files of this engine share. Calls run one way, and so do includes:
+ * sock_table, zerocopy_ids <- state.h <- sockets, notifications <- counter <- transmit <- engine.
+ *
+ * All of it belongs to the thread that is inside the engine (slots/accounting.h): no field needs a lock.
  */
-#ifndef UZC_ERRQUEUE_H
-#define UZC_ERRQUEUE_H
+#ifndef UZC_MSG_ZEROCOPY_STATE_H
+#define UZC_MSG_ZEROCOPY_STATE_H
 
-#ifndef _GNU_SOURCE
 #define _GNU_SOURCE
-#endif
 #include <netinet/in.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -16,113 +17,88 @@
 #include "engines/msg_zerocopy/sock_table.h"
 #include "slots/accounting.h"
 
-#ifndef SO_COOKIE
-#define SO_COOKIE 57
-#endif
-#ifndef SO_NETNS_COOKIE
-#define SO_NETNS_COOKIE 71
-#endif
-#ifndef SO_ZEROCOPY
-#define SO_ZEROCOPY 60
-#endif
-#ifndef MSG_ZEROCOPY
-#define MSG_ZEROCOPY 0x4000000
-#endif
+#define BATCH 32u        /* messages of one sendmmsg() or recvmmsg() */
+#define MAX_MESSAGES 256 /* error queue messages that are kept for the program */
 
-#define GROUP 32u /* messages of one sendmmsg(), and of one look at an error queue */
-#define MESSAGES 256
-#define TURN 32u      /* sockets that one look asks whether they were closed */
-#define UNHEARD_MS 10 /* until sockets are looked at whose events may not come */
-
+/* A request that was queued and not sent. */
 struct entry {
-    uint64_t key;
+    uint64_t key; /* of the request table */
     const char *data;
-    struct iovec *vector; /* instead of data */
+    struct iovec *vector; /* instead of data; then length counts iovecs */
     struct sockaddr_in6 to;
     uint32_t to_length, length, segment, msg_flags;
     int fd; /* -1: the socket was closed before this was submitted */
     bool zero_copy;
 };
 
-/* A request that found no room. */
+/* A request for which the socket had no room (EAGAIN). */
 struct waiter {
     struct entry entry;
     struct waiter *next;
-    struct iovec vector[]; /* the entry's own */
+    struct iovec vector[]; /* the entry's own copy */
 };
 
-/* What is known of a socket. It is found by the program's descriptor, and told from another that has the same
- * number by what identifies it. */
+/* A socket, found by the program's descriptor. A descriptor number may be reused: the cookie and inode in
+ * `link` identify the socket. */
 struct sock {
     struct sock_link link;
-    uzc_ids *ids; /* NULL: it sends copies */
-    struct waiter *first, *last;
-    struct sock *next, *previous; /* of the engine */
-    struct sock *next_touched;
-    uint64_t settled; /* notifications so far */
-    uint64_t starved; /* 1 + settled when there was no memory for one more zero-copy send */
-    int fd;           /* the program's */
-    int held;         /* ours, of the same socket, while anything of it is outstanding; or -1 */
-    int error;        /* from the error queue: the next send fails with it */
-    bool watched;     /* by epoll */
-    bool unheard;     /* busy, and its event may not come */
-    bool touched, gone;
-    bool stream;        /* TCP */
-    bool off;           /* the program has taken SO_ZEROCOPY back, as far as was looked */
-    bool more;          /* the last one was a part of a datagram: MSG_MORE */
-    bool asking, found; /* where its counter stands: at `number` */
-    bool sure;          /* where its counter stands: it was asked for, or the library opened it */
-    uint32_t number;
-    bool apart, together; /* sendmmsg() may take several: with addresses; to where it is connected */
+    uzc_ids *ids;                                /* NULL: everything is copied */
+    struct waiter *first_waiting, *last_waiting; /* oldest first */
+    struct sock *next, *previous;                /* in socks */
+    struct sock *next_dirty;
+    uint64_t settled;            /* requests that notifications have settled */
+    uint64_t no_optmem;          /* `settled` + 1 at the last ENOBUFS for want of option memory; else 0 */
+    int fd;                      /* the program's */
+    int dup_fd;                  /* a dup of it, while requests are outstanding or wait; else -1 */
+    int pending_error;           /* from the error queue: the next send fails with it */
+    bool in_epoll;               /* dup_fd is in the epoll set */
+    bool needs_poll;             /* busy, and epoll may not report it */
+    bool dirty;                  /* in the list of sockets for update_epoll() */
+    bool fd_reused;              /* the program closed it, and fd is another socket by now */
+    bool stream;                 /* TCP */
+    bool zero_copy_off;          /* SO_ZEROCOPY was off when it was last read */
+    bool more_pending;           /* the last send had MSG_MORE: a datagram is not complete */
+    bool batchable_with_address; /* sendmmsg() may take several requests that have addresses */
+    bool batchable_connected;    /* the same, of requests without */
+    bool verified;               /* the counter was probed, or the library opened the socket */
+    bool probing;                /* notifications are read for probe_result */
+    bool has_probe_result;       /* since probing began */
+    uint32_t probe_result;       /* one more than the highest id reported */
 };
 
 struct uzc_msg_zerocopy {
     uzc_slots *slots;
-    struct entry *entries; /* queued and not submitted */
-    uint32_t size, count;
-    struct sock **by_fd, *socks, *touched;
-    struct sock_table table; /* of the same */
-    struct sock *turn;       /* whom end_closed() asks next; NULL: the first */
-    int fds;
-    uint32_t watched_count, unheard_count;
-    int epoll, event_fd;
-    bool zero_copy, owned, asked, signalled;
+    struct entry *entries;
+    uint32_t max_entries, entry_count;
+    struct sock **by_fd;
+    int by_fd_size;
+    struct sock_table by_cookie;
+    struct sock *socks, *dirty;
+    struct sock *next_checked;        /* where abort_closed_connections() goes on; NULL: at the first */
+    uint32_t epoll_count, poll_count; /* sockets with in_epoll, with needs_poll */
+    int epoll_fd, event_fd;           /* event_fd is in epoll_fd's set */
+    bool zero_copy;
+    bool claimed;      /* by the thread that submitted first */
+    bool fileno_used;  /* the program polls epoll_fd */
+    bool readable;     /* event_fd */
     uint64_t progress; /* results and notifications so far */
     uzc_message *messages;
     int message_count;
 };
 
-static inline void give_result(uzc_msg_zerocopy *e, uint64_t key, int32_t result) {
+static inline void report_result(uzc_msg_zerocopy *e, uint64_t key, int32_t result) {
     uzc_slots_result(e->slots, key, result, 0);
     e->progress++;
 }
 
-static inline void settle(uzc_msg_zerocopy *e, uint64_t key, int copied) {
+static inline void report_settled(uzc_msg_zerocopy *e, uint64_t key, int copied) {
     uzc_slots_settle(e->slots, key, copied, 0);
     e->progress++;
 }
 
-/* A descriptor of this socket. The program's may be another's by now, unless it was just looked up. */
+/* A descriptor of this socket. s->fd alone may be another's by now, unless sock_of() just returned it. */
 static inline int fd_of(const struct sock *s) {
-    return s->held >= 0 ? s->held : s->fd;
+    return s->dup_fd >= 0 ? s->dup_fd : s->fd;
 }
-
-/* sockets.c: the socket that this descriptor is now, NULL without memory; a descriptor of our own, -1
- * if there is none; after anything that may have changed what it needs */
-struct sock *sock_of(uzc_msg_zerocopy *e, int fd);
-int hold(struct sock *s);
-void touch(uzc_msg_zerocopy *e, struct sock *s);
-void settle_touched(uzc_msg_zerocopy *e);
-void settle_down(uzc_msg_zerocopy *e, struct sock *s);
-void free_socks(uzc_msg_zerocopy *e);
-void end_closed(uzc_msg_zerocopy *e, uint32_t most);
-
-/* notifications.c: everything that is in its error queue; where its counter stands, before a send */
-void read_errors(uzc_msg_zerocopy *e, struct sock *s);
-void find_number(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry);
-
-/* transmit.c: what was queued leaves, or waits with its socket; what waits with this one */
-void send_queued(uzc_msg_zerocopy *e);
-void send_waiting(uzc_msg_zerocopy *e, struct sock *s);
 
 #endif

@@ -1,21 +1,23 @@
 /* SPDX-License-Identifier: MIT
  *
- * Requests leave by sendmmsg(), those of one socket in their order. One that finds no room waits, and those
- * behind it with it, unless it carries MSG_DONTWAIT.
+ * Sending with sendmmsg(), in order for each socket. A request for which the socket has no room waits, and
+ * those behind it with it; with MSG_DONTWAIT it fails instead.
  */
-#include "engines/msg_zerocopy/state.h"
+#include "engines/msg_zerocopy/transmit.h"
+#include "engines/msg_zerocopy/counter.h"
+#include "engines/msg_zerocopy/sockets.h"
 
 #include <netinet/udp.h>
 
-struct group {
-    struct mmsghdr messages[GROUP];
-    struct iovec pieces[GROUP];
-    uzc_gso_control controls[GROUP];
+struct mmsg_batch {
+    struct mmsghdr messages[BATCH];
+    struct iovec pieces[BATCH];
+    uzc_gso_control controls[BATCH];
 };
 
 static void end_request(uzc_msg_zerocopy *e, const struct entry *entry, int error) {
-    give_result(e, entry->key, error);
-    settle(e, entry->key, 1);
+    report_result(e, entry->key, error);
+    report_settled(e, entry->key, 1);
 }
 
 static size_t bytes_of(const struct entry *entry) {
@@ -25,15 +27,15 @@ static size_t bytes_of(const struct entry *entry) {
     return bytes;
 }
 
-/* The kernel gives a number to a datagram of nothing and none to a stream's write of nothing: they are
- * copied. So is what it has no memory to notify of, until a notification has come. */
-static bool goes_zero_copy(const struct entry *entry, const struct sock *s) {
+/* Empty sends are copied: the kernel assigns an id to an empty datagram and none to an empty write. So are
+ * all after an ENOBUFS for want of option memory, until a notification has freed some. */
+static bool is_zero_copy(const struct entry *entry, const struct sock *s) {
     uint32_t next;
-    return entry->zero_copy && s->ids && !s->off && s->starved != s->settled + 1 && bytes_of(entry) &&
-           uzc_ids_next(s->ids, &next);
+    return entry->zero_copy && s->ids && !s->zero_copy_off && s->no_optmem != s->settled + 1 &&
+           bytes_of(entry) && uzc_ids_next(s->ids, &next);
 }
 
-static void describe(struct group *g, uint32_t i, struct entry *entry) {
+static void fill_message(struct mmsg_batch *g, uint32_t i, struct entry *entry) {
     struct msghdr *m = &g->messages[i].msg_hdr;
     g->pieces[i] = (struct iovec){(void *)entry->data, entry->length};
     *m = (struct msghdr){.msg_name = entry->to_length ? &entry->to : NULL,
@@ -48,87 +50,89 @@ static void describe(struct group *g, uint32_t i, struct entry *entry) {
     m->msg_controllen = sizeof g->controls[i];
 }
 
-/* How many of these entries, of one socket and one kind, the kernel has taken; -errno: not the first. */
-static int transmit(struct group *g, struct entry **entries, uint32_t count, int fd, bool zero_copy) {
+/* Returns how many of these entries, which share socket and flags, the kernel took; -errno: not one. */
+static int transmit(struct mmsg_batch *g, struct entry **entries, uint32_t count, int fd, bool zero_copy) {
     for (uint32_t i = 0; i < count; i++)
-        describe(g, i, entries[i]);
+        fill_message(g, i, entries[i]);
     int flags = (int)entries[0]->msg_flags | MSG_DONTWAIT | MSG_NOSIGNAL | (zero_copy ? MSG_ZEROCOPY : 0);
     int sent = sendmmsg(fd, g->messages, count, flags);
     return sent < 0 ? -errno : sent;
 }
 
-/* Without SO_ZEROCOPY, which the program may take back at any time, the kernel ignores MSG_ZEROCOPY, and
- * gives no number. */
-static void learn_whether_off(struct sock *s) {
-    int asked = 1;
+/* The program may clear SO_ZEROCOPY at any time; then the kernel ignores MSG_ZEROCOPY, and assigns no id. */
+static void refresh_zero_copy_off(struct sock *s) {
+    int enabled = 1;
     if (s->ids)
-        getsockopt(fd_of(s), SOL_SOCKET, SO_ZEROCOPY, &asked, &(socklen_t){sizeof asked});
-    s->off = !asked;
+        getsockopt(fd_of(s), SOL_SOCKET, SO_ZEROCOPY, &enabled, &(socklen_t){sizeof enabled});
+    s->zero_copy_off = !enabled;
 }
 
-/* What decides whether several may go along, which the program may change as well. */
-static void learn_of(struct sock *s) {
+/* The program may change these options too. See can_batch(). */
+static void refresh_batching(struct sock *s) {
     int corked = 0, v4 = 0, v6 = 0;
     if (s->stream)
         return;
     getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
     getsockopt(fd_of(s), IPPROTO_IP, IP_RECVERR, &v4, &(socklen_t){sizeof v4});
     getsockopt(fd_of(s), IPPROTO_IPV6, IPV6_RECVERR, &v6, &(socklen_t){sizeof v6});
-    s->apart = !corked;
-    s->together = !corked && (v4 || v6);
+    s->batchable_with_address = !corked;
+    s->batchable_connected = !corked && (v4 || v6);
 }
 
-/* sendmmsg() says only of its first message why it failed. Later ones are sent again, and that has to give
- * the same: not so for a stream, for the parts of one datagram, and where it was word of an earlier datagram,
- * which is told once (unless the error queue has it too). */
-static bool goes_along(const struct entry *entry, const struct sock *s) {
-    return !s->stream && !(entry->msg_flags & MSG_MORE) && (entry->to_length ? s->apart : s->together);
+/* Whether the entry may follow others in one sendmmsg(), which returns an error for its first message alone:
+ * a later one that failed is sent again, and must fail the same way. That does not hold for a stream, for
+ * parts of one datagram, and for the pending error of an earlier datagram, which the kernel returns once
+ * (unless IP_RECVERR keeps it in the error queue). */
+static bool can_batch(const struct entry *entry, const struct sock *s) {
+    return !s->stream && !(entry->msg_flags & MSG_MORE) &&
+           (entry->to_length ? s->batchable_with_address : s->batchable_connected);
 }
 
-/* Whether ENOBUFS was for want of memory for the notification, or of memory that may be locked, and not from
- * a full queue on the way: then the send used up a number. */
-static bool no_memory(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry, uint32_t before) {
+/* Whether ENOBUFS meant that there is no option memory for the notification, or RLIMIT_MEMLOCK is reached;
+ * if it came from a full queue of the device, the send was assigned an id. */
+static bool is_optmem_error(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry, uint32_t before) {
     uint32_t after;
     if (!s->stream)
-        find_number(e, s, entry);
+        learn_counter(e, s, entry);
     return s->stream || !uzc_ids_next(s->ids, &after) || after - before == 1;
 }
 
-/* How many of up to GROUP entries that follow each other were dealt with; 0: the first must wait. */
-static uint32_t send_group(uzc_msg_zerocopy *e, struct group *g, struct entry **entries, uint32_t count,
+/* Sends the first of up to BATCH entries, and those that can go with it. Returns how many were sent or have
+ * failed; 0: the first must wait for room. */
+static uint32_t send_batch(uzc_msg_zerocopy *e, struct mmsg_batch *g, struct entry **entries, uint32_t count,
                            struct sock *s) {
     uint32_t same = 1, before = 0;
     if (entries[0]->zero_copy && s->ids)
-        find_number(e, s, entries[0]);
-    if (s->error) { /* word of what was sent before */
-        end_request(e, entries[0], -s->error);
-        s->error = 0;
+        learn_counter(e, s, entries[0]);
+    if (s->pending_error) {
+        end_request(e, entries[0], -s->pending_error);
+        s->pending_error = 0;
         return 1;
     }
-    bool zero_copy = goes_zero_copy(entries[0], s);
-    while (same < count && goes_along(entries[same], s) &&
-           entries[same]->msg_flags == entries[0]->msg_flags && goes_zero_copy(entries[same], s) == zero_copy)
+    bool zero_copy = is_zero_copy(entries[0], s);
+    while (same < count && can_batch(entries[same], s) && entries[same]->msg_flags == entries[0]->msg_flags &&
+           is_zero_copy(entries[same], s) == zero_copy)
         same++;
-    if (zero_copy && (hold(s) < 0 || uzc_ids_reserve(s->ids, same) < 0))
+    if (zero_copy && (hold_open(s) < 0 || uzc_ids_reserve(s->ids, same) < 0))
         zero_copy = false;
     if (zero_copy)
         uzc_ids_next(s->ids, &before);
     int sent = transmit(g, entries, same, fd_of(s), zero_copy);
     for (int i = 0; i < sent; i++) {
-        give_result(e, entries[i]->key, (int32_t)g->messages[i].msg_len);
+        report_result(e, entries[i]->key, (int32_t)g->messages[i].msg_len);
         if (zero_copy)
-            uzc_ids_own(s->ids, entries[i]->key);
+            uzc_ids_assign(s->ids, entries[i]->key);
         else
-            settle(e, entries[i]->key, 1);
+            report_settled(e, entries[i]->key, 1);
     }
-    s->more = entries[sent > 0 ? sent - 1 : 0]->msg_flags & MSG_MORE;
+    s->more_pending = entries[sent > 0 ? sent - 1 : 0]->msg_flags & MSG_MORE;
     if (zero_copy && !s->stream && sent < (int)same && sent != -EAGAIN)
-        uzc_ids_doubt(s->ids);
+        uzc_ids_invalidate(s->ids);
     if (sent > 0)
         return (uint32_t)sent;
-    if (sent == -ENOBUFS && zero_copy && no_memory(e, s, entries[0], before)) {
-        s->starved = s->settled + 1;
-        return send_group(e, g, entries, count, s);
+    if (sent == -ENOBUFS && zero_copy && is_optmem_error(e, s, entries[0], before)) {
+        s->no_optmem = s->settled + 1;
+        return send_batch(e, g, entries, count, s);
     }
     if (sent == -EAGAIN && !(entries[0]->msg_flags & MSG_DONTWAIT))
         return 0;
@@ -136,12 +140,11 @@ static uint32_t send_group(uzc_msg_zerocopy *e, struct group *g, struct entry **
     return 1;
 }
 
-/* It waits with its socket, behind those that do. */
 static void wait_for_room(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t pieces = entry->vector ? entry->length : 0;
-    struct waiter *w = hold(s) < 0 ? NULL : malloc(sizeof *w + pieces * sizeof(struct iovec));
+    struct waiter *w = hold_open(s) < 0 ? NULL : malloc(sizeof *w + pieces * sizeof(struct iovec));
     if (entry->msg_flags & MSG_DONTWAIT || !w) {
-        end_request(e, entry, entry->msg_flags & MSG_DONTWAIT ? -EAGAIN : s->held < 0 ? -EMFILE : -ENOMEM);
+        end_request(e, entry, entry->msg_flags & MSG_DONTWAIT ? -EAGAIN : s->dup_fd < 0 ? -EMFILE : -ENOMEM);
         free(w);
         return;
     }
@@ -151,50 +154,50 @@ static void wait_for_room(uzc_msg_zerocopy *e, struct sock *s, const struct entr
         memcpy(w->vector, entry->vector, pieces * sizeof(struct iovec));
         w->entry.vector = w->vector;
     }
-    *(s->last ? &s->last->next : &s->first) = w;
-    s->last = w;
+    *(s->last_waiting ? &s->last_waiting->next : &s->first_waiting) = w;
+    s->last_waiting = w;
 }
 
 void send_waiting(uzc_msg_zerocopy *e, struct sock *s) {
-    struct group g;
-    if (s->first) {
-        learn_of(s);
-        learn_whether_off(s);
+    struct mmsg_batch g;
+    if (s->first_waiting) {
+        refresh_batching(s);
+        refresh_zero_copy_off(s);
     }
-    while (s->first) {
-        struct entry *run[GROUP];
+    while (s->first_waiting) {
+        struct entry *run[BATCH];
         uint32_t count = 0;
-        for (struct waiter *w = s->first; w && count < GROUP; w = w->next)
+        for (struct waiter *w = s->first_waiting; w && count < BATCH; w = w->next)
             run[count++] = &w->entry;
-        uint32_t gone = send_group(e, &g, run, count, s);
-        if (!gone)
+        uint32_t done = send_batch(e, &g, run, count, s);
+        if (!done)
             return;
-        while (gone--) {
-            struct waiter *w = s->first;
-            s->first = w->next;
+        while (done--) {
+            struct waiter *w = s->first_waiting;
+            s->first_waiting = w->next;
             free(w);
         }
-        if (!s->first)
-            s->last = NULL;
+        if (!s->first_waiting)
+            s->last_waiting = NULL;
     }
 }
 
-static void send_run(uzc_msg_zerocopy *e, struct sock *s, struct entry *first, uint32_t count) {
-    struct group g;
-    struct entry *run[GROUP];
+static void send_entries(uzc_msg_zerocopy *e, struct sock *s, struct entry *first, uint32_t count) {
+    struct mmsg_batch g;
+    struct entry *run[BATCH];
     uint32_t at = 0;
-    touch(e, s);
-    learn_whether_off(s);
+    mark_dirty(e, s);
+    refresh_zero_copy_off(s);
     if (count > 1)
-        learn_of(s);
+        refresh_batching(s);
     send_waiting(e, s);
-    while (at < count && !s->first) {
+    while (at < count && !s->first_waiting) {
         uint32_t some = 0;
-        for (; some < GROUP && at + some < count; some++)
+        for (; some < BATCH && at + some < count; some++)
             run[some] = &first[at + some];
-        uint32_t gone = send_group(e, &g, run, some, s);
-        at += gone;
-        if (!gone)
+        uint32_t done = send_batch(e, &g, run, some, s);
+        at += done;
+        if (!done)
             break;
     }
     for (; at < count; at++)
@@ -202,15 +205,15 @@ static void send_run(uzc_msg_zerocopy *e, struct sock *s, struct entry *first, u
 }
 
 void send_queued(uzc_msg_zerocopy *e) {
-    for (uint32_t at = 0, count; at < e->count; at += count) {
+    for (uint32_t at = 0, count; at < e->entry_count; at += count) {
         struct entry *first = &e->entries[at];
-        for (count = 1; at + count < e->count && e->entries[at + count].fd == first->fd;)
+        for (count = 1; at + count < e->entry_count && e->entries[at + count].fd == first->fd;)
             count++;
         struct sock *s = first->fd < 0 ? NULL : sock_of(e, first->fd);
         if (s)
-            send_run(e, s, first, count);
+            send_entries(e, s, first, count);
         for (uint32_t i = 0; !s && i < count; i++)
             end_request(e, &first[i], first->fd < 0 ? -EBADF : -ENOMEM);
     }
-    e->count = 0;
+    e->entry_count = 0;
 }

@@ -1,52 +1,53 @@
 /* SPDX-License-Identifier: MIT
  *
- * Whose a zero-copy number is. The kernel numbers the MSG_ZEROCOPY sends of a socket from 0, and never begins
- * again; so one engine of the process at a time sends zero-copy through a socket, and where its counter stood
- * is handed on to the next one, as a guess.
+ * Zero-copy ids: which request a MSG_ZEROCOPY id belongs to. The kernel counts the zero-copy sends of a
+ * socket from 0, in a u32 that wraps and is never reset. So one engine of the process at a time sends
+ * zero-copy through a socket, and the counter's last known value is kept for the next, as a guess.
  *
- * A table by the number's low bits, which grows when two outstanding ones would share an entry: it stays as
- * small as what is in flight, and the wrap of the u32 is nothing special.
+ * The table is indexed by the low bits of the id, and doubles when two outstanding ids would share an entry:
+ * it stays as small as what is in flight, and the wrap needs no special case.
  */
 #include <pthread.h>
 
 #include "engines/msg_zerocopy/sock_table.h"
 
-#define REMEMBERED 4096 /* sockets that no engine has any more */
-#define MOST (1u << 24) /* entries of a table */
+#define MAX_REMEMBERED 4096        /* counters of sockets that no engine uses */
+#define MAX_ASSIGNMENTS (1u << 24) /* of one socket */
 
-struct owner {
-    uint64_t key; /* 0: none */
+struct assignment {
+    uint64_t key; /* of the request; 0: the entry is free */
     uint32_t id;
 };
 
+/* One for each socket that an engine uses or used, in the table of the process. */
 struct counter {
     struct sock_link link;
     uint32_t next;
-    bool taken; /* by an engine, or for ever: nobody knows where it stands */
+    bool taken; /* an engine uses it; it stays so where the value is lost, and nobody sends zero-copy */
 };
 
 struct uzc_ids {
-    struct owner *owners;
-    uint32_t size; /* a power of 2 */
+    struct assignment *assignments;
+    uint32_t size; /* of assignments: a power of 2 */
     uint32_t next;
-    uint32_t oldest; /* none before it is outstanding */
-    uint32_t outstanding;
-    uint32_t first;   /* of those outstanding, where they began with a guess */
-    uint32_t highest; /* of those that were reported, where the guess was wrong */
-    uint32_t forks;
-    struct counter *counter; /* NULL: no socket's */
-    bool known;
-    bool guessed, confirmed, wrong; /* `next`: confirmed when `first` was reported before any other */
-    bool lost;                      /* a number was reported that can not have been given */
+    uint32_t oldest;                /* outstanding; else next */
+    uint32_t outstanding;           /* how many */
+    uint32_t first;                 /* id assigned after the guess */
+    uint32_t highest;               /* id reported since the guess */
+    uint32_t forks;                 /* when it was opened */
+    struct counter *counter;        /* NULL: of uzc_ids_new() */
+    bool known;                     /* `next` */
+    bool guessed, confirmed, wrong; /* `next`; confirmed when `first` was reported before any other id */
+    bool foreign; /* an id was reported that this engine was not assigned: others send zero-copy too */
 };
 
-/* -- where the counters stand */
+/* -- the counters of the process: any thread, with the lock */
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct sock_table counters;
-static uint32_t remembered; /* of those, not taken */
-static uint32_t forks;
-static bool prepared;
+static uint32_t remembered; /* of those, how many are not taken */
+static uint32_t forks;      /* between the first process and this one */
+static bool fork_handlers_registered;
 
 static void before_fork(void) {
     pthread_mutex_lock(&lock);
@@ -56,7 +57,7 @@ static void in_parent(void) {
     pthread_mutex_unlock(&lock);
 }
 
-/* The parent goes on to send: here they stand nowhere any more. */
+/* The parent goes on sending, so the child can not know any counter. */
 static void in_child(void) {
     for (uint32_t i = 0; i < counters.size; i++)
         for (struct sock_link *link = counters.chains[i]; link; link = link->next)
@@ -66,8 +67,8 @@ static void in_child(void) {
     pthread_mutex_init(&lock, NULL);
 }
 
-static void prepare(void) {
-    prepared = pthread_atfork(before_fork, in_parent, in_child) == 0;
+static void register_fork_handlers(void) {
+    fork_handlers_registered = pthread_atfork(before_fork, in_parent, in_child) == 0;
 }
 
 static struct counter *new_counter(uint64_t cookie, uint64_t inode) {
@@ -84,27 +85,27 @@ static struct counter *new_counter(uint64_t cookie, uint64_t inode) {
     return c;
 }
 
-static void forget(struct counter *c) {
+static void free_counter(struct counter *c) {
     sock_table_remove(&counters, &c->link);
     remembered--;
     free(c);
 }
 
-/* Some socket that nobody has taken; there is one. */
-static void forget_any(void) {
+/* Frees a counter that is not taken; there is one. */
+static void free_any_counter(void) {
     static uint32_t chain;
     for (;; chain++)
         for (struct sock_link *link = counters.chains[chain & (counters.size - 1)]; link; link = link->next)
             if (!((struct counter *)link)->taken) {
-                forget((struct counter *)link);
+                free_counter((struct counter *)link);
                 return;
             }
 }
 
 uzc_ids *uzc_ids_open(uint64_t cookie, uint64_t inode) {
     static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, prepare);
-    uzc_ids *ids = prepared ? uzc_ids_new() : NULL;
+    pthread_once(&once, register_fork_handlers);
+    uzc_ids *ids = fork_handlers_registered ? uzc_ids_new() : NULL;
     if (!ids)
         return NULL;
     pthread_mutex_lock(&lock);
@@ -133,35 +134,35 @@ int uzc_ids_taken(uint64_t cookie, uint64_t inode) {
     return taken;
 }
 
-/* Where the counter stood is remembered, if that was known: others may send before the next engine does. */
-static void give_back(const uzc_ids *ids) {
+/* Keeps the counter's value, if it is known, for the next engine, as a guess: others may send before. */
+static void return_counter(const uzc_ids *ids) {
     struct counter *c = ids->counter;
     c->next = ids->next;
     c->taken = false;
     remembered++;
     if (!ids->known)
-        forget(c);
-    else if (remembered > REMEMBERED)
-        forget_any();
+        free_counter(c);
+    else if (remembered > MAX_REMEMBERED)
+        free_any_counter();
 }
 
 void uzc_ids_free(uzc_ids *ids) {
     if (!ids)
         return;
-    if (ids->counter && ids->forks == forks && !ids->lost && !ids->outstanding) {
+    if (ids->counter && ids->forks == forks && !ids->foreign && !ids->outstanding) {
         pthread_mutex_lock(&lock);
-        give_back(ids);
+        return_counter(ids);
         pthread_mutex_unlock(&lock);
     }
-    free(ids->owners);
+    free(ids->assignments);
     free(ids);
 }
 
-/* -- one socket's */
+/* -- the ids of one socket */
 
 uzc_ids *uzc_ids_new(void) {
     uzc_ids *ids = calloc(1, sizeof *ids);
-    if (ids && !(ids->owners = calloc(64, sizeof *ids->owners))) {
+    if (ids && !(ids->assignments = calloc(64, sizeof *ids->assignments))) {
         free(ids);
         return NULL;
     }
@@ -172,7 +173,7 @@ uzc_ids *uzc_ids_new(void) {
 
 int uzc_ids_next(const uzc_ids *ids, uint32_t *next) {
     *next = ids->next;
-    return ids->known && !ids->wrong && !ids->lost;
+    return ids->known && !ids->wrong && !ids->foreign;
 }
 
 void uzc_ids_set(uzc_ids *ids, uint32_t next) {
@@ -192,47 +193,47 @@ void uzc_ids_guess(uzc_ids *ids) {
     ids->confirmed = ids->wrong = false;
 }
 
-void uzc_ids_doubt(uzc_ids *ids) {
+void uzc_ids_invalidate(uzc_ids *ids) {
     ids->known = false;
 }
 
-static bool grow(uzc_ids *ids) {
+static bool grow_assignments(uzc_ids *ids) {
     uint32_t size = 2 * ids->size;
-    if (size > MOST)
+    if (size > MAX_ASSIGNMENTS)
         return false;
-    struct owner *owners = calloc(size, sizeof *owners);
-    if (!owners)
+    struct assignment *assignments = calloc(size, sizeof *assignments);
+    if (!assignments)
         return false;
     for (uint32_t i = 0; i < ids->size; i++)
-        if (ids->owners[i].key)
-            owners[ids->owners[i].id & (size - 1)] = ids->owners[i];
-    free(ids->owners);
-    ids->owners = owners;
+        if (ids->assignments[i].key)
+            assignments[ids->assignments[i].id & (size - 1)] = ids->assignments[i];
+    free(ids->assignments);
+    ids->assignments = assignments;
     ids->size = size;
     return true;
 }
 
 int uzc_ids_reserve(uzc_ids *ids, uint32_t count) {
     for (uint32_t i = 0; i < count;)
-        if (!ids->owners[(ids->next + i) & (ids->size - 1)].key && i < ids->size)
+        if (!ids->assignments[(ids->next + i) & (ids->size - 1)].key && i < ids->size)
             i++;
-        else if (!grow(ids))
+        else if (!grow_assignments(ids))
             return -ENOMEM;
         else
             i = 0;
     return 0;
 }
 
-void uzc_ids_own(uzc_ids *ids, uint64_t key) {
-    ids->owners[ids->next & (ids->size - 1)] = (struct owner){key, ids->next};
+void uzc_ids_assign(uzc_ids *ids, uint64_t key) {
+    ids->assignments[ids->next & (ids->size - 1)] = (struct assignment){key, ids->next};
     ids->next++;
     ids->outstanding++;
 }
 
-/* Whether a guess is right, as far as is known: nothing of the socket's was outstanding when it was made, so
- * what is reported first begins with it, or is of another number. */
+/* Whether the guess is known to be right. Nothing of the socket was outstanding when it was made, so the
+ * first report after it begins with the guessed id, or the guess was wrong. */
 static bool is_confirmed(uzc_ids *ids, uint32_t first, uint32_t last) {
-    if (!ids->outstanding) { /* others have sent */
+    if (!ids->outstanding) { /* a send of others */
         ids->next = ids->oldest = last + 1;
         return false;
     }
@@ -250,10 +251,10 @@ int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last) {
     if (ids->guessed && !is_confirmed(ids, *first, *last))
         return 0;
     if ((int32_t)(*last - ids->next) >= 0) {
-        ids->lost |= ids->known;
+        ids->foreign |= ids->known;
         *last = ids->next - 1;
     }
-    if (ids->lost)
+    if (ids->foreign)
         return 0;
     if ((int32_t)(*first - ids->oldest) < 0)
         *first = ids->oldest;
@@ -261,15 +262,15 @@ int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last) {
 }
 
 uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id) {
-    struct owner *owner = &ids->owners[id & (ids->size - 1)];
-    if (!owner->key || owner->id != id)
+    struct assignment *assignment = &ids->assignments[id & (ids->size - 1)];
+    if (!assignment->key || assignment->id != id)
         return 0;
-    uint64_t key = owner->key;
-    owner->key = 0;
+    uint64_t key = assignment->key;
+    assignment->key = 0;
     ids->outstanding--;
     while (ids->oldest != ids->next) {
-        owner = &ids->owners[ids->oldest & (ids->size - 1)];
-        if (owner->key && owner->id == ids->oldest)
+        assignment = &ids->assignments[ids->oldest & (ids->size - 1)];
+        if (assignment->key && assignment->id == ids->oldest)
             break;
         ids->oldest++;
     }
@@ -280,8 +281,8 @@ uint32_t uzc_ids_outstanding(const uzc_ids *ids) {
     return ids->outstanding;
 }
 
-int uzc_ids_disbelieved(const uzc_ids *ids) {
-    return ids->outstanding && (ids->wrong || ids->lost);
+int uzc_ids_untrusted(const uzc_ids *ids) {
+    return ids->outstanding && (ids->wrong || ids->foreign);
 }
 
 uint64_t uzc_ids_take_any(uzc_ids *ids) {
