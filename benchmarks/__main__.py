@@ -20,13 +20,13 @@ import click
 from rich.progress import Progress
 
 from benchmarks import pairs
-from benchmarks.auto import Auto
-from benchmarks.baselines import Reference, plain
-from benchmarks.engines import Engines
-from benchmarks.ours import Ours, as_array, as_items
+from benchmarks.cases.auto import Auto
+from benchmarks.cases.engines import Engines
+from benchmarks.cases.udp import BRIEF, ENOUGH, Senders
 from benchmarks.pairs import Contender, Row, Sample
+from benchmarks.programs.baselines import Reference, plain
+from benchmarks.programs.scheduler import Ours, as_array, as_items
 from benchmarks.report import Found, write_report
-from benchmarks.udp import BRIEF, ENOUGH, Senders
 from uringzc import testing
 
 SIZES = (600, 1200, 4000, 8000, 16000, 32000, 65000)
@@ -167,7 +167,7 @@ class Bench:
         """Target 13: memory."""
         for kind in ("region", "bytes", "notifications", "soak"):
             task = self.progress.add_task(f"memory, {kind}", total=None, name="")
-            command = [sys.executable, "-m", "benchmarks.memory", kind, str(self.plan.soak)]
+            command = [sys.executable, "-m", "benchmarks.programs.memory", kind, str(self.plan.soak)]
             measure = partial(subprocess.run, command, check=True, capture_output=True)
             self.found.memory[kind] = json.loads(self.box.run(measure).stdout)["bytes"]
             self.progress.remove_task(task)

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
-from benchmarks.ours import Ours
 from benchmarks.pairs import Contender, Sample
+from benchmarks.programs.scheduler import Ours
 
 
 class Crew:

@@ -17,9 +17,9 @@ from math import inf
 from typing import Protocol
 
 import uringzc
-from benchmarks.baselines import MOST_BYTES, Reference, block, gather, plain
 from benchmarks.pairs import Contender, Row, Sample, sample
-from benchmarks.threads import Crew
+from benchmarks.programs.baselines import MOST_BYTES, Reference, block, gather, plain
+from benchmarks.programs.threads import Crew
 from uringzc import testing
 from uringzc.kernel.features import most_segments
 
@@ -300,7 +300,7 @@ class Senders:
         self.measure("7", "send_region, mapped file", [contender, against], many=True)
 
     def _unprivileged(self) -> None:
-        from benchmarks.nobody import Nobody
+        from benchmarks.programs.unprivileged import Nobody
 
         with open("/proc/sys/net/core/wmem_max") as file:
             here = int(file.read())

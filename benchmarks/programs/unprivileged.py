@@ -1,6 +1,7 @@
 """A program without privileges, in a process of its own: what `send_region` makes of a small socket buffer.
 
-`python -m benchmarks.nobody WMEM_MAX`, as root in the network to send to. It becomes the user nobody, locks
+`python -m benchmarks.programs.unprivileged WMEM_MAX`, as root in the network to send to. It becomes the user
+nobody, locks
 at most 8 MiB, and answers lines of stdin, "region SECONDS" or "block SECONDS", with a line of JSON each.
 """
 
@@ -17,9 +18,9 @@ from dataclasses import asdict
 from functools import partial
 from unittest.mock import patch
 
-from benchmarks import baselines
+from benchmarks.cases.udp import SEGMENT, Sender
 from benchmarks.pairs import Contender, Sample
-from benchmarks.udp import SEGMENT, Sender
+from benchmarks.programs import baselines
 from uringzc import UdpSender, testing
 from uringzc.senders import sockets, udp
 
@@ -32,7 +33,7 @@ class Nobody:
     """The process, and its two programs as contenders."""
 
     def __init__(self, box: testing.Sandbox, wmem_max: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.nobody", str(wmem_max)]
+        command = [sys.executable, "-m", "benchmarks.programs.unprivileged", str(wmem_max)]
         pipe = subprocess.PIPE
         self._process = box.run(partial(subprocess.Popen, command, stdin=pipe, stdout=pipe, text=True))
 

@@ -11,10 +11,10 @@ from dataclasses import replace
 from itertools import pairwise
 
 import uringzc
+from benchmarks.cases.udp import Measure, Sender
 from benchmarks.pairs import Contender, Row, Sample, sample
 from benchmarks.paths import Path, paths, reading, until_sent
 from benchmarks.report import Arrivals
-from benchmarks.udp import Measure, Sender
 from uringzc import testing
 
 SHORT = 0.06  # seconds of a run: many are needed, and what is compared differs by little

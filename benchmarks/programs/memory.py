@@ -1,6 +1,7 @@
 """What a request in flight costs in memory beyond its payload: one JSON line, from a process of its own.
 
-Run inside a network where ("10.0.0.2", 9000) takes datagrams: `python -m benchmarks.memory KIND REQUESTS`.
+Run inside a network where ("10.0.0.2", 9000) takes datagrams:
+`python -m benchmarks.programs.memory KIND REQUESTS`.
 Kinds: region, bytes (requests held by one notifier), notifications (one for each request, unread),
 soak (so many requests through one scheduler: what memory grew by after the first tenth).
 """

@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 import uringzc
-from benchmarks.auto import Stream
-from benchmarks.baselines import Reference, block, plain
-from benchmarks.ours import Ours
+from benchmarks.cases.auto import Stream
+from benchmarks.cases.udp import POOL, SEGMENT, TRAIN, Measure, Sender, Senders, payloads_of
 from benchmarks.pairs import Contender, Row
 from benchmarks.paths import Path
-from benchmarks.udp import POOL, SEGMENT, TRAIN, Measure, Sender, Senders, payloads_of
+from benchmarks.programs.baselines import Reference, block, plain
+from benchmarks.programs.scheduler import Ours
 from uringzc.engines.choose import ENGINES
 from uringzc.senders.sockets import RECVERR
 
