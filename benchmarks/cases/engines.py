@@ -1,84 +1,85 @@
-"""The engines beside each other: io_uring, MSG_ZEROCOPY, and copying."""
+"""The engines side by side: io_uring, MSG_ZEROCOPY, and copying."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 import uringzc
-from benchmarks.cases.auto import Stream
-from benchmarks.cases.udp import POOL, SEGMENT, TRAIN, Measure, Sender, Senders, payloads_of
-from benchmarks.pairs import Contender, Row
-from benchmarks.paths import Path
-from benchmarks.programs.baselines import Reference, block, plain
-from benchmarks.programs.scheduler import Ours
+from benchmarks.bench import Bench, topic
+from benchmarks.cases.udp import c_trains
+from benchmarks.pairs import Contender
+from benchmarks.programs.baselines import prepared_block, socket_send
+from benchmarks.programs.reference import Reference
+from benchmarks.programs.tcp_sender import TcpPrograms
+from benchmarks.programs.udp_sender import SEGMENT, TRAIN, payloads_of
 from uringzc.engines.choose import ENGINES
 from uringzc.senders.sockets import RECVERR
 
-RUNS = (1200, 8000, 65000)
+RUNS = (1200, 8000, 65000)  # bytes of a datagram
 WRITES = (64 << 10, 1 << 20)
 BRIEF = 0.15  # seconds of a run
 
 
-class Engines:
-    """The rows. What is compared with is the engine that copies, whose results are one for each request."""
+@topic("Engines")
+def engines(bench: Bench) -> None:
+    """The same calls with each engine: io_uring, msg_zerocopy (MSG_ZEROCOPY, where io_uring is not
+    allowed), and copy. A case names the engine, or another program that ran in the same rounds. Over TCP
+    the engines are asked to send zero-copy although loopback and veth copy at delivery.
 
-    def __init__(self, stack: ExitStack, measure: Measure, keep: Callable[[str, Row], None]) -> None:
-        self.stack, self.measure, self.keep = stack, measure, keep
+    - *copy*: the engine that copies, by sendmmsg or send.
+    - *socket.send*: a loop of it.
+    """
+    _send_run(bench)
+    payloads = payloads_of(1200)
+    contenders = [bench.udp_sender(engine=name).send(name, payloads) for name in usable()]
+    loop = socket_send(bench.udp_socket(bench.sink), payloads)
+    _compare(bench, "send, 1200 B", contenders, [loop], against="socket.send")
+    contenders = [bench.udp_sender(engine=name).send_region(name) for name in usable()]
+    block = prepared_block(bench.udp_socket(bench.sink), SEGMENT, TRAIN)
+    _compare(bench, f"send_region, {SEGMENT} B", contenders, [c_trains(bench), block])
+    for path in (bench.paths["loopback"], bench.paths["veth"]):
+        for size in WRITES:
+            with ExitStack() as stack:
+                programs = TcpPrograms(stack, path, size)
+                contenders = [programs.sender(name, "always", name) for name in usable()]
+                _compare(bench, f"TCP over {path.name}, {size >> 10} KiB", contenders)
 
-    def runs(self, sock: Callable[[], socket.socket], ours: Callable[..., Ours]) -> None:
-        """`Scheduler.send_run`, over the sink of the first table."""
-        reference = self.stack.enter_context(Reference(sock(), report_usage=True))
-        each = {name: ours(engine=name) for name in usable()}
-        for one in each.values():  # else sendmmsg can tell of one error at a time, and takes one datagram
-            one.sock.setsockopt(*RECVERR[socket.AF_INET], 1)
-        for size in RUNS:
-            contenders = [one.run(name, size) for name, one in each.items()]
-            self._beside_copy(f"send_run, {size} B", contenders, [reference.contender("zc", size)])
 
-    def senders(self, senders: Senders) -> None:
-        """`UdpSender`, over the sink of its other rows."""
-        payloads = payloads_of(1200)
-        each = {name: senders.ours(engine=name) for name in usable()}
-        contenders = [sender.each(name, payloads) for name, sender in each.items()]
-        self._beside_copy("send, 1200 B", contenders, [plain(senders.sock(), payloads)])
-        each = {name: senders.ours(engine=name) for name in usable()}
-        trains = self.stack.enter_context(
-            Reference(senders.sock(), segment=SEGMENT, report_usage=True)
-        ).contender("zc", TRAIN * SEGMENT, "C, zc trains of 44")
-        contenders = [_region(sender, name) for name, sender in each.items()]
-        self._beside_copy(
-            f"send_region, {SEGMENT} B", contenders, [trains, block(senders.sock(), SEGMENT, TRAIN)]
-        )
+def _send_run(bench: Bench) -> None:
+    reference = bench.stack.enter_context(Reference(bench.udp_socket(bench.large_sink)))
+    schedulers = {name: bench.scheduler(engine=name) for name in usable()}
+    for each in schedulers.values():  # else sendmmsg, which reports one error at a time, sends one datagram
+        each.sock.setsockopt(*RECVERR[socket.AF_INET], 1)
+    for size in RUNS:
+        contenders = [each.send_run(name, size) for name, each in schedulers.items()]
+        _compare(bench, f"send_run, {size} B", contenders, [reference.contender("zc", size)])
 
-    def streams(self, paths: Sequence[Path]) -> None:
-        """`TcpSender`, which is told to send zero-copy where the kernel copies at delivery."""
-        for path in paths:
-            for size in WRITES:
-                with ExitStack() as stack:
-                    one = Stream(stack, path, size)
-                    contenders = [one.ours(name, "always", name) for name in usable()]
-                    self._beside_copy(f"TCP over {path.name}, {size >> 10} KiB", contenders, [])
 
-    def _beside_copy(self, what: str, contenders: list[Contender], others: list[Contender]) -> None:
-        *zero_copy, copy = contenders
-        for row in self.measure("-", what, [copy, *zero_copy, *others], keep=False, most=BRIEF):
-            one = f"{what}, {row.reference}"
-            swapped = Row(one, row.reference, "copy", None, row.reference_samples, row.subject_samples)
-            self.keep("-", swapped)
+def _compare(
+    bench: Bench,
+    case: str,
+    engines: list[Contender],
+    others: Sequence[Contender] = (),
+    against: str | None = None,
+) -> None:
+    """Keep each program against the copying engine, which is the last; the engines also `against` another."""
+    *zero_copy, copy = engines
+    found = bench.compare(case, [copy, *zero_copy, *others], at_most=BRIEF, keep=False)
+    runs = {"copy": found[0].samples} | {each.against: each.against_samples for each in found}
+    for name in list(runs)[1:]:
+        each = replace(found[0], case=f"{case}, {name}", against="copy", samples=runs[name])
+        bench.keep(replace(each, against_samples=runs["copy"]))
+        if against and name in ENGINES:
+            bench.keep(replace(each, against=against, against_samples=runs[against]))
 
 
 def usable() -> list[str]:
-    """The engines that work here; copying, which is the last, does anywhere."""
+    """Return the engines that work here; copying, the last one, always does."""
     found = []
     for name in ENGINES:
         with suppress(OSError), uringzc.Scheduler(engine=name):
             found.append(name)
     return found
-
-
-def _region(sender: Sender, name: str) -> Contender:
-    region = sender.tx.register(POOL)
-    region.view[:] = bytes(POOL)  # else only io_uring, which pins it, would have pages of its own
-    return sender.region(name, region, POOL)

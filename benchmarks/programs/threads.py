@@ -1,4 +1,4 @@
-"""Contenders side by side: each in a thread of its own, where what it sends with was made and is closed."""
+"""Contenders that run at the same time, each in a thread of its own."""
 
 from __future__ import annotations
 
@@ -9,47 +9,56 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from benchmarks.pairs import Contender, Sample
-from benchmarks.programs.scheduler import Ours
+from benchmarks.programs.scheduler import SchedulerPrograms
 
 
-class Crew:
-    """So many threads. Leaving the `with` block closes, in each, what it sent with."""
+class Threads:
+    """So many threads. Leaving the `with` block closes what `closing` named, each in its thread."""
 
     def __init__(self, size: int) -> None:
         self._stack = ExitStack()
         self._threads = [self._stack.enter_context(ThreadPoolExecutor(1)) for _ in range(size)]
 
-    def __enter__(self) -> Crew:
+    def __enter__(self) -> Threads:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def schedulers(self, socks: Sequence[socket.socket], size: int) -> list[Contender]:
+    def send_run(self, socks: Sequence[socket.socket], size: int) -> list[Contender]:
         """`send_run` with a scheduler for each thread and socket."""
-        ours = [thread.submit(Ours, sock).result() for thread, sock in zip(self._threads, socks, strict=True)]
-        self.closing([one.s.close for one in ours])
-        return [one.run("send_run", size) for one in ours]
+        programs = [
+            thread.submit(SchedulerPrograms, sock).result()
+            for thread, sock in zip(self._threads, socks, strict=True)
+        ]
+        self.closing([each.s.close for each in programs])
+        return [each.send_run("send_run", size) for each in programs]
 
     def closing(self, closes: Sequence[Callable[[], object]]) -> None:
         """Call each at the end, in its thread."""
         for thread, close in zip(self._threads, closes, strict=True):
-            self._stack.callback(_in_thread, thread, close)
+            self._stack.callback(_call_in, thread, close)
 
-    def together(self, name: str, runs: Sequence[Contender], target: float | None = None) -> Contender:
-        """One contender in each thread, at the same time: what all of them sent until the last was done."""
+    def together(self, name: str, programs: Sequence[Contender], processes: bool = False) -> Contender:
+        """One program in each thread: what all of them sent until the last had ended.
+
+        `processes`: the threads only wait for processes, whose CPU time counts.
+        """
 
         def run(seconds: float) -> Sample:
             cpu, start = time.process_time(), time.perf_counter()
-            going = [
-                thread.submit(one.run, seconds) for thread, one in zip(self._threads, runs, strict=False)
+            running = [
+                thread.submit(each.run, seconds)
+                for thread, each in zip(self._threads, programs, strict=False)
             ]
-            done = [one.result() for one in going]
+            ended = [each.result() for each in running]
             took, cpu = time.perf_counter() - start, time.process_time() - cpu
-            return Sample(sum(one.datagrams for one in done), took, cpu, done[0].copied_share)
+            if processes:
+                cpu = sum(each.cpu_seconds for each in ended)
+            return Sample(sum(each.datagrams for each in ended), took, cpu, ended[0].copied_share)
 
-        return Contender(name, run, target)
+        return Contender(name, run)
 
 
-def _in_thread(thread: ThreadPoolExecutor, call: Callable[[], object]) -> None:
+def _call_in(thread: ThreadPoolExecutor, call: Callable[[], object]) -> None:
     thread.submit(call).result()
