@@ -53,7 +53,7 @@ class Reference:
         self._process.communicate()
 
     def contender(self, mode: str, size: int, name: str | None = None) -> Contender:
-        """Return requests of `size` bytes; modes: copy, zc, zc-unregistered."""
+        """Return requests of `size` bytes; modes: copy, zc."""
         datagrams = -(-size // self._segment) if self._segment else 1
 
         def run(seconds: float) -> Sample:
@@ -66,7 +66,7 @@ class Reference:
     def _run(self, mode: str, size: int, seconds: float) -> dict[str, Any]:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        print("run", mode, size, seconds, file=self._process.stdin, flush=True)
+        print(mode, size, seconds, file=self._process.stdin, flush=True)
         answer: dict[str, Any] = json.loads(self._process.stdout.readline() or '{"error": "it has ended"}')
         if answer["error"]:
             raise RuntimeError(f"C reference, {mode} of {size} bytes: {answer['error']}")
