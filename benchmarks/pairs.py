@@ -14,7 +14,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -54,14 +53,6 @@ class Contender:
         return replace(self, target=target)
 
 
-class Interval(NamedTuple):
-    """The median lies from `low` to `high` with a probability of at least `coverage`."""
-
-    low: float
-    high: float
-    coverage: float
-
-
 @dataclass(frozen=True)
 class Comparison:
     """All runs of two programs; the i-th of each ran in the same round."""
@@ -79,21 +70,16 @@ class Comparison:
         return [a.rate / b.rate for a, b in zip(self.samples, self.against_samples, strict=True)]
 
 
-def median_interval(values: Sequence[float], confidence: float = 0.95) -> Interval:
-    """Return the narrowest order-statistic interval that covers the median with `confidence`.
-
-    Too few values (5 for 95 %) give their whole range, with the coverage that it has.
-    """
+def median_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Return the narrowest order-statistic interval that covers the median of FEWEST or more with 95 %."""
     ordered, n = sorted(values), len(values)
-    if not n:
-        raise ValueError("no values, no interval")
-    outside, k = 2 * 0.5**n, 1
+    outside, k = 2 * 0.5**n, 1  # the probability that the median is outside of the k-th values
     while 2 * (k + 1) <= n:
-        wider = outside + 2 * math.comb(n, k) * 0.5**n
-        if 1 - wider < confidence:
+        outside += 2 * math.comb(n, k) * 0.5**n
+        if outside > 0.05:
             break
-        outside, k = wider, k + 1
-    return Interval(ordered[k - 1], ordered[n - k], max(0.0, 1 - outside))
+        k += 1
+    return ordered[k - 1], ordered[n - k]
 
 
 def sample(

@@ -82,7 +82,7 @@ class Results:
 def summary(topic: str, comparison: Comparison) -> Case:
     """Return what is kept of a comparison."""
     ratios = comparison.ratios
-    interval = median_interval(ratios)
+    low, high = median_interval(ratios)
     samples, against = comparison.samples, comparison.against_samples
 
     def both(value: Callable[[Sequence[Sample]], T]) -> tuple[T, T]:
@@ -95,7 +95,7 @@ def summary(topic: str, comparison: Comparison) -> Case:
         comparison.target and rounded(comparison.target),
         len(ratios),
         rounded(statistics.median(ratios)),
-        (rounded(interval.low), rounded(interval.high)),
+        (rounded(low), rounded(high)),
         (rounded(min(ratios)), rounded(max(ratios))),
         None if comparison.ratio_only else both(median_rate),
         None if comparison.ratio_only else both(_cpu_ns),

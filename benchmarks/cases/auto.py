@@ -37,11 +37,10 @@ TCP_PATHS = ("loopback", "veth", "slow link")
     kernel copied; now and then a few more probe.""",
 )
 def auto_udp(bench: Bench) -> None:
-    """`UdpSender.send` with zero_copy="auto". Loopback and veth copy at delivery, whatever is asked for:
-    nothing is gained there, and what is measured is that nothing is lost. A run ends when the last byte has
-    left the sender's side; a process reads what arrives. The slow link is a veth pair limited to 213 MB/s.
-    The unresolved neighbour is a veth pair, and a sender, that starts with an empty neighbour table every 4
-    MiB.
+    """`UdpSender.send` with zero_copy="auto". Loopback and veth copy at delivery, so zero-copy gains nothing;
+    what is measured is that it loses nothing. A run ends when the send buffer is empty; a process reads what
+    arrives. The slow link is a veth pair limited to 213 MB/s. The unresolved neighbour is a veth pair with an
+    empty neighbour table, and a new sender, every 4 MiB.
 
     - *"never"*, *"always"*: the same sender with that zero_copy, the better of the two.
     """

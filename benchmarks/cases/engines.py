@@ -26,8 +26,8 @@ BRIEF = 0.15  # seconds of a run
 @topic("Engines")
 def engines(bench: Bench) -> None:
     """The same calls with each engine: io_uring, msg_zerocopy (MSG_ZEROCOPY, where io_uring is not
-    allowed), and copy. A case names the engine, or another program that ran in the same rounds. Over TCP
-    the engines are asked to send zero-copy although loopback and veth copy at delivery.
+    allowed), and copy. A case names the engine, or another program that ran in the same rounds. TCP is sent
+    with zero_copy="always", although loopback and veth copy at delivery.
 
     - *copy*: the engine that copies, by sendmmsg or send.
     - *socket.send*: a loop of it.

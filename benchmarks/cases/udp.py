@@ -40,9 +40,8 @@ def udp_send(bench: Bench) -> None:
 
     - *socket.send*: a loop of `sock.send(datagram)` on a connected socket, a system call for each datagram:
       what most programs do today.
-    - *sendmsg trains*: an expert's loop without the library. It collects 44 datagrams and sends
-      them as one request, `sock.sendmsg(datagrams, [UDP_SEGMENT])`. Below it stand the longest trains that
-      the kernel takes.
+    - *sendmsg trains*: an expert's loop without the library. It collects 44 datagrams and sends them as one
+      request, `sock.sendmsg(datagrams, [UDP_SEGMENT])`; then as many as the kernel accepts in one.
     """
     for size, targets in ((1200, (14.0, 1.5)), (600, (None, None)), (200, (None, None))):
         payloads, longest = payloads_of(size), min(most_segments(), MAX_TRAIN_BYTES // size)
@@ -64,8 +63,9 @@ def udp_send(bench: Bench) -> None:
 def udp_mixed(bench: Bench) -> None:
     """What trains gain where they are short.
 
-    - *socket.send*, *socket.sendto*: loops of them. Of slices: of a memoryview, where the library sends the
-      same packets, as a capture file has them, by one `send_slices`.
+    - *socket.send*, *socket.sendto*: a loop of it, a system call for each datagram.
+    - *socket.send of slices*: the same of slices of a memoryview, which has packets as a capture file does.
+      The library sends them by one `send_slices`.
     """
     sizes = random.Random(8).sample(range(200, LARGEST + 1), LARGEST - 199)
     payloads = [bytes(size) for size in sizes]
@@ -118,12 +118,12 @@ def udp_single(bench: Bench) -> None:
     - *socket.send*: one call of it.
     """
     payload = bytes(1200)
-    ours = latency.send_and_flush(bench.udp_sender().tx, payload)
+    library = latency.send_and_flush(bench.udp_sender().tx, payload)
     base = latency.socket_send(bench.udp_socket(bench.sink), payload)
-    contenders = [ours.contender, base.contender.wanting(1 / 1.2)]
+    contenders = [library.contender, base.contender.wanting(1 / 1.2)]
     (median,) = bench.compare("send and flush, p50", contenders, close=True, times=5, at_most=0.05)
     runs = len(median.samples)
-    tails = tuple(ours.tails[-runs:]), tuple(base.tails[-runs:])  # without the warm-up
+    tails = tuple(library.tails[-runs:]), tuple(base.tails[-runs:])  # without the warm-up
     bench.keep(Comparison("send and flush, p99", median.against, None, *tails))
 
 

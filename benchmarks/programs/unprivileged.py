@@ -24,7 +24,7 @@ from benchmarks.programs.udp_sender import SEGMENT, TRAIN, UdpPrograms
 from uringzc import UdpSender, testing
 from uringzc.senders import sockets, udp
 
-NOBODY = 65534
+NOBODY = 65534  # the user
 MEMLOCK = 8 << 20
 POOL = 2 << 20  # with an arena of 4 MiB it is within MEMLOCK
 

@@ -163,6 +163,4 @@ def test_the_same_results_give_the_same_picture(tmp_path: Path) -> None:
 def test_the_interval_of_the_median_is_that_of_order_statistics(
     count: int, expected: tuple[float, float]
 ) -> None:
-    interval = median_interval(range(1, count + 1))
-    assert (interval.low, interval.high) == expected
-    assert interval.coverage >= 0.95
+    assert median_interval(range(1, count + 1)) == expected
