@@ -21,7 +21,7 @@ TITLE = "How fast can a Python program send?"
 SUBTITLE = "Sending in one thread: longer bars are better. Bars are to scale within each case."
 NOTES = """\
 {machine}, {kernel}, Python {python}, {date}. Medians of runs that alternate.
-UDP goes to a virtual device that frees every packet at once: rates are what sending costs the processor,
+UDP goes to a virtual device that frees every packet at once: rates are what sending costs the processor, \
 not what a network carries.
 \N{CHECK MARK} reaches the target that the project has set, \N{BALLOT X} does not yet. \
 RESULTS.md has all cases, their targets and intervals."""
@@ -112,7 +112,7 @@ HEADLINES = (
 
 # Columns, as parts of the width; lines, in units of a bar's height.
 LABELS, BARS, BAR_WIDTH, FACTORS = 0.475, 0.485, 0.25, 0.96
-HEAD, GAP, FOOT = 5.4, 1.1, 3.6
+HEAD, GAP, FOOT = 5.4, 1.1, 2.9
 
 
 def draw(results: Results, path: Path) -> None:
@@ -193,4 +193,5 @@ def amount(rate: float) -> str:
 
 def times(case: Case) -> str:
     """Return how many times as fast the library is."""
-    return f"{case.ratio:.2g}\N{MULTIPLICATION SIGN}"
+    digits = 0 if case.ratio >= 10 else 1 if case.ratio >= 1 else 2
+    return f"{case.ratio:.{digits}f}\N{MULTIPLICATION SIGN}"
