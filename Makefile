@@ -9,7 +9,7 @@ BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
 
 NATIVE = $(shell find uringzc/_native -name '*.[ch]')
-C_FILES = $(NATIVE) $(wildcard benchmarks/*.c benchmarks/*.h)
+C_FILES = $(NATIVE) $(wildcard benchmarks/programs/*.c)
 C_STRICT = -std=gnu11 -O2 -Wall -Wextra -Werror -Iuringzc/_native
 
 # Stamps: the environment of one interpreter, the package in it, and what tests need besides.

@@ -1,4 +1,4 @@
-"""The library as contenders, each sending on a connected UDP socket that is registered with its scheduler."""
+"""Scheduler as contenders, each on a connected UDP socket that is registered with it."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ import numpy
 import uringzc
 from benchmarks.pairs import Contender, Sample
 
-BATCH = 2048  # datagrams behind one notification, where not each has its own
-PENDING = 2  # such notifications outstanding
-POOL = 4 << 20
+BATCH = 2048  # requests per notifier, where not each has its own
+OUTSTANDING = 2  # such notifiers
+POOL = 4 << 20  # bytes of payloads, which stay in the cache
 
 
 def stride_of(size: int) -> int:
-    """Return how far apart datagrams of `size` lie: on pages of their own, as the C reference has them."""
+    """Return the distance of datagrams of `size`: on pages of their own, as in reference.c."""
     return -(-size // 4096) * 4096
 
 
-class Ours:
-    """One scheduler, its registered memory, and ways to send with it. Leaving the `with` block closes it."""
+def large_payloads(size: int) -> list[bytes]:
+    """Return some datagrams of `size`, of `bytes`."""
+    return [bytes([i]) * size for i in range(64 if size < 16384 else 16)]
+
+
+class SchedulerPrograms:
+    """One Scheduler, its registered memory, and ways to send with it. Leaving the `with` block closes it."""
 
     def __init__(
         self,
@@ -38,10 +43,10 @@ class Ours:
         self.s = uringzc.Scheduler(tags, max_inflight=max_inflight, completions="none", engine=engine)
         self.s.register_socket(sock)
         self.region = self.s.register(POOL)
-        self.region.view[:] = bytes(POOL)  # pages of its own, not the zero page again and again
-        self._owed = 0
+        self.region.view[:] = bytes(POOL)  # else all pages of what is not pinned would be one, of zeros
+        self._awaited = 0  # notifications
 
-    def __enter__(self) -> Ours:
+    def __enter__(self) -> SchedulerPrograms:
         return self
 
     def __exit__(
@@ -49,26 +54,26 @@ class Ours:
     ) -> None:
         self.s.close()
 
-    def run(self, name: str, size: int, *, zero_copy: bool = True) -> Contender:
+    def send_run(self, name: str, size: int, *, zero_copy: bool = True) -> Contender:
         """`send_run`, a notification for each batch."""
 
         def chunk() -> int:
             sent = self._send_batch(size, zero_copy=zero_copy)
             self.s.flush(0)
-            self._settle(1, PENDING)
+            self._reap(1, OUTSTANDING)
             return sent
 
         return self._contender(name, chunk)
 
-    def run_flushing(self, name: str, size: int, read: Callable[[Any], object] = len) -> Contender:
+    def send_run_flush(self, name: str, size: int, read: Callable[[Any], object] = len) -> Contender:
         """`send_run`, a notification for each datagram, which `read` gets in batches."""
 
         def chunk() -> int:
             sent = self._send_batch(size, flush=True)
             self.s.submit()
-            batch = self.s.reap_notifications(wait=max(0, self._owed + sent - 2 * BATCH))
+            batch = self.s.reap_notifications(wait=max(0, self._awaited + sent - 2 * BATCH))
             read(batch)
-            self._owed += sent - len(batch)
+            self._awaited += sent - len(batch)
             return sent
 
         return self._contender(name, chunk)
@@ -82,30 +87,35 @@ class Ours:
             )
         return sent
 
-    def calls(self, name: str, size: int, *, registered: bool) -> Contender:
-        """`send` for every datagram, from registered memory or from `bytes`."""
+    def send_registered(self, name: str, size: int) -> Contender:
+        """`send` for every datagram, from registered memory."""
         stride = stride_of(size)
         offsets = [i * stride for i in range(POOL // stride)][:BATCH]
-        payloads = [bytes([i % 256]) * size for i in range(64 if size < 16384 else 16)]
 
-        def from_region() -> int:
+        def chunk() -> int:
             send, sock, region = self.s.send, self.sock, self.region
             for offset in offsets:
                 send(sock, region, offset=offset, length=size)
             self.s.flush(0)
-            self._settle(1, PENDING)
+            self._reap(1, OUTSTANDING)
             return len(offsets)
 
-        def from_bytes() -> int:
+        return self._contender(name, chunk)
+
+    def send_bytes(self, name: str, size: int) -> Contender:
+        """`send` for every datagram, from `bytes`."""
+        payloads = large_payloads(size)
+
+        def chunk() -> int:
             send, sock = self.s.send, self.sock
             for _ in range(16):
                 for payload in payloads:
                     send(sock, payload)
             self.s.flush(0)
-            self._settle(1, PENDING)
+            self._reap(1, OUTSTANDING)
             return 16 * len(payloads)
 
-        return self._contender(name, from_region if registered else from_bytes)
+        return self._contender(name, chunk)
 
     def slots(self, name: str, size: int, slots: int) -> Contender:
         """`send` to each of so many slots in turn, a notification for each."""
@@ -116,7 +126,7 @@ class Ours:
             for _ in range(rounds):
                 for slot in range(slots):
                     send(sock, region, length=size, slot=slot, flush=True)
-            self._settle(rounds * slots, 2 * BATCH)
+            self._reap(rounds * slots, 2 * BATCH)
             return rounds * slots
 
         return self._contender(name, chunk)
@@ -132,15 +142,16 @@ class Ours:
                     count = min(held - sent, POOL // stride_of(size))
                     sent += self.s.send_run(self.sock, self.region, size, count, stride_of(size))
                 self.s.flush(0)
-                self._settle(1, 0)
+                self._reap(1, 0)
             return rounds * held
 
         return self._contender(name, chunk)
 
-    def _settle(self, flushed: int, pending: int) -> None:
+    def _reap(self, flushed: int, outstanding: int) -> None:
+        """Submit, and reap notifications until no more than `outstanding` are awaited."""
         self.s.submit()
-        self._owed += flushed
-        self._owed -= len(self.s.reap_notifications(wait=max(0, self._owed - pending)))
+        self._awaited += flushed
+        self._awaited -= len(self.s.reap_notifications(wait=max(0, self._awaited - outstanding)))
 
     def _contender(self, name: str, chunk: Callable[[], int]) -> Contender:
         def run(seconds: float) -> Sample:
@@ -165,6 +176,6 @@ def as_array(batch: uringzc.Batch[uringzc.Notification]) -> object:
     return numpy.asarray(batch)["sequence"].sum()
 
 
-def as_items(batch: uringzc.Batch[uringzc.Notification]) -> object:
+def as_objects(batch: uringzc.Batch[uringzc.Notification]) -> object:
     """Read each as a Notification."""
     return sum(notification.sequence for notification in batch)

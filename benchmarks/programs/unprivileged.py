@@ -1,7 +1,8 @@
-"""A program without privileges, in a process of its own: what `send_region` makes of a small socket buffer.
+"""`send_region` and its baseline in an unprivileged process, with the socket buffer that it can get.
 
-`python -m benchmarks.nobody WMEM_MAX`, as root in the network to send to. It becomes the user nobody, locks
-at most 8 MiB, and answers lines of stdin, "region SECONDS" or "block SECONDS", with a line of JSON each.
+`python -m benchmarks.programs.unprivileged WMEM_MAX`, run as root in the network to send to: it becomes the
+user nobody, with 8 MiB of RLIMIT_MEMLOCK, and answers each line of stdin, "region SECONDS" or "block
+SECONDS", with a sample, a line of JSON.
 """
 
 from __future__ import annotations
@@ -17,45 +18,44 @@ from dataclasses import asdict
 from functools import partial
 from unittest.mock import patch
 
-from benchmarks import baselines
 from benchmarks.pairs import Contender, Sample
-from benchmarks.udp import SEGMENT, Sender
+from benchmarks.programs.baselines import prepared_block
+from benchmarks.programs.udp_sender import SEGMENT, TRAIN, UdpPrograms
 from uringzc import UdpSender, testing
 from uringzc.senders import sockets, udp
 
-USER = 65534
+NOBODY = 65534  # the user
 MEMLOCK = 8 << 20
-POOL = 2 << 20  # beside an arena of 4 MiB it is within MEMLOCK
+POOL = 2 << 20  # with an arena of 4 MiB it is within MEMLOCK
 
 
-class Nobody:
+class Unprivileged:
     """The process, and its two programs as contenders."""
 
     def __init__(self, box: testing.Sandbox, wmem_max: int) -> None:
-        command = [sys.executable, "-m", "benchmarks.nobody", str(wmem_max)]
+        command = [sys.executable, "-m", "benchmarks.programs.unprivileged", str(wmem_max)]
         pipe = subprocess.PIPE
         self._process = box.run(partial(subprocess.Popen, command, stdin=pipe, stdout=pipe, text=True))
 
-    def __enter__(self) -> Nobody:
+    def __enter__(self) -> Unprivileged:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.communicate()
 
-    def ask(self, program: str, seconds: float) -> Sample:
-        """Run one of them for so long."""
+    def contender(self, program: str, name: str) -> Contender:
+        """One of them: "region" or "block"."""
+        return Contender(name, partial(self._run, program))
+
+    def _run(self, program: str, seconds: float) -> Sample:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         print(program, seconds, file=self._process.stdin, flush=True)
         return Sample(**json.loads(self._process.stdout.readline()))
 
-    def contender(self, program: str, name: str, target: float | None = None) -> Contender:
-        """One of them: "region" or "block"."""
-        return Contender(name, partial(self.ask, program), target)
 
-
-def granting(wmem_max: int) -> AbstractContextManager[object]:
-    """A sender gets the socket buffer that a system with that net.core.wmem_max allows, and no more."""
+def limited(wmem_max: int) -> AbstractContextManager[object]:
+    """Limit the socket buffers of new senders to what a system with that net.core.wmem_max grants."""
 
     def make_room(sock: socket.socket, wanted: int) -> int:
         return sockets.make_room(sock, min(wanted, 2 * wmem_max))
@@ -64,18 +64,18 @@ def granting(wmem_max: int) -> AbstractContextManager[object]:
 
 
 def main() -> None:
-    """Become nobody, and serve."""
+    """Drop all privileges, and run what stdin names."""
     resource.setrlimit(resource.RLIMIT_MEMLOCK, (MEMLOCK, MEMLOCK))
     os.setgroups([])
-    os.setgid(USER)
-    os.setuid(USER)
-    with granting(int(sys.argv[1])), ExitStack() as stack:
-        sender = Sender(stack.enter_context(UdpSender(testing.Sandbox.address)))
+    os.setgid(NOBODY)
+    os.setuid(NOBODY)
+    with limited(int(sys.argv[1])), ExitStack() as stack:
+        sender = UdpPrograms(stack.enter_context(UdpSender(testing.Sandbox.address)))
         sock = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         sock.connect(testing.Sandbox.address)
         programs = {
-            "region": sender.region("send_region", sender.tx.register(POOL), POOL),
-            "block": baselines.block(sock, SEGMENT),
+            "region": sender.send_region("send_region", sender.tx.register(POOL)),
+            "block": prepared_block(sock, SEGMENT, TRAIN),
         }
         for line in sys.stdin:
             program, seconds = line.split()

@@ -1,8 +1,8 @@
-"""What a request in flight costs in memory beyond its payload: one JSON line, from a process of its own.
+"""Memory per request in flight, beyond the payload: one line of JSON, from a process of its own.
 
-Run inside a network where ("10.0.0.2", 9000) takes datagrams: `python -m benchmarks.memory KIND REQUESTS`.
-Kinds: region, bytes (requests held by one notifier), notifications (one for each request, unread),
-soak (so many requests through one scheduler: what memory grew by after the first tenth).
+`python -m benchmarks.programs.memory KIND REQUESTS`, in a network where 10.0.0.2:9000 takes datagrams. Kinds:
+region, bytes (requests held by one notifier); notifications (one per request, not reaped); soak (so many
+requests through one scheduler: growth since the first tenth of them).
 """
 
 from __future__ import annotations

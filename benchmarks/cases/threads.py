@@ -1,0 +1,44 @@
+"""Two threads, each with an engine of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import uringzc
+from benchmarks.bench import Bench, topic
+from benchmarks.pairs import Contender
+from benchmarks.programs.reference import Reference
+from benchmarks.programs.threads import Threads
+from benchmarks.programs.udp_sender import UdpPrograms, payloads_of
+
+COUNTS = (("two", 2), ("one", 1))
+
+
+@topic(
+    "Two threads",
+    why_missed="""Half of `send` is done with the GIL held; only the kernel's part runs in parallel, and a
+    thread that waits for the GIL sleeps: how long it takes to wake up decides. Two processes of the C loop
+    show what the machine has for two.""",
+)
+def threads(bench: Bench) -> None:
+    """Two threads that send, each by its own sender and socket.
+
+    - *one*: the same program in one thread. Of the C program it is one process, against two.
+    """
+    workers = bench.stack.enter_context(Threads(2))
+    socks = [bench.udp_socket(bench.sink) for _ in range(2)]
+    _compare(bench, "send_run, 1200 B, 2 threads", workers, workers.send_run(socks, 1200), 1.9)
+    payloads = payloads_of(1200)
+    senders = [bench.sink.run(lambda: uringzc.UdpSender(bench.sink.address)) for _ in range(2)]
+    workers.closing([tx.close for tx in senders])
+    programs = [UdpPrograms(tx).send("send", payloads) for tx in senders]
+    _compare(bench, "UdpSender.send, 1200 B, 2 threads", workers, programs, 1.3)
+    references = [bench.stack.enter_context(Reference(bench.udp_socket(bench.sink))) for _ in range(2)]
+    programs = [reference.contender("zc", 1200) for reference in references]
+    two, one = (workers.together(name, programs[:count], processes=True) for name, count in COUNTS)
+    bench.compare("C, 1200 B, 2 processes", [two, one], close=True)
+
+
+def _compare(bench: Bench, case: str, workers: Threads, programs: Sequence[Contender], target: float) -> None:
+    two, one = (workers.together(name, programs[:count]) for name, count in COUNTS)
+    bench.compare(case, [two, one.wanting(target)], close=True)

@@ -1,0 +1,175 @@
+"""What is kept of the comparisons: results.json, one line for each case, from which everything is drawn.
+
+The single runs are not kept; `make bench` writes them to benchmarks/build/, which git ignores.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any, TypeVar
+
+import uringzc
+from benchmarks.pairs import Comparison, Sample, median_interval
+
+T = TypeVar("T")
+DIGITS = 4  # significant ones of all that is kept
+
+
+@dataclass(frozen=True)
+class Case:
+    """One comparison. Of two figures the first is the library's, the second that of the other program."""
+
+    topic: str
+    case: str
+    against: str
+    target: float | None  # what `ratio` should be at least
+    pairs: int
+    ratio: float  # of the rates: the median over the pairs
+    interval: tuple[float, float]  # holds the true median with 95 %
+    range: tuple[float, float]
+    rates: tuple[float, float] | None  # datagrams, or writes, per second: medians
+    cpu_ns: tuple[float, float] | None  # CPU time per datagram or write: medians
+    copied: tuple[float | None, float | None]  # share of requests that the kernel copied
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the target is reached, None without one. A target of 1: whether the interval reaches it."""
+        if self.target is None:
+            return None
+        return self.ratio >= self.target or (self.target == 1 and self.interval[1] >= 1)
+
+    @property
+    def verdict(self) -> str:
+        """`met` in words, as table, picture and terminal show it."""
+        return {True: "met", False: "missed", None: ""}[self.met]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """Numbered datagrams over one path: how many were sent and received, how many overtook another."""
+
+    path: str
+    sizes: tuple[int, int]  # smallest and largest, in bytes
+    sent: int
+    received: int
+    reordered: int
+
+
+@dataclass
+class Results:
+    """Everything that results.json has."""
+
+    about: dict[str, str]
+    cases: list[Case] = field(default_factory=list)
+    by_size: dict[int, dict[str, float]] = field(default_factory=dict)  # bytes -> program -> requests/s
+    arrivals: list[Arrivals] = field(default_factory=list)
+    memory: dict[str, float] = field(default_factory=dict)  # bytes, by kind of request
+
+    def find(self, topic: str, case: str, against: str) -> Case | None:
+        """Return that case, if it was measured."""
+        key = (topic, case, against)
+        return next((one for one in self.cases if (one.topic, one.case, one.against) == key), None)
+
+
+def summary(topic: str, comparison: Comparison) -> Case:
+    """Return what is kept of a comparison."""
+    ratios = comparison.ratios
+    low, high = median_interval(ratios)
+    samples, against = comparison.samples, comparison.against_samples
+
+    def both(value: Callable[[Sequence[Sample]], T]) -> tuple[T, T]:
+        return value(samples), value(against)
+
+    return Case(
+        topic,
+        comparison.case,
+        comparison.against,
+        comparison.target and rounded(comparison.target),
+        len(ratios),
+        rounded(statistics.median(ratios)),
+        (rounded(low), rounded(high)),
+        (rounded(min(ratios)), rounded(max(ratios))),
+        None if comparison.ratio_only else both(median_rate),
+        None if comparison.ratio_only else both(_cpu_ns),
+        both(_copied),
+    )
+
+
+def median_rate(samples: Sequence[Sample]) -> float:
+    """Return the median of the rates."""
+    return rounded(statistics.median(taken.rate for taken in samples))
+
+
+def _cpu_ns(samples: Sequence[Sample]) -> float:
+    return rounded(statistics.median(taken.cpu_ns for taken in samples))
+
+
+def _copied(samples: Sequence[Sample]) -> float | None:
+    known = [taken.copied_share for taken in samples if taken.copied_share is not None]
+    return rounded(statistics.fmean(known)) if known else None
+
+
+def rounded(value: float) -> float:
+    """Return the value with DIGITS significant digits, so that what is drawn is what is kept."""
+    return float(f"{value:.{DIGITS}g}")
+
+
+def about_here(runs: str) -> dict[str, str]:
+    """Return what the figures depend on: the machine, and the versions."""
+    with open("/proc/cpuinfo") as file:
+        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    version = ["pkg-config", "--modversion", "liburing"]
+    return {
+        "date": date.today().isoformat(),
+        "machine": f"{os.cpu_count()} x {models[0] if models else platform.machine()}",
+        "kernel": f"Linux {platform.release()}",
+        "python": platform.python_version(),
+        "uringzc": uringzc.__version__,
+        "liburing": subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip(),
+        "runs": runs,
+    }
+
+
+def write(path: Path, results: Results) -> None:
+    """Write results.json: one case, size or path a line, for people and for `git diff`."""
+    parts = ["{", f' "about": {json.dumps(results.about, indent=2)},']
+    lists: dict[str, list[Any]] = {"cases": results.cases, "arrivals": results.arrivals}
+    for name, records in lists.items():
+        lines = ",\n".join("  " + json.dumps(asdict(record)) for record in records)
+        parts.append(f' "{name}": [\n{lines}\n ],')
+    sizes = ",\n".join(f'  "{size}": {json.dumps(rates)}' for size, rates in results.by_size.items())
+    parts += [f' "by_size": {{\n{sizes}\n }},', f' "memory": {json.dumps(results.memory)}', "}"]
+    path.write_text("\n".join(parts) + "\n")
+
+
+def read(path: Path) -> Results:
+    """Return what `write` wrote."""
+    kept = json.loads(path.read_text(), object_hook=_pairs_as_tuples)
+    return Results(
+        kept["about"],
+        [Case(**case) for case in kept["cases"]],
+        {int(size): rates for size, rates in kept["by_size"].items()},
+        [Arrivals(**arrivals) for arrivals in kept["arrivals"]],
+        kept["memory"],
+    )
+
+
+def _pairs_as_tuples(record: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: tuple(value) if isinstance(value, list) and len(value) == 2 else value
+        for name, value in record.items()
+    }
+
+
+def write_runs(path: Path, comparisons: Sequence[Comparison]) -> None:
+    """Write every single run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps([asdict(comparison) for comparison in comparisons], indent=1) + "\n")

@@ -1,0 +1,166 @@
+"""Benchmarks: no module imports a later layer, and table, picture and the kept results agree."""
+
+import ast
+import graphlib
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+# ruff: noqa: E402 (benchmarks needs what an installation may lack)
+for needed in ("click", "matplotlib", "numpy", "pyroute2", "rich"):
+    pytest.importorskip(needed)
+
+from matplotlib.text import Text
+
+import benchmarks
+from benchmarks import chart, results
+from benchmarks.cases import TOPICS
+from benchmarks.pairs import median_interval
+from benchmarks.report import HEADINGS, cells, report
+from benchmarks.results import Case, Results
+
+pytestmark = pytest.mark.engines()  # makes none
+HERE = Path(benchmarks.__file__).parent
+KEPT = results.read(HERE / "results.json")
+#: a module may import only what stands before it, or what lies in its own folder
+ORDER = ["pairs", "results", "paths", "programs", "bench", "cases", "report", "chart", "__main__"]
+
+
+def imports(file: Path) -> Iterator[str]:
+    """The modules of benchmarks/ that a file imports."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "benchmarks":
+            for alias in node.names:
+                module = f"{node.module}.{alias.name}".split(".")[1:]
+                path = HERE.joinpath(*module)
+                yield ".".join(module if path.is_dir() or path.with_suffix(".py").exists() else module[:-1])
+
+
+GRAPH = {
+    ".".join(file.relative_to(HERE).with_suffix("").parts).removesuffix(".__init__"): set(imports(file))
+    for file in HERE.rglob("*.py")
+}
+
+
+def test_modules_import_only_earlier_layers() -> None:
+    wrong = [
+        (importer, imported)
+        for importer, found in GRAPH.items()
+        for imported in found
+        if (above := imported.split(".")[0]) != (own := importer.split(".")[0])
+        and ORDER.index(above) >= ORDER.index(own)
+    ]
+    assert wrong == []
+
+
+def test_no_imports_go_round_in_a_circle() -> None:
+    assert any(GRAPH.values())
+    graphlib.TopologicalSorter(GRAPH).prepare()  # CycleError names the circle
+
+
+def case(ratio: float, target: float | None, high: float) -> Case:
+    return replace(KEPT.cases[0], ratio=ratio, target=target, interval=(ratio - 0.01, high))
+
+
+@pytest.mark.parametrize(
+    ("ratio", "target", "high", "met"),
+    [
+        (1.5, 1.4, 1.6, True),
+        (1.4, 1.4, 1.6, True),
+        (1.3, 1.4, 1.6, False),  # the interval counts for a target of 1 alone
+        (0.99, 1.0, 1.0, True),
+        (0.98, 1.0, 0.99, False),
+        (0.5, None, 0.6, None),
+    ],
+)
+def test_what_is_met(ratio: float, target: float | None, high: float, met: bool | None) -> None:
+    assert case(ratio, target, high).met is met
+
+
+def drawn(kept: Results) -> list[tuple[str, str]]:
+    """How many times as fast, and the mark beside it: the picture's last two columns, from the top."""
+    texts = chart.figure(kept).axes[0].findobj(Text)
+    rows: dict[float, list[tuple[float, str]]] = {}
+    for text in texts:
+        x, y = text.get_position()
+        if isinstance(text, Text) and x >= chart.FACTORS and y > chart.HEAD:
+            rows.setdefault(y, []).append((x, text.get_text()))
+    return [(sorted(row)[0][1], sorted(row)[1][1]) for _, row in sorted(rows.items())]
+
+
+@pytest.mark.parametrize("turned", [False, True], ids=["as measured", "with every verdict turned"])
+def test_table_and_picture_agree(turned: bool) -> None:
+    kept = KEPT
+    if turned:
+        kept = replace(
+            KEPT, cases=[replace(each, target=0.1 if not each.met else 1e3) for each in KEPT.cases]
+        )
+    shown = [
+        found
+        for headline in chart.HEADLINES
+        for other in headline.others
+        if (found := kept.find(headline.topic, headline.case, other.against))
+    ]
+    marks = {"\N{CHECK MARK}": "met", "\N{BALLOT X}": "missed", "": ""}
+    column = HEADINGS.index("verdict")
+    assert [(times, marks[mark]) for times, mark in drawn(kept)] == [
+        (chart.times(each), cells(each)[column]) for each in shown
+    ]
+    table = report(kept, TOPICS)
+    for each in kept.cases:
+        assert f"| {' | '.join(cells(each))} |" in table
+        assert cells(each)[column] == {True: "met", False: "missed", None: ""}[each.met]
+
+
+def test_a_mark_has_one_colour() -> None:
+    colours = [colour for _, colour in chart.MARKS.values()]
+    assert len(set(colours)) == len(colours)
+
+
+def test_the_picture_has_every_headline() -> None:
+    for headline in chart.HEADLINES:
+        for other in headline.others:
+            assert KEPT.find(headline.topic, headline.case, other.against), (headline.case, other.against)
+
+
+def test_the_report_is_that_of_the_kept_results() -> None:
+    assert (HERE / "RESULTS.md").read_text() == report(KEPT, TOPICS)
+
+
+def test_every_opponent_is_explained_before_its_first_row() -> None:
+    for topic in TOPICS.values():
+        explained = re.findall(r"\*(.+?)\*", topic.about)
+        for each in KEPT.cases:
+            if each.topic == topic.name:
+                assert any(each.against.startswith(name) for name in explained), (topic.name, each.against)
+
+
+def test_a_target_that_is_missed_has_a_reason() -> None:
+    for each in KEPT.cases:
+        assert each.met is not False or TOPICS[each.topic].why_missed
+
+
+def test_results_are_read_as_they_are_written(tmp_path: Path) -> None:
+    results.write(tmp_path / "results.json", KEPT)
+    assert results.read(tmp_path / "results.json") == KEPT
+    text = (tmp_path / "results.json").read_text()
+    assert text == (HERE / "results.json").read_text()
+    assert len(text.splitlines()) < 300
+
+
+def test_the_same_results_give_the_same_picture(tmp_path: Path) -> None:
+    for name in ("one.png", "two.png"):
+        chart.draw(KEPT, tmp_path / name)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(6, (1, 6)), (11, (2, 10)), (21, (6, 16))], ids=["6", "11", "21"]
+)
+def test_the_interval_of_the_median_is_that_of_order_statistics(
+    count: int, expected: tuple[float, float]
+) -> None:
+    assert median_interval(range(1, count + 1)) == expected
