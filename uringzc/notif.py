@@ -200,7 +200,7 @@ class Slots:
         if pointer == ffi.NULL:
             raise MemoryError(f"no memory for the accounts of {max_inflight} requests")
         self.pointer = pointer
-        self.most = max_inflight
+        self.max_inflight = max_inflight
         self._check = refuse.check
         # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))

@@ -224,4 +224,4 @@ class Ring:
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
         if engine is not None:
-            engine.drop(self)
+            engine.finalize(self)

@@ -282,4 +282,4 @@ class Scheduler(Delegate):
     def __del__(self) -> None:
         engine: Any = getattr(self, "_engine", None)
         if engine is not None:
-            engine.drop(self)
+            engine.finalize(self)

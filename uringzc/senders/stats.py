@@ -76,8 +76,8 @@ def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, are
     ]
     if why := engine.why_copied(slow_path.sock):
         sentences.insert(-1, f"Now all of them are copied, because {why}")
-    if engine.lacks:
-        sentences.append(engine.lacks)
+    if engine.limitation:
+        sentences.append(engine.limitation)
     if batcher.untimed:
         sentences.append(
             "There is no timer, since no thread can be started (RLIMIT_NPROC, or a limit of the cgroup's "
@@ -109,8 +109,8 @@ def _copies(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath) -> 
     if not batcher.settled:  # whether the kernel copies them its notifications will tell
         are = "are tried zero-copy first, and sent as plain copies where the kernel copies anyway"
     return (
-        f"Requests of {engine.least} bytes and more {are}; smaller ones, and datagrams above the MTU, are "
-        "copied, which is faster"
+        f"Requests of {engine.min_zero_copy} bytes and more {are}; smaller ones, and datagrams above the "
+        "MTU, are copied, which is faster"
     )
 
 
