@@ -17,7 +17,7 @@ from uringzc.errors import (
     WrongThreadError,
 )
 from uringzc.kernel.error_queue import ErrorMessage
-from uringzc.kernel.features import Reason
+from uringzc.kernel.reasons import Reason
 from uringzc.memory import Region
 from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
 from uringzc.ring import RawCompletion, Ring

@@ -13,7 +13,7 @@ The rules
 These slots are this library's; the kernel API of that name was withdrawn before Linux 6.0.
 
 Theory of operation
-    The kernel speaks of single requests. io_uring posts two CQEs for a zero-copy request: its result, with
+    The kernel reports on single requests. io_uring posts two CQEs for a zero-copy request: its result, with
     IORING_CQE_F_MORE, and a second one with IORING_CQE_F_NOTIF when its memory is free. A request that is
     copied, or refused at once, has a result without F_MORE and no second CQE. The other engines report the
     same two events. The request table (``_native/slots/``) turns them into notifications of slots; it does no
@@ -29,8 +29,8 @@ Theory of operation
     ======== =============== ============== ======================
 
     The flags decide, never the sign of the result: a request that failed may be PENDING too. *Stray* events
-    are counted (``stats.stray``) and change nothing. The kernel knows a request by its index in the table
-    and a generation, so that an event of an earlier request with the same index is stray.
+    are counted (``stats.stray``) and change nothing. The user_data of an SQE is the request's index in the
+    table with a generation, so that an event of an earlier request with the same index is stray.
 
     A notifier is ACTIVE until it is flushed, FLUSHED while a request of it is QUEUED or PENDING, then DONE.
     At DONE its notification is queued for ``reap_notifications()``, and the references that its requests

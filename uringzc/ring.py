@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 from uringzc import memory
 from uringzc.address import Address
 from uringzc.engines.io_uring import RingEngine
-from uringzc.kernel.features import Reason, refusal
+from uringzc.kernel.reasons import Reason, refusal
 from uringzc.memory import Region
 from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
 from uringzc.records import explained

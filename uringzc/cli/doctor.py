@@ -14,7 +14,7 @@ from uringzc.cli import show
 from uringzc.cli.show import Row, rows
 from uringzc.doctor.route import Route
 from uringzc.errors import counted
-from uringzc.kernel.features import Reason
+from uringzc.kernel.reasons import Reason
 from uringzc.senders.policy import TRIAL
 from uringzc.senders.udp import ARENA
 

@@ -10,16 +10,9 @@ from uringzc.doctor.route import Route
 from uringzc.engines.base import Engine
 from uringzc.engines.choose import ENGINES, auto, choose
 from uringzc.errors import counted
-from uringzc.kernel.features import (
-    MEMLOCK_FIX,
-    Features,
-    Reason,
-    features,
-    memlock,
-    most_segments,
-    reason_of,
-    sysctl,
-)
+from uringzc.kernel.features import Features, features, max_segments
+from uringzc.kernel.proc import sysctl
+from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock, reason_of
 from uringzc.notif import COMPLETIONS
 from uringzc.records import explained
 from uringzc.senders.sockets import make_room, room_for
@@ -158,7 +151,7 @@ def _limits(arena: int) -> Limits:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sndbuf = make_room(sock, room_for(ARENA, MAX_INFLIGHT))
     return Limits(
-        segments=most_segments(),
+        segments=max_segments(),
         memlock=locked,
         memlock_sends=None if locked is None else locked // (2 * _PAGE),
         arena=arena,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from uringzc.address import lacks_scope, no_host
-from uringzc.kernel.features import Reason
+from uringzc.kernel.reasons import Reason
 from uringzc.records import explained
 
 _IP_MTU, _IPV6_MTU = 14, 24  # <linux/in.h>, <linux/in6.h>

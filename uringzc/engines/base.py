@@ -25,7 +25,7 @@ from uringzc.engines.tables import require_socket
 from uringzc.errors import E_CLOSED, Refuser, in_flight
 from uringzc.kernel import error_queue
 from uringzc.kernel.error_queue import ErrorMessage
-from uringzc.kernel.features import Reason
+from uringzc.kernel.reasons import Reason
 from uringzc.memory import Region
 from uringzc.notif import Slots
 

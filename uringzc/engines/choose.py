@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uringzc.engines.base import Engine
 from uringzc.engines.io_uring import RingEngine
 from uringzc.engines.msg_zerocopy import CopyEngine, MsgZerocopyEngine
-from uringzc.kernel.features import Reason, reason_of
+from uringzc.kernel.reasons import Reason, reason_of
 
 #: best first
 ENGINES = ("io_uring", "msg_zerocopy", "copy")

@@ -14,7 +14,8 @@ from uringzc._uring import ffi, lib
 from uringzc.engines.base import Engine, batch_of, in_range
 from uringzc.engines.tables import Buffers, Sockets
 from uringzc.errors import check
-from uringzc.kernel.features import Reason, features, no_ring, refusal
+from uringzc.kernel.features import features
+from uringzc.kernel.reasons import Reason, no_ring, refusal
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN, RAW
 

@@ -14,7 +14,7 @@ from uringzc import memory
 from uringzc._send import Memory
 from uringzc._uring import lib
 from uringzc.errors import check, refuse
-from uringzc.kernel.features import memlock_hint
+from uringzc.kernel.reasons import memlock_hint
 from uringzc.memory import Region
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from uringzc.errors import counted
-from uringzc.kernel.features import most_segments
+from uringzc.kernel.features import max_segments
 from uringzc.records import explained, renamed
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
@@ -64,7 +64,7 @@ def snapshot(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
 
 def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, arena: "Arena") -> str:
     """What the sender does, and why."""
-    limit = most_segments()
+    limit = max_segments()
     trains = (
         f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
     )

@@ -35,7 +35,7 @@ from uringzc.engines.base import Engine
 from uringzc.engines.choose import choose
 from uringzc.engines.tables import DATAGRAM_MOST
 from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
-from uringzc.kernel.features import most_segments
+from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Notification, Notifier
 from uringzc.scheduler import Scheduler
@@ -198,7 +198,7 @@ class UdpSender(Delegate):
             most=DATAGRAM_MOST[family],
             large=LARGE,
             least=self._engine.min_zero_copy,
-            limit=most_segments(),
+            limit=max_segments(),
             max_inflight=most,
             max_delay=0 if self._max_delay is None else max(1, int(self._max_delay * 1e9)),
         )
