@@ -676,7 +676,7 @@ def test_poisoned() -> None:
     out, errors = run(program)
     lines = out.splitlines()
     refusal = (
-        "the kernel dropped a completion: what is in flight is never given back, and this Scheduler takes no "
+        "the kernel dropped a completion: what is in flight is never released, and this Scheduler takes no "
         "more; make a new one"
     )
     assert lines[:-3] == [refusal] * 8, errors

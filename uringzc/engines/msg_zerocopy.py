@@ -75,7 +75,7 @@ class MsgZerocopyEngine(Engine):
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from. The kernel pins it at each send, and not before."""
         self.check()
-        view = memory.of_region(size_or_buffer)
+        view = memory.region_memory(size_or_buffer)
         return Region(Memory(view, memory.address_of(view), view.nbytes, self._retired), view)
 
     def unregistered(self, size: int) -> Region:
