@@ -176,6 +176,6 @@ def _thread(ident: int) -> str:
     return f"thread {names[0]!r} (id {ident})" if names else f"a thread (id {ident})"
 
 
-#: of an engine that is nobody's
+#: for refusals that are about no engine
 refuse = Refuser("engine")
 check = refuse.check

@@ -19,19 +19,19 @@ def explained(record: type[T]) -> type[T]:
     Each field is annotated ``Annotated[its type, "what it is"]``. The texts become a list in the class's
     docstring, and those of a named tuple's properties; what is left of the annotations are the plain types.
     """
-    plain: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     lines = []
     for name, annotation in record.__annotations__.items():
         kind, *texts = get_args(annotation) if hasattr(annotation, "__metadata__") else (annotation,)
         if not texts:
             raise TypeError(f"{record.__name__}.{name} has no explanation: Annotated[type, 'what it is']")
-        plain[name] = kind
+        types[name] = kind
         lines.append(f"    {name}: {texts[0]}")
         if hasattr(record, "_fields"):
             getattr(record, name).__doc__ = texts[0]
-    record.__annotations__ = plain
+    record.__annotations__ = types
     if hasattr(record, "_fields"):
-        record.__new__.__annotations__ = plain
+        record.__new__.__annotations__ = types
     record.__doc__ = "\n".join([inspect.cleandoc(record.__doc__ or ""), "", "Fields:", *lines])
     return record
 

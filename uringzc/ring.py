@@ -5,7 +5,6 @@ import os
 import socket
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
@@ -216,9 +215,7 @@ class Ring:
     def __enter__(self) -> "Ring":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __del__(self) -> None:

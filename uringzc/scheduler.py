@@ -2,7 +2,6 @@
 
 import socket
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from uringzc._send import Delegate
@@ -270,9 +269,7 @@ class Scheduler(Delegate):
     def __enter__(self) -> "Scheduler":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:

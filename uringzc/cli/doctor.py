@@ -85,7 +85,7 @@ def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
     elif capabilities.engine == "msg_zerocopy" and limits.memlock_sends == 0:
         why = "too little memory may be locked for one send, so every send is copied (RLIMIT_MEMLOCK)"
     elif route.copies:
-        why = f"{route.copies.text}; the first {TRIAL} requests tell a sender so, and it copies from then on"
+        why = f"{route.copies.text}; a sender sees it after {TRIAL} requests, and it copies from then on"
     train = min(limits.segments, max(1, _MAX_PAYLOAD // route.payload))
     return Sender(route.payload, train, not why, why or f"{route.device} takes the memory as it is", explain)
 

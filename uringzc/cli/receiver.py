@@ -76,8 +76,8 @@ def room_for(size: int, granted: int) -> int:
     return max(1, granted * 3 // 4 // (pages * _PAGE + _PAGE // 2))
 
 
-class Account:
-    """What has arrived, against the plan."""
+class Verifier:
+    """Compares what arrives with the plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -121,21 +121,21 @@ class Account:
             self._digest = hashlib.sha256()
 
 
-def receive(sock: socket.socket, account: Account, every: int) -> None:
+def receive(sock: socket.socket, verifier: Verifier, every: int) -> None:
     """Receives until there is a verdict, or the sender has ended; reports after each `every` datagrams."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
     poll.register(sys.stdin, 0)  # poll reports its end without being asked to
     buffer = memoryview(bytearray(1 << 16))
     reported = 0
-    while not account.settled:
+    while not verifier.settled:
         try:
-            account.take(buffer[: sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)])
+            verifier.take(buffer[: sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)])
             idle = False
         except BlockingIOError:
             idle = True
-        if account.taken - reported >= (1 if idle else every):
-            reported = account.taken
+        if verifier.taken - reported >= (1 if idle else every):
+            reported = verifier.taken
             report(reported)
         elif idle and any(fd != sock.fileno() for fd, _ in poll.poll()):
             return
@@ -162,16 +162,16 @@ def serve(host: str, plan: Plan) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         sock.bind((host, 0))
         room = room_for(plan.size, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
-        account = Account(plan)
+        verifier = Verifier(plan)
         report({"port": sock.getsockname()[1], "room": room})
-        receive(sock, account, every=math.ceil(room / 4))
+        receive(sock, verifier, every=math.ceil(room / 4))
         drops = struct.unpack_from("9I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))[_DROPS]
         report(
             {
-                "taken": account.taken,
-                "fault": account.fault,
+                "taken": verifier.taken,
+                "fault": verifier.fault,
                 "drops": drops,
-                "sha256": sorted(account.digests),
+                "sha256": sorted(verifier.digests),
                 "cpu": time.process_time(),
             }
         )

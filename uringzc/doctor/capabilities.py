@@ -118,13 +118,13 @@ def _try_engines() -> tuple[str, dict[str, Reason | None], tuple[Reason, ...], i
 
 
 def _choose() -> tuple[Engine, tuple[Reason, ...]]:
-    """What "auto" is for a UdpSender; and why, if it is worse for a Scheduler, whose ring is larger."""
+    """What "auto" is for a UdpSender; and why not for a Scheduler, whose ring is larger."""
     try:
-        large = _open("auto", _SCHEDULER)
-        refused = large.passed_over.get("io_uring")
+        for_scheduler = _open("auto", _SCHEDULER)
+        refused = for_scheduler.passed_over.get("io_uring")
         if refused is None or refused.name != "memlock":
-            return large, ()
-        large.close()
+            return for_scheduler, ()
+        for_scheduler.close()
     except OSError as error:
         refused = reason_of(error)
     chosen = _open("auto", MAX_INFLIGHT)

@@ -89,7 +89,7 @@ class Engine(KernelInterface):
         if not self.exists:
             self.refuse(E_CLOSED)
         if lib.uzc_msg_zerocopy_taken(sock.fileno()):
-            text = "another Scheduler or sender reads the socket's error queue: ask that one"
+            text = "another Scheduler or sender reads the socket's error queue: call its errors()"
             raise OSError(errno.EBUSY, text)
         return error_queue.read(sock)
 

@@ -52,7 +52,7 @@ class Engine(Protocol):
 
 _living: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _parked: list[Engine] = []
-_orphaned: list[Engine] = []  # parked when their owner thread ended: nobody can read their notifications
+_orphaned: list[Engine] = []  # parked when their owner thread ended: no other thread can poll them
 _local = threading.local()
 
 
@@ -127,7 +127,7 @@ def _close_owned(engines: Iterable[Engine]) -> None:
             continue
         try:
             engine.finish(max(0.0, deadline - time.monotonic()))
-        except Exception:  # nobody is left to catch it, and the next engine is to be closed too
+        except Exception:  # no caller is left to catch it, and the next engine is to be closed too
             logging.getLogger("uringzc").exception("a %s could not be closed", engine.refuse.what)
         if engine in _parked:
             unpark(engine)
