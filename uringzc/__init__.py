@@ -1,4 +1,4 @@
-"""Zero-copy network sends with notifier slots, over io_uring.
+"""Zero-copy network sends with notifier slots, over io_uring or MSG_ZEROCOPY.
 
 ``Scheduler`` gives control over lifetimes: requests are attached to notifiers in slots, and one notification
 per notifier says that all its memory is yours again. ``Ring`` is io_uring without slots, for programs written

@@ -38,7 +38,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="uringzc")
 def main() -> None:
-    """Zero-copy network sends with notifier slots, over io_uring."""
+    """Zero-copy network sends with notifier slots, over io_uring or MSG_ZEROCOPY."""
 
 
 main.add_command(demo.demo)
