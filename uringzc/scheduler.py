@@ -117,7 +117,7 @@ class Scheduler(Delegate):
         Matches io_uring_prep_send_zc(), _fixed and, with `segment`, sendmsg_zc(), without which (before Linux
         6.1) it is copied; io_uring_prep_send() with zero_copy=False.
         """
-        raise NotImplementedError  # it is in _native/request/queue.c
+        raise NotImplementedError  # it is in _native/request/send.c
 
     def send_run(
         self,
