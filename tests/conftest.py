@@ -74,21 +74,21 @@ def no_child_left() -> Iterator[None]:
 def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing in flight, no engine parked or open, no reference held, no completion that matched nothing."""
     made: list[Slots] = []  # the accounts outlive their engine, and do not keep it
-    born = lifetime.born
+    track = lifetime.track
 
-    def born_here(engine: lifetime.Engine) -> None:
+    def track_here(engine: lifetime.Engine) -> None:
         slots: Slots = engine.slots  # type: ignore[attr-defined]
         made.append(slots)
-        born(engine)
+        track(engine)
 
-    monkeypatch.setattr(lifetime, "born", born_here)
+    monkeypatch.setattr(lifetime, "track", track_here)
     threads: set[threading.Thread | None] = set(threading.enumerate())
     yield
     threads.add(timer._thread)  # the one of the process stays
     assert [thread for thread in threading.enumerate() if thread not in threads] == []
     if request.node.get_closest_marker("parks"):
         return
-    lifetime.sweep()
+    lifetime.release_parked()
     assert lifetime.parked() == []
     assert [engine for engine in lifetime._living if not engine.closed] == []
     for slots in made:

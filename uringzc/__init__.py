@@ -1,4 +1,4 @@
-"""Zero-copy network sends with notifier slots, over io_uring.
+"""Zero-copy network sends with notifier slots, over io_uring or MSG_ZEROCOPY.
 
 ``Scheduler`` gives control over lifetimes: requests are attached to notifiers in slots, and one notification
 per notifier says that all its memory is yours again. ``Ring`` is io_uring without slots, for programs written
@@ -17,7 +17,7 @@ from uringzc.errors import (
     WrongThreadError,
 )
 from uringzc.kernel.error_queue import ErrorMessage
-from uringzc.kernel.features import Reason
+from uringzc.kernel.reasons import Reason
 from uringzc.memory import Region
 from uringzc.notif import Batch, Completion, Notification, Notifier, Slots, Stats
 from uringzc.ring import RawCompletion, Ring

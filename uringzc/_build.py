@@ -1,8 +1,8 @@
 """cffi: builds ``uringzc._uring`` from the C sources in ``_native``, against the system's liburing.
 
-The cdef is ``_native/uringzc.h`` itself, so that Python and C can not disagree about the boundary.
-Called by setup.py through ``cffi_modules``; imports nothing of the package. URINGZC_STATIC=1 takes liburing
-into the module, for a wheel that needs nothing of the machine it is installed on.
+The cdef is ``_native/uringzc.h`` itself, so that Python and C have the same declarations.
+Called by setup.py through ``cffi_modules``; imports nothing of the package. URINGZC_STATIC=1 links
+liburing into the module, for a wheel that runs where liburing is not installed.
 """
 
 import os
@@ -69,7 +69,7 @@ def require() -> None:
 
 
 def _pkg_config(option: str) -> str:
-    """What pkg-config says of liburing, or nothing where it is not known."""
+    """What pkg-config says of liburing; "" where there is none."""
     return subprocess.run(
         ["pkg-config", option, "liburing"], check=False, capture_output=True, text=True
     ).stdout.strip()

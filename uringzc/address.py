@@ -1,8 +1,8 @@
-"""Destinations: parsed once, packed once, cached.
+"""Addresses: parsed, packed, and cached.
 
 An address is what ``socket.sendto`` takes, ``(host, port)`` or ``(host, port, flowinfo, scope_id)``; what the
-kernel takes is a packed ``struct sockaddr``. Numeric hosts are packed once and remembered; a name is resolved
-each time that it is given, since what it means may change.
+kernel takes is a packed ``struct sockaddr``. Packed numeric hosts are cached; a name is resolved at each use,
+since its address may change.
 """
 
 import errno
@@ -69,12 +69,12 @@ def family_of(to: Any) -> int:
 
 
 def no_host(host: str, error: socket.gaierror) -> socket.gaierror:
-    """The same, and it says whose address was not found."""
+    """The error with the name of the host."""
     return socket.gaierror(error.errno, f"{host!r} is no host: {error.strerror}")
 
 
 def unpack(packed: bytes) -> Address:
-    """A struct sockaddr as the address that it is."""
+    """The address in a struct sockaddr."""
     if struct.unpack_from("=H", packed)[0] == socket.AF_INET:
         return socket.inet_ntoa(packed[4:8]), struct.unpack_from("!H", packed, 2)[0]
     port, flowinfo = struct.unpack_from("!HI", packed, 2)
@@ -83,7 +83,7 @@ def unpack(packed: bytes) -> Address:
 
 
 class Resolved(bytes):
-    """What a name stood for at the moment: not to be remembered."""
+    """The address of a name, which is not to be cached."""
 
 
 def _pack(family: int, flags: int, host: str, port: int, flowinfo: int = 0, scope_id: int = 0) -> bytes:
@@ -111,7 +111,7 @@ def _pack_numeric(family: int, host: str, port: int, *rest: int) -> bytes:
 
 
 def lacks_scope(to: Any) -> str:
-    """What to say of an IPv6 address of a link, where it does not say which link; "" of any other address."""
+    """The error text for a link-local IPv6 address without its interface; "" for any other address."""
     host, scope = to[0], to[3] if len(to) == 4 else 0
     with suppress(ValueError):
         parsed = ipaddress.IPv6Address(host)
@@ -125,7 +125,7 @@ def lacks_scope(to: Any) -> str:
 
 
 def _interface() -> str:
-    """The name of one that has a link-local address, as an example."""
+    """The name of an interface that has a link-local address, as an example."""
     with suppress(OSError), open("/proc/thread-self/net/if_inet6") as table:
         for line in table:
             if line.startswith("fe80"):

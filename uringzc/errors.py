@@ -23,7 +23,7 @@ E_NOTIFICATIONS = -5008
 
 
 def counted(number: int, thing: str) -> str:
-    """So many things: "1 byte", "2 bytes"."""
+    """As words: "1 byte", "2 bytes"."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
@@ -44,7 +44,7 @@ class BusyError(UringzcError, RuntimeError):
 
 
 class PoisonedError(UringzcError, RuntimeError):
-    """The kernel dropped a completion: no memory in flight is ever given back, and no new work is taken."""
+    """The kernel dropped a completion: no memory in flight is ever released, and no new work is taken."""
 
 
 class BufferModifiedError(UringzcError, RuntimeError):
@@ -52,15 +52,15 @@ class BufferModifiedError(UringzcError, RuntimeError):
 
 
 class SendError(UringzcError, OSError):
-    """What was learned of a datagram after ``send`` had taken it, or why a stream ends: ``errno``, and which.
+    """A datagram that failed after ``send`` had returned, or the end of a stream: ``errno``, and which.
 
     ``index`` counts the datagrams of the sender from 0, ``size`` is its bytes, ``to`` its address (None for
-    where the socket is connected to). What the network answered to an earlier datagram (an ICMP error:
-    ECONNREFUSED, EHOSTUNREACH) has index -1. ``others``: what else had gone wrong when this was raised.
+    where the socket is connected to). An ICMP error for an earlier datagram (ECONNREFUSED, EHOSTUNREACH) has
+    index -1. ``others``: the other errors that were known when this was raised.
 
     Of a TcpSender: ``size`` is the bytes of the call, ``accepted`` how many of them the kernel took, and
-    ``total`` how many since the start. What it took, not what the peer has: part of it may be lost. Such an
-    error is also what ``socket.send`` would have raised: BrokenPipeError, ConnectionResetError, TimeoutError.
+    ``total`` how many since the start. The peer may have received less. The error is also an instance of what
+    ``socket.send`` would have raised: BrokenPipeError, ConnectionResetError, TimeoutError.
     """
 
     accepted = total = 0
@@ -105,10 +105,10 @@ _ERRNO = {
 
 
 class Refuser:
-    """Raises what is refused, in words for those who hold the engine: each engine has one.
+    """Raises what C refuses, in words for the program that uses the engine: each engine has one.
 
-    `what` they hold: a Scheduler, a Ring, a sender. It knows which thread owns the engine, and whether this
-    process is the child of a fork, to which the engine does not belong.
+    `what`: the class that the program made, a Scheduler, a Ring or a sender. `forked`: this process is the
+    child of a fork, and the engine is its parent's.
     """
 
     def __init__(self, what: str) -> None:
@@ -118,7 +118,7 @@ class Refuser:
 
     def claimed(self) -> None:
         """The calling thread owns the engine from now on."""
-        self._owner = threading.get_ident()  # its name is asked for when it is needed: that takes a lock
+        self._owner = threading.get_ident()  # the name only when it is needed: that takes a lock
 
     def __call__(self, code: int, what: str = "") -> NoReturn:
         """Raises what a negative `code` from C stands for: a refusal of uringzc.h, or -errno.
@@ -147,7 +147,7 @@ class Refuser:
             raise ClosedError(f"this {what} is closed: make a new one")
         if code == E_POISONED:
             raise PoisonedError(
-                "the kernel dropped a completion: what is in flight is never given back, and this "
+                "the kernel dropped a completion: what is in flight is never released, and this "
                 f"{self.what} takes no more; make a new one"
             )
         if code in _FULL:
@@ -155,7 +155,7 @@ class Refuser:
         raise OSError(-code, _ERRNO.get(-code, os.strerror(-code)))
 
     def check(self, code: int, tried: str = "") -> int:
-        """Returns `code` if it is no error; else raises it, `tried` telling what was."""
+        """Returns `code` if it is no error; else raises it. `tried`: the call, for the text of an errno."""
         if tried and -4096 < code < 0:
             raise OSError(-code, f"{tried}: {os.strerror(-code)}")
         if code < 0:
@@ -164,7 +164,7 @@ class Refuser:
 
 
 def in_flight(requests: int) -> str:
-    """So many of them are."""
+    """As a clause: "1 request is in flight", "2 requests are in flight"."""
     return f"{counted(requests, 'request')} {'is' if requests == 1 else 'are'} in flight"
 
 
@@ -176,6 +176,6 @@ def _thread(ident: int) -> str:
     return f"thread {names[0]!r} (id {ident})" if names else f"a thread (id {ident})"
 
 
-#: of an engine that is nobody's
+#: for refusals that are about no engine
 refuse = Refuser("engine")
 check = refuse.check

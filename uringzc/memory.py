@@ -1,4 +1,4 @@
-"""Memory that can be sent: regions, and what it takes to pin ordinary buffers and to register them.
+"""Memory that can be sent: regions, exports of ordinary buffers, and the checksums of debug mode.
 
 A request holds a reference to its memory until its notifier is posted: a ``bytes`` object itself, a
 memoryview (an export, so that a ``bytearray`` can not be resized) or a region's ``Memory``. Nothing else
@@ -15,7 +15,7 @@ import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from uringzc._uring import ffi, lib
@@ -27,15 +27,15 @@ if TYPE_CHECKING:
     from uringzc._send import Memory
 
 _PART = 256 << 10  # bytes of one step of a checksum
-#: what the per-request path wants to know: what to hold, its address, its bytes, its registration, its iovecs
+#: of a request's memory: the object to hold, address, bytes, registration (or None), iovecs (0: no vector)
 Pinned = tuple[Any, int, int, "Memory | None", int]
 
 
 class Region:
-    """Memory registered with one engine: made by ``register``, given back by ``close``.
+    """Memory registered with one engine: made by ``register``, released by ``close``.
 
-    ``view`` is its writable memoryview. It may be written whenever no notification is due for what was sent
-    from it. ``registered`` is False where the kernel could not pin it (shared or read-only file mappings) or
+    ``view`` is its writable memoryview. It may be written while no notification is due for what was sent from
+    it. ``registered`` is False where the kernel could not pin it (shared or read-only file mappings) or
     must not (huge pages): then it is sent as ordinary memory, correct and slower.
     """
 
@@ -55,7 +55,7 @@ class Region:
 
     @property
     def registered(self) -> bool:
-        """Whether the kernel has it pinned for this engine."""
+        """Whether it is pinned for this engine."""
         return self._memory is not None and self._memory.buffer >= 0
 
     def __len__(self) -> int:
@@ -71,9 +71,7 @@ class Region:
     def __enter__(self) -> "Region":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -84,7 +82,7 @@ class Region:
 def allocate(size: int) -> memoryview:
     """`size` bytes of zeros, page aligned, never on huge pages."""
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without huge pages does not know the advice
+    with suppress(OSError):  # a kernel without huge pages refuses the advice
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return memoryview(memory)
 
@@ -97,11 +95,11 @@ def export(buffer: "Buffer") -> memoryview:
     return view if view.format == "B" and view.ndim == 1 else view.cast("B")
 
 
-def of_region(size_or_buffer: "int | Buffer") -> memoryview:
+def region_memory(size_or_buffer: "int | Buffer") -> memoryview:
     """The bytes of a new region: `size` new ones, or the caller's, which can be written to or are a mapping.
 
-    ValueError for no bytes at all, TypeError for memory that nobody may write. Without /proc, what is
-    read-only and no bytes object is taken for a mapping.
+    ValueError for no bytes at all, TypeError for read-only memory. Without /proc, a read-only buffer that is
+    no bytes object is taken for a mapping.
     """
     if isinstance(size_or_buffer, int):
         if not 0 < size_or_buffer <= 1 << 46:
@@ -143,7 +141,7 @@ def pin(data: "Buffer | Vector", offset: int | None, length: int | None) -> Pinn
 
 
 def checksum(view: memoryview) -> int | None:
-    """Of the bytes; None where there is no memory (any more), as in a mapped file that was truncated."""
+    """CRC-32 of the bytes; None where there is no memory, as in a mapped file that was truncated."""
     found, start = 0, address_of(view)
     part = ffi.new("char[]", min(view.nbytes, _PART) or 1)
     for at in range(0, view.nbytes, _PART):
@@ -155,7 +153,7 @@ def checksum(view: memoryview) -> int | None:
 
 
 class Checked:
-    """debug=True: what a request sends, and a checksum of it taken when it was queued."""
+    """debug=True: the memory of a request, and its checksum when it was queued."""
 
     __slots__ = ("checksum", "holder", "place", "view")
 
@@ -179,7 +177,7 @@ class Checked:
 
 
 def verify(held: Any) -> None:
-    """What a request held is about to be the program's again: BufferModifiedError if it was changed."""
+    """Called before a request's memory is released: BufferModifiedError if it was changed."""
     if isinstance(held, Checked):
         held.verify()
 
@@ -196,7 +194,7 @@ def pin_checked(data: Any, offset: int | None, length: int | None) -> Pinned:
 
 
 def on_huge_pages(address: int, length: int) -> bool:
-    """Whether a mapping that holds part of this memory has huge pages; True where /proc does not tell."""
+    """Whether a mapping that holds part of this memory has huge pages; True where /proc can not be read."""
     wanted = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb")
     try:
         return any(
@@ -209,9 +207,9 @@ def on_huge_pages(address: int, length: int) -> bool:
 
 
 def is_read_only_mapping(view: memoryview) -> bool:
-    """Whether all of this memory is mapped without permission to write, as files opened for reading are.
+    """Whether all of this memory is mapped without PROT_WRITE, as files opened for reading are.
 
-    True where /proc does not tell.
+    True where /proc can not be read.
     """
     try:
         return all("w" not in permissions for permissions, _ in _mappings(address_of(view), view.nbytes))

@@ -1,60 +1,62 @@
-"""Slots, notifiers and notifications: the rules, and the accounts that keep them.
+"""Slots, notifiers and notifications: when memory that was sent is the program's again.
 
 The rules
     - A *slot* holds one active *notifier*. A request that names the slot is attached to that notifier.
-    - ``flush`` detaches the active notifier: nothing more can be attached to it, and the slot's next request
-      starts the next one. A slot whose notifier has no request is skipped, and its sequence does not advance.
+    - ``flush`` detaches the active notifier: no more requests are attached to it, and the slot's next request
+      starts the next one. A slot whose notifier has no request is skipped; its sequence does not advance.
     - A flushed notifier posts exactly one notification, once every request attached to it has completed and
-      the kernel no longer needs their memory: tag, sequence, and what became of the requests.
+      the kernel no longer needs their memory: tag, sequence, and the results of the requests in numbers.
     - A notifier takes its slot's tag and next sequence number (u32, wraps) with its first request.
-    - Notifications of one slot may come out of order, and any number may be outstanding. Never one before a
-      flush, never two, never one while the kernel can still read a byte.
-
-Theory of operation
-    Mainline kernels have no slots: every zero-copy request posts two completions, a result (with F_MORE) and,
-    when its memory is free, a notification (F_NOTIF). ``_native/slots.c`` keeps the accounts that turn those
-    into slots again. It does no I/O and knows no clock; an engine tells it what happened.
-
-    ======== ============== ============== =======================
-    request  result, MORE   result alone   NOTIF
-    ======== ============== ============== =======================
-    FREE     stray          stray          stray
-    QUEUED   PENDING        SETTLED        SETTLED (never ran)
-    PENDING  stray          stray          SETTLED
-    SETTLED  stray          stray          stray
-    ======== ============== ============== =======================
-
-    A notifier is ACTIVE until flushed, FLUSHED while a request of it is QUEUED or PENDING, and then DONE: its
-    notification is due, and the references that its requests held go back. A request is named by its index
-    and a generation, so that a key that is stale or invented is counted (``stats.stray``) and never
-    believed.
+    - Notifications of one slot may come out of order, and any number may be outstanding. A notifier never
+      posts before its flush, never twice, and never while the kernel can still read a byte of its memory.
 
 These slots are this library's; the kernel API of that name was withdrawn before Linux 6.0.
+
+Theory of operation
+    The kernel reports on single requests. io_uring posts two CQEs for a zero-copy request: its result, with
+    IORING_CQE_F_MORE, and a second one with IORING_CQE_F_NOTIF when its memory is free. A request that is
+    copied, or refused at once, has a result without F_MORE and no second CQE. The other engines report the
+    same two events. The request table (``_native/slots/``) turns them into notifications of slots; it does no
+    I/O, and reads no clock. A request goes through these states:
+
+    ======== =============== ============== ======================
+    state    result, F_MORE  result alone   F_NOTIF
+    ======== =============== ============== ======================
+    FREE     stray           stray          stray
+    QUEUED   PENDING         SETTLED        SETTLED (ECANCELED)
+    PENDING  stray           stray          SETTLED
+    SETTLED  stray           stray          stray
+    ======== =============== ============== ======================
+
+    The flags decide, never the sign of the result: a request that failed may be PENDING too. *Stray* events
+    are counted (``stats.stray``) and change nothing. The user_data of an SQE is the request's index in the
+    table with a generation, so that an event of an earlier request with the same index is stray.
+
+    A notifier is ACTIVE until it is flushed, FLUSHED while a request of it is QUEUED or PENDING, then DONE.
+    At DONE its notification is queued for ``reap_notifications()``, and the references that its requests
+    held (memory and socket) are dropped by the engine's next call.
 """
 
 import errno
 import os
-import struct
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Generic, NamedTuple, Protocol, TypeVar, overload
+from typing import Annotated, Any, NamedTuple, Protocol
 
 from uringzc._send import Owner
 from uringzc._uring import ffi, lib
 from uringzc.errors import Refuser, counted, refuse
+from uringzc.records import Batch as Batch
+from uringzc.records import Record as Record
 from uringzc.records import explained, renamed
-
-T = TypeVar("T")
 
 MAX_SLOTS = 32768
 COMPLETIONS = {"none": 0, "failed": 1, "all": 2}
 RAW = 3
 _U32 = 0xFFFFFFFF
 _U64 = 0xFFFFFFFFFFFFFFFF
-_ORDER = "<" if sys.byteorder == "little" else ">"
 
 
 @explained
@@ -83,17 +85,6 @@ class Notification(NamedTuple):
     failed: Annotated[int, "requests that ended with an error"]
 
 
-class Record(Generic[T]):
-    """How records of one kind lie in memory, and the item that each becomes when it is looked at."""
-
-    def __init__(self, fields: Sequence[tuple[str, str]], make: Callable[[tuple[int, ...]], T]) -> None:
-        codes = {"u8": "Q", "i8": "q", "u4": "I", "i4": "i"}
-        self.format = struct.Struct("=" + "".join(codes[kind] for _, kind in fields))
-        self.size = self.format.size
-        self.dtype = [(name, _ORDER + kind) for name, kind in fields]
-        self.make = make
-
-
 def _notification(fields: tuple[int, ...]) -> Notification:
     tag, sequence, slot, requests, nbytes, copied, failed = fields
     return Notification(tag, sequence, slot, requests, nbytes, None if copied < 0 else copied, failed)
@@ -108,65 +99,6 @@ COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Comple
 NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
 #: where the kernel can not say what it copied, -1 stands for None
 NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, _notification)
-
-
-class Batch(Sequence[T]):
-    """What one call reaped: a sequence whose items are made only when they are looked at.
-
-    The records are also one buffer that the batch owns: ``view`` (bytes), ``dtype`` (its fields, as numpy
-    takes them) and ``numpy.asarray(batch)``, a structured array without a copy.
-    """
-
-    __slots__ = ("_data", "_record")
-
-    def __init__(self, data: bytearray, record: Record[T]) -> None:
-        self._data = data
-        self._record = record
-
-    def __len__(self) -> int:
-        return len(self._data) // self._record.size
-
-    def __iter__(self) -> Iterator[T]:
-        return map(self._record.make, self._record.format.iter_unpack(self._data))
-
-    @overload
-    def __getitem__(self, index: int) -> T: ...
-    @overload
-    def __getitem__(self, index: slice) -> "Batch[T]": ...
-    def __getitem__(self, index: "int | slice") -> "T | Batch[T]":
-        """One item, or a batch of some of the records."""
-        size = self._record.size
-        if isinstance(index, slice):
-            chosen = range(len(self))[index]
-            return Batch(
-                bytearray().join(self._data[i * size : (i + 1) * size] for i in chosen), self._record
-            )
-        at = range(len(self))[index]
-        return self._record.make(self._record.format.unpack_from(self._data, at * size))
-
-    def __repr__(self) -> str:
-        shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
-        return f"<{counted(len(self), 'record')}: {shown}>"
-
-    @property
-    def view(self) -> memoryview:
-        """The records, as bytes."""
-        return memoryview(self._data)
-
-    @property
-    def dtype(self) -> list[tuple[str, str]]:
-        """The fields of a record, as ``numpy.dtype`` takes them."""
-        return list(self._record.dtype)
-
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return {
-            "version": 3,
-            "shape": (len(self),),
-            "typestr": f"|V{self._record.size}",
-            "descr": self.dtype,
-            "data": self._data,
-        }
 
 
 @dataclass(frozen=True)
@@ -198,9 +130,9 @@ class Slots:
     def __init__(self, max_inflight: int, completions: int, refuse: Refuser = refuse) -> None:
         pointer = lib.uzc_slots_new(max_inflight, completions)
         if pointer == ffi.NULL:
-            raise MemoryError(f"no memory for the accounts of {max_inflight} requests")
+            raise MemoryError(f"no memory for a table of {max_inflight} requests")
         self.pointer = pointer
-        self.most = max_inflight
+        self.max_inflight = max_inflight
         self._check = refuse.check
         # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
@@ -208,7 +140,7 @@ class Slots:
         self.completion: Record[Any] = COMPLETION
         self.notification = NOTIFICATION
         self._stats = ffi.new("uzc_stats *")
-        self.posted: Callable[[], None] = lambda: None  #: the engine's: notifiers may have been posted
+        self.posted: Callable[[], None] = lambda: None  #: set by the engine; notifiers may have posted
 
     def __len__(self) -> int:
         return int(lib.uzc_slots_count(self.pointer))
@@ -262,12 +194,12 @@ class Slots:
         return int(lib.uzc_slots_unsettled(self.pointer, number))
 
     def counts(self) -> Any:
-        """The C struct, brought up to date: for the engine's own loops."""
+        """The C struct uzc_stats, updated: for the loops of engines."""
         lib.uzc_slots_stats(self.pointer, self._stats)
         return self._stats
 
     def stats(self) -> Stats:
-        """A snapshot for people and programs."""
+        """A snapshot."""
         c = self.counts()
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 & _U32
         oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
@@ -305,7 +237,7 @@ class Slots:
 
 
 def _shorten(data: bytearray, records: Any, count: int) -> None:
-    """Another call, in a signal handler say, may have read some of the records that were counted before."""
+    """Keeps `count` records: a call in a signal handler may have read some that were counted before."""
     if count < len(records):
         size = len(data) // len(records)
         ffi.release(records)
@@ -325,17 +257,18 @@ class Waiter(Protocol):
     slots: Slots
 
     def poll(self) -> None:
-        """Takes what the kernel has, without waiting."""
+        """Takes every result there is, without waiting."""
 
     def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str) -> None:
-        """Waits until `missing()`, a lower bound of the CQEs needed, is 0; TimeoutError."""
+        """Waits until `missing()`, a lower bound of the CQEs that are needed, is 0; TimeoutError."""
 
 
 class Notifier:
     """A flushed notifier: whether its notification has been posted.
 
-    The notification itself is still to be read, with ``reap_notifications()``: unread ones count against
-    ``max_inflight``. A sender's stands for all that was flushed before, and reads its notifications itself.
+    The notification has to be read all the same, with ``reap_notifications()``: unread ones count against
+    ``max_inflight``. One of a sender stands for all that it flushed before; the sender reads the
+    notifications.
     """
 
     __slots__ = ("_engine", "_numbers")
@@ -350,13 +283,13 @@ class Notifier:
 
     @property
     def done(self) -> bool:
-        """True once the memory of all its requests is the program's again. Looks, and never blocks."""
+        """True once the memory of all its requests is the program's again. Polls the kernel, never blocks."""
         if self._unsettled():
             self._engine.poll()
         return not self._unsettled()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Submits what is queued and returns when it is done; TimeoutError after `timeout` seconds."""
+        """Submits what is queued, and returns when `done` is True; TimeoutError after `timeout` seconds."""
         if self._unsettled():
             self._engine.wait_for(self._unsettled, timeout, "the notifier")
 

@@ -1,10 +1,16 @@
-"""Records that programs read: help() explains their fields, and fields keep their old names for a while."""
+"""Records that programs read: batches of them, help() that explains their fields, and renamed fields."""
 
 import inspect
+import struct
+import sys
 import warnings
-from typing import Any, TypeVar, get_args
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Generic, TypeVar, get_args, overload
+
+from uringzc.errors import counted
 
 T = TypeVar("T")
+_ORDER = "<" if sys.byteorder == "little" else ">"
 
 
 def explained(record: type[T]) -> type[T]:
@@ -13,19 +19,19 @@ def explained(record: type[T]) -> type[T]:
     Each field is annotated ``Annotated[its type, "what it is"]``. The texts become a list in the class's
     docstring, and those of a named tuple's properties; what is left of the annotations are the plain types.
     """
-    plain: dict[str, Any] = {}
+    types: dict[str, Any] = {}
     lines = []
     for name, annotation in record.__annotations__.items():
         kind, *texts = get_args(annotation) if hasattr(annotation, "__metadata__") else (annotation,)
         if not texts:
             raise TypeError(f"{record.__name__}.{name} has no explanation: Annotated[type, 'what it is']")
-        plain[name] = kind
+        types[name] = kind
         lines.append(f"    {name}: {texts[0]}")
         if hasattr(record, "_fields"):
             getattr(record, name).__doc__ = texts[0]
-    record.__annotations__ = plain
+    record.__annotations__ = types
     if hasattr(record, "_fields"):
-        record.__new__.__annotations__ = plain
+        record.__new__.__annotations__ = types
     record.__doc__ = "\n".join([inspect.cleandoc(record.__doc__ or ""), "", "Fields:", *lines])
     return record
 
@@ -39,3 +45,73 @@ def renamed(old: str, new: str) -> property:
         return getattr(record, new)
 
     return property(read, doc=f"Deprecated, and gone in the next release: now ``{new}``.")
+
+
+class Record(Generic[T]):
+    """How records of one kind lie in memory, as C writes them, and the object that `make` makes of one."""
+
+    def __init__(self, fields: Sequence[tuple[str, str]], make: Callable[[tuple[int, ...]], T]) -> None:
+        codes = {"u8": "Q", "i8": "q", "u4": "I", "i4": "i"}
+        self.format = struct.Struct("=" + "".join(codes[kind] for _, kind in fields))
+        self.size = self.format.size
+        self.dtype = [(name, _ORDER + kind) for name, kind in fields]
+        self.make = make
+
+
+class Batch(Sequence[T]):
+    """What one call reaped: a sequence whose items are made when they are accessed.
+
+    The records are also one buffer that the batch owns: ``view`` (bytes), ``dtype`` (its fields, as numpy
+    takes them) and ``numpy.asarray(batch)``, a structured array without a copy.
+    """
+
+    __slots__ = ("_data", "_record")
+
+    def __init__(self, data: bytearray, record: Record[T]) -> None:
+        self._data = data
+        self._record = record
+
+    def __len__(self) -> int:
+        return len(self._data) // self._record.size
+
+    def __iter__(self) -> Iterator[T]:
+        return map(self._record.make, self._record.format.iter_unpack(self._data))
+
+    @overload
+    def __getitem__(self, index: int) -> T: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Batch[T]": ...
+    def __getitem__(self, index: "int | slice") -> "T | Batch[T]":
+        """One item, or a batch of some of the records."""
+        size = self._record.size
+        if isinstance(index, slice):
+            chosen = range(len(self))[index]
+            return Batch(
+                bytearray().join(self._data[i * size : (i + 1) * size] for i in chosen), self._record
+            )
+        at = range(len(self))[index]
+        return self._record.make(self._record.format.unpack_from(self._data, at * size))
+
+    def __repr__(self) -> str:
+        shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")
+        return f"<{counted(len(self), 'record')}: {shown}>"
+
+    @property
+    def view(self) -> memoryview:
+        """The records, as bytes."""
+        return memoryview(self._data)
+
+    @property
+    def dtype(self) -> list[tuple[str, str]]:
+        """The fields of a record, as ``numpy.dtype`` takes them."""
+        return list(self._record.dtype)
+
+    @property
+    def __array_interface__(self) -> dict[str, Any]:
+        return {
+            "version": 3,
+            "shape": (len(self),),
+            "typestr": f"|V{self._record.size}",
+            "descr": self.dtype,
+            "data": self._data,
+        }

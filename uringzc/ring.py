@@ -5,13 +5,12 @@ import os
 import socket
 from collections.abc import Sequence
 from functools import partial
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
 from uringzc.address import Address
 from uringzc.engines.io_uring import RingEngine
-from uringzc.kernel.features import Reason, refusal
+from uringzc.kernel.reasons import Reason, refusal
 from uringzc.memory import Region
 from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
 from uringzc.records import explained
@@ -59,7 +58,7 @@ _RAW: Record[RawCompletion] = Record(COMPLETION_FIELDS, partial(tuple.__new__, R
 
 
 class Ring:
-    """io_uring without slots: what a liburing program does, with memory that is held until it is free.
+    """io_uring without slots, as liburing programs use it; memory is held until the kernel is done with it.
 
     Each request posts the CQEs that the kernel posts for it: SEND one, SEND_ZC and SENDMSG_ZC two (the result
     with ``more``, then the ``notif``). Buffer and socket are held until the last of them. The thread that
@@ -67,7 +66,7 @@ class Ring:
 
     `entries` of the submission queue: a send that finds it full submits it, where io_uring_get_sqe() would
     return NULL. `cq_entries` of the completion queue; nothing depends on it, since CQEs are copied out at
-    every submit. `max_inflight`: the most requests whose memory is not free, 8192 if it is None.
+    every submit. `max_inflight`: how many requests can have memory that is not free, 8192 if it is None.
     """
 
     def __init__(
@@ -86,7 +85,7 @@ class Ring:
         self._engine.register_socket(sock)
 
     def unregister_socket(self, sock: socket.socket) -> None:
-        """Takes a registered socket back."""
+        """Unregisters a socket; see Scheduler.unregister_socket."""
         self._engine.unregister_socket(sock)
 
     def send(
@@ -210,18 +209,16 @@ class Ring:
         return self._engine.slots.stats()
 
     def close(self, timeout: float = 5.0) -> None:
-        """Waits up to `timeout` for the kernel, then lets the ring go; see Scheduler.close."""
+        """Waits up to `timeout` for the kernel, then ends the ring; see Scheduler.close."""
         self._engine.close(timeout)
 
     def __enter__(self) -> "Ring":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __del__(self) -> None:
         engine = getattr(self, "_engine", None)
         if engine is not None:
-            engine.drop(self)
+            engine.finalize(self)

@@ -1,8 +1,7 @@
-"""Scheduler: slots over an engine. Attach requests, flush, submit; reap results and notifications apart."""
+"""Scheduler: attach requests to slots, flush, submit; reap results and notifications. Over any engine."""
 
 import socket
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from uringzc._send import Delegate
@@ -19,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class Scheduler(Delegate):
-    """Zero-copy sends whose memory comes back through notifier slots.
+    """Zero-copy sends, with notifications through slots of when their memory is free.
 
     `tags`: a u64 for each slot. `engine`: "io_uring" (Linux 6.0), "msg_zerocopy" (4.14, UDP 5.0) or "copy";
     "auto" picks the first that works here. OSError says why one can not be used, and what would change that.
-    `max_inflight`: the most requests held at once, counting those of notifiers that were not flushed; also
-    the most completions, and notifications, that can be unread. `completions`: which results are kept for
+    `max_inflight`: how many requests can be held at once, counting those of notifiers that were not flushed;
+    also how many completions, and notifications, can be unread. `completions`: which results are kept for
     ``reap_completions``: "all", "failed" or "none". `debug`: a checksum of each request's memory is taken
     when it is queued and again at its notification, and BufferModifiedError raised where they differ
     (default: `python -X dev` or URINGZC_DEBUG=1).
 
     May be built in one thread and used in another: it belongs to the thread that submits first; a call from
     another raises WrongThreadError and changes nothing. After fork it is the parent's: ClosedError in the
-    child. A call that comes in between another (a signal handler, a finalizer) raises BusyError.
+    child. A call inside another (in a signal handler, or a finalizer) raises BusyError.
     """
 
     __slots__ = ("__dict__", "__weakref__", "_completions", "_engine")
@@ -62,7 +61,7 @@ class Scheduler(Delegate):
 
         A caller's buffer is exported (a bytearray can not be resized) until ``Region.close`` and the last
         notification. Memory that the kernel will not pin (shared or read-only file mappings) or that lies on
-        huge pages (or may: without /proc nobody knows) makes a region that is sent unregistered
+        huge pages (or may: without /proc that is not known) makes a region that is sent unregistered
         (``region.registered``). OSError ENOMEM says the limit for locked memory, the need, and what raises
         it. TypeError for read-only memory. Matches io_uring_register_buffers_update_tag().
         """
@@ -79,7 +78,7 @@ class Scheduler(Delegate):
         self._engine.register_socket(sock)
 
     def unregister_socket(self, sock: socket.socket) -> None:
-        """Submits what is queued, and lets a registered socket go. OSError ENXIO if it is not registered."""
+        """Submits what is queued, and unregisters the socket. OSError ENXIO if it is not registered."""
         self._engine.unregister_socket(sock)
 
     @compiled
@@ -110,15 +109,15 @@ class Scheduler(Delegate):
         flight or unread (it says which). A socket that can not send zero-copy (AF_UNIX, raw, kernel TLS) is
         served by copying, on the same notifier.
 
-        A stream takes one send at a time: look at its result, which may be less than was given, before the
-        next one is queued, else what is left of the first is overtaken. Not for SSLSocket, which encrypts.
+        A stream takes one send at a time: check its result, which may be less than `length`, before the next
+        one is queued, else the rest of the first is overtaken. Not for SSLSocket, which encrypts.
 
         A socket that is closed between this and the submit fails with EBADF and sends nothing. With a full
         SO_SNDBUF the kernel sends when there is room, and datagrams may then overtake each other.
         Matches io_uring_prep_send_zc(), _fixed and, with `segment`, sendmsg_zc(), without which (before Linux
         6.1) it is copied; io_uring_prep_send() with zero_copy=False.
         """
-        raise NotImplementedError  # it is in _native/send.c
+        raise NotImplementedError  # it is in _native/request/send.c
 
     def send_run(
         self,
@@ -140,8 +139,8 @@ class Scheduler(Delegate):
         As many calls of ``send``, in one: request i has user_data + i, and with `flush` each request has a
         notification of its own. A full queue is submitted on the way.
 
-        Returns how many were queued, which a program has to look at: fewer than `count` when no more can be
-        in flight. The rest is to be sent when notifications were reaped. BlockingIOError when it is none.
+        Returns how many were queued, which a program has to check: fewer than `count` when no more can be in
+        flight. Send the rest when notifications were reaped. BlockingIOError when none was queued.
         """
         return self._engine.queue.run(
             *(sock, region, size, count, stride),
@@ -164,7 +163,7 @@ class Scheduler(Delegate):
         return Notifier(self._engine, number) if number else None
 
     def submit(self) -> int:
-        """Hands what is queued to the kernel, and takes in what has come back.
+        """Hands what is queued to the kernel, and takes every result there is.
 
         Returns how many requests were submitted since it was called before. A send that finds the queue full
         submits it; so do calls that wait, and senders that share the scheduler (theirs are counted too).
@@ -177,7 +176,7 @@ class Scheduler(Delegate):
         """The results of requests. Says nothing about their memory.
 
         With `wait`, submits and blocks until that many can be read, `timeout` seconds are over, or no more
-        can come. Without, it looks and never blocks.
+        can come. Without, it polls and never blocks.
         """
         counts = self._engine.slots.counts
 
@@ -191,7 +190,7 @@ class Scheduler(Delegate):
         return batch
 
     def reap_notifications(self, wait: int = 0, timeout: float | None = None) -> Batch[Notification]:
-        """Notifiers whose memory is the program's again. `wait` and `timeout` as in reap_completions."""
+        """Notifications: memory that is free again. `wait` and `timeout` as in reap_completions."""
         counts = self._engine.slots.counts
 
         def missing() -> int:
@@ -228,7 +227,7 @@ class Scheduler(Delegate):
         self._engine.drain(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
-        """Refuses new work, flushes every slot, waits for the kernel, and lets the ring go. May be repeated.
+        """Refuses new work, flushes every slot, waits for the kernel, and ends the ring. May be repeated.
 
         What the kernel still holds after `timeout` is parked: it stays held, with a ResourceWarning that says
         how much, and the ring stays open until a later call of this thread, or its end, finds it idle. So
@@ -241,9 +240,9 @@ class Scheduler(Delegate):
         """What the socket's error queue holds, oldest first, and is then forgotten: ICMP errors, timestamps.
 
         The engine "msg_zerocopy" reads the error queues of sockets that it sends through, in which its
-        notifications come too: what else is there is kept for this, the first 256 messages of all sockets.
-        With the other engines nobody else reads them. OSError EBUSY where another engine of the process reads
-        this socket's. ClosedError once the engine has ended: the queue is the program's to read then.
+        notifications come too, and keeps other messages for this, up to 256 of all sockets together.
+        The other engines do not read them. OSError EBUSY where another engine of the process reads this
+        socket's. ClosedError once the engine has ended: the program can read the queue then.
         Matches recvmsg(MSG_ERRQUEUE).
         """
         return self._engine.errors(sock)
@@ -270,9 +269,7 @@ class Scheduler(Delegate):
     def __enter__(self) -> "Scheduler":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -282,4 +279,4 @@ class Scheduler(Delegate):
     def __del__(self) -> None:
         engine: Any = getattr(self, "_engine", None)
         if engine is not None:
-            engine.drop(self)
+            engine.finalize(self)

@@ -23,7 +23,7 @@ from benchmarks.programs.reference import Reference
 from benchmarks.programs.udp_sender import POOL, SEGMENT, TRAIN, payloads_of
 from benchmarks.programs.unprivileged import Unprivileged
 from uringzc import testing
-from uringzc.kernel.features import most_segments
+from uringzc.kernel.features import max_segments
 
 FILE = 64 << 20  # bytes of the mapped file
 LARGEST = 1472  # bytes of a datagram that fit an MTU of 1500
@@ -44,7 +44,7 @@ def udp_send(bench: Bench) -> None:
       request, `sock.sendmsg(datagrams, [UDP_SEGMENT])`; then as many as the kernel accepts in one.
     """
     for size, targets in ((1200, (14.0, 1.5)), (600, (None, None)), (200, (None, None))):
-        payloads, longest = payloads_of(size), min(most_segments(), MAX_TRAIN_BYTES // size)
+        payloads, longest = payloads_of(size), min(max_segments(), MAX_TRAIN_BYTES // size)
         contenders = [
             bench.udp_sender().send("send", payloads),
             socket_send(bench.udp_socket(bench.sink), payloads).wanting(targets[0]),

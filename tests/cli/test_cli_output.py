@@ -18,7 +18,7 @@ from rich.console import Console
 
 import uringzc
 from uringzc import testing
-from uringzc.cli import doctor, show
+from uringzc.cli import doctor, output
 
 pytestmark = [pytest.mark.engines(), testing.requires("send_zc")]
 
@@ -113,7 +113,7 @@ def test_text_from_elsewhere_is_printed_as_it_is(capsys: pytest.CaptureFixture[s
     assert found.route
     way = replace(found.route, host=odd, address=odd, device=odd, kind=odd)
     found = replace(found, details=(uringzc.Reason("name", odd, odd),), route=way)
-    doctor._tell(show.console(), found, doctor.Sender(1, 1, True, odd, odd))
+    doctor._print_report(output.console(), found, doctor.Sender(1, 1, True, odd, odd))
     assert capsys.readouterr().out.count(odd) == 8
     Console().print(odd)  # the control
     assert odd not in capsys.readouterr().out

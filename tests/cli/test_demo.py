@@ -37,14 +37,14 @@ import os, time
 from uringzc.cli import receiver
 def fault(number, datagram):
     {fault}
-honest = receiver.Account.take
+honest = receiver.Verifier.take
 def take(account, datagram):
     if len(datagram) > receiver.NUMBER.size:
         (number,) = receiver.NUMBER.unpack_from(datagram)
         datagram = fault(number, bytearray(datagram))
     if datagram is not None:
         honest(account, memoryview(datagram))
-receiver.Account.take = take
+receiver.Verifier.take = take
 {also}
 receiver.main()
 """

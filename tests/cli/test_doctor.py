@@ -175,7 +175,7 @@ def test_nothing_is_sent_to_the_host(doctor: Doctor, sink: testing.Sandbox) -> N
 def test_loopback(doctor: Doctor) -> None:
     out = doctor("localhost").output
     assert "zero-copy" in out
-    assert "the first 4 requests tell a sender so, and it copies from then on" in " ".join(out.split())
+    assert "a sender sees it after 4 requests, and it copies from then on" in " ".join(out.split())
 
 
 @testing.requires("net_admin")
@@ -271,13 +271,13 @@ def test_broadcast(doctor: Doctor, sink: testing.Sandbox) -> None:
 
 
 def test_without_pyroute2(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(host: str) -> route.Route:
-        raise ModuleNotFoundError("to look at a route needs pyroute2: pip install 'uringzc[cli]'")
+    def find_route(host: str) -> route.Route:
+        raise ModuleNotFoundError("finding a route needs pyroute2: pip install 'uringzc[cli]'")
 
-    monkeypatch.setattr(route, "look", look)
+    monkeypatch.setattr(route, "find_route", find_route)
     result = doctor("127.0.0.1")
     assert result.exit_code == 1
-    assert result.output == "Error: to look at a route needs pyroute2: pip install 'uringzc[cli]'.\n"
+    assert result.output == "Error: finding a route needs pyroute2: pip install 'uringzc[cli]'.\n"
     assert doctor().exit_code == 0
 
 

@@ -16,8 +16,10 @@ from refusals import NOBODY
 import uringzc
 from uringzc import testing
 from uringzc.doctor import capabilities
-from uringzc.kernel.features import SO_ZEROCOPY, Features, Reason, capable, no_ring, reason_of, status
-from uringzc.kernel.features import sysctl as sysctl_now
+from uringzc.kernel.features import SO_ZEROCOPY, Features
+from uringzc.kernel.proc import capable, status
+from uringzc.kernel.proc import sysctl as sysctl_now
+from uringzc.kernel.reasons import Reason, no_ring, reason_of
 from uringzc.senders.sockets import make_room
 
 pytestmark = [pytest.mark.engines(), testing.requires("send_zc")]

@@ -208,6 +208,6 @@ def test_without_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_offloads_that_can_not_be_asked_are_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyroute2.Ethtool.get_features", lambda *_: 1 / 0)
-    found = route.look("127.0.0.1")
+    found = route.find_route("127.0.0.1")
     assert (found.checksum, found.scatter_gather, found.segmentation) == (None, None, None)
     assert route.Route("h", "h", "d", "", 65535, 65507, None, None, None).reasons() == ()

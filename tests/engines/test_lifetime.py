@@ -354,9 +354,9 @@ def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
     with stopped(box), pytest.warns(ResourceWarning, match="parked: 1 request"):
         s.send(sock, b"held")
         s.close(0.01)
-        lifetime._Guard.__new__(lifetime._Guard)  # dropped at once: interrupted before its __init__,
-        lifetime._Guard()  # and after it
-        assert lifetime._left == []
+        lifetime._ThreadEnd.__new__(lifetime._ThreadEnd)  # dropped: interrupted before its __init__,
+        lifetime._ThreadEnd()  # and after it
+        assert lifetime._orphaned == []
     let_go(fileno, other)
 
 
@@ -676,7 +676,7 @@ def test_poisoned() -> None:
     out, errors = run(program)
     lines = out.splitlines()
     refusal = (
-        "the kernel dropped a completion: what is in flight is never given back, and this Scheduler takes no "
+        "the kernel dropped a completion: what is in flight is never released, and this Scheduler takes no "
         "more; make a new one"
     )
     assert lines[:-3] == [refusal] * 8, errors

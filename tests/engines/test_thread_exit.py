@@ -254,8 +254,8 @@ OPEN_ONLY = """
     from uringzc.engines import lifetime
     warnings.simplefilter("ignore")
     if sys.argv[1] == "open only":
-        end = lifetime._end
-        lifetime._end = lambda engines: end([engine for engine in engines if not engine.closed])
+        end = lifetime._close_owned
+        lifetime._close_owned = lambda engines: end([engine for engine in engines if not engine.closed])
 
     def own():
         sender = uringzc.UdpSender(("127.0.0.1", 9))
@@ -287,13 +287,13 @@ DEADLINES = """
     from uringzc.engines import lifetime
     warnings.simplefilter("ignore")
     lifetime.DRAIN_AT_END = 0.05
-    end = base.Engine.end
+    end = base.Engine.finish
 
     def recorded(engine, timeout):
         print("given", 0 if timeout == 0 else 1 if 0 < timeout <= 0.05 else timeout, flush=True)
         end(engine, timeout)
 
-    base.Engine.end = recorded
+    base.Engine.finish = recorded
     network = testing.hold()
     box = network.__enter__()  # to the very end
     receiver = box.receiver_socket()
@@ -367,7 +367,7 @@ FORKED = """
     from uringzc.engines import lifetime
     warnings.simplefilter("ignore")
     if sys.argv[1] == "anybody's":
-        lifetime._Guard.thread = property(lambda self: threading.get_ident(), lambda self, thread: None)
+        lifetime._ThreadEnd.thread = property(lambda self: threading.get_ident(), lambda self, thread: None)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
         tx.connect(("127.0.0.1", int(sys.argv[2])))
         before = len(os.listdir("/proc/self/fd"))
@@ -400,7 +400,7 @@ FORKED = """
         print("it ends with", os.waitstatus_to_exitcode(os.wait()[1]), flush=True)
         forked.set()
         thread.join()
-        lifetime.sweep()
+        lifetime.release_parked()
         print("parked", len(lifetime.parked()))
 """
 

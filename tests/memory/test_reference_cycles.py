@@ -42,7 +42,7 @@ def test_a_registered_socket_that_knows_the_scheduler(udp_pair: Pair) -> None:
     with pytest.warns(ResourceWarning, match="Scheduler was not closed"):
         del sock, s
         gc.collect()
-    lifetime.sweep()  # of its engine, which was dropped and has the socket
+    lifetime.release_parked()  # of its engine, which was dropped and has the socket
     gc.collect()
     assert gone() is None  # since CPython 3.15 a weak reference outlives the finalizers
     udp_pair.receive(1)
@@ -96,7 +96,7 @@ def test_a_sender_that_was_dropped_in_a_cycle(udp_pair: Pair) -> None:
         sock.close()
         del sock
         gc.collect()
-    lifetime.sweep()
+    lifetime.release_parked()
     assert ring_fds() == before
     udp_pair.receive(1)
 

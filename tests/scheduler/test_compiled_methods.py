@@ -23,7 +23,7 @@ def test_a_bound_method_keeps_its_sender(udp_pair: Pair) -> None:
         del send
         gc.collect()
     assert udp_pair.receive(1) == [b"x"]
-    lifetime.sweep()
+    lifetime.release_parked()
 
 
 def test_a_bound_method_keeps_its_scheduler(udp_pair: Pair) -> None:
@@ -33,7 +33,7 @@ def test_a_bound_method_keeps_its_scheduler(udp_pair: Pair) -> None:
     with pytest.warns(ResourceWarning, match="not closed"):
         del send
         gc.collect()
-    lifetime.sweep()
+    lifetime.release_parked()
     assert udp_pair.receive(1) == [b"x"]
 
 
@@ -44,7 +44,7 @@ def test_a_bound_method_keeps_its_tcp_sender(tcp_pair: Pair) -> None:
     with pytest.warns(ResourceWarning, match="not closed"):
         del send
         gc.collect()
-    lifetime.sweep()
+    lifetime.release_parked()
     assert tcp_pair.rx.recv(10) == b"x"
 
 

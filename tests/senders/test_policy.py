@@ -77,7 +77,7 @@ def test_the_sink_does_not_and_neither_does_the_sender(sink: testing.Sandbox) ->
         stats = datagrams(tx, 46 * 1000)
         assert stats.zero_copy == stats.requests > 900
         assert (stats.copied, stats.copying) == (0, 0)
-        assert f"{tx._engine.least} bytes and more are zero-copy" in tx.explain()
+        assert f"{tx._engine.min_zero_copy} bytes and more are zero-copy" in tx.explain()
 
 
 @testing.requires("net_admin")

@@ -17,7 +17,7 @@ from helpers import holding, patient, run, stopped
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
-from uringzc.engines.base import ARENA_LEAST
+from uringzc.engines.attached import MIN_ARENA
 
 SIZES = [1200 - number % 100 for number in range(1000)]
 
@@ -99,7 +99,7 @@ def test_a_lease_that_is_given_back_while_a_name_is_resolved(
     udp_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
-    with UdpSender(udp_pair.rx.getsockname(), arena=ARENA_LEAST, max_delay=None) as tx:
+    with UdpSender(udp_pair.rx.getsockname(), arena=MIN_ARENA, max_delay=None) as tx:
         lease = tx.lease(1000)
 
         def meanwhile(*args: Any) -> Any:

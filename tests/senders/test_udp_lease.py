@@ -12,11 +12,11 @@ from conftest import Pair
 
 import uringzc
 from uringzc import ClosedError, UdpSender
-from uringzc.engines.base import ARENA_LEAST
+from uringzc.engines.attached import MIN_ARENA
 
 
 def sender(pair: Pair) -> UdpSender:
-    return UdpSender(pair.rx.getsockname(), arena=ARENA_LEAST, max_delay=None)
+    return UdpSender(pair.rx.getsockname(), arena=MIN_ARENA, max_delay=None)
 
 
 def fill(s: UdpSender) -> list[uringzc.Lease]:
@@ -160,7 +160,7 @@ def test_code_of_the_program_that_runs_inside_send(udp_pair: Pair, hostile: str)
 
     with Socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(udp_pair.rx.getsockname())
-        with UdpSender(sock=sock, arena=ARENA_LEAST, max_delay=None) as s:
+        with UdpSender(sock=sock, arena=MIN_ARENA, max_delay=None) as s:
             s.send(b"first")  # the socket is known to be connected
             sizes = [100 + n for n in range(200)]  # growing: each is a train of its own, and batches fill
             for size in sizes:

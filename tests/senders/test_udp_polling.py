@@ -155,7 +155,7 @@ def test_a_batch_of_which_a_part_has_left_takes_more(net: testing.Hold) -> None:
 @holding
 def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing.Hold) -> None:
     """It wakes the program, once, and says nothing of the destination."""
-    nobody = testing._End("10.0.0.77", "fd00::77", "")  # of this network
+    nobody = testing.devices.End("10.0.0.77", "fd00::77", "")  # of this network
     with testing.receiver(sock=net.receiver_socket()) as rx, polling(net, zero_copy="always") as tx:
         for count in (1, 2):  # the second finds out that the first has arrived
             tx.send(b"warm")
@@ -173,7 +173,7 @@ def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing
         net.release()
         rx.wait(3)
         assert send_all(tx, 0).wake_ups <= 5
-        net.run(lambda: testing._delete_neighbours(net.device, nobody))  # and what waits for it
+        net.run(lambda: testing.devices.delete_neighbours(net.device, nobody))  # and what waits for it
 
 
 @holding

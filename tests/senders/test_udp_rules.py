@@ -14,7 +14,7 @@ from helpers import Alarms, holding, patient, readable, run, stopped
 
 import uringzc
 from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
-from uringzc.engines.base import ARENA_LEAST
+from uringzc.engines.attached import MIN_ARENA
 from uringzc.senders.policy import TRIAL
 
 # -- whose it is
@@ -235,7 +235,7 @@ def test_keyboard_interrupt_while_it_waits(box: testing.Hold) -> None:
     with (
         closing(box.socket()) as tx,
         testing.receiver(sock=box.receiver_socket()) as rx,
-        UdpSender(box.address, sock=tx, arena=ARENA_LEAST, max_inflight=64) as s,
+        UdpSender(box.address, sock=tx, arena=MIN_ARENA, max_inflight=64) as s,
     ):
         s.send(b"first")
         s.drain()
@@ -269,7 +269,7 @@ def test_not_blocking(box: testing.Hold) -> None:
         closing(box.socket()) as tx,
         testing.receiver(sock=box.receiver_socket()) as rx,
         UdpSender(
-            box.address, sock=tx, arena=ARENA_LEAST, max_inflight=64, blocking=False, max_delay=None
+            box.address, sock=tx, arena=MIN_ARENA, max_inflight=64, blocking=False, max_delay=None
         ) as s,
     ):
         s.send(b"first")

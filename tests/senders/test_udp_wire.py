@@ -18,7 +18,7 @@ from helpers import datagram, holding, stopped
 
 import uringzc
 from uringzc import testing
-from uringzc.engines.base import ARENA_LEAST
+from uringzc.engines.attached import MIN_ARENA
 
 pytestmark = testing.requires("net_admin")
 
@@ -334,7 +334,7 @@ def test_all_of_them_in_turn(box: testing.Hold, engine: str) -> None:
 
 def test_the_arena_is_filled_again_when_it_is_free(box: testing.Hold) -> None:
     """Much more than the arena holds, over a network that delivers late."""
-    with wire(box, arena=ARENA_LEAST) as w:
+    with wire(box, arena=MIN_ARENA) as w:
         chance = random.Random(2)
         expected = []
         for i in range(4000):
@@ -342,7 +342,7 @@ def test_the_arena_is_filled_again_when_it_is_free(box: testing.Hold) -> None:
             w.s.send(expected[-1])
         w.s.flush()
         w.arrived(Sent(expected, []))
-        assert w.s.stats.nbytes > 8 * ARENA_LEAST
+        assert w.s.stats.nbytes > 8 * MIN_ARENA
 
 
 @holding

@@ -206,7 +206,7 @@ def test_order_is_kept_whatever_processor_takes_packets_out_of_the_gate(
 def test_control_each_processor_receives_what_it_takes_out(
     family: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(testing, "_receive_on_one_processor", lambda: None)
+    monkeypatch.setattr(testing.devices, "receive_on_one_processor", lambda: None)
     with testing.hold() as box:
         assert any(swapped(box, family) for _ in range(20))
 
@@ -392,7 +392,7 @@ def test_without_privileges_tests_are_skipped_by_name(tmp_path: Path) -> None:
             "test_it.py",
         ],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(testing.__file__).parents[1]), "COLUMNS": "250"},
+        env=os.environ | {"PYTHONPATH": str(Path(testing.__file__).parents[2]), "COLUMNS": "250"},
         capture_output=True,
         text=True,
         check=False,
@@ -407,7 +407,7 @@ def test_without_privileges_tests_are_skipped_by_name(tmp_path: Path) -> None:
 def test_requires_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="unknown capability 'root': there are net_admin, io_uring"):
         testing.requires("root")
-    monkeypatch.setattr(testing, "missing", lambda capability: None)
+    monkeypatch.setattr(testing.skips, "missing", lambda capability: None)
     assert testing.requires("net_admin").args == (False,)
 
 

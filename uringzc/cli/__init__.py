@@ -8,7 +8,8 @@ from typing import Any
 try:
     import click
 
-    from uringzc.cli import demo, doctor, show
+    from uringzc.cli import demo, doctor
+    from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
     if missing not in ("click", "rich"):
@@ -19,17 +20,17 @@ from uringzc import __version__
 
 
 class Commands(click.Group):
-    """Ends with one line where standard output takes no more."""
+    """Ends with one line where standard output can not be written to."""
 
     def main(self, *args: Any, **options: Any) -> Any:
-        """What click does; its own errors it has said already."""
+        """As in click, which prints its own errors."""
         try:
             return super().main(*args, **options)
-        except (OSError, show.OutputError) as error:
+        except (OSError, OutputError) as error:
             why = error.strerror if isinstance(error, OSError) else error
             with suppress(OSError):  # it may be the same file
                 click.echo(f"Error: standard output can not be written to: {why}.", err=True)
-            with suppress(OSError), open(os.devnull, "w") as nowhere:  # else the interpreter tries once more
+            with suppress(OSError), open(os.devnull, "w") as nowhere:  # else the interpreter flushes it again
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             sys.exit(1)
 
@@ -37,7 +38,7 @@ class Commands(click.Group):
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="uringzc")
 def main() -> None:
-    """Zero-copy network sends with notifier slots, over io_uring."""
+    """Zero-copy network sends with notifier slots, over io_uring or MSG_ZEROCOPY."""
 
 
 main.add_command(demo.demo)

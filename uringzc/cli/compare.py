@@ -1,4 +1,4 @@
-"""The demo's comparison: the same file into a sink, where nothing has to be copied. Needs privileges."""
+"""The comparison of `uringzc demo`: the same file into a sink, which copies nothing. Needs privileges."""
 
 import socket
 import sys
@@ -19,7 +19,7 @@ KINDS: tuple[Kind, ...] = (
     ("mapped", "copying"),
     ("mapped", "zero-copy"),
 )
-#: bytes of one run, so that it takes some hundredths of a second
+#: bytes of one run, at least: it takes some hundredths of a second
 _ENOUGH = 500_000_000
 ROUNDS = 7
 _SO_SNDBUFFORCE = 32
@@ -30,7 +30,7 @@ class NoSinkError(Exception):
 
 
 def compare(file: BinaryIO, plan: Plan, tags: Sequence[int], ipv6: bool) -> dict[Kind, Result]:
-    """Each kind of run in turn, and again: the best of each, which other programs disturbed least."""
+    """The best of ROUNDS runs of each kind, in turn: the one that other programs disturbed least."""
     plan = Plan(plan.file_size, plan.size, -(-_ENOUGH // plan.file_size))
     results: dict[Kind, list[Result]] = {kind: [] for kind in KINDS}
     with open_sink() as box:

@@ -18,18 +18,18 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from uringzc.cli import show
+from uringzc.cli import output, tables
 from uringzc.cli.compare import ROUNDS, NoSinkError, compare
 from uringzc.cli.peer import Peer
 from uringzc.cli.receiver import Plan
 from uringzc.cli.sources import LostError, Windows
-from uringzc.cli.transfer import Result, SlotAccount, Transfer, open_scheduler
+from uringzc.cli.transfer import Result, SlotTotals, Transfer, open_scheduler
 
 #: large, because each datagram costs the same; whole pages, because the kernel charges those
 SIZE = 15 * 4096
-#: a small file is sent again and again until it is as much
+#: bytes: a smaller file is sent again and again
 ENOUGH = 2_000_000_000
-_LARGEST = 512_000_000
+_MAX_LIBRARY = 512_000_000
 #: u64, whatever the program likes; here the last digits are the slot's number
 TAG = 0xF11E0000
 
@@ -45,7 +45,7 @@ LEGEND = (
 
 
 class NotHereError(click.ClickException):
-    """Ends the command: what it needs is not to be had here."""
+    """Ends the command: what it needs is missing here."""
 
     exit_code = 3
 
@@ -63,7 +63,7 @@ class NotHereError(click.ClickException):
 def demo(
     file: str | None, slots: int, size: int, times: int | None, ipv6: bool, no_sink: bool, as_json: bool
 ) -> None:
-    """Send FILE over loopback to another process, and see its memory come back through notifier slots.
+    """Send FILE over loopback to another process, and watch the notifications of its memory.
 
     The other process checks every datagram and the SHA-256. Without FILE, it is the largest shared library
     that is found here, often enough for about 2 GB.
@@ -74,9 +74,9 @@ def demo(
                  2  wrong options or file
                  3  it can not be done here
     """
-    console = show.console(quiet=as_json)
+    console = output.console(quiet=as_json)
     try:
-        report = Demo(console, slots, size, ipv6).run(file, times, not no_sink)
+        found = Demo(console, slots, size, ipv6).run(file, times, not no_sink)
     except LostError as error:
         raise click.ClickException(f"the file did not arrive as it was sent: {error}.") from error
     except OSError as error:
@@ -86,11 +86,11 @@ def demo(
         click.echo("Stopped; the receiving process has ended too.", err=True)
         sys.exit(130)
     if as_json:
-        click.echo(json.dumps(report, indent=2))
+        click.echo(json.dumps(found, indent=2))
 
 
 class Demo:
-    """One run of the command: sends, checks, compares, and says what came of it."""
+    """One run of the command: sends, checks, compares, and prints the results."""
 
     def __init__(self, console: Console, slots: int, size: int, ipv6: bool) -> None:
         self._console, self._size, self._ipv6 = console, size, ipv6
@@ -107,7 +107,7 @@ class Demo:
                 digest = sha256(file)
             slots, result, verdict = self._send(file, plan)
             check(verdict, digest)
-            self._tell(result, verdict, digest)
+            self._report(result, verdict, digest)
             compared = self._compare(file, plan) if sink else None
         return {
             "file": {"path": file.name, "bytes": length, "sha256": digest, "times": plan.times},
@@ -121,15 +121,15 @@ class Demo:
     def _introduce(self, name: str, why: str, plan: Plan) -> None:
         say = self._console.print
         say(f"\n{name}", style="bold", soft_wrap=True)
-        say(f"{show.size(plan.file_size)}{why}, sent {show.times(plan.times)} to another process")
-        say(f"as {show.datagrams(plan.datagrams)} of {plan.length(0):,} bytes, from registered memory\n")
+        say(f"{tables.size(plan.file_size)}{why}, sent {tables.times(plan.times)} to another process")
+        say(f"as {tables.datagrams(plan.datagrams)} of {plan.length(0):,} bytes, from registered memory\n")
 
-    def _send(self, file: BinaryIO, plan: Plan) -> tuple[list[SlotAccount], Result, dict[str, Any]]:
+    def _send(self, file: BinaryIO, plan: Plan) -> tuple[list[SlotTotals], Result, dict[str, Any]]:
         with Peer(plan, self._ipv6) as peer, open_scheduler(plan, self._tags) as scheduler:
             source = Windows(scheduler, file, plan)
             transfer = Transfer(scheduler, peer.sock, source, plan, self._tags)
             try:
-                with self._watched(transfer, plan):
+                with self._progress(transfer, plan):
                     result = transfer.run(peer.room)
             except ConnectionRefusedError:
                 peer.verdict(transfer.sent)  # LostError, which says how the receiver ended
@@ -138,32 +138,32 @@ class Demo:
         return transfer.slots, result, verdict
 
     @contextmanager
-    def _watched(self, transfer: Transfer, plan: Plan) -> Iterator[None]:
-        """Bar and slots, live on a terminal; elsewhere, the slots when all is sent."""
-        bar = show.progress()
+    def _progress(self, transfer: Transfer, plan: Plan) -> Iterator[None]:
+        """Progress bar and slots, live on a terminal; elsewhere the slots, when all is sent."""
+        bar = tables.progress()
         task = bar.add_task("", total=plan.nbytes)
 
         def screen() -> RenderableType:
             sent = min(transfer.sent * plan.piece, plan.nbytes)
-            bar.update(task, completed=sent, size=f"{show.size(sent)} of {show.size(plan.nbytes)}")
-            return Group(bar, show.slots(transfer.slots))
+            bar.update(task, completed=sent, size=f"{tables.size(sent)} of {tables.size(plan.nbytes)}")
+            return Group(bar, tables.slots(transfer.slots))
 
         if self._live:
             with Live(get_renderable=screen, console=self._console, refresh_per_second=8):
                 yield
         else:
             yield
-            self._console.print(show.slots(transfer.slots))
+            self._console.print(tables.slots(transfer.slots))
 
     def _busy(self, doing: str) -> AbstractContextManager[object]:
         return self._console.status(doing) if self._live else nullcontext()
 
-    def _tell(self, result: Result, verdict: dict[str, Any], digest: str) -> None:
+    def _report(self, result: Result, verdict: dict[str, Any], digest: str) -> None:
         say = self._console.print
-        count = show.datagrams(result.datagrams)
+        count = tables.datagrams(result.datagrams)
         say(Text.assemble(("Everything arrived", "bold green"), f", in order and byte for byte: {count},"))
         say(f"SHA-256 {digest}\n")
-        say(show.figures(result, verdict["cpu"]))
+        say(tables.figures(result, verdict["cpu"]))
         if result.copied:
             say(f"\n{LOOPBACK}", style="dim")
 
@@ -175,7 +175,7 @@ class Demo:
             self._console.print(f"\nA comparison of zero-copy with copying {error}.", style="dim")
             return None
         self._console.print(f"\n{SINK}", style="bold")
-        self._console.print(show.comparison(results))
+        self._console.print(tables.comparison(results))
         self._console.print(LEGEND, style="dim")
         return {" ".join(kind): result.as_dict() for kind, result in results.items()}
 
@@ -220,4 +220,4 @@ def largest_library() -> str:
     found = [os.path.realpath(path) for top in wanted if top for path in glob.glob(f"{top}/*.so*")]
     found = [path for path in found if os.path.isfile(path) and os.access(path, os.R_OK)]
     sizes = {path: os.path.getsize(path) for path in [os.path.realpath(sys.executable), *found]}
-    return max((path for path in sizes if sizes[path] <= _LARGEST), key=lambda path: (sizes[path], path))
+    return max((path for path in sizes if sizes[path] <= _MAX_LIBRARY), key=lambda path: (sizes[path], path))

@@ -10,16 +10,16 @@ from rich.console import Console
 from rich.text import Text
 
 import uringzc
-from uringzc.cli import show
-from uringzc.cli.show import Row, rows
+from uringzc.cli import output
+from uringzc.cli.output import Row, rows
 from uringzc.doctor.route import Route
 from uringzc.errors import counted
-from uringzc.kernel.features import Reason
+from uringzc.kernel.reasons import Reason
 from uringzc.senders.policy import TRIAL
 from uringzc.senders.udp import ARENA
 
 _DISCARD = 9  # a port: nothing is sent to it
-_LARGEST = 65507
+_MAX_PAYLOAD = 65507
 _YES, _NO = Text("yes", "bold green"), Text("no", "bold red")
 _OFFLOADS = (
     ("checksum offload", "checksum"),
@@ -33,17 +33,17 @@ class Sender:
     """What a UdpSender to the host would do."""
 
     size: int  #: bytes of a datagram that fills the MTU
-    train: int  #: datagrams of that size in a train
+    train: int  #: datagrams of that size in a train (a GSO batch: sent as one request)
     zero_copy: bool
     why: str
-    explain: str  #: what it says itself, before it has sent anything
+    explain: str  #: its explain(), before it has sent anything
 
 
 @click.command()
 @click.argument("host", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def doctor(host: str | None, as_json: bool) -> None:
-    """Say what works here, what does not, and what would change it; with HOST, also what is on the way there.
+    """Say what works here, what does not, and what would change it; with HOST, also on the route there.
 
     Nothing is sent to HOST.
 
@@ -66,16 +66,16 @@ def doctor(host: str | None, as_json: bool) -> None:
             "machine": platform.machine(),
             "python": platform.python_version(),
         }
-        told = {"sender": None if sender is None else asdict(sender)}
-        click.echo(json.dumps(about | capabilities.as_dict() | told, indent=2))
+        planned = {"sender": None if sender is None else asdict(sender)}
+        click.echo(json.dumps(about | capabilities.as_dict() | planned, indent=2))
     else:
-        _tell(show.console(), capabilities, sender)
+        _print_report(output.console(), capabilities, sender)
     sys.exit(capabilities.engine == "none")
 
 
 def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
-    way = capabilities.route
-    assert way is not None
+    route = capabilities.route
+    assert route is not None
     with uringzc.UdpSender((host, _DISCARD)) as tx:
         explain = tx.explain()
     limits = capabilities.limits
@@ -84,16 +84,16 @@ def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
         why = "the engine does nothing but copy"
     elif capabilities.engine == "msg_zerocopy" and limits.memlock_sends == 0:
         why = "too little memory may be locked for one send, so every send is copied (RLIMIT_MEMLOCK)"
-    elif way.copies:
-        why = f"{way.copies.text}; the first {TRIAL} requests tell a sender so, and it copies from then on"
-    train = min(limits.segments, max(1, _LARGEST // way.payload))
-    return Sender(way.payload, train, not why, why or f"{way.device} takes the memory as it is", explain)
+    elif route.copies:
+        why = f"{route.copies.text}; a sender sees it after {TRIAL} requests, and it copies from then on"
+    train = min(limits.segments, max(1, _MAX_PAYLOAD // route.payload))
+    return Sender(route.payload, train, not why, why or f"{route.device} takes the memory as it is", explain)
 
 
 # -- for people
 
 
-def _tell(console: Console, capabilities: uringzc.Capabilities, sender: Sender | None) -> None:
+def _print_report(console: Console, capabilities: uringzc.Capabilities, sender: Sender | None) -> None:
     def headline(text: str) -> None:
         console.print(f"\n{text}", style="bold")
 
@@ -104,7 +104,7 @@ def _tell(console: Console, capabilities: uringzc.Capabilities, sender: Sender |
     rows(console, _limits(capabilities))
     if capabilities.route:
         headline(f"The way to {capabilities.route.host}")
-        rows(console, _way(capabilities.route, sender))
+        rows(console, _route(capabilities.route, sender))
     if sender:
         headline("A UdpSender says")
         console.print(sender.explain)
@@ -141,12 +141,12 @@ def _limits(capabilities: uringzc.Capabilities) -> list[Row]:
     ]
 
 
-def _way(way: Route, sender: Sender | None) -> list[Row]:
+def _route(route: Route, sender: Sender | None) -> list[Row]:
     table = [
-        _row("address", way.address, ""),
-        _row("device", way.device, way.kind),
-        _row("MTU", f"{way.mtu}", f"up to {way.payload} bytes in a datagram that is not fragmented"),
-        *(_row(text, getattr(way, name), "") for text, name in _OFFLOADS),
+        _row("address", route.address, ""),
+        _row("device", route.device, route.kind),
+        _row("MTU", f"{route.mtu}", f"up to {route.payload} bytes in a datagram that is not fragmented"),
+        *(_row(text, getattr(route, name), "") for text, name in _OFFLOADS),
     ]
     if sender:
         table.append(_row("trains", f"{sender.train} x {sender.size}", "datagrams, bytes"))

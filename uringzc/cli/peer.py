@@ -1,4 +1,4 @@
-"""The sender's end of the demo's receiving process: starts it, hears from it, leaves nothing of it behind."""
+"""The receiving process of `uringzc demo`, as the sender uses it: starts it, reads its reports, ends it."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 from contextlib import suppress
-from types import TracebackType
 from typing import Any
 
 from uringzc.cli import receiver
@@ -16,21 +15,21 @@ from uringzc.cli.sources import LostError
 
 #: by its path, and isolated: it needs the standard library and nothing else
 RECEIVER = (sys.executable, "-I", receiver.__file__)
-#: seconds without news after which the receiver is asked whether everything arrived
+#: seconds without a report after which the receiver is asked whether everything arrived
 PATIENCE = 1.0
 
 
 class Peer:
     """A receiving process, and a socket connected to it.
 
-    Nothing is lost, because no more is ever on the way than fits the receiver's buffer: `room` waits for news
-    of what has been taken. Whether something was lost is the receiver's to say, never a matter of time.
+    Nothing is lost, because no more is sent than fits the receiver's buffer: `room` waits for reports of what
+    was received. The receiver finds out whether something was lost; no timeout decides that.
     """
 
     def __init__(self, plan: Plan, ipv6: bool = False) -> None:
         host = "::1" if ipv6 else "127.0.0.1"
         fields = map(str, (plan.file_size, plan.size, plan.times))
-        # Its own session, so that Ctrl-C is for the sender, with whom it ends: its standard input does.
+        # A session of its own, so that Ctrl-C reaches the sender alone; it ends with its standard input.
         self._process = subprocess.Popen(
             [*RECEIVER, host, *fields],
             stdin=subprocess.PIPE,
@@ -43,7 +42,7 @@ class Peer:
         self._unread = b""
         try:
             while not self._hello:
-                self._listen()
+                self._read_reports()
             self.sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
             self.sock.connect((host, self._hello["port"]))
@@ -51,56 +50,56 @@ class Peer:
         except BaseException:
             self.close()
             raise
-        #: datagrams that may be on the way: neither buffer is ever full
+        #: datagrams that may be on the way, so that neither buffer is ever full
         self.limit = min(int(self._hello["room"]), room_for(plan.size, granted))
 
     def room(self, sent: int) -> int:
         """How many datagrams may follow the `sent`: waits until half the limit is free."""
         while (sent - self.taken) * 2 > self.limit:
-            self._listen(sent)
+            self._read_reports(sent)
         return self.limit - (sent - self.taken)
 
     def verdict(self, sent: int) -> dict[str, Any]:
-        """Waits for the receiver's account of all that were sent. LostError if it is not perfect."""
+        """Waits for the verdict on the datagrams that were `sent`. LostError if one is missing or wrong."""
         while not self._verdict:
-            self._listen(sent)
+            self._read_reports(sent)
         return self._verdict
 
-    def _listen(self, sent: int | None = None) -> None:
-        """Waits for news; asks for them when there are none."""
+    def _read_reports(self, sent: int | None = None) -> None:
+        """Waits for reports; asks for one when none comes."""
         pipe = self._process.stdout
         assert pipe
         if not select.select([pipe], [], [], PATIENCE)[0]:
             if sent is not None:
                 self._ask(sent)
             return
-        news = os.read(pipe.fileno(), 1 << 16)
-        if not news:
+        read = os.read(pipe.fileno(), 1 << 16)
+        if not read:
             raise LostError(f"the receiving process ended by itself (status {self._process.wait()})")
-        *lines, self._unread = (self._unread + news).split(b"\n")
+        *lines, self._unread = (self._unread + read).split(b"\n")
         for line in lines:
-            self._hear(json.loads(line))
+            self._handle(json.loads(line))
 
-    def _hear(self, news: Any) -> None:
-        if isinstance(news, int):
-            self.taken = news
-        elif "error" in news:
-            raise OSError(news["errno"], news["error"])
-        elif "port" in news:
-            self._hello = news
+    def _handle(self, report: Any) -> None:
+        if isinstance(report, int):
+            self.taken = report
+        elif "error" in report:
+            raise OSError(report["errno"], report["error"])
+        elif "port" in report:
+            self._hello = report
         else:
-            self._verdict = news
-            if news["fault"]:
-                dropped = f"; its socket dropped {news['drops']}" if news["drops"] else ""
-                raise LostError(f"{news['fault']} ({news['taken']} arrived in order{dropped})")
+            self._verdict = report
+            if report["fault"]:
+                dropped = f"; its socket dropped {report['drops']}" if report["drops"] else ""
+                raise LostError(f"{report['fault']} ({report['taken']} arrived in order{dropped})")
 
     def _ask(self, sent: int) -> None:
-        """Sends the number alone: it arrives behind the datagrams, or not at all, and is sent again then."""
+        """Sends a number alone: it arrives behind the datagrams. If lost, the next timeout repeats it."""
         with suppress(OSError):
             self.sock.send(NUMBER.pack(sent), socket.MSG_DONTWAIT)
 
     def close(self) -> None:
-        """Ends the process, which takes the end of its standard input as the word."""
+        """Ends the process, by closing its standard input."""
         if sock := getattr(self, "sock", None):
             sock.close()
         assert self._process.stdin
@@ -116,7 +115,5 @@ class Peer:
     def __enter__(self) -> "Peer":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

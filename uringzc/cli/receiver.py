@@ -1,11 +1,11 @@
-"""The receiving process of `uringzc demo`: checks what arrives, and tells the sender how far it is.
+"""The receiving process of `uringzc demo`: checks what arrives, and reports its progress to the sender.
 
-A datagram is its number, counted from 0, and the next piece of the file. The number alone, without a piece,
-asks: so many were sent, did they arrive?
+A datagram is its number, counted from 0, and the next piece of the file. A number without a piece asks if the
+datagrams before it arrived.
 
 Lines of JSON go to standard output. First ``{"port": ..., "room": ...}``, where `room` is how many datagrams
-the socket's buffer can hold; then, again and again, how many have been taken; at last the verdict. It ends
-when standard input does: with the sender, however that ends.
+the socket's buffer can hold; then, repeatedly, how many were received; at last the verdict. The process ends
+when its standard input does: with the sender, however that ends.
 
 This file is run by its path, and imports nothing but the standard library.
 """
@@ -32,7 +32,7 @@ _SO_MEMINFO, _DROPS = 55, 8
 
 @dataclass(frozen=True)
 class Plan:
-    """Which datagrams a file becomes: known to both sides, so that each can tell what is due."""
+    """Which datagrams a file becomes. Both sides have it."""
 
     file_size: int
     size: int  #: of a datagram, its number included
@@ -68,16 +68,16 @@ class Plan:
 
 
 def room_for(size: int, granted: int) -> int:
-    """How many datagrams a socket buffer of `granted` bytes (as getsockopt tells) holds for certain.
+    """How many datagrams a socket buffer of `granted` bytes (of getsockopt) holds at least.
 
-    The kernel charges whole pages and its own header, and may give a quarter of a receive buffer back late.
+    The kernel charges whole pages and its own header, and may release a quarter of a receive buffer late.
     """
     pages = -(-size // _PAGE) + 1
     return max(1, granted * 3 // 4 // (pages * _PAGE + _PAGE // 2))
 
 
-class Account:
-    """What has arrived, against the plan."""
+class Verifier:
+    """Compares what arrives with the plan."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -121,21 +121,21 @@ class Account:
             self._digest = hashlib.sha256()
 
 
-def receive(sock: socket.socket, account: Account, every: int) -> None:
-    """Takes datagrams until there is a verdict, or nobody who waits for it; reports after each `every`."""
+def receive(sock: socket.socket, verifier: Verifier, every: int) -> None:
+    """Receives until there is a verdict, or the sender has ended; reports after each `every` datagrams."""
     poll = select.poll()
     poll.register(sock, select.POLLIN)
-    poll.register(sys.stdin, 0)  # its end is an event by itself
+    poll.register(sys.stdin, 0)  # poll reports its end without being asked to
     buffer = memoryview(bytearray(1 << 16))
     reported = 0
-    while not account.settled:
+    while not verifier.settled:
         try:
-            account.take(buffer[: sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)])
+            verifier.take(buffer[: sock.recv_into(buffer, 0, socket.MSG_DONTWAIT)])
             idle = False
         except BlockingIOError:
             idle = True
-        if account.taken - reported >= (1 if idle else every):
-            reported = account.taken
+        if verifier.taken - reported >= (1 if idle else every):
+            reported = verifier.taken
             report(reported)
         elif idle and any(fd != sock.fileno() for fd, _ in poll.poll()):
             return
@@ -162,20 +162,20 @@ def serve(host: str, plan: Plan) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER)
         sock.bind((host, 0))
         room = room_for(plan.size, sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF))
-        account = Account(plan)
+        verifier = Verifier(plan)
         report({"port": sock.getsockname()[1], "room": room})
-        receive(sock, account, every=math.ceil(room / 4))
+        receive(sock, verifier, every=math.ceil(room / 4))
         drops = struct.unpack_from("9I", sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 36))[_DROPS]
         report(
             {
-                "taken": account.taken,
-                "fault": account.fault,
+                "taken": verifier.taken,
+                "fault": verifier.fault,
                 "drops": drops,
-                "sha256": sorted(account.digests),
+                "sha256": sorted(verifier.digests),
                 "cpu": time.process_time(),
             }
         )
-        sys.stdin.read()  # what is still on its way must find a socket
+        sys.stdin.read()  # late datagrams must find a socket
 
 
 if __name__ == "__main__":

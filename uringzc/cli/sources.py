@@ -1,4 +1,4 @@
-"""Where the demo's datagrams lie while they are sent: in registered windows, or in the mapped file itself."""
+"""The memory that `uringzc demo` sends from: registered windows, or the mapped file itself."""
 
 import errno
 import mmap
@@ -19,13 +19,13 @@ def datagrams_in_window(plan: Plan) -> int:
 
 
 class LostError(Exception):
-    """What arrived, or will, is not the file: why, in a sentence."""
+    """What arrives is not the file: why, in a sentence."""
 
 
 class Windows:
-    """Registered memory for the pieces that are on their way: one window for each slot.
+    """Registered memory: a window for each slot, in which the datagrams of one notifier lie.
 
-    The file is read into a window right behind the places of the datagrams' numbers, in one system call.
+    The file is read into a window in one system call, with gaps for the numbers of the datagrams.
     """
 
     def __init__(self, scheduler: uringzc.Scheduler, file: BinaryIO, plan: Plan) -> None:
@@ -66,7 +66,7 @@ class Windows:
 
 
 class Mapped:
-    """The file itself, mapped: nothing is read, nothing registered, and the datagrams carry no numbers."""
+    """The file itself, mapped: nothing is read or registered, and the datagrams have no numbers."""
 
     def __init__(self, file: BinaryIO, plan: Plan) -> None:
         self._plan = plan

@@ -18,13 +18,13 @@ import uringzc
 from uringzc.cli.receiver import Plan
 from uringzc.cli.sources import Mapped, Windows, datagrams_in_window
 
-#: told how many datagrams were sent, returns how many more may be: at least one, after waiting if need be
+#: takes how many datagrams were sent, returns how many more may be: at least one, after waiting if need be
 Room = Callable[[int], int]
 
 
 @dataclass
-class SlotAccount:
-    """What a slot's notifications said."""
+class SlotTotals:
+    """The notifications of a slot, added up."""
 
     slot: int
     tag: int
@@ -37,7 +37,7 @@ class SlotAccount:
     busy: bool = field(default=False, repr=False)  #: a notification is due
 
     def add(self, notification: uringzc.Notification) -> None:
-        """The memory of one more notifier is back."""
+        """Adds a notification."""
         sequence, copied = notification.sequence, notification.copied
         self.first = sequence if self.first is None else min(self.first, sequence)
         self.last = sequence if self.last is None else max(self.last, sequence)
@@ -81,7 +81,7 @@ class Result:
 
 
 def open_scheduler(plan: Plan, tags: Sequence[int]) -> uringzc.Scheduler:
-    """With room for a full window in every slot; of the results, only failures are looked at."""
+    """With room for a full window in every slot; of the results, only failures are kept."""
     return uringzc.Scheduler(tags, max_inflight=len(tags) * datagrams_in_window(plan), completions="failed")
 
 
@@ -97,7 +97,7 @@ class Transfer:
         tags: Sequence[int],
     ) -> None:
         self._scheduler, self._sock, self._source, self._plan = scheduler, sock, source, plan
-        self.slots = [SlotAccount(slot, tag) for slot, tag in enumerate(tags)]
+        self.slots = [SlotTotals(slot, tag) for slot, tag in enumerate(tags)]
         self.sent = 0
 
     def run(self, room: Room, zero_copy: bool = True) -> Result:
@@ -113,7 +113,7 @@ class Transfer:
             self._reap()
         return self._result(time.perf_counter() - start, time.thread_time() - cpu)
 
-    def _send_window(self, slot: SlotAccount, room: Room, zero_copy: bool) -> None:
+    def _send_window(self, slot: SlotTotals, room: Room, zero_copy: bool) -> None:
         plan, source = self._plan, self._source
         count = min(source.count, plan.per_pass - self.sent % plan.per_pass)
         offset = source.fill(slot.slot, self.sent, count)

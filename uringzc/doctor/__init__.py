@@ -1,1 +1,1 @@
-"""What works on this machine, and on the way to a host."""
+"""What works on this machine, and on the route to a host."""

@@ -10,22 +10,15 @@ from uringzc.doctor.route import Route
 from uringzc.engines.base import Engine
 from uringzc.engines.choose import ENGINES, auto, choose
 from uringzc.errors import counted
-from uringzc.kernel.features import (
-    MEMLOCK_FIX,
-    Features,
-    Reason,
-    features,
-    memlock,
-    most_segments,
-    reason_of,
-    sysctl,
-)
+from uringzc.kernel.features import Features, features, max_segments
+from uringzc.kernel.proc import sysctl
+from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock, reason_of
 from uringzc.notif import COMPLETIONS
 from uringzc.records import explained
 from uringzc.senders.sockets import make_room, room_for
 from uringzc.senders.udp import ARENA, MAX_INFLIGHT
 
-#: Scheduler's max_inflight, if it is not told another
+#: the default of Scheduler's max_inflight
 _SCHEDULER = 8192
 #: bytes of net.core.optmem_max that a notification of MSG_ZEROCOPY takes, and the default of Linux 6.7
 _NOTIFICATION, _OPTMEM = 832, 131072
@@ -35,11 +28,11 @@ _PAGE = 4096
 @dataclass(frozen=True)
 @explained
 class Limits:
-    """Numbers that bound what can be in flight, in bytes where it does not say what. None: there is no limit,
-    or, of a sysctl, it can not be read.
+    """What bounds the data in flight, in bytes if nothing else is said. None: there is no limit; of a sysctl,
+    it can not be read.
     """
 
-    segments: Annotated[int, "the most datagrams of a train"]
+    segments: Annotated[int, "the most datagrams of a train, one send with UDP_SEGMENT"]
     memlock: Annotated[int | None, "RLIMIT_MEMLOCK, of a user's processes together"]
     memlock_sends: Annotated[int | None, "sends that MSG_ZEROCOPY can have in flight under that"]
     arena: Annotated[int, "registered of the 4 MiB that a UdpSender asks for; 0 where none is"]
@@ -52,7 +45,7 @@ class Limits:
 @dataclass(frozen=True)
 @explained
 class Capabilities:
-    """What can be done here, found by trying. ``str()`` of it is for people."""
+    """What works here, found by trying. ``str()`` of it is for people."""
 
     engine: Annotated[
         str, 'what "auto" is for a UdpSender: "io_uring", "msg_zerocopy", "copy"; "none": it raises'
@@ -60,8 +53,8 @@ class Capabilities:
     engines: Annotated[dict[str, Reason | None], "each engine, and why it does not work here; None: it does"]
     details: Annotated[tuple[Reason, ...], "why not a better engine, what limits, what copies"]
     features: Annotated[Features | None, "what io_uring offers, where there is one"]
-    limits: Annotated[Limits, "what bounds that which can be in flight"]
-    route: Annotated[Route | None, "the way to the host, if one was given"]
+    limits: Annotated[Limits, "what bounds the data in flight"]
+    route: Annotated[Route | None, "the route to the host, if one was given"]
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -87,21 +80,21 @@ def probe(host: str | None = None) -> Capabilities:
     It opens each engine for a moment, and sends nothing out of this machine. A `host` without an address or a
     route is an OSError, and needs pyroute2 (the extra "cli"). ValueError: URINGZC_ENGINE names no engine.
     """
-    to = None if host is None else route.look(host)
-    engine, engines, details, arena = _try()
+    to = None if host is None else route.find_route(host)
+    engine, engines, details, arena = _try_engines()
     limits = _limits(arena)
     if engine == "io_uring":
-        details += _lacking(features())
-    details += _limiting(engine, limits)
+        details += _missing_features(features())
+    details += _limit_reasons(engine, limits)
     details += to.reasons() if to else ()
     offered = None if engines["io_uring"] else features()
     return Capabilities(engine, engines, details, offered, limits, to)
 
 
-def _try() -> tuple[str, dict[str, Reason | None], tuple[Reason, ...], int]:
-    """What "auto" is, each engine's reason, those of "auto", and bytes of an arena that can be registered.
+def _try_engines() -> tuple[str, dict[str, Reason | None], tuple[Reason, ...], int]:
+    """What "auto" is, why each engine does not work, the details, and bytes of an arena that were registered.
 
-    One ring does for all: the kernel takes back what a ring is charged for only some time after its end.
+    All with one ring: the kernel uncharges a ring's locked memory only some time after its end.
     """
     known: dict[str, Reason | None] = {}
     details: tuple[Reason, ...] = ()
@@ -120,18 +113,18 @@ def _try() -> tuple[str, dict[str, Reason | None], tuple[Reason, ...], int]:
         engine, arena = chosen.name, memory.length if memory.buffer >= 0 else 0
         known.update({**chosen.passed_over, engine: None})
         details += (*chosen.passed_over.values(), *smaller)
-    engines = {name: known[name] if name in known else _obstacle(name) for name in ENGINES}
+    engines = {name: known[name] if name in known else _why_not(name) for name in ENGINES}
     return engine, engines, details, arena
 
 
 def _choose() -> tuple[Engine, tuple[Reason, ...]]:
-    """What "auto" is for a UdpSender; and why, if it is worse for a Scheduler, whose ring is larger."""
+    """What "auto" is for a UdpSender; and why not for a Scheduler, whose ring is larger."""
     try:
-        large = _open("auto", _SCHEDULER)
-        refused = large.passed_over.get("io_uring")
+        for_scheduler = _open("auto", _SCHEDULER)
+        refused = for_scheduler.passed_over.get("io_uring")
         if refused is None or refused.name != "memlock":
-            return large, ()
-        large.close()
+            return for_scheduler, ()
+        for_scheduler.close()
     except OSError as error:
         refused = reason_of(error)
     chosen = _open("auto", MAX_INFLIGHT)
@@ -141,11 +134,11 @@ def _choose() -> tuple[Engine, tuple[Reason, ...]]:
     return chosen, (Reason("memlock_ring", text, fix),)
 
 
-def _open(name: str, most: int) -> Engine:
-    return choose(name, most, COMPLETIONS["none"], False)
+def _open(name: str, max_inflight: int) -> Engine:
+    return choose(name, max_inflight, COMPLETIONS["none"], False)
 
 
-def _obstacle(name: str) -> Reason | None:
+def _why_not(name: str) -> Reason | None:
     try:
         _open(name, MAX_INFLIGHT).close()
     except OSError as error:
@@ -158,7 +151,7 @@ def _limits(arena: int) -> Limits:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sndbuf = make_room(sock, room_for(ARENA, MAX_INFLIGHT))
     return Limits(
-        segments=most_segments(),
+        segments=max_segments(),
         memlock=locked,
         memlock_sends=None if locked is None else locked // (2 * _PAGE),
         arena=arena,
@@ -169,22 +162,23 @@ def _limits(arena: int) -> Limits:
     )
 
 
-def _lacking(offered: Features) -> tuple[Reason, ...]:
-    """What io_uring can do on later kernels."""
-    lacking = []
+def _missing_features(offered: Features) -> tuple[Reason, ...]:
+    """What io_uring has on later kernels, and not here."""
+    missing = []
     if not offered.report_usage:
         text = "the kernel does not say whether it copied: `copied` is None"
-        lacking.append(Reason("report_usage", text, "run Linux 6.2 or later"))
+        missing.append(Reason("report_usage", text, "run Linux 6.2 or later"))
     if not offered.sendmsg_zc:
         text = "this kernel has no IORING_OP_SENDMSG_ZC: what needs a control message is copied"
-        lacking.append(Reason("sendmsg_zc", text, "run Linux 6.1 or later"))
+        missing.append(Reason("sendmsg_zc", text, "run Linux 6.1 or later"))
     elif not offered.fixed_message:
         text = "SENDMSG_ZC takes no registered memory: trains on a shared socket are pinned at each send"
-        lacking.append(Reason("fixed_message", text, "run Linux 6.15 or later"))
-    return tuple(lacking)
+        missing.append(Reason("fixed_message", text, "run Linux 6.15 or later"))
+    return tuple(missing)
 
 
-def _limiting(engine: str, limits: Limits) -> tuple[Reason, ...]:
+def _limit_reasons(engine: str, limits: Limits) -> tuple[Reason, ...]:
+    """The limits that are lower than what a UdpSender asks for."""
     found = []
     memory, arena = limits.memlock, f"the {ARENA >> 10} KiB of an arena"
     limit = "" if memory is None else f": RLIMIT_MEMLOCK is {memory >> 10} KiB per user"

@@ -1,4 +1,4 @@
-"""The way to a host: its device, and what that does for whoever sends. Needs pyroute2."""
+"""The route to a host: its device, its offloads, and what they mean for zero-copy. Needs pyroute2."""
 
 import errno
 import os
@@ -7,22 +7,22 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from uringzc.address import lacks_scope, no_host
-from uringzc.kernel.features import Reason
+from uringzc.kernel.reasons import Reason
 from uringzc.records import explained
 
 _IP_MTU, _IPV6_MTU = 14, 24  # <linux/in.h>, <linux/in6.h>
 _RTN_LOCAL, _IFF_LOOPBACK = 2, 8
 _DISCARD = 9  # a port: nothing is sent to it
 _HEADERS = {socket.AF_INET: 20 + 8, socket.AF_INET6: 40 + 8}
-_MOST = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
-#: kinds of devices whose other end is on this machine
-_NEAR = {"veth": "its other end", "tun": "the program behind it"}
+_MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
+#: kinds of devices whose other end is on this machine, and that other end
+_LOCAL = {"veth": "its other end", "tun": "the program behind it"}
 
 
 @dataclass(frozen=True)
 @explained
 class Route:
-    """How datagrams get to a host, and what its device offers; None: it could not be asked."""
+    """How datagrams get to a host, and the offloads of the device; None: the device does not say."""
 
     host: Annotated[str, "as it was given"]
     address: Annotated[str, "the address that this stands for"]
@@ -32,7 +32,7 @@ class Route:
     payload: Annotated[int, "bytes of the largest datagram that is not fragmented"]
     checksum: Annotated[bool | None, "the device computes UDP checksums (tx-checksum-*)"]
     scatter_gather: Annotated[bool | None, "the device gathers what it sends (tx-scatter-gather)"]
-    segmentation: Annotated[bool | None, "the device cuts up trains (tx-udp-segmentation)"]
+    segmentation: Annotated[bool | None, "the device splits trains, UDP_SEGMENT sends (tx-udp-segmentation)"]
 
     @property
     def copies(self) -> Reason | None:
@@ -45,8 +45,8 @@ class Route:
             text = f"{self.address} is this machine: over loopback the kernel always copies, at delivery"
             return (Reason("loopback", text, ""),)
         found = []
-        if self.kind in _NEAR:
-            text = f"{self.device} is of kind {self.kind}: {_NEAR[self.kind]} gets a copy, made at delivery"
+        if self.kind in _LOCAL:
+            text = f"{self.device} is of kind {self.kind}: {_LOCAL[self.kind]} gets a copy, made at delivery"
             found.append(Reason(self.kind, text, ""))
         if self.checksum is False:
             text = f"{self.device} does not checksum what it sends, so the kernel copies, and says nothing"
@@ -67,14 +67,14 @@ class Route:
 _COPIES = {"loopback", "veth", "tun", "no_checksum", "no_scatter_gather"}
 
 
-def look(host: str) -> Route:
-    """The route from the network that this thread is in. OSError names the host: it has no address, or no way
-    leads there. ModuleNotFoundError without pyroute2.
+def find_route(host: str) -> Route:
+    """The route from this thread's network namespace. OSError names a host without an address or a route;
+    ModuleNotFoundError without pyroute2.
     """
     try:
         import pyroute2
     except ModuleNotFoundError as error:
-        text = "to look at a route needs pyroute2: pip install 'uringzc[cli]'"
+        text = "finding a route needs pyroute2: pip install 'uringzc[cli]'"
         raise ModuleNotFoundError(text, name=error.name) from None
     try:
         family, _, _, _, to = socket.getaddrinfo(host, _DISCARD, 0, socket.SOCK_DGRAM)[0]
@@ -91,7 +91,7 @@ def look(host: str) -> Route:
         try:
             (route,) = ip.route("get", **asked)
         except pyroute2.NetlinkError as error:
-            raise _no_way(host, address, error.code) from error
+            raise _no_route(host, address, error.code) from error
         (link,) = ip.get_links(route.get_attr("RTA_OIF"))
     local = route["type"] == _RTN_LOCAL or link["flags"] & _IFF_LOOPBACK
     device = link.get_attr("IFLA_IFNAME")
@@ -102,25 +102,25 @@ def look(host: str) -> Route:
         device=device,
         kind="loopback" if local else (about and about.get_attr("IFLA_INFO_KIND")) or "",
         mtu=mtu,
-        payload=min(mtu - _HEADERS[family], _MOST[family]),
+        payload=min(mtu - _HEADERS[family], _MAX_PAYLOAD[family]),
         **_offloads(device, 4 if family == socket.AF_INET else 6),
     )
 
 
 def _mtu(host: str, family: int, to: Any) -> int:
-    """Of the path, from a socket that is connected to it: nothing is sent."""
+    """The path's MTU, from a socket that is connected to the host: nothing is sent."""
     with socket.socket(family, socket.SOCK_DGRAM) as sock:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         try:
             sock.connect(to)
         except OSError as error:
-            raise _no_way(host, str(to[0]), error.errno or errno.ENETUNREACH) from error
+            raise _no_route(host, str(to[0]), error.errno or errno.ENETUNREACH) from error
         if family == socket.AF_INET6:
             return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
         return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
 
 
-def _no_way(host: str, address: str, code: int) -> OSError:
+def _no_route(host: str, address: str, code: int) -> OSError:
     at = host if address == host else f"{host} ({address})"
     return OSError(code, f"there is no way to {at}: {os.strerror(code)}")
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from uringzc.engines.base import Engine
 from uringzc.engines.io_uring import RingEngine
 from uringzc.engines.msg_zerocopy import CopyEngine, MsgZerocopyEngine
-from uringzc.kernel.features import Reason, reason_of
+from uringzc.kernel.reasons import Reason, reason_of
 
 #: best first
 ENGINES = ("io_uring", "msg_zerocopy", "copy")
@@ -18,9 +18,9 @@ def choose(
 ) -> Engine:
     """The engine of that name; "auto" is the best that works here. OSError says why one can not, and the fix.
 
-    URINGZC_ENGINE in the environment is what "auto" stands for. What "auto" had to pass over, and why, is in
-    the engine's ``passed_over``. `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: the
-    requests of one submission, where it is not left to the engine.
+    URINGZC_ENGINE in the environment replaces "auto". Its ``passed_over`` says which better engines "auto"
+    could not choose, and why. `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: requests
+    of one submission; None: the engine's default.
     """
     if debug is None:
         debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")

@@ -14,7 +14,8 @@ from uringzc._uring import ffi, lib
 from uringzc.engines.base import Engine, batch_of, in_range
 from uringzc.engines.tables import Buffers, Sockets
 from uringzc.errors import check
-from uringzc.kernel.features import Reason, features, no_ring, refusal
+from uringzc.kernel.features import features
+from uringzc.kernel.reasons import Reason, no_ring, refusal
 from uringzc.memory import Region
 from uringzc.notif import NOTIFICATION_UNKNOWN, RAW
 
@@ -47,7 +48,6 @@ class RingEngine(Engine):
         cq_entries: int | None = None,
         debug: bool = False,
     ) -> None:
-        self.closed, self.dead = True, False
         in_range("entries", 1 if entries is None else entries, 32768)
         in_range("cq_entries", 1 if cq_entries is None else cq_entries, _CQ_MOST)
         offered = features()
@@ -103,7 +103,7 @@ class RingEngine(Engine):
         self.queue.clear_socket_cache()
 
     @property
-    def lacks(self) -> str:
+    def limitation(self) -> str:
         """Says so where the kernel makes no table of files: it is not worth a failure."""
         refused = self.sockets.refused
         return f"Its socket is not registered: no table of files ({os.strerror(refused)})" if refused else ""
@@ -114,7 +114,7 @@ class RingEngine(Engine):
     def _signal(self) -> None:
         lib.uzc_ring_signal(self._native)
 
-    def _retire(self) -> None:
+    def _clear_retired(self) -> None:
         if self._buffers.retired:
             self._buffers.clear_retired()
 
@@ -122,5 +122,5 @@ class RingEngine(Engine):
         self.sockets.registered.clear()
         lib.uzc_ring_exit(self._out)
 
-    def _leave(self) -> None:
+    def _abandon(self) -> None:
         lib.uzc_ring_abandon(self._out)

@@ -1,12 +1,12 @@
-"""Who keeps memory alive when a program does not: dropped engines, ended threads, forks, interpreter exit.
+"""Memory stays valid when a program does not close an engine: finalizers, ended threads, forks, exit.
 
-Closing a ring is no barrier: the kernel goes on reading memory that was sent from it, and says so only on
-that ring. So an engine that can not be closed cleanly is *parked*: kept open, with everything that its
-requests hold, until its owner's next call on any engine, or the owner's end, finds that the kernel is done.
-What requests hold is held by C references in their entries, which interpreter shutdown does not drop.
+Closing a ring does not stop the kernel: it goes on reading memory that was sent, and notifies of it on that
+ring alone. So an engine that can not be ended yet is *parked*: kept open, with everything that its requests
+hold, until nothing is in flight. Its owner thread finds that out, in its next call on any engine or when it
+ends. What requests hold is held by C references, which interpreter shutdown does not drop.
 
-Finalizers run in any thread and inside any call, so they never touch a ring: they park it. One that nobody
-owns, with nothing queued, has no requests, and may be ended anywhere.
+Finalizers run in any thread and inside any call, so they never touch a ring: they park it. An engine without
+an owner, with nothing queued, has no requests, and may be ended by any thread.
 """
 
 import atexit
@@ -26,7 +26,7 @@ DRAIN_AT_END = 2.0
 
 
 class Engine(Protocol):
-    """What parking needs of an engine."""
+    """What is needed of an engine here; see ``base.Engine``."""
 
     closed: bool
     refuse: Refuser
@@ -34,42 +34,42 @@ class Engine(Protocol):
     def is_owner(self) -> bool:
         """Whether this thread may use it."""
 
-    def take(self) -> bool:
-        """Whether it is this thread's: from now on, if it was nobody's."""
+    def try_claim(self) -> bool:
+        """Whether this thread owns it; it does from now on if no thread did."""
 
-    def settle(self) -> bool:
-        """Submits and takes what there is; ends, and leaves the parked, if nothing is in flight any more."""
+    def exit_if_idle(self) -> bool:
+        """Submits and polls once; ends, and is no longer parked, if nothing is in flight. Whether it did."""
 
-    def end(self, timeout: float) -> None:
-        """The owner ends: closes it, and drains it where it is parked."""
+    def finish(self, timeout: float) -> None:
+        """The owner thread ends: closes it, and drains it where it is parked."""
 
     def send_by_syscall(self) -> None:
         """Sends what its senders have gathered, without the ring, in any thread."""
 
     def abandon(self) -> None:
-        """In the child of a fork: forgets the parent's engine."""
+        """In the child of a fork: the engine is the parent's."""
 
 
 _living: "weakref.WeakSet[Engine]" = weakref.WeakSet()
 _parked: list[Engine] = []
-_left: list[Engine] = []  # parked when their owner ended: nobody can see what becomes of them
+_orphaned: list[Engine] = []  # parked when their owner thread ended: no other thread can poll them
 _local = threading.local()
 
 
-def born(engine: Engine) -> None:
-    """Every engine is known here until it is collected."""
+def track(engine: Engine) -> None:
+    """Every new engine: it is closed at exit, and abandoned in the child of a fork, if it is still alive."""
     _living.add(engine)
 
 
 def park(engine: Engine) -> None:
     """Keeps `engine` until its owner, or this thread if it has none, finds it idle or ends. Safe anywhere."""
     _parked.append(engine)
-    _guard()
+    _thread_end()
 
 
 def unpark(engine: Engine) -> None:
-    """It has ended."""
-    for kept in (_parked, _left):
+    """`engine` has ended."""
+    for kept in (_parked, _orphaned):
         with suppress(ValueError):
             while True:
                 kept.remove(engine)
@@ -77,81 +77,77 @@ def unpark(engine: Engine) -> None:
 
 def parked() -> list[Engine]:
     """The engines that are kept, of all threads."""
-    return [*_parked, *_left]
+    return [*_parked, *_orphaned]
 
 
-def sweep() -> None:
-    """Lets go of this thread's parked engines that are idle; engines call it once per submit and reap."""
+def release_parked() -> None:
+    """Ends this thread's parked engines that are idle. Engines call it at each submit and poll."""
     if _parked:
-        _sweep()
+        for engine in list(_parked):
+            if engine.is_owner():
+                engine.exit_if_idle()
 
 
-def _sweep() -> None:
-    for engine in list(_parked):
-        if engine.is_owner():
-            engine.settle()
+class _ThreadEnd:
+    """Lives in a thread's local storage: it is finalized in that thread, when the thread ends."""
 
-
-class _Guard:
-    """Lives in a thread's local storage; its end is the thread's end, in that thread."""
-
-    thread: int | None = None  #: None: it is not in its place; 0: the process ends
+    thread: int | None = None  #: None: it is not in the local storage yet; 0: the process ends
 
     def __init__(self) -> None:
-        self.engines: list[weakref.ref[Engine]] = []
+        self.engines: list[weakref.ref[Engine]] = []  #: those that the thread owns
 
     def __del__(self) -> None:
-        if threading.get_ident() == self.thread:  # in the child of a fork, and at exit, it is another's
+        if threading.get_ident() == self.thread:  # not in the child of a fork, nor at exit
             living = [reference() for reference in self.engines]
-            _end([*_parked, *(engine for engine in living if engine is not None)])
+            _close_owned([*_parked, *(engine for engine in living if engine is not None)])
 
 
-def _guard() -> _Guard:
+def _thread_end() -> _ThreadEnd:
     """The calling thread's."""
-    guard: _Guard | None = getattr(_local, "guard", None)
-    if guard is None:
-        guard = _local.guard = _Guard()
-    if guard.thread is None:  # last: one that an interrupt keeps from its place ends nothing
-        guard.thread = threading.get_ident()
-    return guard
+    end: _ThreadEnd | None = getattr(_local, "end", None)
+    if end is None:
+        end = _local.end = _ThreadEnd()
+    if end.thread is None:  # last: one that an interrupt keeps out of the local storage ends nothing
+        end.thread = threading.get_ident()
+    return end
 
 
 def claimed(reference: "weakref.ref[Engine]") -> None:
     """The calling thread has become the owner of an engine."""
-    guard = _guard()
-    guard.engines = [kept for kept in guard.engines if kept() is not None]
-    guard.engines.append(reference)
+    end = _thread_end()
+    end.engines = [kept for kept in end.engines if kept() is not None]
+    end.engines.append(reference)
 
 
-def _end(engines: Iterable[Engine]) -> None:
-    """Closes or drains those that are the ending thread's: nobody else can see their notifications."""
+def _close_owned(engines: Iterable[Engine]) -> None:
+    """Closes or drains those that the ending thread owns: no other thread can read their notifications."""
     deadline = time.monotonic() + DRAIN_AT_END
     for engine in engines:
-        if (engine.closed and engine not in _parked) or not engine.take():
+        if (engine.closed and engine not in _parked) or not engine.try_claim():
             continue
         try:
-            engine.end(max(0.0, deadline - time.monotonic()))
-        except Exception:  # nobody is left to catch it, and the next engine is to be closed too
+            engine.finish(max(0.0, deadline - time.monotonic()))
+        except Exception:  # no caller is left to catch it, and the next engine is to be closed too
             logging.getLogger("uringzc").exception("a %s could not be closed", engine.refuse.what)
         if engine in _parked:
             unpark(engine)
-            _left.append(engine)
+            _orphaned.append(engine)
 
 
 def _at_exit() -> None:
-    _end([*_parked, *_living])
+    _close_owned([*_parked, *_living])
     for engine in list(_living):
         if not engine.closed:
             engine.send_by_syscall()
-    _guard().thread = 0  # all that it is for is done, and what it needs is taken down now
+    _thread_end().thread = 0  # its work is done, and the modules that it needs are about to be cleared
 
 
 def _after_fork() -> None:
-    for engine in {*_living, *_parked, *_left}:
+    for engine in {*_living, *_parked, *_orphaned}:
         engine.abandon()
     _living.clear()
     _parked.clear()
-    _left.clear()
+    _orphaned.clear()
     _local.__dict__.clear()
 
 

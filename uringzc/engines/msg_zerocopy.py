@@ -54,11 +54,10 @@ class MsgZerocopyEngine(Engine):
     """sendmmsg with MSG_ZEROCOPY."""
 
     name = "msg_zerocopy"
-    least = 40 << 10  # pages are pinned for each send: 0.8 of copying at 4000 bytes, 1.1 at 65,000
+    min_zero_copy = 40 << 10  # pages are pinned for each send: 0.8 of copying at 4000 bytes, 1.1 at 65,000
     _zero_copy = True
 
     def __init__(self, max_inflight: int, completions: int, debug: bool = False) -> None:
-        self.closed, self.dead = True, False
         if self._zero_copy:
             require_zerocopy()
         super().__init__(max_inflight, completions, debug)
@@ -76,7 +75,7 @@ class MsgZerocopyEngine(Engine):
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from. The kernel pins it at each send, and not before."""
         self.check()
-        view = memory.of_region(size_or_buffer)
+        view = memory.region_memory(size_or_buffer)
         return Region(Memory(view, memory.address_of(view), view.nbytes, self._retired), view)
 
     def unregistered(self, size: int) -> Region:
@@ -129,7 +128,7 @@ class MsgZerocopyEngine(Engine):
         self.sockets.registered.clear()
         lib.uzc_msg_zerocopy_exit(self._out)
 
-    def _leave(self) -> None:
+    def _abandon(self) -> None:
         lib.uzc_msg_zerocopy_exit(self._out)
 
 

@@ -14,7 +14,7 @@ from uringzc import memory
 from uringzc._send import Memory
 from uringzc._uring import lib
 from uringzc.errors import check, refuse
-from uringzc.kernel.features import memlock_hint
+from uringzc.kernel.reasons import memlock_hint
 from uringzc.memory import Region
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Buffers:
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
         own = isinstance(size_or_buffer, int)
-        view = memory.of_region(size_or_buffer)
+        view = memory.region_memory(size_or_buffer)
         where = memory.address_of(view)
         held = Memory(view, where, view.nbytes, self.retired)
         self._pin(held, own)
@@ -60,7 +60,7 @@ class Buffers:
 
     def unregistered(self, size: int) -> Region:
         """Memory as register(size) makes it, that the kernel would not lock."""
-        view = memory.of_region(size)
+        view = memory.region_memory(size)
         return Region(Memory(view, memory.address_of(view), view.nbytes, self.retired), view)
 
     def _pin(self, held: Memory, own: bool) -> None:

@@ -1,7 +1,7 @@
-"""The error queue of a socket, as far as it is not the engine's: ICMP errors, local errors, timestamps.
+"""Messages of a socket's error queue other than zero-copy notifications: ICMP and local errors, timestamps.
 
 The kernel puts these into one queue with the notifications of MSG_ZEROCOPY. The engine that reads those keeps
-the others, in the shape in which ``socket.recvmsg`` gives them.
+the others, in the form in which ``socket.recvmsg`` returns them.
 """
 
 import socket
@@ -22,12 +22,12 @@ class ErrorMessage(NamedTuple):
         list[tuple[int, int, bytes]],
         "control messages: level, type and data, which is a struct sock_extended_err for IP_RECVERR",
     ]
-    flags: Annotated[int, "those of the message: MSG_ERRQUEUE, and MSG_TRUNC where `data` was cut short"]
+    flags: Annotated[int, "of the message: MSG_ERRQUEUE, and MSG_TRUNC where `data` was cut short"]
     address: Annotated[Any, "where that datagram was to go; None where the kernel does not say"]
 
 
 def read(sock: socket.socket) -> list[ErrorMessage]:
-    """All that the socket's error queue holds. Matches recvmsg(MSG_ERRQUEUE)."""
+    """Reads the socket's error queue until it is empty. Matches recvmsg(MSG_ERRQUEUE)."""
     found: list[ErrorMessage] = []
     with suppress(BlockingIOError):
         while True:
@@ -37,7 +37,7 @@ def read(sock: socket.socket) -> list[ErrorMessage]:
 
 
 def parse(control: bytes) -> Iterator[tuple[int, int, bytes]]:
-    """The control messages (struct cmsghdr, each padded to 8 bytes) that `control` is."""
+    """The control messages in `control` (struct cmsghdr, each padded to 8 bytes): level, type, data."""
     at = 0
     while at + 16 <= len(control):
         length, level, kind = struct.unpack_from("=Qii", control, at)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 from uringzc.errors import counted
-from uringzc.kernel.features import most_segments
+from uringzc.kernel.features import max_segments
 from uringzc.records import explained, renamed
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
@@ -64,7 +64,7 @@ def snapshot(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
 
 def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, arena: "Arena") -> str:
     """What the sender does, and why."""
-    limit = most_segments()
+    limit = max_segments()
     trains = (
         f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
     )
@@ -76,8 +76,8 @@ def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, are
     ]
     if why := engine.why_copied(slow_path.sock):
         sentences.insert(-1, f"Now all of them are copied, because {why}")
-    if engine.lacks:
-        sentences.append(engine.lacks)
+    if engine.limitation:
+        sentences.append(engine.limitation)
     if batcher.untimed:
         sentences.append(
             "There is no timer, since no thread can be started (RLIMIT_NPROC, or a limit of the cgroup's "
@@ -109,8 +109,8 @@ def _copies(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath) -> 
     if not batcher.settled:  # whether the kernel copies them its notifications will tell
         are = "are tried zero-copy first, and sent as plain copies where the kernel copies anyway"
     return (
-        f"Requests of {engine.least} bytes and more {are}; smaller ones, and datagrams above the MTU, are "
-        "copied, which is faster"
+        f"Requests of {engine.min_zero_copy} bytes and more {are}; smaller ones, and datagrams above the "
+        "MTU, are copied, which is faster"
     )
 
 

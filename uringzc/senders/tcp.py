@@ -145,7 +145,7 @@ class TcpSender(Delegate):
         stream: TcpStream | None = getattr(self, "_stream", None)
         if stream is not None:
             stream.close()
-            self._engine.detach(stream)
+            self._engine.senders.detach(stream)
         if self._own_engine:
             self._engine.close()
         if self._poll is not None:
@@ -245,7 +245,7 @@ class TcpSender(Delegate):
             stack.callback(self._let_go)
             if self._own_engine:
                 stack.callback(self._engine.close, timeout)
-            stack.callback(self._engine.detach, self._stream)
+            stack.callback(self._engine.senders.detach, self._stream)
             stack.callback(self._stream.close)
 
     def _let_go(self) -> None:
@@ -271,9 +271,9 @@ class TcpSender(Delegate):
         self.closed = True
         self._stream.close()
         if self._own_engine:
-            self._engine.drop(self)
+            self._engine.finalize(self)
         else:
-            self._engine.lost(self._stream)
+            self._engine.senders.detach_later(self._stream)
             warnings.warn("TcpSender was not closed", ResourceWarning, source=self, stacklevel=2)
 
     # -- what it does

@@ -30,11 +30,12 @@ from uringzc import address, memory
 from uringzc._send import Delegate, Lease, UdpBatcher
 from uringzc.address import Address
 from uringzc.compiled import compiled
-from uringzc.engines.base import ARENA_LEAST, Engine
+from uringzc.engines.attached import MIN_ARENA
+from uringzc.engines.base import Engine
 from uringzc.engines.choose import choose
 from uringzc.engines.tables import DATAGRAM_MOST
 from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
-from uringzc.kernel.features import most_segments
+from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Notification, Notifier
 from uringzc.scheduler import Scheduler
@@ -134,8 +135,8 @@ class UdpSender(Delegate):
                 raise TypeError(f"{name} is a function or None, not {callback!r}")
         if not (sndbuf is None or sndbuf == "auto" or (isinstance(sndbuf, int) and 0 < sndbuf < 1 << 30)):
             raise ValueError(f"sndbuf is 'auto', None, or bytes from 1 to {(1 << 30) - 1}, not {sndbuf!r}")
-        if not isinstance(arena, int) or not ARENA_LEAST <= arena <= 1 << 30:
-            raise ValueError(f"an arena is {ARENA_LEAST} to {1 << 30} bytes, not {arena!r}")
+        if not isinstance(arena, int) or not MIN_ARENA <= arena <= 1 << 30:
+            raise ValueError(f"an arena is {MIN_ARENA} to {1 << 30} bytes, not {arena!r}")
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
         self._mode = zero_copy
@@ -157,7 +158,7 @@ class UdpSender(Delegate):
                 self._engine.refuse.what = "UdpSender"
             else:
                 self._engine = scheduler._engine
-                most = self._engine.slots.most
+                most = self._engine.slots.max_inflight
             self._build(remote, arena, most, strict_order, on_error, notify)
         except BaseException:
             self._abort()
@@ -196,8 +197,8 @@ class UdpSender(Delegate):
             notify=notify is not None,
             most=DATAGRAM_MOST[family],
             large=LARGE,
-            least=self._engine.least,
-            limit=most_segments(),
+            least=self._engine.min_zero_copy,
+            limit=max_segments(),
             max_inflight=most,
             max_delay=0 if self._max_delay is None else max(1, int(self._max_delay * 1e9)),
         )
@@ -216,7 +217,7 @@ class UdpSender(Delegate):
         engine: Engine | None = getattr(self, "_engine", None)
         if batcher is not None and engine is not None:
             batcher.close()
-            engine.detach(batcher)
+            engine.senders.detach(batcher)
         if engine is not None and self._own_engine:
             engine.close()
         if self._own_socket:
@@ -475,7 +476,7 @@ class UdpSender(Delegate):
             stack.callback(self._let_go)
             if self._own_engine:
                 stack.callback(self._engine.close, timeout)
-            stack.callback(self._engine.detach, self._batcher)
+            stack.callback(self._engine.senders.detach, self._batcher)
             stack.callback(self._discard)
             stack.callback(self._batcher.close)
 
@@ -507,9 +508,9 @@ class UdpSender(Delegate):
         self.closed = True
         self._batcher.drop()  # what it has taken it sends, by system calls
         if self._own_engine:
-            self._engine.drop(self)
+            self._engine.finalize(self)
         else:
-            self._engine.lost(self._batcher)
+            self._engine.senders.detach_later(self._batcher)
             warnings.warn("UdpSender was not closed", ResourceWarning, source=self, stacklevel=2)
 
     # -- what it does

@@ -1,0 +1,109 @@
+"""The senders that use one engine, and the arena in which its UDP senders gather datagrams."""
+
+import errno
+import time
+import weakref
+from contextlib import suppress
+from typing import Protocol
+
+from uringzc._send import Arena, TcpStream, UdpBatcher
+from uringzc.engines.contract import KernelInterface
+
+#: bytes of the smallest arena
+MIN_ARENA = 256 << 10
+
+
+class Sender(Protocol):
+    """What an engine needs of a sender."""
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Sends what waits, drains, and ends."""
+
+
+class AttachedSenders:
+    """The senders of one engine. Senders are held weakly; their compiled parts while they have requests."""
+
+    def __init__(self) -> None:
+        self.arena: Arena | None = None  #: of all UDP senders of the engine
+        self._senders: weakref.WeakSet[Sender] = weakref.WeakSet()
+        self._parts: list[UdpBatcher | TcpStream] = []  # the listeners of the engine's internal slots
+        self.to_detach: list[UdpBatcher | TcpStream] = []  #: closed or dropped, and still attached
+
+    def add(self, sender: Sender, part: UdpBatcher | TcpStream) -> None:
+        """A new sender, and its compiled part."""
+        self._senders.add(sender)
+        self._parts.append(part)
+
+    def detach(self, part: UdpBatcher | TcpStream) -> None:
+        """The sender is closed. While requests of it are in flight its compiled part stays."""
+        if part.close_slot():
+            with suppress(ValueError):  # its constructor failed before it was attached
+                self._parts.remove(part)
+        else:
+            self.to_detach.append(part)
+
+    def detach_later(self, part: UdpBatcher | TcpStream) -> None:
+        """The sender was dropped without close(), in any thread: the owner's next call detaches it."""
+        self.to_detach.append(part)
+
+    def detach_closed(self) -> None:
+        """Detaches those of `to_detach` that have no requests in flight any more."""
+        parts, self.to_detach = self.to_detach, []
+        for part in parts:
+            self.detach(part)
+
+    def close(self, deadline: float) -> list[Exception]:
+        """Closes all of them until `deadline` (time.monotonic()); returns what they raised."""
+        errors: list[Exception] = []
+        for sender in list(self._senders):
+            try:
+                sender.close(max(0.0, deadline - time.monotonic()))
+            except Exception as error:  # the others, and the engine, are to be closed too
+                errors.append(error)
+        return errors
+
+    def none_but(self, sender: object) -> bool:
+        """Whether no other one is alive."""
+        return {*self._senders} <= {sender}
+
+    def send_by_syscall(self) -> None:
+        """UDP senders send what waits in the arena with sendmsg(), in any thread."""
+        for batcher in self._batchers():
+            batcher.send_by_syscall()
+
+    def abandon(self) -> None:
+        """In the child of a fork: their requests are the parent's."""
+        for part in self._parts:
+            part.abandon()
+
+    def clear(self) -> None:
+        """The engine has ended: breaks the cycles between it, their compiled parts and the arena."""
+        self.to_detach.clear()
+        self._parts.clear()
+
+    def _batchers(self) -> list[UdpBatcher]:
+        return [part for part in self._parts if isinstance(part, UdpBatcher) and not part.closed]
+
+    def release_blocks(self, batcher: UdpBatcher) -> list[UdpBatcher]:
+        """UDP senders other than this one send what waits, and release the block they fill; returns them."""
+        others = [each for each in self._batchers() if each is not batcher and not each.busy]
+        for other in others:
+            other.release_block()
+        return others
+
+
+def new_arena(engine: KernelInterface, size: int) -> Arena:
+    """Registered memory, halved while it can not be locked; not registered where MIN_ARENA can not be."""
+    while True:
+        try:
+            region = engine.register(size)
+            break
+        except OSError as error:
+            if error.errno != errno.ENOMEM:
+                raise
+            if size <= MIN_ARENA:
+                region = engine.unregistered(size)
+                break
+            size = max(size // 2, MIN_ARENA)
+    assert region._memory is not None
+    return Arena(region._memory)

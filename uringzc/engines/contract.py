@@ -1,0 +1,76 @@
+"""The contract of an engine: what a subclass of ``base.Engine`` gives, for one kernel interface.
+
+A new engine needs
+
+- a folder in ``_native/engines/`` with its native part, which feeds results and notifications into the slots
+  (``slots/accounting.h``), and a table of C functions for the per-request path (``uzc_calls`` in
+  ``uringzc.h``);
+- a subclass of ``Engine``. Its ``__init__`` refuses what this kernel can not do (``reasons.refusal``), calls
+  ``super().__init__``, points ``_out`` to the native part, and calls ``_start``. If it reads the error queues
+  of sockets, it overrides ``errors``;
+- its name in ``choose.py``.
+"""
+
+from abc import ABC, abstractmethod
+from socket import socket
+from typing import TYPE_CHECKING, Any
+
+from uringzc.memory import Region
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+
+class KernelInterface(ABC):
+    """What depends on the kernel interface that an engine uses."""
+
+    name: str  #: as in ``engine="..."``
+    min_zero_copy = 1024  #: bytes of a datagram request from which on zero-copy pays
+    _out: Any = None  #: a cffi pointer to the native part, which is NULL when that has been freed
+
+    @abstractmethod
+    def register(self, size_or_buffer: "int | Buffer") -> Region:
+        """Memory to send from, pinned once where the interface can. See Scheduler.register."""
+
+    @abstractmethod
+    def unregistered(self, size: int) -> Region:
+        """Memory to send from that is not pinned: for senders, where locked memory is short."""
+
+    @abstractmethod
+    def register_socket(self, sock: socket) -> None:
+        """See Scheduler.register_socket."""
+
+    @abstractmethod
+    def unregister_socket(self, sock: socket) -> None:
+        """See Scheduler.unregister_socket."""
+
+    def own_socket(self, sock: socket) -> None:  # noqa: B027
+        """Called once for a socket that a sender opened: nothing was sent through it yet."""
+
+    def why_copied(self, sock: socket) -> str:
+        """Why zero-copy requests on this socket are copied, for explain(); "" if they are not."""
+        return ""
+
+    @property
+    def limitation(self) -> str:
+        """What works without an optimisation here, and why, as a sentence for explain(); "" if nothing."""
+        return ""
+
+    @abstractmethod
+    def _fileno(self) -> int:
+        """A descriptor that is readable while there is something to reap; made at the first call."""
+
+    @abstractmethod
+    def _signal(self) -> None:
+        """Makes that descriptor readable, or not, as the unread records are now, if it was made."""
+
+    def _clear_retired(self) -> None:  # noqa: B027
+        """Unregisters memory of closed regions that no request uses any more. Called after each enter."""
+
+    @abstractmethod
+    def _exit(self) -> None:
+        """Frees the native part, and leaves NULL. Nothing is in flight."""
+
+    @abstractmethod
+    def _abandon(self) -> None:
+        """As _exit(), in the child of a fork: closes descriptors, and leaves the parent's requests alone."""
