@@ -57,8 +57,8 @@ typedef struct {
 
 /* -- slots (slots/): the request table, and the notifiers that its requests are attached to
  *
- * A request is named by a key, a notifier by a number: the index of its entry, and a generation. Keys are
- * not 0, and their top bit is 0. */
+ * A request is named by a key, a notifier by a number: the index of its entry, and a generation. The top
+ * bit of a key is 0. */
 
 #define UZC_NO_SLOT 0xffffffff /* no slot: a request outside any notifier (Ring), a sender without one */
 #define UZC_MAX_SLOTS 32768
