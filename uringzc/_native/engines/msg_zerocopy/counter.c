@@ -54,14 +54,13 @@ static bool probe_once(uzc_msg_zerocopy *e, struct sock *s, const struct entry *
  * nothing, must get through, and two probes must get consecutive ids. */
 static void probe_counter(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t next;
-    int corked = 0;
-    getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
-    if (corked || s->more_pending) /* the probe would become a part of the datagram */
+    if (s->more_pending ||
+        option_of(fd_of(s), IPPROTO_UDP, UDP_CORK, 0)) /* the probe would become a part of the datagram */
         return;
     if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no id */
         return;
     if (!s->pending_error) /* or the probe would fail with it, and consume it */
-        getsockopt(fd_of(s), SOL_SOCKET, SO_ERROR, &s->pending_error, &(socklen_t){sizeof s->pending_error});
+        s->pending_error = option_of(fd_of(s), SOL_SOCKET, SO_ERROR, 0);
     uzc_ids_next(s->ids, &next);
     if ((!s->verified && send_invalid(s, entry, MSG_PROBE) < 0) || !probe_once(e, s, entry))
         return;

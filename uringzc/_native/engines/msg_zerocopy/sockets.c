@@ -128,9 +128,7 @@ static struct sock *new_sock(uzc_msg_zerocopy *e, const struct sock_link *identi
     if (e->socks)
         e->socks->previous = s;
     e->socks = s;
-    int type = 0;
-    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
-    s->stream = type == SOCK_STREAM;
+    s->stream = option_of(fd, SOL_SOCKET, SO_TYPE, 0) == SOCK_STREAM;
     s->ids = e->zero_copy ? open_ids(s) : NULL;
     return s;
 }

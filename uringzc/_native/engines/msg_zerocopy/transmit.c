@@ -61,22 +61,17 @@ static int transmit(struct mmsg_batch *g, struct entry **entries, uint32_t count
 
 /* The program may clear SO_ZEROCOPY at any time; then the kernel ignores MSG_ZEROCOPY, and assigns no id. */
 static void refresh_zero_copy_off(struct sock *s) {
-    int enabled = 1;
-    if (s->ids)
-        getsockopt(fd_of(s), SOL_SOCKET, SO_ZEROCOPY, &enabled, &(socklen_t){sizeof enabled});
-    s->zero_copy_off = !enabled;
+    s->zero_copy_off = s->ids && !option_of(fd_of(s), SOL_SOCKET, SO_ZEROCOPY, 1);
 }
 
 /* The program may change these options too. See can_batch(). */
 static void refresh_batching(struct sock *s) {
-    int corked = 0, v4 = 0, v6 = 0;
     if (s->stream)
         return;
-    getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
-    getsockopt(fd_of(s), IPPROTO_IP, IP_RECVERR, &v4, &(socklen_t){sizeof v4});
-    getsockopt(fd_of(s), IPPROTO_IPV6, IPV6_RECVERR, &v6, &(socklen_t){sizeof v6});
-    s->batchable_with_address = !corked;
-    s->batchable_connected = !corked && (v4 || v6);
+    s->batchable_with_address = !option_of(fd_of(s), IPPROTO_UDP, UDP_CORK, 0);
+    s->batchable_connected =
+        s->batchable_with_address && (option_of(fd_of(s), IPPROTO_IP, IP_RECVERR, 0) ||
+                                      option_of(fd_of(s), IPPROTO_IPV6, IPV6_RECVERR, 0));
 }
 
 /* Whether the entry may follow others in one sendmmsg(), which returns an error for its first message alone:
