@@ -203,9 +203,8 @@ int uzc_ring_fileno(uzc_ring *ring);
 void uzc_ring_signal(uzc_ring *ring);
 /* Registers a table of so many empty buffers. */
 int uzc_ring_buffers(uzc_ring *ring, uint32_t count);
-/* length 0 empties the entry; then a tag given before is posted when the kernel's last use has ended. */
-int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length, uint64_t tag);
-int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int max);
+/* length 0 empties the entry; what is in flight from it goes on. */
+int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length);
 /* Registers a table of so many empty files. -EMFILE: more than RLIMIT_NOFILE, which stays as it is. */
 int uzc_ring_files(uzc_ring *ring, uint32_t count);
 /* fd -1 empties the entry. */

@@ -71,7 +71,7 @@ class Buffers:
         for part in range(parts):
             start = part * stride
             size = min(most, held.length - start)
-            code = lib.uzc_ring_set_buffer(self._ring[0], first + part, held.address + start, size, 0)
+            code = lib.uzc_ring_set_buffer(self._ring[0], first + part, held.address + start, size)
             if code:
                 break
         if not code and (own or not memory.on_huge_pages(held.address, held.length)):
@@ -105,7 +105,7 @@ class Buffers:
         while self.retired:
             first, parts = self.retired.popleft()
             for index in range(first, first + parts):
-                lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0, 0)
+                lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0)
             self._used[first : first + parts] = bytes(parts)
 
 

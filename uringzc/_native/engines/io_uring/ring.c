@@ -2,8 +2,7 @@
  *
  * io_uring: requests into the submission queue, results out of the completion queue and into the accounts.
  * There is one way in (queue), one way to the kernel (enter), and one way out (reap).
- *
- * Keys of requests are what the SQE's user_data carries; keys with the top bit set are buffer tags.
+ * user_data is the key of the request.
  */
 #define _GNU_SOURCE
 #include <sys/eventfd.h>
@@ -13,9 +12,6 @@
 #include "engines/gso_cmsg.h"
 #include "engines/io_uring/compat.h"
 #include "slots/accounting.h"
-
-#define TAG ((uint64_t)1 << 63)
-#define TAGS 64
 
 /* What an SQE points at; free again when the kernel has taken the SQE. */
 struct message {
@@ -31,9 +27,7 @@ struct uzc_ring {
     uzc_gso_control *controls; /* a UDP_SEGMENT control message for each size, constant once written */
     bool report_usage, sendmsg_zc, fixed_message;
     bool enabled, registered, dead;
-    int event_fd;        /* of fileno(), -1 until it is asked for */
-    uint64_t tags[TAGS]; /* of buffers that the kernel has let go */
-    int tag_count;
+    int event_fd; /* of fileno(), -1 until it is called */
 };
 
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots) {
@@ -193,10 +187,7 @@ static void revoke_fd(void *engine, int fd) {
 /* Flags decide, never the sign of res: NOTIF first, then MORE, then the result alone. */
 static void take(uzc_ring *r, const struct io_uring_cqe *cqe) {
     uint64_t key = cqe->user_data;
-    if (key & TAG) {
-        if (r->tag_count < TAGS)
-            r->tags[r->tag_count++] = key & ~TAG;
-    } else if (cqe->flags & IORING_CQE_F_NOTIF) {
+    if (cqe->flags & IORING_CQE_F_NOTIF) {
         int copied = r->report_usage ? ((uint32_t)cqe->res & IORING_NOTIF_USAGE_ZC_COPIED) != 0 : -1;
         uzc_slots_settle(r->slots, key, copied, cqe->flags);
     } else if (cqe->flags & IORING_CQE_F_MORE) {
@@ -347,23 +338,14 @@ int uzc_ring_buffers(uzc_ring *r, uint32_t count) {
     return error;
 }
 
-int uzc_ring_set_buffer(uzc_ring *r, uint32_t index, uint64_t address, uint64_t length, uint64_t tag) {
+int uzc_ring_set_buffer(uzc_ring *r, uint32_t index, uint64_t address, uint64_t length) {
     int error = begin_register(r);
     if (error)
         return error;
     struct iovec iov = {length ? (void *)address : NULL, length};
-    uint64_t marked = tag ? tag | TAG : 0;
-    error = io_uring_register_buffers_update_tag(&r->ring, index, &iov, (const __u64 *)&marked, 1);
+    error = io_uring_register_buffers_update_tag(&r->ring, index, &iov, NULL, 1);
     uzc_slots_end(r->slots);
     return error < 0 ? error : 0;
-}
-
-int uzc_ring_tags(uzc_ring *r, uint64_t *out, int most) {
-    int count = r->tag_count < most ? r->tag_count : most;
-    memcpy(out, r->tags, (size_t)count * sizeof *out);
-    memmove(r->tags, r->tags + count, (size_t)(r->tag_count - count) * sizeof *out);
-    r->tag_count -= count;
-    return count;
 }
 
 int uzc_ring_files(uzc_ring *r, uint32_t count) {
