@@ -159,9 +159,9 @@ typedef struct {
     /* Queues up to send->count requests; returns how many, or why not one. */
     int64_t (*queue)(void *engine, const uzc_send *send);
     /* Submits what is queued, if `submit` or `wait` is not 0; then waits until `wait` CQEs (msg_zerocopy: any
-     * result or notification) are there or `timeout_ns` has passed (< 0: no limit), and takes what there is.
-     * It may return before that, after it has submitted or when a signal came (-EINTR): the caller checks,
-     * and calls again. Returns the requests submitted. */
+     * result or notification) are there or `timeout_ns` has passed (< 0: no limit), and takes what was
+     * posted. It may return before that, after it has submitted or when a signal came (-EINTR): the caller
+     * checks, and calls again. Returns the requests submitted. */
     int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
     /* The program closed the descriptor: requests that are queued for it will fail with EBADF. */
     void (*revoke)(void *engine, int fd);

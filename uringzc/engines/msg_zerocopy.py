@@ -1,4 +1,4 @@
-"""The engines for where io_uring is forbidden or missing: MSG_ZEROCOPY, and plain copies. Both use sendmmsg.
+"""The engines for where io_uring is forbidden or missing: MSG_ZEROCOPY, and copies. Both use sendmmsg.
 
 The kernel (Linux 4.14 for TCP, 5.0 for UDP) numbers the zero-copy sends of a socket, and reports ranges of
 these ids in the socket's error queue; ``_native/engines/msg_zerocopy/`` matches them to requests. A range

@@ -155,7 +155,7 @@ static int wait_readable(uzc_msg_zerocopy *e, int64_t timeout_ns) {
     return came < 0 ? -errno : 0;
 }
 
-/* After sends: many notifications are there at once. */
+/* After sends: some have been delivered already, and their notifications are there. */
 static void update_dirty_sockets(uzc_msg_zerocopy *e) {
     while (e->dirty) {
         struct sock *s = e->dirty;

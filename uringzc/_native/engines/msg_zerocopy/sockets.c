@@ -17,7 +17,7 @@
 #endif
 
 /* SO_COOKIE is unique among all sockets since Linux 5.10, before that within one network namespace.
- * SO_NETNS_COOKIE (5.14) tells a kernel that is new enough. */
+ * SO_NETNS_COOKIE (5.14) shows a kernel that is new enough. */
 static bool cookies_are_unique(int fd) {
     static atomic_int unique = -1; /* not known; any thread may set it */
     int known = unique;

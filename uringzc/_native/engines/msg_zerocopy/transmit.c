@@ -20,7 +20,7 @@ static void end_request(uzc_msg_zerocopy *e, const struct entry *entry, int erro
     report_settled(e, entry->key, 1);
 }
 
-static size_t bytes_of(const struct entry *entry) {
+static size_t entry_bytes(const struct entry *entry) {
     size_t bytes = entry->vector ? 0 : entry->length;
     for (uint32_t i = 0; entry->vector && i < entry->length; i++)
         bytes += entry->vector[i].iov_len;
@@ -32,7 +32,7 @@ static size_t bytes_of(const struct entry *entry) {
 static bool is_zero_copy(const struct entry *entry, const struct sock *s) {
     uint32_t next;
     return entry->zero_copy && s->ids && !s->zero_copy_off && s->no_optmem != s->settled + 1 &&
-           bytes_of(entry) && uzc_ids_next(s->ids, &next);
+           entry_bytes(entry) && uzc_ids_next(s->ids, &next);
 }
 
 static void fill_message(struct mmsg_batch *g, uint32_t i, struct entry *entry) {
@@ -135,7 +135,7 @@ static uint32_t send_batch(uzc_msg_zerocopy *e, struct mmsg_batch *g, struct ent
     return 1;
 }
 
-static void wait_for_room(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
+static void add_waiting(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t pieces = entry->vector ? entry->length : 0;
     struct waiter *w = hold_open(s) < 0 ? NULL : malloc(sizeof *w + pieces * sizeof(struct iovec));
     if (entry->msg_flags & MSG_DONTWAIT || !w) {
@@ -196,7 +196,7 @@ static void send_entries(uzc_msg_zerocopy *e, struct sock *s, struct entry *firs
             break;
     }
     for (; at < count; at++)
-        wait_for_room(e, s, &first[at]);
+        add_waiting(e, s, &first[at]);
 }
 
 void send_queued(uzc_msg_zerocopy *e) {
