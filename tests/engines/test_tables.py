@@ -125,14 +125,14 @@ def test_entries_of_large_regions_are_used_again() -> None:
     with S() as s:
         buffers = s._engine._buffers  # type: ignore[attr-defined]
         for _ in range(BUFFERS):
-            buffers.retired.append((buffers._take(3), 3))
-        assert buffers._take(BUFFERS) == 0
+            buffers.retired.append((buffers._allocate(3), 3))
+        assert buffers._allocate(BUFFERS) == 0
         with pytest.raises(OSError, match="16384 buffers are registered, the most of one ring") as caught:
             s.register(1)
         assert caught.value.errno == errno.ENOBUFS
         buffers.retired += ((0, 1), (2, 1))
         with pytest.raises(OSError, match="16382 buffers are registered with no 2 free in a row"):
-            buffers._take(2)
+            buffers._allocate(2)
         assert s.register(1).registered
 
 
@@ -148,11 +148,11 @@ def test_entries_between_others_are_used_again() -> None:
                 buffers.retired.append((first, taken.pop(first)))
             else:
                 parts = rng.choice((1, 1, 1, 2, 3, 17))
-                first = buffers._take(parts)
+                first = buffers._allocate(parts)
                 taken[first] = parts
         used = [entry for first, parts in taken.items() for entry in range(first, first + parts)]
         assert len(used) == len(set(used)) < BUFFERS
         buffers.retired.extend(taken.items())
-        assert buffers._take(1) == 0
+        assert buffers._allocate(1) == 0
         buffers.retired.append((0, 1))
-        assert buffers._take(BUFFERS) == 0
+        assert buffers._allocate(BUFFERS) == 0

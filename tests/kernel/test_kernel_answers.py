@@ -197,7 +197,7 @@ def set_entry(world: World, length: int) -> Bad:
         assert held
         address = held.address if length else 0
         engine: Any = world.engine._engine
-        assert not lib.uzc_ring_set_buffer(engine._native, held.buffer, address, length, 0)
+        assert not lib.uzc_ring_set_buffer(engine._native, held.buffer, address, length)
 
     return registered(world, change)
 

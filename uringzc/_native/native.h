@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * What every C file stands on: standard headers, and the boundary to Python. */
+ * Included by every C file: standard headers, and the boundary to Python. */
 #ifndef UZC_NATIVE_H
 #define UZC_NATIVE_H
 

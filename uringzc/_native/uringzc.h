@@ -57,8 +57,8 @@ typedef struct {
 
 /* -- slots (slots/): the request table, and the notifiers that its requests are attached to
  *
- * A request is named by a key, a notifier by a number: the index of its entry, and a generation. Keys are
- * not 0, and their top bit is 0. */
+ * A request is named by a key, a notifier by a number: the index of its entry, and a generation. The top
+ * bit of a key is 0. */
 
 #define UZC_NO_SLOT 0xffffffff /* no slot: a request outside any notifier (Ring), a sender without one */
 #define UZC_MAX_SLOTS 32768
@@ -159,9 +159,9 @@ typedef struct {
     /* Queues up to send->count requests; returns how many, or why not one. */
     int64_t (*queue)(void *engine, const uzc_send *send);
     /* Submits what is queued, if `submit` or `wait` is not 0; then waits until `wait` CQEs (msg_zerocopy: any
-     * result or notification) are there or `timeout_ns` has passed (< 0: no limit), and takes what there is.
-     * It may return before that, after it has submitted or when a signal came (-EINTR): the caller checks,
-     * and calls again. Returns the requests submitted. */
+     * result or notification) are there or `timeout_ns` has passed (< 0: no limit), and takes what was
+     * posted. It may return before that, after it has submitted or when a signal came (-EINTR): the caller
+     * checks, and calls again. Returns the requests submitted. */
     int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
     /* The program closed the descriptor: requests that are queued for it will fail with EBADF. */
     void (*revoke)(void *engine, int fd);
@@ -203,9 +203,8 @@ int uzc_ring_fileno(uzc_ring *ring);
 void uzc_ring_signal(uzc_ring *ring);
 /* Registers a table of so many empty buffers. */
 int uzc_ring_buffers(uzc_ring *ring, uint32_t count);
-/* length 0 empties the entry; then a tag given before is posted when the kernel's last use has ended. */
-int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length, uint64_t tag);
-int uzc_ring_tags(uzc_ring *ring, uint64_t *out, int max);
+/* length 0 empties the entry; what is in flight from it goes on. */
+int uzc_ring_set_buffer(uzc_ring *ring, uint32_t index, uint64_t address, uint64_t length);
 /* Registers a table of so many empty files. -EMFILE: more than RLIMIT_NOFILE, which stays as it is. */
 int uzc_ring_files(uzc_ring *ring, uint32_t count);
 /* fd -1 empties the entry. */

@@ -1,8 +1,8 @@
-"""io_uring as an engine: what is under a Scheduler and a Ring.
+"""The io_uring engine, under a Scheduler or a Ring.
 
 The ring is created disabled and enabled by the first submit, whose thread owns it from then on
-(SINGLE_ISSUER, DEFER_TASKRUN). Results are taken out of the completion queue at every submit and look, so
-nothing depends on its size. The per-request path is ``_native/send.c``.
+(SINGLE_ISSUER, DEFER_TASKRUN). Every submit and poll empties the completion queue, so its size is no limit.
+The per-request path is ``_native/request/queue.c``.
 """
 
 import errno
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 _SUBMIT_ALL, _COOP_TASKRUN, _TASKRUN_FLAG, _SINGLE_ISSUER, _DEFER_TASKRUN = (
     1 << n for n in (7, 8, 9, 12, 13)
 )
-#: IORING_SETUP_* sets, best first; a kernel that does not know one says EINVAL
+#: IORING_SETUP_* sets, best first; a kernel that lacks a flag returns EINVAL
 SETUP = (
     _SINGLE_ISSUER | _DEFER_TASKRUN | _TASKRUN_FLAG | _SUBMIT_ALL,  # Linux 6.1
     _SINGLE_ISSUER | _COOP_TASKRUN | _TASKRUN_FLAG | _SUBMIT_ALL,  # 6.0
     _COOP_TASKRUN | _TASKRUN_FLAG | _SUBMIT_ALL,  # 5.19
     _SUBMIT_ALL,  # 5.18
 )
-_CQ_MOST = 65536
+_MAX_CQ_ENTRIES = 65536
 
 
 class RingEngine(Engine):
@@ -49,7 +49,7 @@ class RingEngine(Engine):
         debug: bool = False,
     ) -> None:
         in_range("entries", 1 if entries is None else entries, 32768)
-        in_range("cq_entries", 1 if cq_entries is None else cq_entries, _CQ_MOST)
+        in_range("cq_entries", 1 if cq_entries is None else cq_entries, _MAX_CQ_ENTRIES)
         offered = features()
         if not offered.send_zc:
             text = "io_uring can not send zero-copy: this kernel has no IORING_OP_SEND_ZC"
@@ -61,7 +61,7 @@ class RingEngine(Engine):
         if entries is None:
             entries = batch_of(max_inflight)
         if cq_entries is None:
-            cq_entries = min(2 * max(max_inflight, entries), _CQ_MOST)
+            cq_entries = min(2 * max(max_inflight, entries), _MAX_CQ_ENTRIES)
         self._create(entries, cq_entries)
         self.offered = offered
         lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
@@ -85,13 +85,13 @@ class RingEngine(Engine):
         return self._buffers.register(size_or_buffer)
 
     def unregistered(self, size: int) -> Region:
-        """Memory as register(size) makes it, where the kernel would not lock it."""
+        """As register(size), for memory that the kernel does not lock."""
         return self._buffers.unregistered(size)
 
     def register_socket(self, sock: socket.socket) -> None:
         """See Scheduler.register_socket."""
         self.check()
-        self.submit()  # what is queued goes by the descriptor
+        self.submit()  # what is queued uses the descriptor
         self.sockets.register(self._native, sock)
         self.queue.clear_socket_cache()
 
@@ -104,7 +104,7 @@ class RingEngine(Engine):
 
     @property
     def limitation(self) -> str:
-        """Says so where the kernel makes no table of files: it is not worth a failure."""
+        """That sockets are not registered, where the kernel refuses a table of files: no reason to fail."""
         refused = self.sockets.refused
         return f"Its socket is not registered: no table of files ({os.strerror(refused)})" if refused else ""
 

@@ -1,25 +1,25 @@
-"""MSG_ZEROCOPY as an engine, and plain copies: where io_uring is not allowed, or does not exist.
+"""The engines for where io_uring is forbidden or missing: MSG_ZEROCOPY, and copies. Both use sendmmsg.
 
-Both send with sendmmsg. MSG_ZEROCOPY (Linux 4.14 for TCP, 5.0 for UDP) numbers a socket's sends and tells of
-ranges of numbers through the socket's error queue, which this engine reads; ``_native/ids.c`` knows whose
-they are. A range that the kernel has merged says for its first send only whether it was copied: ``copied`` of
-its notification is None then. Without, the memory of a request is free as soon as it was sent.
+The kernel (Linux 4.14 for TCP, 5.0 for UDP) numbers the zero-copy sends of a socket, and reports ranges of
+these ids in the socket's error queue; ``_native/engines/msg_zerocopy/`` matches them to requests. A range
+that the kernel has merged says only of its first send whether it was copied: then ``copied`` of the
+notification is None. With copies, the memory of a request is free as soon as it was sent.
 
-The engine sets SO_ZEROCOPY on a socket when it first sends through it, and reads all its error queue from
-then on. What is there and not of its making (ICMP errors, timestamps) is kept for ``errors``. A socket has
-one engine at a time that sends zero-copy through it: others of the process copy.
+The engine sets SO_ZEROCOPY on a socket at its first send, and reads its error queue from then on. Other
+messages there (ICMP errors, timestamps) are kept for ``errors``. One engine of the process at a time sends
+zero-copy through a socket; others copy.
 
-Where a socket's counter stands is not assumed. A socket that a sender has opened never sent before. Any
-other UDP socket is asked, by datagrams that the kernel counts before it refuses them: from then on, until
-the engine has ended, nobody else may use MSG_ZEROCOPY on it. A TCP socket can not be asked. What is expected
-there counts only when the kernel has reported it, before any other number; so the program may send zero-copy
-itself while no request is in flight. Requests are copied while the kernel still holds memory of such sends;
-it charges filters and the like to the same account (SO_MEMINFO), so a TCP socket that has those is served by
-copies.
+The engine has to know where a socket's counter stands. It is 0 where a sender opened the socket. Any other
+UDP socket is probed, with datagrams that the kernel counts before it refuses them; until the engine has
+ended, nobody else may use MSG_ZEROCOPY on it. A TCP socket can not be probed: the counter is guessed, and
+reports settle requests only when the guessed id was reported before any other. So the program may send
+zero-copy itself while no request is in flight. Requests are copied while the kernel still holds memory of
+such sends; it charges socket filters and the like to the same account (SO_MEMINFO), so a TCP socket that has
+those is served by copies.
 
-While requests are in flight nobody else may use MSG_ZEROCOPY on their socket, or read its error queue: a
-number that was never given makes the engine believe none any more, and what is in flight comes back when the
-kernel holds nothing of the socket.
+While requests are in flight nobody else may use MSG_ZEROCOPY on their socket, or read its error queue. After
+an id that was never assigned the engine trusts no report of the socket, and its requests settle when the
+kernel holds nothing of it.
 """
 
 import errno
@@ -73,37 +73,37 @@ class MsgZerocopyEngine(Engine):
         self._start(lib.uzc_msg_zerocopy_calls(), self.sockets.admit, self._retired)
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
-        """Memory to send from. The kernel pins it at each send, and not before."""
+        """Memory to send from. The kernel pins it at each send, not before."""
         self.check()
         view = memory.region_memory(size_or_buffer)
         return Region(Memory(view, memory.address_of(view), view.nbytes, self._retired), view)
 
     def unregistered(self, size: int) -> Region:
-        """The same."""
+        """As register(size)."""
         return self.register(size)
 
     def register_socket(self, sock: socket.socket) -> None:
-        """There is nothing to gain here; the socket is only remembered."""
+        """Only remembers the socket: there is no table of files."""
         self.check()
         self.sockets.remember(sock)
 
     def unregister_socket(self, sock: socket.socket) -> None:
-        """It is forgotten."""
+        """Forgets the socket."""
         self.check()
         self.submit()
         self.sockets.forget(sock)
 
     def own_socket(self, sock: socket.socket) -> None:
-        """Its counter stands at 0, and need not be asked for."""
+        """A sender has opened the socket: its counter stands at 0, and is not probed."""
         if self.exists:
             lib.uzc_msg_zerocopy_mark_unused(self._native, sock.fileno())
 
     def why_copied(self, sock: socket.socket) -> str:
-        """Who else sends zero-copy through it, or seems to."""
+        """Which others send zero-copy through the socket, or seem to."""
         return _WHY[lib.uzc_msg_zerocopy_why_copied(self._native, sock.fileno())] if self.exists else ""
 
     def errors(self, sock: socket.socket) -> list[ErrorMessage]:
-        """See Scheduler.errors: what this engine found, where it reads the error queue itself."""
+        """See Scheduler.errors; what the engine kept, if it reads the socket's error queue."""
         require_socket(sock)
         found: list[ErrorMessage] = []
         out = ffi.new("uzc_message *")
@@ -133,7 +133,7 @@ class MsgZerocopyEngine(Engine):
 
 
 class CopyEngine(MsgZerocopyEngine):
-    """sendmmsg, and nothing else: works everywhere, and copies."""
+    """sendmmsg without MSG_ZEROCOPY: works everywhere, and copies."""
 
     name = "copy"
     _zero_copy = False

@@ -1,4 +1,4 @@
-"""A ring's tables of registered buffers and registered sockets: who has which entry."""
+"""The tables of a ring: the entries of registered buffers, and of registered sockets (fixed files)."""
 
 import _socket
 import errno
@@ -20,34 +20,34 @@ from uringzc.memory import Region
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-#: entries; the kernel allows no more buffers
+#: entries of each table; the kernel allows no more buffers
 BUFFERS = 16384
 FILES = 1024
 _TCP_ULP = 31
-#: bytes of a datagram
-DATAGRAM_MOST: dict[int, int] = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
+#: bytes of a datagram, by address family
+MAX_PAYLOAD: dict[int, int] = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
 
 
 def upper_protocol(sock: socket.socket) -> str:
-    """What lies between a TCP socket and its user, and has no zero-copy sends: TCP_ULP, kernel TLS say."""
-    with suppress(OSError):  # a kernel that does not know the option has none
+    """The TCP_ULP of a socket ("tls": kernel TLS), which has no zero-copy sends; "" if it has none."""
+    with suppress(OSError):  # the kernel has no such option
         return sock.getsockopt(socket.IPPROTO_TCP, _TCP_ULP, 16).rstrip(b"\0").decode()
     return ""
 
 
 def require_socket(sock: object) -> None:
-    """TypeError for what is no socket."""
+    """TypeError for anything but a socket."""
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
 
 
 class Buffers:
-    """The buffers of one ring: a sparse table, filled by regions and emptied when the last use has ended."""
+    """A sparse table: a region fills entries, and they are emptied when its last use has ended."""
 
     def __init__(self, ring: Any) -> None:
-        self.retired: deque[tuple[int, int]] = deque()  # (first, parts), from the end of a Memory, any thread
+        self.retired: deque[tuple[int, int]] = deque()  # (first, parts), added by a Memory's end, any thread
         self._ring = ring
-        self._used = bytearray()  # a byte for each entry, once there is a table
+        self._used = bytearray()  # a byte for each entry; empty: no table is registered
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
@@ -59,19 +59,19 @@ class Buffers:
         return Region(held, view)
 
     def unregistered(self, size: int) -> Region:
-        """Memory as register(size) makes it, that the kernel would not lock."""
+        """As register(size), for memory that the kernel does not lock."""
         view = memory.region_memory(size)
         return Region(Memory(view, memory.address_of(view), view.nbytes, self.retired), view)
 
     def _pin(self, held: Memory, own: bool) -> None:
-        most, stride = lib.UZC_BUFFER_MAX, lib.UZC_BUFFER_STRIDE
-        parts = 1 if held.length <= most else 1 + -(-(held.length - most) // stride)
-        first = self._take(parts)
+        limit, stride = lib.UZC_BUFFER_MAX, lib.UZC_BUFFER_STRIDE
+        parts = 1 if held.length <= limit else 1 + -(-(held.length - limit) // stride)
+        first = self._allocate(parts)
         code = 0
         for part in range(parts):
             start = part * stride
-            size = min(most, held.length - start)
-            code = lib.uzc_ring_set_buffer(self._ring[0], first + part, held.address + start, size, 0)
+            size = min(limit, held.length - start)
+            code = lib.uzc_ring_set_buffer(self._ring[0], first + part, held.address + start, size)
             if code:
                 break
         if not code and (own or not memory.on_huge_pages(held.address, held.length)):
@@ -86,8 +86,8 @@ class Buffers:
         if code and (own or code != -errno.EFAULT):  # EFAULT: memory that the kernel will not pin
             check(code, f"register {held.length} bytes")
 
-    def _take(self, parts: int) -> int:
-        """The first of so many free entries in a row, which are then in use."""
+    def _allocate(self, parts: int) -> int:
+        """Takes so many consecutive free entries; returns the first."""
         self.clear_retired()
         if not self._used:
             check(lib.uzc_ring_buffers(self._ring[0], BUFFERS), "register a table of buffers")
@@ -101,28 +101,28 @@ class Buffers:
         return first
 
     def clear_retired(self) -> None:
-        """Empties the entries of regions that are closed and no longer in flight."""
+        """Empties the entries of regions that were closed and are no longer in flight."""
         while self.retired:
             first, parts = self.retired.popleft()
             for index in range(first, first + parts):
-                lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0, 0)
+                lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0)
             self._used[first : first + parts] = bytes(parts)
 
 
 class Sockets:
-    """The sockets of one ring: which may be named, and which are registered as fixed files."""
+    """Which sockets an engine can send through, and which are registered."""
 
     def __init__(self, raw: bool = False) -> None:
-        self._raw = raw  # what the kernel says to a socket that can not is the program's to see
-        self.registered: dict[socket.socket, int] = {}  # -1: only remembered
+        self._raw = raw  # the program sees the kernel's error for a socket that can not send zero-copy
+        self.registered: dict[socket.socket, int] = {}  # fixed file; -1: only remembered
         self._free: list[int] | None = None
         self._entries = 0
-        self.refused = 0  #: the errno for which there is no table: sockets go by their descriptors
+        self.refused = 0  #: errno of the refused table of files: requests use descriptors
 
     def admit(self, sock: socket.socket) -> tuple[int, int, int, int, bool]:
-        """Descriptor, registered index or -1, family, most bytes of a datagram or 0, whether zero-copy works.
+        """Descriptor, fixed file or -1, family, largest datagram or 0, whether it can send zero-copy.
 
-        TypeError for what is no socket, OSError EBADF for one that is closed.
+        TypeError for anything but a socket, OSError EBADF for a closed one.
         """
         require_socket(sock)
         ssl = sys.modules.get("ssl")
@@ -133,15 +133,15 @@ class Sockets:
         fd = sock.fileno()
         if fd < 0:
             refuse(-errno.EBADF)
-        plain = _socket.socket  # its members are ints, where socket.socket makes enums
-        family, kind = plain.family.__get__(sock), plain.type.__get__(sock)
-        internet = family in DATAGRAM_MOST
+        c_socket = _socket.socket  # its members are ints, where socket.socket makes enums
+        family, kind = c_socket.family.__get__(sock), c_socket.type.__get__(sock)
+        internet = family in MAX_PAYLOAD
         datagram = internet and kind == socket.SOCK_DGRAM
         stream = internet and kind == socket.SOCK_STREAM
-        usual = plain.proto.__get__(sock) in (0, socket.IPPROTO_UDP if datagram else socket.IPPROTO_TCP)
+        usual = c_socket.proto.__get__(sock) in (0, socket.IPPROTO_UDP if datagram else socket.IPPROTO_TCP)
         able = self._raw or (usual and (datagram or (stream and not upper_protocol(sock))))
         index = self.registered.get(sock, -1)
-        return fd, index, family, DATAGRAM_MOST[family] if datagram else 0, able
+        return fd, index, family, MAX_PAYLOAD[family] if datagram else 0, able
 
     def register(self, ring: Any, sock: socket.socket) -> None:
         """See Scheduler.register_socket."""
@@ -157,11 +157,11 @@ class Sockets:
         self.registered[sock] = self._free.pop()
 
     def _make_table(self, ring: Any) -> list[int]:
-        """Its entries: no more than the process may have descriptors; none where the kernel has no table."""
+        """Its free entries, at most RLIMIT_NOFILE; none where the kernel refuses the table."""
         soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         entries = FILES if soft == resource.RLIM_INFINITY else min(soft, FILES)
         code = lib.uzc_ring_files(ring, entries)
-        if code < -4095:  # a refusal: the table can still be made
+        if code < -4095:  # one of UZC_E_*: the table can be made later
             check(code)
         self.refused = -code
         self._entries = 0 if code else entries
@@ -181,12 +181,12 @@ class Sockets:
         return fd
 
     def remember(self, sock: socket.socket) -> None:
-        """As register(), for an engine that has no table of files."""
+        """As register(), without a table of files."""
         self._check_new(sock)
         self.registered[sock] = -1
 
     def forget(self, sock: socket.socket) -> int:
-        """The entry that it had."""
+        """Returns the fixed file that it had, or -1."""
         if sock not in self.registered:
             raise OSError(errno.ENXIO, "the socket is not registered")
         return self.registered.pop(sock)

@@ -33,7 +33,7 @@ from uringzc.compiled import compiled
 from uringzc.engines.attached import MIN_ARENA
 from uringzc.engines.base import Engine
 from uringzc.engines.choose import choose
-from uringzc.engines.tables import DATAGRAM_MOST
+from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
 from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
@@ -195,7 +195,7 @@ class UdpSender(Delegate):
             strict=strict_order,
             always=self._mode == "always",
             notify=notify is not None,
-            most=DATAGRAM_MOST[family],
+            most=MAX_PAYLOAD[family],
             large=LARGE,
             least=self._engine.min_zero_copy,
             limit=max_segments(),

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory that may not be there: a mapped file that was truncated, whose pages end the process with SIGBUS
- * when they are touched. The kernel reads it for us, and says EFAULT. */
+ * Reads memory that may have no pages (a mapped file that was truncated): reading it directly would raise
+ * SIGBUS, process_vm_readv() returns EFAULT. */
 #define _GNU_SOURCE
 #include <sys/uio.h>
 #include <unistd.h>
@@ -15,6 +15,6 @@ int64_t uzc_read_memory(uint64_t address, void *out, uint64_t length) {
         return got == (ssize_t)length ? 0 : -EFAULT;
     if (errno == EFAULT)
         return -EFAULT;
-    memcpy(out, there.iov_base, length); /* a filter forbids the call */
+    memcpy(out, there.iov_base, length); /* a seccomp filter forbids the call */
     return 0;
 }

@@ -1,42 +1,43 @@
 /* SPDX-License-Identifier: MIT
  *
- * What engines call of the accounting beyond what Python may call too (uringzc.h). */
+ * What engines call of the slot accounting, besides what Python may call too (uringzc.h). */
 #ifndef UZC_ACCOUNTING_H
 #define UZC_ACCOUNTING_H
 
 #include "native.h"
 
-/* Brackets of every call that changes an engine: refuse another thread, a call inside a call, and a closed
- * or poisoned engine. uzc_slots_begin_any() lets a closed engine through, for what may still be reaped. */
+/* Every call that changes an engine is between begin and end: begin refuses another thread, a call inside a
+ * call, and a closed or poisoned engine. uzc_slots_begin_any() allows the last two, for what is to be reaped.
+ */
 int uzc_slots_begin(uzc_slots *slots);
 int uzc_slots_begin_any(uzc_slots *slots);
 void uzc_slots_end(uzc_slots *slots);
 
-/* The kernel dropped a completion: what is in flight stays in flight for ever. */
+/* The kernel dropped a completion: what is in flight will never be known to be free. */
 void uzc_slots_poison(uzc_slots *slots);
 bool uzc_slots_poisoned(const uzc_slots *slots);
 
-/* Internal slots: see uzc_listener and uzc_calls. */
+/* Internal slots: see uzc_calls. */
 int64_t uzc_slots_open_internal(uzc_slots *slots, const uzc_listener *listener);
 int uzc_slots_close_internal(uzc_slots *slots, uint32_t slot);
 int64_t uzc_slots_flush_internal(uzc_slots *slots, uint32_t slot);
 int64_t uzc_slots_read_internal(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t max);
 
-/* What each engine's table says of the accounts. */
+/* The members of uzc_calls that are the same for every engine. */
 #define UZC_SLOT_CALLS                                                                                       \
     .is_owner = uzc_slots_is_owner, .check = uzc_slots_check, .release = uzc_slots_release,                  \
     .open_slot = uzc_slots_open_internal, .close_slot = uzc_slots_close_internal,                            \
     .flush_slot = uzc_slots_flush_internal, .unsettled = uzc_slots_unsettled,                                \
     .read_slot = uzc_slots_read_internal
 
-/* Tells the accounts what time it is; once for each batch. */
+/* Sets the time of the requests to come; once for each batch. */
 static inline void uzc_tick(uzc_slots *slots) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
     uzc_slots_clock(slots, (uint32_t)(now.tv_sec * 1000 + now.tv_nsec / 1000000));
 }
 
-/* The flush behind a request, for callers that are inside already. */
-void uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);
+/* As uzc_slots_flush(), of any slot; the caller is inside. */
+int64_t uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);
 
 #endif

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * Who may enter an engine: the thread that submitted first, one call at a time, until it is closed. */
+ * Which thread may enter an engine: the one that claimed it, with one call at a time, until it is closed. */
 #include "slots/slots.h"
 
-/* A number for each thread that no other thread of the process ever had. */
+/* The number of this thread, which no other thread of the process ever had. */
 static uint64_t this_thread(void) {
     static atomic_uint_fast64_t threads;
     static _Thread_local uint64_t number;
@@ -12,17 +12,15 @@ static uint64_t this_thread(void) {
     return number;
 }
 
-/* Only says who: what threads have done before, `inside` orders. */
+/* Relaxed: `inside` orders what threads have written. */
 static uint64_t owner_of(const uzc_slots *s) {
     return atomic_load_explicit(&s->owner, memory_order_relaxed);
 }
 
-/* Whether any thread does. */
 int uzc_slots_has_owner(const uzc_slots *s) {
     return owner_of(s) != 0;
 }
 
-/* The first that asks has it from then on. */
 int uzc_slots_claim(uzc_slots *s) {
     uint64_t nobody = 0, me = this_thread();
     bool claimed = atomic_compare_exchange_strong_explicit(&s->owner, &nobody, me, memory_order_relaxed,
@@ -30,22 +28,9 @@ int uzc_slots_claim(uzc_slots *s) {
     return claimed || nobody == me ? 0 : UZC_E_THREAD;
 }
 
-/* May this thread use the engine? */
 int uzc_slots_is_owner(const uzc_slots *s) {
     uint64_t owner = owner_of(s);
     return !owner || owner == this_thread();
-}
-
-int uzc_slots_begin_any(uzc_slots *s) {
-    if (!uzc_slots_is_owner(s))
-        return UZC_E_THREAD;
-    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
-}
-
-int uzc_slots_begin_reading(uzc_slots *s) {
-    if (!s->closed && !uzc_slots_is_owner(s))
-        return UZC_E_THREAD;
-    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
 }
 
 int uzc_slots_check(const uzc_slots *s) {
@@ -56,16 +41,27 @@ int uzc_slots_check(const uzc_slots *s) {
     return s->poisoned ? UZC_E_POISONED : 0;
 }
 
+static int go_inside(uzc_slots *s) {
+    return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
+}
+
 int uzc_slots_begin(uzc_slots *s) {
     int error = uzc_slots_check(s);
-    return error ? error : uzc_slots_begin_any(s);
+    return error ? error : go_inside(s);
+}
+
+int uzc_slots_begin_any(uzc_slots *s) {
+    return uzc_slots_is_owner(s) ? go_inside(s) : UZC_E_THREAD;
+}
+
+int uzc_slots_begin_reading(uzc_slots *s) {
+    return s->closed ? go_inside(s) : uzc_slots_begin_any(s);
 }
 
 void uzc_slots_end(uzc_slots *s) {
     atomic_store_explicit(&s->inside, false, memory_order_release);
 }
 
-/* Takes no more work. Safe in any thread. */
 void uzc_slots_set_closed(uzc_slots *s) {
     s->closed = true;
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The table of requests: attached, given a result, settled, and released again. */
+ * The life of a request: it is attached, has a result, settles, and its references are released. */
 #include "slots/slots.h"
 
 static void free_request(uzc_slots *s, uint32_t index) {
@@ -10,15 +10,14 @@ static void free_request(uzc_slots *s, uint32_t index) {
     s->free_requests = index;
 }
 
-/* Opens an entry; returns its key, or why not. The caller is inside. */
 int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data) {
     bool raw = s->mode == UZC_RAW;
-    struct internal_slot *internal_slot = uzc_internal_slot(s, send->slot);
-    uint32_t records = raw ? 1 + (send->zero_copy != 0) : s->mode != UZC_NONE && !internal_slot;
-    if (!raw && !internal_slot && send->slot >= s->count)
+    struct internal_slot *internal = uzc_internal_slot(s, send->slot);
+    uint32_t records = raw ? 1 + (send->zero_copy != 0) : s->mode != UZC_NONE && !internal;
+    if (!raw && !internal && send->slot >= s->count)
         return -EINVAL;
     uint32_t index = s->free_requests;
-    if (index == NONE && s->fresh_requests == s->max)
+    if (index == NONE && s->fresh_requests == s->max_inflight)
         return UZC_E_REQUESTS;
     if (records > s->capacity - s->reserved - s->stats.unread_completions)
         return UZC_E_COMPLETIONS;
@@ -48,8 +47,8 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
         else
             s->requests[n->last].next = index;
         n->last = index;
-        if (internal_slot)
-            internal_slot->requests++;
+        if (internal)
+            internal->requests++;
     }
     s->reserved += records;
     s->stats.requests++;
@@ -59,7 +58,7 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
     return (int64_t)((uint64_t)r->generation << 32 | index);
 }
 
-static struct request *find(uzc_slots *s, uint64_t key) {
+static struct request *find_request(uzc_slots *s, uint64_t key) {
     uint32_t index = (uint32_t)key;
     struct request *r = &s->requests[index];
     if (index >= s->fresh_requests || r->generation != key >> 32 || r->state == FREE || r->state == SETTLED) {
@@ -73,14 +72,13 @@ static struct internal_slot *internal_slot_of(uzc_slots *s, const struct request
     return r->notifier == NONE ? NULL : uzc_internal_slot(s, s->notifiers[r->notifier].slot);
 }
 
-static void record(uzc_slots *s, struct request *r, int32_t result, uint32_t flags) {
+static void record_completion(uzc_slots *s, struct request *r, int32_t result, uint32_t flags) {
     uint32_t at = s->head + s->stats.unread_completions++;
     s->completions[at < s->capacity ? at : at - s->capacity] = (uzc_completion){r->user_data, result, flags};
 }
 
-/* The request's result. The kernel may still own its memory. */
 int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags) {
-    struct request *r = find(s, key);
+    struct request *r = find_request(s, key);
     if (!r)
         return -ENOENT;
     if (r->state != QUEUED) {
@@ -106,18 +104,16 @@ int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags)
         r->records--;
         s->reserved--;
         if (s->mode != UZC_FAILED || result < 0)
-            record(s, r, result, flags);
+            record_completion(s, r, result, flags);
     }
-    struct internal_slot *w = internal_slot_of(s, r);
-    if (w)
-        w->listener.result(w->listener.context, r->user_data, result);
+    struct internal_slot *internal = internal_slot_of(s, r);
+    if (internal)
+        internal->listener.result(internal->listener.context, r->user_data, result);
     return 0;
 }
 
-/* The kernel is done with the request's memory. copied: 1, 0, or -1 where it could not tell. `flags` are the
- * CQE's if this was one of its own (a raw engine records it), else 0. */
 int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
-    struct request *r = find(s, key);
+    struct request *r = find_request(s, key);
     if (!r)
         return -ENOENT;
     if (r->state == QUEUED) { /* a notification and no result: the request never ran */
@@ -131,7 +127,7 @@ int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
     s->reserved -= r->records;
     if (r->notifier == NONE) {
         if (flags && r->records)
-            record(s, r, copied > 0 ? INT32_MIN : 0, flags);
+            record_completion(s, r, copied > 0 ? INT32_MIN : 0, flags);
         s->stats.held--;
         uzc_release_chain(s, (uint32_t)key, (uint32_t)key);
         return 0;
@@ -141,9 +137,9 @@ int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
         n->copied += copied > 0;
         n->usage_unknown |= copied < 0;
     }
-    struct internal_slot *w = internal_slot_of(s, r);
-    if (w)
-        w->listener.settled(w->listener.context, r->user_data, copied);
+    struct internal_slot *internal = internal_slot_of(s, r);
+    if (internal)
+        internal->listener.settled(internal->listener.context, r->user_data, copied);
     uzc_notifier_settled(s, r->notifier);
     return 0;
 }
@@ -162,11 +158,11 @@ int uzc_slots_release(uzc_slots *s, void **socket, void **memory) {
     return 1;
 }
 
-int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t most) {
+int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t max) {
     int error = uzc_slots_begin_reading(s);
     if (error)
         return error;
-    uint32_t count = most < s->stats.unread_completions ? most : s->stats.unread_completions;
+    uint32_t count = max < s->stats.unread_completions ? max : s->stats.unread_completions;
     for (uint32_t i = 0; i < count; i++) {
         out[i] = s->completions[s->head++];
         if (s->head == s->capacity)
@@ -185,7 +181,6 @@ void uzc_slots_stats(const uzc_slots *s, uzc_stats *out) {
     *out = s->stats;
 }
 
-/* How long the oldest request in flight has been queued, at time `now`; 0 if there is none. */
 uint32_t uzc_slots_oldest(const uzc_slots *s, uint32_t now) {
     uint32_t oldest = 0;
     for (uint32_t i = 0; s->stats.in_flight && i < s->fresh_requests; i++) {

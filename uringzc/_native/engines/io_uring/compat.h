@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * liburing, and what its version 2.3 does not define yet. */
+ * liburing, and definitions that its version 2.3 lacks. */
 #ifndef UZC_COMPAT_H
 #define UZC_COMPAT_H
 

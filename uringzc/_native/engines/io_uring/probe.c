@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * What this kernel can do, found by asking it. Flags are tried on an AF_UNIX socket, which no zero-copy send
- * can use: EOPNOTSUPP means that the flag was understood, EINVAL that it was not, and nothing is ever sent.
+ * What this kernel can do, found by trying. Flags are tried on an AF_UNIX socket, which has no zero-copy
+ * sends: EOPNOTSUPP means that the kernel has the flag, EINVAL that it has not, and nothing is ever sent.
  */
 #include <errno.h>
 #include <sys/socket.h>
@@ -10,7 +10,7 @@
 #include "engines/io_uring/compat.h"
 #include "native.h"
 
-/* 0, or why the ring can not be entered: a seccomp filter may forbid that alone. */
+/* -errno: the ring can not be entered, which a seccomp filter may forbid while it allows the setup. */
 static int try_send(struct io_uring *ring, int opcode, int fd, unsigned ioprio, int *result) {
     struct iovec iov = {"", 1};
     struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
@@ -48,13 +48,14 @@ int uzc_probe(uzc_features *out) {
     out->sendmsg_zc = probe && io_uring_opcode_supported(probe, IORING_OP_SENDMSG_ZC);
     io_uring_free_probe(probe);
     if (out->send_zc && socketpair(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0, pair) < 0) {
-        if (errno == EMFILE || errno == ENFILE) /* which passes, and the answer is kept */
+        if (errno == EMFILE || errno == ENFILE) /* a passing error: the caller must not keep the answer */
             error = -errno;
     } else if (out->send_zc) {
         int result;
         error = try_send(&ring, IORING_OP_SEND_ZC, pair[0], IORING_SEND_ZC_REPORT_USAGE, &result);
         out->report_usage = result == -EOPNOTSUPP;
-        if (!error && out->sendmsg_zc) { /* no buffer is registered: a kernel that looks for it says EFAULT */
+        if (!error &&
+            out->sendmsg_zc) { /* EFAULT: the kernel looked for a registered buffer, and there is none */
             error = try_send(&ring, IORING_OP_SENDMSG_ZC, pair[0], IORING_RECVSEND_FIXED_BUF, &result);
             out->fixed_message = result != -EINVAL;
         }

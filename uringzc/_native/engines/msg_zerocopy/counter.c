@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
  * Where a socket's zero-copy counter stands: the id that the next MSG_ZEROCOPY send will get. No socket
- * option tells. A UDP socket's counter is learned with sends that are invalid but counted; a TCP socket's is
- * guessed while nothing is outstanding, and zerocopy_ids.c waits until a notification confirms the guess.
+ * option reads it. A UDP socket's counter is learned with sends that are invalid but counted; a TCP socket's
+ * is guessed while nothing is outstanding, and zerocopy_ids.c waits until a notification confirms the guess.
  */
 #include "engines/msg_zerocopy/counter.h"
 #include "engines/msg_zerocopy/notifications.h"
@@ -16,18 +16,18 @@
 /* Sends a datagram with more GSO segments than the kernel allows: EINVAL. Timestamps are off for it, as the
  * program may count its own. */
 static int send_invalid(const struct sock *s, const struct entry *entry, int flags) {
-    static char nothing[32768];
+    static char zeros[32768];
     struct {
-        uzc_gso_control cut;
+        uzc_gso_control segment;
         union {
             char bytes[CMSG_SPACE(sizeof(uint32_t))];
             struct cmsghdr header;
-        } unstamped;
+        } no_timestamp;
     } control;
-    uzc_gso_cmsg(&control.cut, 1);
-    control.unstamped.header = (struct cmsghdr){CMSG_LEN(sizeof(uint32_t)), SOL_SOCKET, SO_TIMESTAMPING};
-    memset(CMSG_DATA(&control.unstamped.header), 0, sizeof(uint32_t));
-    struct iovec piece = {nothing, sizeof nothing};
+    uzc_gso_cmsg(&control.segment, 1);
+    control.no_timestamp.header = (struct cmsghdr){CMSG_LEN(sizeof(uint32_t)), SOL_SOCKET, SO_TIMESTAMPING};
+    memset(CMSG_DATA(&control.no_timestamp.header), 0, sizeof(uint32_t));
+    struct iovec piece = {zeros, sizeof zeros};
     struct msghdr message = {.msg_name = entry->to_length ? (void *)&entry->to : NULL,
                              .msg_namelen = entry->to_length,
                              .msg_iov = &piece,
@@ -54,14 +54,13 @@ static bool probe_once(uzc_msg_zerocopy *e, struct sock *s, const struct entry *
  * nothing, must get through, and two probes must get consecutive ids. */
 static void probe_counter(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t next;
-    int corked = 0;
-    getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
-    if (corked || s->more_pending) /* the probe would become a part of the datagram */
-        return;
     if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no id */
         return;
+    /* the probe would become a part of the datagram */
+    if (s->more_pending || option_of(fd_of(s), IPPROTO_UDP, UDP_CORK, 0))
+        return;
     if (!s->pending_error) /* or the probe would fail with it, and consume it */
-        getsockopt(fd_of(s), SOL_SOCKET, SO_ERROR, &s->pending_error, &(socklen_t){sizeof s->pending_error});
+        s->pending_error = option_of(fd_of(s), SOL_SOCKET, SO_ERROR, 0);
     uzc_ids_next(s->ids, &next);
     if ((!s->verified && send_invalid(s, entry, MSG_PROBE) < 0) || !probe_once(e, s, entry))
         return;

@@ -155,7 +155,7 @@ static int wait_readable(uzc_msg_zerocopy *e, int64_t timeout_ns) {
     return came < 0 ? -errno : 0;
 }
 
-/* After sends: many notifications are there at once. */
+/* After sends: some have been delivered already, and their notifications are there. */
 static void update_dirty_sockets(uzc_msg_zerocopy *e) {
     while (e->dirty) {
         struct sock *s = e->dirty;
@@ -201,14 +201,13 @@ static uzc_slots *msg_zerocopy_slots(void *engine) {
 
 static int msg_zerocopy_take_socket_error(void *engine, int fd) {
     uzc_msg_zerocopy *e = engine;
-    int error = 0;
     struct sock *s = fd < e->by_fd_size ? e->by_fd[fd] : NULL;
     if (s && s->pending_error && sock_of(e, fd) == s) {
-        error = s->pending_error;
+        int error = s->pending_error;
         s->pending_error = 0;
         return error;
     }
-    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) == 0 ? error : 0;
+    return option_of(fd, SOL_SOCKET, SO_ERROR, 0);
 }
 
 int uzc_msg_zerocopy_message(uzc_msg_zerocopy *e, int fd, uzc_message *out) {

@@ -17,7 +17,7 @@
 #endif
 
 /* SO_COOKIE is unique among all sockets since Linux 5.10, before that within one network namespace.
- * SO_NETNS_COOKIE (5.14) tells a kernel that is new enough. */
+ * SO_NETNS_COOKIE (5.14) shows a kernel that is new enough. */
 static bool cookies_are_unique(int fd) {
     static atomic_int unique = -1; /* not known; any thread may set it */
     int known = unique;
@@ -128,9 +128,7 @@ static struct sock *new_sock(uzc_msg_zerocopy *e, const struct sock_link *identi
     if (e->socks)
         e->socks->previous = s;
     e->socks = s;
-    int type = 0;
-    getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &(socklen_t){sizeof type});
-    s->stream = type == SOCK_STREAM;
+    s->stream = option_of(fd, SOL_SOCKET, SO_TYPE, 0) == SOCK_STREAM;
     s->ids = e->zero_copy ? open_ids(s) : NULL;
     return s;
 }

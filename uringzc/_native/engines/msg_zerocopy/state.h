@@ -96,6 +96,12 @@ static inline void report_settled(uzc_msg_zerocopy *e, uint64_t key, int copied)
     e->progress++;
 }
 
+/* An int option of a socket; `otherwise` where it can not be read. */
+static inline int option_of(int fd, int level, int option, int otherwise) {
+    int value = otherwise;
+    return getsockopt(fd, level, option, &value, &(socklen_t){sizeof value}) == 0 ? value : otherwise;
+}
+
 /* A descriptor of this socket. s->fd alone may be another's by now, unless sock_of() just returned it. */
 static inline int fd_of(const struct sock *s) {
     return s->dup_fd >= 0 ? s->dup_fd : s->fd;

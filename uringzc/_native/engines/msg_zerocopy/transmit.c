@@ -20,7 +20,7 @@ static void end_request(uzc_msg_zerocopy *e, const struct entry *entry, int erro
     report_settled(e, entry->key, 1);
 }
 
-static size_t bytes_of(const struct entry *entry) {
+static size_t entry_bytes(const struct entry *entry) {
     size_t bytes = entry->vector ? 0 : entry->length;
     for (uint32_t i = 0; entry->vector && i < entry->length; i++)
         bytes += entry->vector[i].iov_len;
@@ -32,7 +32,7 @@ static size_t bytes_of(const struct entry *entry) {
 static bool is_zero_copy(const struct entry *entry, const struct sock *s) {
     uint32_t next;
     return entry->zero_copy && s->ids && !s->zero_copy_off && s->no_optmem != s->settled + 1 &&
-           bytes_of(entry) && uzc_ids_next(s->ids, &next);
+           entry_bytes(entry) && uzc_ids_next(s->ids, &next);
 }
 
 static void fill_message(struct mmsg_batch *g, uint32_t i, struct entry *entry) {
@@ -61,22 +61,17 @@ static int transmit(struct mmsg_batch *g, struct entry **entries, uint32_t count
 
 /* The program may clear SO_ZEROCOPY at any time; then the kernel ignores MSG_ZEROCOPY, and assigns no id. */
 static void refresh_zero_copy_off(struct sock *s) {
-    int enabled = 1;
-    if (s->ids)
-        getsockopt(fd_of(s), SOL_SOCKET, SO_ZEROCOPY, &enabled, &(socklen_t){sizeof enabled});
-    s->zero_copy_off = !enabled;
+    s->zero_copy_off = s->ids && !option_of(fd_of(s), SOL_SOCKET, SO_ZEROCOPY, 1);
 }
 
 /* The program may change these options too. See can_batch(). */
 static void refresh_batching(struct sock *s) {
-    int corked = 0, v4 = 0, v6 = 0;
     if (s->stream)
         return;
-    getsockopt(fd_of(s), IPPROTO_UDP, UDP_CORK, &corked, &(socklen_t){sizeof corked});
-    getsockopt(fd_of(s), IPPROTO_IP, IP_RECVERR, &v4, &(socklen_t){sizeof v4});
-    getsockopt(fd_of(s), IPPROTO_IPV6, IPV6_RECVERR, &v6, &(socklen_t){sizeof v6});
-    s->batchable_with_address = !corked;
-    s->batchable_connected = !corked && (v4 || v6);
+    s->batchable_with_address = !option_of(fd_of(s), IPPROTO_UDP, UDP_CORK, 0);
+    s->batchable_connected =
+        s->batchable_with_address && (option_of(fd_of(s), IPPROTO_IP, IP_RECVERR, 0) ||
+                                      option_of(fd_of(s), IPPROTO_IPV6, IPV6_RECVERR, 0));
 }
 
 /* Whether the entry may follow others in one sendmmsg(), which returns an error for its first message alone:
@@ -140,7 +135,7 @@ static uint32_t send_batch(uzc_msg_zerocopy *e, struct mmsg_batch *g, struct ent
     return 1;
 }
 
-static void wait_for_room(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
+static void add_waiting(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t pieces = entry->vector ? entry->length : 0;
     struct waiter *w = hold_open(s) < 0 ? NULL : malloc(sizeof *w + pieces * sizeof(struct iovec));
     if (entry->msg_flags & MSG_DONTWAIT || !w) {
@@ -201,7 +196,7 @@ static void send_entries(uzc_msg_zerocopy *e, struct sock *s, struct entry *firs
             break;
     }
     for (; at < count; at++)
-        wait_for_room(e, s, &first[at]);
+        add_waiting(e, s, &first[at]);
 }
 
 void send_queued(uzc_msg_zerocopy *e) {

@@ -30,7 +30,7 @@ struct uzc_ids {
     struct assignment *assignments;
     uint32_t size; /* of assignments: a power of 2 */
     uint32_t next;
-    uint32_t oldest;                /* outstanding; else next */
+    uint32_t oldest;                /* id outstanding; `next` if there is none */
     uint32_t outstanding;           /* how many */
     uint32_t first;                 /* id assigned after the guess */
     uint32_t highest;               /* id reported since the guess */
