@@ -32,7 +32,7 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
     r->user_data = user_data;
     r->socket = send->socket;
     r->memory = send->memory;
-    r->generation = (r->generation + 1) & GENERATIONS;
+    r->generation = r->generation < GENERATIONS ? r->generation + 1 : 1; /* no key is 0 */
     r->notifier = notifier;
     r->next = NONE;
     r->queued_at = s->now;
