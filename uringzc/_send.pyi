@@ -49,7 +49,7 @@ class Queue:
         self,
         engine: int,  # the address of its struct
         calls: int,  # of its uzc_calls
-        admit: Callable[[socket.socket], tuple[int, int, int, int, bool]],
+        describe_socket: Callable[[socket.socket], tuple[int, int, int, int, bool]],
         pin: Callable[[Any, int | None, int | None], Pinned],
         pack: Callable[[int, Any], bytes],
         refuse: Callable[[int], None],

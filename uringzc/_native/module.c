@@ -12,18 +12,19 @@
 
 static PyMethodDef functions[] = {
     {"compiled_method", compiled_method, METH_VARARGS,
-     "compiled_method(name, doc): a method of a class derived of Delegate."},
+     "compiled_method(name, doc) -> a method for a class that is derived from Delegate"},
     {"late", timer_late, METH_NOARGS,
-     "late() -> a UdpBatcher in which something waits for too long, when there is one"},
+     "late() -> a UdpBatcher in which datagrams have waited for max_delay; waits until there is one"},
     {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || memory_init(module) < 0 ||
-        owner_init(module) < 0 || queue_init(module) < 0 || arena_init(module) < 0 ||
-        batcher_init(module) < 0 || timer_init() < 0 || stream_init(module) < 0 || delegate_init(module) < 0)
+    if (!module || sockets_init() < 0 || arguments_init() < 0 || add_memory_type(module) < 0 ||
+        add_owner_type(module) < 0 || add_queue_type(module) < 0 || arena_init(module) < 0 ||
+        batcher_init(module) < 0 || timer_init() < 0 || add_stream_type(module) < 0 ||
+        add_delegate_type(module) < 0)
         return NULL;
     return module;
 }

@@ -51,7 +51,7 @@ class Engine(KernelInterface):
     def _start(
         self,
         calls: Any,
-        admit: Callable[[socket], tuple[int, int, int, int, bool]],
+        describe_socket: Callable[[socket], tuple[int, int, int, int, bool]],
         retired: deque[tuple[int, int]],
     ) -> None:
         """The last step of making an engine. `calls`: its ``uzc_calls``. `admit` describes a socket
@@ -62,7 +62,7 @@ class Engine(KernelInterface):
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._native)),
             int(ffi.cast("uintptr_t", calls)),
-            admit,
+            describe_socket,
             memory.pin_checked if self.debug else memory.pin,
             address.pack,
             self.refuse,

@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type Owner. */
+ * The type Owner: frees a C allocation when its last reference is dropped, and not before. A finalizer of the
+ * Python object that uses the allocation can run too early: that object may be resurrected from a cycle. */
 #include "request/owner.h"
 
 #include <stdint.h>
 
-/* Frees what it was given when its last reference goes, and not before: a finalizer in a cycle would run
- * while the object that it belongs to is being resurrected. */
 typedef struct {
     PyObject_HEAD void *pointer;
     void (*free)(void *);
 } Owner;
 
-static int owner_construct(PyObject *self, PyObject *args, PyObject *keywords) {
+static int owner_init(PyObject *self, PyObject *args, PyObject *keywords) {
     static char *accepted[] = {"pointer", "free", NULL};
     unsigned long long pointer, free_it;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "KK", accepted, &pointer, &free_it))
@@ -30,10 +29,9 @@ static void owner_dealloc(PyObject *self) {
 }
 
 static PyType_Slot owner_slots[] = {
-    {Py_tp_init, owner_construct}, {Py_tp_dealloc, owner_dealloc}, {Py_tp_new, PyType_GenericNew}, {0, NULL}};
+    {Py_tp_init, owner_init}, {Py_tp_dealloc, owner_dealloc}, {Py_tp_new, PyType_GenericNew}, {0, NULL}};
 static PyType_Spec owner_spec = {"uringzc._send.Owner", sizeof(Owner), 0, Py_TPFLAGS_DEFAULT, owner_slots};
 
-int owner_init(PyObject *module) {
-    PyObject *type = PyType_FromSpec(&owner_spec);
-    return type ? PyModule_AddType(module, (PyTypeObject *)type) : -1;
+int add_owner_type(PyObject *module) {
+    return add_type(module, &owner_spec) ? 0 : -1;
 }

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type Owner. */
+ * The type Owner: frees a C allocation. */
 #ifndef UZC_OWNER_H
 #define UZC_OWNER_H
 
 #include "request/python.h"
 
-int owner_init(PyObject *module);
+int add_owner_type(PyObject *module);
 
 #endif

@@ -297,9 +297,7 @@ static PyType_Spec spec = {"uringzc._send.TcpStream", sizeof(TcpStream), 0,
 
 PyTypeObject *stream_type;
 
-int stream_init(PyObject *module) {
-    stream_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return stream_type && PyModule_AddObject(module, "TcpStream", Py_NewRef((PyObject *)stream_type)) == 0
-               ? 0
-               : -1;
+int add_stream_type(PyObject *module) {
+    stream_type = add_type(module, &spec);
+    return stream_type ? 0 : -1;
 }

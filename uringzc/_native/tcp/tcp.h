@@ -51,7 +51,7 @@ typedef struct {
 
 /* sender.c */
 extern PyTypeObject *stream_type;
-int stream_init(PyObject *module);
+int add_stream_type(PyObject *module);
 PyObject *stream_send(PyObject *self, PyObject *data);
 PyObject *stream_send_buffers(PyObject *self, PyObject *buffers);
 
