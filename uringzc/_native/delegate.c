@@ -7,7 +7,8 @@
 
 #include "request/queue_type.h"
 #include "request/send.h"
-#include "tcp/tcp.h"
+#include "tcp/send.h"
+#include "tcp/sender.h"
 #include "udp/udp.h"
 
 typedef struct {

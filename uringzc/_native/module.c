@@ -7,7 +7,7 @@
 #include "request/owner.h"
 #include "request/queue_type.h"
 #include "request/sockets.h"
-#include "tcp/tcp.h"
+#include "tcp/sender.h"
 #include "udp/udp.h"
 
 static PyMethodDef functions[] = {

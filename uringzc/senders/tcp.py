@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 #: from so many bytes on, what can not change is sent from where it is
-LEAST = 16 << 10
+MIN_ZERO_COPY = 16 << 10
 MAX_INFLIGHT = 1024
 _BATCH = 8  # requests of one submission: a stream has one
 log = logging.getLogger("uringzc")
@@ -131,7 +131,7 @@ class TcpSender(Delegate):
             always=self._mode == "always",
             notify=notify is not None,
             copy_only=bool(self._why),
-            least=LEAST,
+            min_zero_copy=MIN_ZERO_COPY,
         )
         engine.attach(self, self._stream)
         if not self._blocking:
@@ -294,7 +294,7 @@ class TcpSender(Delegate):
     def explain(self) -> str:
         """What is being done, and why, in a sentence."""
         name, copying = self._engine.name, self._slow_path.copying
-        said = stream_explain(name, self._stream, self._why, self._mode, copying, LEAST)
+        said = stream_explain(name, self._stream, self._why, self._mode, copying, MIN_ZERO_COPY)
         why = self._engine.why_copied(self._sock)
         return f"{said} Now those are copied too, because {why}." if why else said
 
