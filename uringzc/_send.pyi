@@ -1,4 +1,4 @@
-# The typed face of the compiled module. tests/test_structure.py holds it to what is there.
+# The types of the compiled module. tests/project/test_structure.py compares them with the module.
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -17,13 +17,13 @@ T = TypeVar("T")
 def compiled_method(name: str, doc: str, /) -> Any: ...
 
 class Delegate:
-    """The base of a class that has methods of a compiled object."""
+    """The base of a class that has methods of a compiled object, the target."""
 
     def _delegate(self, target: object, /) -> None: ...
 
 @final
 class Memory:
-    """Memory that can be sent: what requests hold while the kernel may read it."""
+    """Memory to send from. Requests hold a reference while the kernel may read it."""
 
     def __init__(self, owner: object, address: int, length: int, retired: deque[tuple[int, int]]) -> None: ...
     @property
@@ -32,12 +32,12 @@ class Memory:
     def address(self) -> int: ...
     @property
     def length(self) -> int: ...
-    buffer: int  # the first registered buffer, -1 if it is not registered
+    buffer: int  # index of the first registered buffer, -1: not registered
     buffers: int
 
 @final
 class Owner:
-    """Frees what it was given when its last reference goes."""
+    """Frees a C allocation when its last reference is dropped."""
 
     def __init__(self, pointer: int, free: int) -> None: ...
 
@@ -47,8 +47,8 @@ class Queue:
 
     def __init__(
         self,
-        engine: int,  # the address of its struct
-        calls: int,  # of its uzc_calls
+        engine: int,  # address of its struct
+        calls: int,  # address of its uzc_calls
         describe_socket: Callable[[socket.socket], tuple[int, int, int, int, bool]],
         pin: Callable[[Any, int | None, int | None], Pinned],
         pack: Callable[[int, Any], bytes],

@@ -47,10 +47,11 @@ class TcpSender(BaseSender):
     sender, or what two send may mix.
 
     `scheduler`: share the engine of another, in its thread. `zero_copy`: "auto" copies where the kernel
-    copies anyway (loopback), and asks again from time to time; "always" copies only what can change; "never".
-    `blocking`: see ``send``; the socket's own timeout and O_NONBLOCK mean nothing here. `on_error` is called
-    with each SendError, before a call raises it; `notify` with the Notification of each of the sender's
-    notifiers, at the end of a call. What they call on the sender raises BusyError. `debug`: see Scheduler.
+    copies anyway (loopback), and tries again from time to time; "always" copies only what can change;
+    "never". `blocking`: see ``send``; the socket's timeout and O_NONBLOCK mean nothing here. `on_error` is
+    called with each SendError, before a call raises it; `notify` with the Notification of each of the
+    sender's notifiers, at the end of a call. What they call on the sender raises BusyError. `debug`: see
+    Scheduler.
 
     Sockets that can not send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
     or ValueError for what is no stream, and for SSLSocket, which encrypts.
@@ -184,7 +185,7 @@ class TcpSender(BaseSender):
             raise OSError(-code, f"shutdown: {os.strerror(-code)}")
 
     def close(self, timeout: float = 5.0) -> None:
-        """Takes no more, waits until the kernel holds no memory, and ends. May be repeated.
+        """Accepts no more, waits until the kernel holds no memory, and ends. May be repeated.
 
         What it holds after `timeout` is parked, see ``Scheduler.close``: the kernel goes on sending it. The
         socket stays open, and is the program's to shut down and to close. BusyError inside a call.
