@@ -15,6 +15,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 def compiled_method(name: str, doc: str, /) -> Any: ...
+def owner(pointer: int, free: int, /) -> object: ...
 
 class Delegate:
     """The base of a class that has methods of a compiled object, the target."""
@@ -34,12 +35,6 @@ class Memory:
     def length(self) -> int: ...
     buffer: int  # index of the first registered buffer, -1: not registered
     buffers: int
-
-@final
-class Owner:
-    """Frees a C allocation when its last reference is dropped."""
-
-    def __init__(self, pointer: int, free: int) -> None: ...
 
 @final
 class Queue:
