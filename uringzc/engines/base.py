@@ -54,8 +54,8 @@ class Engine(KernelInterface):
         describe_socket: Callable[[socket], tuple[int, int, int, int, bool]],
         retired: deque[tuple[int, int]],
     ) -> None:
-        """The last step of making an engine. `calls`: its ``uzc_calls``. `admit` describes a socket
-        (``tables.Sockets.admit``). `retired`: registrations of closed regions, for ``_clear_retired``.
+        """The last step of making an engine. `calls`: its ``uzc_calls``. `describe_socket`:
+        ``tables.Sockets.describe_socket``. `retired`: registrations of closed regions; ``_clear_retired``.
         """
         self.closed = False
         self.slots.posted = partial(_after_posting, weakref.ref(self))

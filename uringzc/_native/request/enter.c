@@ -10,7 +10,7 @@
 static void verify_memory(Queue *q, PyObject *memory) {
     PyObject *pending_type, *pending_value, *pending_trace;
     PyErr_Fetch(&pending_type, &pending_value, &pending_trace);
-    if (drop_result(PyObject_CallFunctionObjArgs(q->verify, memory, NULL)) < 0) {
+    if (check_result(PyObject_CallFunctionObjArgs(q->verify, memory, NULL)) < 0) {
         PyObject *value = take_exception();
         if (!value || PyList_Append(q->modified, value) < 0)
             PyErr_Clear();
@@ -63,7 +63,7 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     if (done > -4096) /* not refused */
         release_references(q);
     if (done > 0 && !q->owned) {
-        q->owned = drop_result(PyObject_CallFunctionObjArgs(q->claimed, NULL)) == 0;
+        q->owned = check_result(PyObject_CallFunctionObjArgs(q->claimed, NULL)) == 0;
         if (!q->owned) /* an interrupt: the next submission calls it again */
             done = INT64_MIN;
     }

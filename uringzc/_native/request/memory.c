@@ -90,7 +90,7 @@ static void memory_dealloc(PyObject *self) {
     if (m->retired && m->buffer >= 0) {
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
-        if (drop_result(PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers)) < 0)
+        if (check_result(PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers)) < 0)
             PyErr_WriteUnraisable(m->retired);
         PyErr_Restore(type, value, trace);
     }

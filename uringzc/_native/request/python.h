@@ -25,8 +25,8 @@ static inline void free_object(PyObject *self) {
     Py_DECREF(type);
 }
 
-/* For calls whose result does not matter: 0, or -1 where they raised. */
-static inline int drop_result(PyObject *result) {
+/* Drops the result of a call, of which only matters whether it raised: 0 or -1. */
+static inline int check_result(PyObject *result) {
     Py_XDECREF(result);
     return result ? 0 : -1;
 }

@@ -64,9 +64,9 @@ int notifiers_read(const Queue *q, uint32_t slot, PyObject *slow_path, char *to_
         if (!slow_path)
             continue;
         *to_report = 1;
-        error = drop_result(PyObject_CallMethod(slow_path, "posted", "IKKLK", (unsigned)n.sequence,
-                                                (unsigned long long)n.requests, (unsigned long long)n.nbytes,
-                                                (long long)n.copied, (unsigned long long)n.failed));
+        error = check_result(PyObject_CallMethod(slow_path, "posted", "IKKLK", (unsigned)n.sequence,
+                                                 (unsigned long long)n.requests, (unsigned long long)n.nbytes,
+                                                 (long long)n.copied, (unsigned long long)n.failed));
     }
     return error;
 }

@@ -24,7 +24,7 @@ int stream_begin(TcpStream *s) {
     if (refusal)
         return refuse_as(s->slow_path, refusal), -1;
     if (!s->claimed) {
-        if (drop_result(PyObject_CallMethod(s->slow_path, "claim", NULL)) < 0)
+        if (check_result(PyObject_CallMethod(s->slow_path, "claim", NULL)) < 0)
             return -1;
         s->claimed = 1;
     }
@@ -39,11 +39,11 @@ int stream_begin(TcpStream *s) {
 PyObject *stream_end(TcpStream *s, PyObject *result) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    int error = s->attached ? stream_flush(s) : 0;
+    int error = s->unflushed ? stream_flush(s) : 0;
     if (!error && s->in_flight && ++s->calls_since_poll > CALLS_PER_POLL)
         error = stream_poll(s);
     if (!error && s->to_report && result) {
-        error = drop_result(PyObject_CallMethod(s->slow_path, "report", NULL));
+        error = check_result(PyObject_CallMethod(s->slow_path, "report", NULL));
         s->to_report = error != 0; /* the next call reports the rest */
     }
     if (!error && result)

@@ -129,15 +129,15 @@ static int count_for_policy(TcpStream *s, const struct step *step) {
 /* A call that may not wait ends here, and the sender's fileno() becomes readable when the socket is writable.
  * 1, or -1 with an exception. */
 static int stop_sending(TcpStream *s) {
-    int error = drop_result(PyObject_CallMethod(s->slow_path, "blocked", NULL));
+    int error = check_result(PyObject_CallMethod(s->slow_path, "blocked", NULL));
     return !error && (!s->in_flight || stream_poll(s) == 0) ? 1 : -1;
 }
 
 /* Raises SendError, unless `code` is EXCEPTION. Always -1. */
 static int fail_sending(TcpStream *s, int32_t code, size_t size, unsigned long long accepted) {
     if (code != EXCEPTION)
-        drop_result(PyObject_CallMethod(s->slow_path, "failed", "inKK", (int)-code, (Py_ssize_t)size,
-                                        accepted, s->nbytes));
+        check_result(PyObject_CallMethod(s->slow_path, "failed", "inKK", (int)-code, (Py_ssize_t)size,
+                                         accepted, s->nbytes));
     return -1;
 }
 

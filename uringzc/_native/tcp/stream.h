@@ -56,7 +56,7 @@ typedef struct {
     uint32_t copied_since;  /* of those, copied by the kernel */
 
     uint32_t in_flight;        /* requests whose memory the kernel may read */
-    uint32_t attached;         /* requests of the notifier that is not flushed */
+    uint32_t unflushed;        /* requests of the notifier that is not flushed */
     uint32_t calls_since_poll; /* calls since the engine was entered last */
     Notifiers notifiers;
 

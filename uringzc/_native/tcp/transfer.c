@@ -54,7 +54,7 @@ static int read_stream_notifications(TcpStream *s) {
 int stream_flush(TcpStream *s) {
     if (notifiers_flush(s->queue, s->slot, &s->notifiers) < 0)
         return -1;
-    s->attached = 0;
+    s->unflushed = 0;
     release_references(s->queue);
     return read_stream_notifications(s);
 }
@@ -173,7 +173,7 @@ int32_t transfer_by_request(TcpStream *s, uint32_t count, bool more, PyObject *h
     }
     s->awaited = true;
     s->in_flight++;
-    s->attached++;
+    s->unflushed++;
     s->requests++;
     s->calls_since_poll = 0;
     if (stream_await_result(s) == 0)
