@@ -1,4 +1,4 @@
-# The typed face of the compiled module. tests/test_structure.py holds it to what is there.
+# The types of the compiled module. tests/project/test_structure.py compares them with the module.
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -15,15 +15,16 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 def compiled_method(name: str, doc: str, /) -> Any: ...
+def owner(pointer: int, free: int, /) -> object: ...
 
 class Delegate:
-    """The base of a class that has methods of a compiled object."""
+    """The base of a class that has methods of a compiled object, the target."""
 
     def _delegate(self, target: object, /) -> None: ...
 
 @final
 class Memory:
-    """Memory that can be sent: what requests hold while the kernel may read it."""
+    """Memory to send from. Requests hold a reference while the kernel may read it."""
 
     def __init__(self, owner: object, address: int, length: int, retired: deque[tuple[int, int]]) -> None: ...
     @property
@@ -32,14 +33,8 @@ class Memory:
     def address(self) -> int: ...
     @property
     def length(self) -> int: ...
-    buffer: int  # the first registered buffer, -1 if it is not registered
+    buffer: int  # index of the first registered buffer, -1: not registered
     buffers: int
-
-@final
-class Owner:
-    """Frees what it was given when its last reference goes."""
-
-    def __init__(self, pointer: int, free: int) -> None: ...
 
 @final
 class Queue:
@@ -47,9 +42,9 @@ class Queue:
 
     def __init__(
         self,
-        engine: int,  # the address of its struct
-        calls: int,  # of its uzc_calls
-        admit: Callable[[socket.socket], tuple[int, int, int, int, bool]],
+        engine: int,  # address of its struct
+        calls: int,  # address of its uzc_calls
+        describe_socket: Callable[[socket.socket], tuple[int, int, int, int, bool]],
         pin: Callable[[Any, int | None, int | None], Pinned],
         pack: Callable[[int, Any], bytes],
         refuse: Callable[[int], None],
@@ -233,7 +228,7 @@ class TcpStream:
         always: bool,
         notify: bool,
         copy_only: bool,
-        least: int,
+        min_zero_copy: int,
     ) -> None: ...
     def send(self, data: Buffer, /) -> int: ...
     def send_buffers(self, buffers: Iterable[Buffer], /) -> int: ...

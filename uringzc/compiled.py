@@ -1,4 +1,4 @@
-"""Methods of public classes that are compiled: the contract is read in Python, the code is C."""
+"""Methods of public classes that are compiled: Python has the signature and the contract, C the code."""
 
 import inspect
 from collections.abc import Callable
@@ -10,10 +10,11 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(contract: F) -> F:
-    """The compiled method that the decorated function describes, with its documentation and its signature.
+    """Replaces the decorated function by the compiled method of that name (_native/delegate.c).
 
-    Its class derives from ``_send.Delegate``, and has named the compiled object with ``_delegate``. Its
-    attributes are slots, with ``__dict__`` for the program's: CPython finds others four times as slowly.
+    The method gets the function's docstring and signature. Its class derives from ``_send.Delegate`` and sets
+    the compiled object with ``_delegate()``; its attributes are slots, with ``__dict__`` for the program's:
+    without slots, CPython takes four times as long to find the method.
     """
     signature = inspect.signature(contract)
     bare = [

@@ -45,7 +45,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from uringzc._send import Owner
+from uringzc._send import owner
 from uringzc._uring import ffi, lib
 from uringzc.errors import Refuser, counted, refuse
 from uringzc.records import Batch as Batch
@@ -136,7 +136,7 @@ class Slots:
         self._check = refuse.check
         # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
-        self._owner = Owner(int(ffi.cast("uintptr_t", pointer)), int(free))
+        self._owner = owner(int(ffi.cast("uintptr_t", pointer)), int(free))
         self.completion: Record[Any] = COMPLETION
         self.notification = NOTIFICATION
         self._stats = ffi.new("uzc_stats *")

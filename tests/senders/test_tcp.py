@@ -16,7 +16,7 @@ import uringzc
 from uringzc import SendError, TcpSender, testing
 from uringzc.senders import policy
 from uringzc.senders.policy import MODES
-from uringzc.senders.tcp import LEAST
+from uringzc.senders.tcp import MIN_ZERO_COPY
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -47,8 +47,8 @@ def test_everything_arrives_in_order(tcp_pair: Pair, engine: str, zero_copy: str
 MIXES: dict[str, list["Buffer"]] = {
     "none": [],
     "empty ones": [b"", bytearray(), memoryview(b"")],
-    "empty and not": [b"", b"a", bytearray(), b"b" * LEAST, b"", bytearray(b"c"), b""],
-    "large ones": [noise(LEAST), noise(1 << 20), noise(3 << 20)],
+    "empty and not": [b"", b"a", bytearray(), b"b" * MIN_ZERO_COPY, b"", bytearray(b"c"), b""],
+    "large ones": [noise(MIN_ZERO_COPY), noise(1 << 20), noise(3 << 20)],
     "more than IOV_MAX": [b"%05d" % i for i in range(3000)],
     "of all kinds": [KINDS[i % 3](noise((i * 7919) % 40000)) for i in range(600)],
     "neither bytes nor flat": [array.array("i", range(99)), memoryview(bytes(range(64))).cast("I", (4, 4))],
@@ -68,7 +68,7 @@ def test_buffers_leave_one_after_the_other(tcp_pair: Pair, engine: str, zero_cop
 
 
 def test_with_debug(tcp_pair: Pair, engine: str) -> None:
-    data: list[Buffer] = [noise(LEAST), bytearray(noise(1 << 20)), memoryview(noise(300_000)), b"x"]
+    data: list[Buffer] = [noise(MIN_ZERO_COPY), bytearray(noise(1 << 20)), memoryview(noise(300_000)), b"x"]
     with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, debug=True) as s:
         s.send_buffers(data)
         s.shutdown()
@@ -86,7 +86,7 @@ def test_small_neighbours_are_one_system_call(tcp_pair: Pair, engine: str) -> No
 def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         with pytest.raises((TypeError, BufferError)):
-            s.send_buffers([b"good", noise(LEAST), bad])
+            s.send_buffers([b"good", noise(MIN_ZERO_COPY), bad])
         with pytest.raises((TypeError, BufferError)):
             s.send(bad)
         with pytest.raises(TypeError):
@@ -104,17 +104,17 @@ def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> No
 @pytest.mark.parametrize(
     ("zero_copy", "data", "requests"),
     [
-        ("auto", bytes(LEAST), 1),
-        ("auto", memoryview(bytes(LEAST)), 1),
-        ("auto", memoryview(bytes(2 * LEAST)).cast("I")[:LEAST], 1),
-        ("auto", bytes(LEAST - 1), 0),
-        ("auto", bytearray(LEAST), 0),
-        ("auto", memoryview(bytearray(LEAST)).toreadonly(), 0),
-        ("auto", mmap.mmap(-1, LEAST, prot=mmap.PROT_READ), 0),
+        ("auto", bytes(MIN_ZERO_COPY), 1),
+        ("auto", memoryview(bytes(MIN_ZERO_COPY)), 1),
+        ("auto", memoryview(bytes(2 * MIN_ZERO_COPY)).cast("I")[:MIN_ZERO_COPY], 1),
+        ("auto", bytes(MIN_ZERO_COPY - 1), 0),
+        ("auto", bytearray(MIN_ZERO_COPY), 0),
+        ("auto", memoryview(bytearray(MIN_ZERO_COPY)).toreadonly(), 0),
+        ("auto", mmap.mmap(-1, MIN_ZERO_COPY, prot=mmap.PROT_READ), 0),
         ("always", b"x", 1),
         ("always", b"", 0),
-        ("always", bytearray(LEAST), 0),
-        ("never", bytes(LEAST), 0),
+        ("always", bytearray(MIN_ZERO_COPY), 0),
+        ("never", bytes(MIN_ZERO_COPY), 0),
     ],
 )
 def test_what_can_not_change_and_is_large_is_zero_copy(
@@ -133,16 +133,16 @@ def test_loopback_copies_so_it_is_copied_at_once(
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         assert "sent zero-copy, from where they are" in s.explain()
         for _ in range(policy.TRIAL):
-            s.send(bytes(LEAST))
-            tcp_pair.rx.recv(LEAST, socket.MSG_WAITALL)
+            s.send(bytes(MIN_ZERO_COPY))
+            tcp_pair.rx.recv(MIN_ZERO_COPY, socket.MSG_WAITALL)
             s.drain(20)  # so that it is known
         assert s.stats.copied == s.stats.zero_copy == policy.TRIAL
         assert s.stats.copying
         assert "since the kernel copied zero-copy sends too" in s.explain()
         for _ in range(4):
-            s.send(bytes(LEAST))
+            s.send(bytes(MIN_ZERO_COPY))
         assert (s.stats.requests, s.stats.syscalls) == (policy.TRIAL, 4)
-        s.send(bytes(LEAST))
+        s.send(bytes(MIN_ZERO_COPY))
         assert s.stats.requests == policy.TRIAL + 1  # the kernel is asked again
         tcp_pair.rx.recv(1 << 20, socket.MSG_WAITALL | socket.MSG_DONTWAIT)
 
@@ -226,7 +226,7 @@ def test_options_of_the_scheduler_that_is_shared(tcp_pair: Pair) -> None:
         TcpSender(tcp_pair.tx, scheduler=scheduler, engine="copy")
 
 
-@pytest.mark.parametrize("data", [b"x", noise(LEAST), b""])
+@pytest.mark.parametrize("data", [b"x", noise(MIN_ZERO_COPY), b""])
 def test_a_socket_that_is_not_connected(engine: str, data: bytes) -> None:
     with socket.socket() as sock, TcpSender(sock, engine=engine) as s:
         with pytest.raises(BrokenPipeError) as caught:
@@ -239,7 +239,7 @@ def test_a_socket_that_is_closed_under_the_sender(tcp_pair: Pair, engine: str) -
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"x")
         tcp_pair.tx.close()
-        for data in (b"y", noise(LEAST)):
+        for data in (b"y", noise(MIN_ZERO_COPY)):
             with pytest.raises(OSError, match="Bad file descriptor") as caught:
                 s.send(data)
             assert isinstance(caught.value, SendError)

@@ -11,7 +11,7 @@ from helpers import Reading, Tracked, Unguarded, holding, io_uring, is_held, let
 import uringzc
 from uringzc import Notification, TcpSender, testing
 from uringzc.engines import lifetime
-from uringzc.senders.tcp import LEAST
+from uringzc.senders.tcp import MIN_ZERO_COPY
 
 pytestmark = testing.requires("net_admin")
 SIZE = 64 << 10
@@ -69,15 +69,15 @@ def test_every_buffer_comes_back_once(
     with Reading(rx) as read, TcpSender(tx, engine=engine, zero_copy="always", notify=told.append) as s:
         with stopped(box):
             for i in range(20):
-                s.send(Tracked(bytes([i]) * LEAST))
+                s.send(Tracked(bytes([i]) * MIN_ZERO_COPY))
             assert Tracked.left == s.stats.in_flight == 20
         s.drain(20)
         assert Tracked.left == 0
         s.send(b"")  # told at the end of a call
         assert sum(each.requests for each in told) == 20
-        assert sum(each.nbytes for each in told) == 20 * LEAST
+        assert sum(each.nbytes for each in told) == 20 * MIN_ZERO_COPY
         s.shutdown()
-    assert read.end() == b"".join(bytes([i]) * LEAST for i in range(20))
+    assert read.end() == b"".join(bytes([i]) * MIN_ZERO_COPY for i in range(20))
 
 
 @pytest.mark.parametrize("size", [100, SIZE])
@@ -122,11 +122,11 @@ def test_more_than_may_be_in_flight_is_copied(
     ):
         with stopped(box):
             for i in range(10):
-                s.send(bytes([i]) * LEAST)
+                s.send(bytes([i]) * MIN_ZERO_COPY)
             assert (s.stats.requests, s.stats.syscalls) == (4, 6)
-        assert receive(rx, 10 * LEAST) == b"".join(bytes([i]) * LEAST for i in range(10))
+        assert receive(rx, 10 * MIN_ZERO_COPY) == b"".join(bytes([i]) * MIN_ZERO_COPY for i in range(10))
         s.drain(20)
-        s.send(bytes(LEAST))
+        s.send(bytes(MIN_ZERO_COPY))
         assert s.stats.requests == 5
 
 

@@ -16,7 +16,7 @@ from helpers import Alarms, Reading, Tracked, holding, run, stream_in
 
 import uringzc
 from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
-from uringzc.senders.tcp import LEAST
+from uringzc.senders.tcp import MIN_ZERO_COPY
 
 each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
 
@@ -25,7 +25,7 @@ def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
     """What each call raises."""
     calls: list[Callable[[], object]] = [
         lambda: s.send(b"x"),
-        lambda: s.send(bytes(LEAST)),
+        lambda: s.send(bytes(MIN_ZERO_COPY)),
         lambda: s.send_buffers([b"x"]),
         s.flush,
         s.drain,
@@ -186,7 +186,7 @@ def test_a_callback_that_raises_is_told_the_rest_by_later_calls(tcp_pair: Pair, 
     with Reading(tcp_pair.rx), TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=notify) as s:
         for _ in range(5):
             with suppress(ArithmeticError):
-                s.send(b"x" * LEAST)
+                s.send(b"x" * MIN_ZERO_COPY)
         for _ in range(10):
             with suppress(ArithmeticError):
                 s.drain(20)
@@ -249,7 +249,7 @@ def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, t
 def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     """What the stream has is what the statistics said, call by call, and all memory comes back."""
     marks: list[tuple[int, int]] = []  # bytes before each call, and its number
-    sizes = [LEAST, 104, 200_000, 4000]
+    sizes = [MIN_ZERO_COPY, 104, 200_000, 4000]
     blocks = [b"%07d " % i * (sizes[i % 4] // 8) for i in range(16)]
     held = [sys.getrefcount(block) for block in blocks]
 
@@ -330,8 +330,8 @@ def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: s
             b = TcpSender(second.tx, scheduler=scheduler, zero_copy="always")
             udp = UdpSender(udp_pair.rx.getsockname(), scheduler=scheduler, max_delay=None)
             for i in range(50):
-                a.send(b"a%04d" % i * LEAST)
-                b.send_buffers([b"b%04d" % i * LEAST, bytearray(b"m")])
+                a.send(b"a%04d" % i * MIN_ZERO_COPY)
+                b.send_buffers([b"b%04d" % i * MIN_ZERO_COPY, bytearray(b"m")])
                 udp.send(b"u%04d" % i)
             scheduler.send(first.tx, b"not through the sender", user_data=5)
             scheduler.submit()
@@ -341,8 +341,10 @@ def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: s
             b.send(b"on its own")
             assert all(s.stats.requests >= 50 or engine == "copy" for s in (a, b))
             b.shutdown()
-        assert one.end() == b"".join(b"a%04d" % i * LEAST for i in range(50)) + b"not through the sender"
-        assert two.end() == b"".join(b"b%04d" % i * LEAST + b"m" for i in range(50)) + b"on its own"
+        assert (
+            one.end() == b"".join(b"a%04d" % i * MIN_ZERO_COPY for i in range(50)) + b"not through the sender"
+        )
+        assert two.end() == b"".join(b"b%04d" % i * MIN_ZERO_COPY + b"m" for i in range(50)) + b"on its own"
         assert [c.user_data for c in scheduler.reap_completions(wait=1)] == [5]
         scheduler.flush(0)
         assert [n.requests for n in scheduler.reap_notifications(wait=1)] == [1]
@@ -359,7 +361,7 @@ def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
 
         def work() -> None:
             s = TcpSender(tx, engine=engine, zero_copy="always")
-            s.send(Tracked(b"x" * LEAST))
+            s.send(Tracked(b"x" * MIN_ZERO_COPY))
             kept.append(s)
             box.release()
 
@@ -369,7 +371,7 @@ def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
         thread.join()
         assert kept[0].closed
         assert Tracked.left == 0
-        assert rx.recv(LEAST, socket.MSG_PEEK)
+        assert rx.recv(MIN_ZERO_COPY, socket.MSG_PEEK)
 
 
 @pytest.mark.parametrize("data", [b"x", bytes(1 << 20)])

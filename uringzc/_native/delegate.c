@@ -1,13 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Delegate: the base of a public class some of whose methods are compiled, and belong to another object, its
- * target. They are methods of the class: a bound one keeps the object that the program made, a subclass can
- * override them, and a call costs no Python frame. */
+ * The type Delegate: the base of public classes (Scheduler, UdpSender, TcpSender) some of whose methods are
+ * compiled and work on another object, the target. They are descriptors of the class: a bound method refers
+ * to the public object, a subclass can override it, and a call makes no Python frame. */
 #include "delegate.h"
 
 #include "request/queue_type.h"
 #include "request/send.h"
-#include "tcp/tcp.h"
+#include "tcp/send.h"
+#include "tcp/sender.h"
 #include "udp/udp.h"
 
 typedef struct {
@@ -24,7 +25,7 @@ static PyObject *target_of(PyObject *self, PyTypeObject *type) {
                         Py_TYPE(self));
 }
 
-/* A method of a class, that is its target's. */
+/* A method of a public class, which calls the target's. */
 #define FASTCALL(name, type, method)                                                                         \
     static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {     \
         PyObject *target = target_of(self, type);                                                            \
@@ -63,7 +64,7 @@ static char *copy_of(const char *text) {
     return copy ? memcpy(copy, text, size) : NULL;
 }
 
-/* compiled_method("Class.method", doc): it, for the class's body. Lives as long as the process. */
+/* compiled_method("Class.method", doc) -> the descriptor, for the class's body. Its memory is never freed. */
 PyObject *compiled_method(PyObject *module, PyObject *args) {
     (void)module;
     const char *name, *doc;
@@ -83,7 +84,7 @@ PyObject *compiled_method(PyObject *module, PyObject *args) {
     return PyErr_Format(PyExc_LookupError, "no compiled method %s", name);
 }
 
-static PyObject *delegate(PyObject *self, PyObject *target) {
+static PyObject *delegate_set_target(PyObject *self, PyObject *target) {
     PyObject *old = ((Delegate *)self)->target;
     Py_INCREF(target);
     ((Delegate *)self)->target = target;
@@ -91,34 +92,33 @@ static PyObject *delegate(PyObject *self, PyObject *target) {
     Py_RETURN_NONE;
 }
 
-static int traverse(PyObject *self, visitproc visit, void *arg) {
+static int delegate_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((Delegate *)self)->target);
     return 0;
 }
 
-static int clear(PyObject *self) {
+static int delegate_clear(PyObject *self) {
     Py_CLEAR(((Delegate *)self)->target);
     return 0;
 }
 
-static void dealloc(PyObject *self) {
+static void delegate_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
-    clear(self);
+    delegate_clear(self);
     free_object(self);
 }
 
-static PyMethodDef methods[] = {{"_delegate", delegate, METH_O, "Makes its argument the target."},
-                                {NULL, NULL, 0, NULL}};
-static PyType_Slot slots[] = {{Py_tp_traverse, traverse},     {Py_tp_clear, clear},
-                              {Py_tp_dealloc, dealloc},       {Py_tp_methods, methods},
-                              {Py_tp_new, PyType_GenericNew}, {0, NULL}};
-static PyType_Spec spec = {"uringzc._send.Delegate", sizeof(Delegate), 0,
-                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, slots};
+static PyMethodDef delegate_methods[] = {
+    {"_delegate", delegate_set_target, METH_O, "Makes its argument the target."}, {NULL, NULL, 0, NULL}};
+static PyType_Slot delegate_slots[] = {{Py_tp_traverse, delegate_traverse}, {Py_tp_clear, delegate_clear},
+                                       {Py_tp_dealloc, delegate_dealloc},   {Py_tp_methods, delegate_methods},
+                                       {Py_tp_new, PyType_GenericNew},      {0, NULL}};
+static PyType_Spec delegate_spec = {"uringzc._send.Delegate", sizeof(Delegate), 0,
+                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
+                                    delegate_slots};
 
-int delegate_init(PyObject *module) {
-    delegate_type = (PyTypeObject *)PyType_FromSpec(&spec);
-    return delegate_type && PyModule_AddObject(module, "Delegate", Py_NewRef((PyObject *)delegate_type)) == 0
-               ? 0
-               : -1;
+int add_delegate_type(PyObject *module) {
+    delegate_type = add_type(module, &delegate_spec);
+    return delegate_type ? 0 : -1;
 }

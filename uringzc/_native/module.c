@@ -4,26 +4,45 @@
 #include "delegate.h"
 #include "request/arguments.h"
 #include "request/memory.h"
-#include "request/owner.h"
 #include "request/queue_type.h"
 #include "request/sockets.h"
-#include "tcp/tcp.h"
+#include "tcp/sender.h"
 #include "udp/udp.h"
 
+static void free_owned(PyObject *capsule) {
+    void (*free_it)(void *) = (void (*)(void *))PyCapsule_GetContext(capsule);
+    free_it(PyCapsule_GetPointer(capsule, NULL));
+}
+
+/* Not a finalizer of the Python object that uses the allocation: that may run too early, in a cycle which
+ * another finalizer then resurrects. */
+static PyObject *make_owner(PyObject *module, PyObject *args) {
+    (void)module;
+    unsigned long long pointer, free_it;
+    if (!PyArg_ParseTuple(args, "KK", &pointer, &free_it))
+        return NULL;
+    PyObject *capsule = PyCapsule_New((void *)(uintptr_t)pointer, NULL, NULL);
+    if (capsule && PyCapsule_SetContext(capsule, (void *)(uintptr_t)free_it) == 0)
+        PyCapsule_SetDestructor(capsule, free_owned);
+    return capsule;
+}
+
 static PyMethodDef functions[] = {
+    {"owner", make_owner, METH_VARARGS,
+     "owner(pointer, free) -> an object; free(pointer) is called when its last reference is dropped"},
     {"compiled_method", compiled_method, METH_VARARGS,
-     "compiled_method(name, doc): a method of a class derived of Delegate."},
+     "compiled_method(name, doc) -> a method for a class that is derived from Delegate"},
     {"late", timer_late, METH_NOARGS,
-     "late() -> a UdpBatcher in which something waits for too long, when there is one"},
+     "late() -> a UdpBatcher in which datagrams have waited for max_delay; waits until there is one"},
     {NULL, NULL, 0, NULL}};
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || memory_init(module) < 0 ||
-        owner_init(module) < 0 || queue_init(module) < 0 || arena_init(module) < 0 ||
-        batcher_init(module) < 0 || timer_init() < 0 || stream_init(module) < 0 || delegate_init(module) < 0)
+    if (!module || sockets_init() < 0 || arguments_init() < 0 || add_memory_type(module) < 0 ||
+        add_queue_type(module) < 0 || arena_init(module) < 0 || batcher_init(module) < 0 ||
+        timer_init() < 0 || add_stream_type(module) < 0 || add_delegate_type(module) < 0)
         return NULL;
     return module;
 }

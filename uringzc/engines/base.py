@@ -51,18 +51,18 @@ class Engine(KernelInterface):
     def _start(
         self,
         calls: Any,
-        admit: Callable[[socket], tuple[int, int, int, int, bool]],
+        describe_socket: Callable[[socket], tuple[int, int, int, int, bool]],
         retired: deque[tuple[int, int]],
     ) -> None:
-        """The last step of making an engine. `calls`: its ``uzc_calls``. `admit` describes a socket
-        (``tables.Sockets.admit``). `retired`: registrations of closed regions, for ``_clear_retired``.
+        """The last step of making an engine. `calls`: its ``uzc_calls``. `describe_socket`:
+        ``tables.Sockets.describe_socket``. `retired`: registrations of closed regions; ``_clear_retired``.
         """
         self.closed = False
         self.slots.posted = partial(_after_posting, weakref.ref(self))
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._native)),
             int(ffi.cast("uintptr_t", calls)),
-            admit,
+            describe_socket,
             memory.pin_checked if self.debug else memory.pin,
             address.pack,
             self.refuse,

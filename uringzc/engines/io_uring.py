@@ -67,7 +67,7 @@ class RingEngine(Engine):
         lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
         self.sockets = Sockets(raw=completions == RAW)
         self._buffers = Buffers(self._out)
-        self._start(lib.uzc_ring_calls(), self.sockets.admit, self._buffers.retired)
+        self._start(lib.uzc_ring_calls(), self.sockets.describe_socket, self._buffers.retired)
 
     def _create(self, entries: int, cq_entries: int) -> None:
         code = -errno.EINVAL

@@ -70,7 +70,7 @@ class MsgZerocopyEngine(Engine):
         check(code, "an epoll descriptor")
         self.sockets = Sockets()
         self._retired: deque[tuple[int, int]] = deque()  # stays empty: nothing is registered
-        self._start(lib.uzc_msg_zerocopy_calls(), self.sockets.admit, self._retired)
+        self._start(lib.uzc_msg_zerocopy_calls(), self.sockets.describe_socket, self._retired)
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from. The kernel pins it at each send, not before."""

@@ -119,7 +119,7 @@ class Sockets:
         self._entries = 0
         self.refused = 0  #: errno of the refused table of files: requests use descriptors
 
-    def admit(self, sock: socket.socket) -> tuple[int, int, int, int, bool]:
+    def describe_socket(self, sock: socket.socket) -> tuple[int, int, int, int, bool]:
         """Descriptor, fixed file or -1, family, largest datagram or 0, whether it can send zero-copy.
 
         TypeError for anything but a socket, OSError EBADF for a closed one.
@@ -175,7 +175,7 @@ class Sockets:
             self._free.append(index)
 
     def _check_new(self, sock: socket.socket) -> int:
-        fd = self.admit(sock)[0]
+        fd = self.describe_socket(sock)[0]
         if sock in self.registered:
             raise OSError(errno.EBUSY, "the socket is registered already")
         return fd

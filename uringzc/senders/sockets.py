@@ -98,7 +98,7 @@ def room_for(arena: int, most: int) -> int:
 
 def check_tcp(sock: socket.socket) -> str:
     """An existing stream. TypeError, ValueError, or OSError EBADF. Why it can not send zero-copy, if so."""
-    zero_copy = Sockets().admit(sock)[4]
+    zero_copy = Sockets().describe_socket(sock)[4]
     if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"a TcpSender sends through a stream socket (SOCK_STREAM), not {sock!r}")
     if zero_copy:

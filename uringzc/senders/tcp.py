@@ -1,36 +1,30 @@
 """TcpSender: send() on a stream, as safe as a socket's sendall, and without a copy where that pays.
 
 Theory of operation
-    A stream needs its bytes in order, so one request at a time is without a result: the next one follows the
-    *result* of the one before, never its notification, which on TCP comes with the peer's acknowledgement.
-    Requests carry MSG_DONTWAIT and have their result when the submission returns; a full socket is waited for
-    with poll, and what was short is resumed where it stopped. So a plain system call may be made whenever no
-    request is without a result, and that is how small and mutable data leaves: copied by the kernel straight
-    from the program's memory. What is large and can not change is a zero-copy request, and it, and the
-    socket, are held by the accounts until the notification. Nothing is gathered, and nothing waits in the
-    sender. All of that is compiled (``_native/stream.c``, ``steps.c``, ``flow.c``).
+    A stream needs its bytes in order, so at most one request is without a result: the next one waits for the
+    *result* of the one before, never for its notification, which on TCP comes with the peer's
+    acknowledgement. Requests carry MSG_DONTWAIT and have their result when the submission returns; a call
+    waits for a full socket with poll(), and continues where the kernel stopped. So a system call may be made
+    whenever no request is without a result, and that is how small and mutable data is sent: the kernel copies
+    it straight from the program's memory. What is large and immutable is sent by a zero-copy request, which
+    holds it, and the socket, until the notification. The sender buffers no data. All of that is compiled
+    (``_native/tcp/``).
 """
 
-import errno
-import logging
 import os
 import select
 import socket
 import time
-import warnings
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack, suppress
-from types import TracebackType
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from uringzc._send import Delegate, TcpStream
+from uringzc._send import TcpStream
 from uringzc.compiled import compiled
-from uringzc.engines.base import Engine
-from uringzc.engines.choose import choose
-from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
-from uringzc.notif import COMPLETIONS, Notification, Notifier
+from uringzc.errors import SendError, counted
+from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
-from uringzc.senders.policy import MODES
+from uringzc.senders.base import BaseSender, check_options
 from uringzc.senders.sockets import check_tcp
 from uringzc.senders.stats import TcpStats, stream_explain, stream_snapshot
 from uringzc.senders.tcp_slow_path import TcpSlowPath
@@ -38,14 +32,13 @@ from uringzc.senders.tcp_slow_path import TcpSlowPath
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-#: from so many bytes on, what can not change is sent from where it is
-LEAST = 16 << 10
+#: bytes from which on immutable data is sent from where it is
+MIN_ZERO_COPY = 16 << 10
 MAX_INFLIGHT = 1024
-_BATCH = 8  # requests of one submission: a stream has one
-log = logging.getLogger("uringzc")
+_BATCH = 8  # requests of one submission; a stream has one
 
 
-class TcpSender(Delegate):
+class TcpSender(BaseSender):
     """Sends on a connected stream socket, which stays the program's: it receives, and closes it.
 
     Any data may be reused as soon as a call returns. Small data, and what can be written to, is copied by the
@@ -54,10 +47,11 @@ class TcpSender(Delegate):
     sender, or what two send may mix.
 
     `scheduler`: share the engine of another, in its thread. `zero_copy`: "auto" copies where the kernel
-    copies anyway (loopback), and asks again from time to time; "always" copies only what can change; "never".
-    `blocking`: see ``send``; the socket's own timeout and O_NONBLOCK mean nothing here. `on_error` is called
-    with each SendError, before a call raises it; `notify` with the Notification of each of the sender's
-    notifiers, at the end of a call. What they call on the sender raises BusyError. `debug`: see Scheduler.
+    copies anyway (loopback), and tries again from time to time; "always" copies only what can change;
+    "never". `blocking`: see ``send``; the socket's timeout and O_NONBLOCK mean nothing here. `on_error` is
+    called with each SendError, before a call raises it; `notify` with the Notification of each of the
+    sender's notifiers, at the end of a call. What they call on the sender raises BusyError. `debug`: see
+    Scheduler.
 
     Sockets that can not send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
     or ValueError for what is no stream, and for SSLSocket, which encrypts.
@@ -69,10 +63,10 @@ class TcpSender(Delegate):
     child. io_uring, Linux 6.0; MSG_ZEROCOPY, Linux 4.14; copying anywhere.
     """
 
-    __slots__ = (
-        *("__dict__", "__weakref__", "closed", "_why", "_sock", "_mode", "_blocking", "_poll", "_own_engine"),
-        *("_engine", "_herald", "_done", "_stream"),
-    )
+    __slots__ = ("_poll", "_sock", "_why_copied")
+    _name = "TcpSender"
+    _native: TcpStream
+    _slow_path: TcpSlowPath
 
     def __init__(
         self,
@@ -87,30 +81,21 @@ class TcpSender(Delegate):
         debug: bool | None = None,
     ) -> None:
         self.closed = True
-        if zero_copy not in MODES:
-            raise ValueError(f"zero_copy is 'auto', 'always' or 'never', not {zero_copy!r}")
-        for name, callback in (("on_error", on_error), ("notify", notify)):
-            if callback is not None and not callable(callback):
-                raise TypeError(f"{name} is a function or None, not {callback!r}")
+        check_options(zero_copy, on_error=on_error, notify=notify)
         if scheduler is not None and (debug is not None or engine != "auto"):
             raise ValueError("engine and debug are the scheduler's that is shared")
-        self._why = check_tcp(sock)
+        self._why_copied = check_tcp(sock)
         self._sock = sock
         self._mode = zero_copy
         self._blocking = blocking
         self._poll: select.epoll | None = None
-        self._own_engine = scheduler is None
-        if scheduler is None:
-            self._engine: Engine = choose(engine, MAX_INFLIGHT, COMPLETIONS["none"], debug, _BATCH)
-            self._engine.refuse.what = "TcpSender"
-        else:
-            self._engine = scheduler._engine
         try:
+            self._take_engine(scheduler, engine, MAX_INFLIGHT, debug, _BATCH)
             self._build(on_error, notify)
         except BaseException:
             self._abort()
             raise
-        self._delegate(self._stream)
+        self._delegate(self._native)
         self.closed = False
 
     def _build(
@@ -120,34 +105,26 @@ class TcpSender(Delegate):
     ) -> None:
         engine = self._engine
         if engine.name == "copy":
-            self._why = self._why or "the engine has none"
+            self._why_copied = self._why_copied or "the engine has none"
         self._slow_path = TcpSlowPath(self._sock, self._mode, engine, on_error, notify)
-        self._done = Notifier(engine)  # what flush() gives where nothing is in flight
-        self._stream = TcpStream(
+        self._native = TcpStream(
             queue=engine.queue,
             sock=self._sock,
             slow_path=self._slow_path,
             blocking=self._blocking,
             always=self._mode == "always",
             notify=notify is not None,
-            copy_only=bool(self._why),
-            least=LEAST,
+            copy_only=bool(self._why_copied),
+            min_zero_copy=MIN_ZERO_COPY,
         )
-        engine.attach(self, self._stream)
+        engine.attach(self, self._native)
         if not self._blocking:
             self._poll = select.epoll()
             self._poll.register(engine.fileno(), select.EPOLLIN)
             self._poll.register(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
             self._slow_path.epoll = self._poll
 
-    def _abort(self) -> None:
-        """The constructor failed: what it made is given back."""
-        stream: TcpStream | None = getattr(self, "_stream", None)
-        if stream is not None:
-            stream.close()
-            self._engine.senders.detach(stream)
-        if self._own_engine:
-            self._engine.close()
+    def _release(self) -> None:
         if self._poll is not None:
             self._poll.close()
 
@@ -169,7 +146,7 @@ class TcpSender(Delegate):
         how many bytes of this call the kernel took, ``total`` how many since the start. That is not what the
         peer has received.
         """
-        raise NotImplementedError  # it is in _native/stream.c
+        raise NotImplementedError  # in _native/tcp/send.c
 
     @compiled
     def send_buffers(self, buffers: "Iterable[Buffer]", /) -> int:
@@ -178,9 +155,9 @@ class TcpSender(Delegate):
         Returns the bytes. All are examined before the first byte leaves: TypeError or BufferError for one of
         them, and nothing was sent.
         """
-        raise NotImplementedError  # it is in _native/stream.c
+        raise NotImplementedError  # in _native/tcp/send.c
 
-    # -- the end of things
+    # -- the end
 
     def flush(self) -> Notifier:
         """Done when the kernel holds none of the memory any more that was sent so far.
@@ -188,8 +165,7 @@ class TcpSender(Delegate):
         There is nothing to send: what ``send`` returned for is the kernel's. On TCP its memory is free when
         the peer has acknowledged it, or the connection has ended.
         """
-        numbers = self._stream.flush()
-        return Notifier(self._engine, *numbers) if numbers else self._done
+        return self._flush()
 
     def drain(self, timeout: float | None = None) -> None:
         """Returns when the kernel holds no memory of this sender any more; TimeoutError says what it holds.
@@ -197,86 +173,34 @@ class TcpSender(Delegate):
         With ``blocking=False`` and no `timeout` it does not wait, but raises BlockingIOError. Says nothing
         about what became of the connection.
         """
-        if not self._blocking and timeout is None and not self._stream.poll():
-            raise BlockingIOError(errno.EAGAIN, in_flight(self._stream.in_flight))
-        self._settle(timeout, "drain")
-
-    def _settle(self, timeout: float | None, what: str) -> None:
-        stream = self._stream
-        if not stream.poll():
-            self._engine.wait_for(lambda: stream.in_flight, timeout, what)
-            stream.poll()
+        self._drain(timeout)
 
     def shutdown(self) -> None:
         """Ends the stream: the peer reads all that was accepted, and then the end. It may still send.
 
         Memory still comes back. Matches shutdown(SHUT_WR); OSError where that fails.
         """
-        code = self._stream.shutdown()
+        code = self._native.shutdown()
         if code:
             raise OSError(-code, f"shutdown: {os.strerror(-code)}")
 
     def close(self, timeout: float = 5.0) -> None:
-        """Takes no more, waits until the kernel holds no memory, and ends. May be repeated.
+        """Accepts no more, waits until the kernel holds no memory, and ends. May be repeated.
 
         What it holds after `timeout` is parked, see ``Scheduler.close``: the kernel goes on sending it. The
         socket stays open, and is the program's to shut down and to close. BusyError inside a call.
         """
-        if self.closed:
+        if not self._may_close():
             return
-        if self._engine.dead:  # it is the parent's
-            self.closed = True
-            self._let_go()
-            return
-        if not self._engine.is_owner():
-            self._slow_path.refuse(E_THREAD)
-        if self._stream.busy:
-            self._slow_path.refuse(E_BUSY)
         deadline = time.monotonic() + timeout
         self.closed = True
         try:
             with suppress(TimeoutError):
-                self._settle(timeout, "close")
+                self._wait_for_memory(timeout, "close")
         finally:
-            self._end(max(0.0, deadline - time.monotonic()))
+            self._end(deadline)
 
-    def _end(self, timeout: float) -> None:
-        with ExitStack() as stack:  # in this order from the last to the first, whatever one of them raises
-            stack.callback(self._let_go)
-            if self._own_engine:
-                stack.callback(self._engine.close, timeout)
-            stack.callback(self._engine.senders.detach, self._stream)
-            stack.callback(self._stream.close)
-
-    def _let_go(self) -> None:
-        if self._poll is not None:
-            self._poll.close()
-
-    def __enter__(self) -> "TcpSender":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.close()
-        except Exception:
-            if error is None:
-                raise
-            log.exception("while another exception was on its way")
-
-    def __del__(self) -> None:
-        if getattr(self, "closed", True) or self._engine.dead:
-            return
-        self.closed = True
-        self._stream.close()
-        if self._own_engine:
-            self._engine.finalize(self)
-        else:
-            self._engine.senders.detach_later(self._stream)
-            warnings.warn("TcpSender was not closed", ResourceWarning, source=self, stacklevel=2)
-
-    # -- what it does
+    # -- what it has done
 
     def fileno(self) -> int:
         """A descriptor for poll and select: with ``blocking=False`` readable when a call is worth a try.
@@ -289,15 +213,15 @@ class TcpSender(Delegate):
     @property
     def stats(self) -> TcpStats:
         """A snapshot of what it has done."""
-        return stream_snapshot(self._stream, self._sock, self._slow_path.copying)
+        return stream_snapshot(self._native, self._sock, self._slow_path.copying)
 
     def explain(self) -> str:
         """What is being done, and why, in a sentence."""
         name, copying = self._engine.name, self._slow_path.copying
-        said = stream_explain(name, self._stream, self._why, self._mode, copying, LEAST)
+        text = stream_explain(name, self._native, self._why_copied, self._mode, copying, MIN_ZERO_COPY)
         why = self._engine.why_copied(self._sock)
-        return f"{said} Now those are copied too, because {why}." if why else said
+        return f"{text} Now those are copied too, because {why}." if why else text
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
-        return f"<TcpSender, {self._engine.name}, {counted(self._stream.nbytes, 'byte')}{state}>"
+        return f"<TcpSender, {self._engine.name}, {counted(self._native.nbytes, 'byte')}{state}>"

@@ -1,7 +1,7 @@
-"""What a stream calls Python for: what it is given to send, decisions, errors, and telling the program.
+"""The Python part of a stream's sender: buffers that are not bytes, decisions, errors, and callbacks.
 
-The compiled part of a TcpSender (``_native/stream.c``, ``steps.c``, ``flow.c``) calls these methods from
-inside a call of the program, and none of them where a plain send of a ``bytes`` succeeds.
+The compiled part of a TcpSender (``_native/tcp/``) calls these methods inside a call of the program, and none
+of them where a system call sends a ``bytes``.
 """
 
 import select
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class TcpSlowPath:
-    """The Python part of one stream. Knows nothing of the TcpSender, so that no cycle keeps either alive."""
+    """The Python part of one stream. Has no reference to the TcpSender, which would be a cycle."""
 
     def __init__(
         self,
@@ -41,20 +41,20 @@ class TcpSlowPath:
         self._notifications: list[Notification] = []
 
     def claim(self) -> None:
-        """The first call: this thread is the owner from now on."""
+        """Called by the first call: this thread owns the engine from now on."""
         self._engine.claim()
 
     def blocked(self) -> None:
-        """The socket takes no more: the program's poll is told when it does."""
+        """The socket is full: the sender's fileno() becomes readable when it is writable again."""
         if self.epoll is not None:
             self.epoll.modify(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
 
     @staticmethod
     def examine(data: Any) -> tuple[memoryview, int, int, bool]:
-        """What holds a buffer, where it is, its bytes, and whether they can not change.
+        """What keeps a buffer where it is, its address, its bytes, and whether it is immutable.
 
-        They can not if it is a bytes object: what is only read-only, such as a mapped file, somebody else may
-        write. TypeError for what has no buffer, BufferError if it is not contiguous.
+        Only a bytes object is immutable: what is read-only here, a mapped file say, may be written elsewhere.
+        TypeError for what has no buffer, BufferError if it is not contiguous.
         """
         view = memoryview(data)
         if view.nbytes:
@@ -64,33 +64,33 @@ class TcpSlowPath:
     # -- the policy
 
     def start(self) -> Decision:
-        """Its first decision."""
+        """The policy's first decision."""
         return self._policy.start()
 
     def observe(self, settled: int, copied: int) -> Decision:
-        """Its next one."""
+        """The policy's next decision: see there."""
         return self._policy.observe(settled, copied)
 
     @property
     def copying(self) -> bool:
-        """Everything is copied."""
+        """Whether everything is copied."""
         return self._policy.copying
 
-    # -- telling
+    # -- reports
 
     def failed(self, number: int, size: int, accepted: int, total: int) -> None:
-        """Raises that a call of `size` bytes has ended so."""
+        """Raises the SendError of a call of `size` bytes. `number`: errno."""
         error = stream_error(number, size, accepted, total)
         if self._on_error is not None:
             self._on_error(error)
         raise error
 
     def posted(self, sequence: int, requests: int, nbytes: int, copied: int, failed: int) -> None:
-        """A notifier of the stream has posted."""
+        """A notifier of the stream has posted its notification."""
         known = None if copied < 0 else copied
         self._notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
 
     def report(self) -> None:
-        """Calls the program's callback. What it raises goes to the program, through its call."""
+        """Calls the program's callback, at the end of a call, which raises what the callback raises."""
         while self._notify and self._notifications:
             self._notify(self._notifications.pop(0))

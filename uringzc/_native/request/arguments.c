@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * The arguments of send() and run(): read by hand, since the general way costs more than the send. */
+ * The arguments of Queue.send() and Queue.run(). Parsed by hand: PyArg_ParseTupleAndKeywords() takes longer
+ * than the rest of a send. */
 #include "request/arguments.h"
 
 static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",
                                              "offset", "length",    "to",    "segment",  "zero_copy",
                                              "slot",   "user_data", "flush", "msg_flags"};
-static PyObject *interned[ARGUMENTS];
+static PyObject *interned[ARGUMENTS]; /* keywords in a program's code are interned, too */
 
 int arguments_init(void) {
     for (int i = 0; i < ARGUMENTS; i++)
@@ -15,8 +16,8 @@ int arguments_init(void) {
     return 0;
 }
 
-int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
-          PyObject **out) {
+int parse_arguments(const char *method, int positional, PyObject *const *args, Py_ssize_t count,
+                    PyObject *keywords, PyObject **out) {
     if (count > positional) {
         PyErr_Format(PyExc_TypeError, "%s() takes %d positional arguments, %zd were given", method,
                      positional, count);
@@ -54,7 +55,7 @@ int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t 
     return 0;
 }
 
-int as_number(PyObject *value, int at, uint64_t most, uint64_t *out) {
+int parse_number(PyObject *value, int at, uint64_t max, uint64_t *out) {
     if (!value)
         return 0;
     PyObject *index = PyLong_CheckExact(value) ? (Py_INCREF(value), value) : PyNumber_Index(value);
@@ -64,11 +65,11 @@ int as_number(PyObject *value, int at, uint64_t most, uint64_t *out) {
     bool wrong = PyErr_Occurred() != NULL;
     if (wrong)
         PyErr_Clear();
-    if (wrong || number > most) {
-        if (at == SLOT) /* an index out of range: the accounts refuse it, with EINVAL */
+    if (wrong || number > max) {
+        if (at == SLOT) /* the engine refuses it with EINVAL, as any index out of range */
             *out = UZC_NO_SLOT - 1;
         else
-            PyErr_Format(PyExc_ValueError, "%s must be from 0 to %llu, not %R", names[at], most, value);
+            PyErr_Format(PyExc_ValueError, "%s must be from 0 to %llu, not %R", names[at], max, value);
         wrong = at != SLOT;
     } else {
         *out = number;
@@ -77,7 +78,7 @@ int as_number(PyObject *value, int at, uint64_t most, uint64_t *out) {
     return wrong ? -1 : 0;
 }
 
-int as_bool(PyObject *value, uint32_t *out) {
+int parse_bool(PyObject *value, uint32_t *out) {
     int truth = value ? PyObject_IsTrue(value) : (int)*out;
     *out = truth > 0;
     return truth < 0 ? -1 : 0;

@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
- * What send() and run() take, by position or name. */
+ * The arguments of Queue.send() and Queue.run(), by position or name. */
 #ifndef UZC_ARGUMENTS_H
 #define UZC_ARGUMENTS_H
 
 #include "native.h"
 #include "request/python.h"
 
+/* in the order of their positions */
 enum {
     SOCK,
     DATA,
@@ -26,10 +27,13 @@ enum {
 };
 
 int arguments_init(void);
-int parse(const char *method, int positional, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
-          PyObject **out);
-/* An absent argument leaves *out as it is. A slot that cannot be becomes one that does not exist. */
-int as_number(PyObject *value, int at, uint64_t most, uint64_t *out);
-int as_bool(PyObject *value, uint32_t *out);
+/* Sorts what was given into out[ARGUMENTS], borrowed; NULL stays where an argument is absent. `positional`:
+ * how many may be given by position. 0, or -1 with TypeError. */
+int parse_arguments(const char *method, int positional, PyObject *const *args, Py_ssize_t count,
+                    PyObject *keywords, PyObject **out);
+/* An absent argument (NULL) leaves *out as it is. 0, or -1 with TypeError or ValueError; but an impossible
+ * SLOT becomes one that does not exist, which the engine refuses. */
+int parse_number(PyObject *value, int at, uint64_t max, uint64_t *out);
+int parse_bool(PyObject *value, uint32_t *out);
 
 #endif

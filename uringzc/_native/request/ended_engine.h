@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * What takes an engine's place when it has ended. */
+ * The table of calls that replaces an engine's when the engine has ended: requests are refused (CLOSED).
+ *
+ * An engine may end inside any call that runs code of the program: a signal handler that forks, a finalizer
+ * that closes. With this table, the code that comes after such a call need not check for it. */
 #ifndef UZC_ENDED_ENGINE_H
 #define UZC_ENDED_ENGINE_H
 

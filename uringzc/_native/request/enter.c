@@ -1,17 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * Entering an engine: submitting, waiting, and dropping what notifiers held that were posted. */
+ * Requests go into the engine's queue, and the engine is entered. References to sockets and memory are C
+ * references, kept in the request table: interpreter shutdown never drops them. */
 #include "request/enter.h"
 
 #include "request/refuse.h"
 #include "request/sockets.h"
 
-static void verify(Queue *q, PyObject *memory) {
+static void verify_memory(Queue *q, PyObject *memory) {
     PyObject *pending_type, *pending_value, *pending_trace;
     PyErr_Fetch(&pending_type, &pending_value, &pending_trace);
-    PyObject *done = PyObject_CallFunctionObjArgs(q->verify, memory, NULL);
-    Py_XDECREF(done);
-    if (!done) {
+    if (check_result(PyObject_CallFunctionObjArgs(q->verify, memory, NULL)) < 0) {
         PyObject *value = take_exception();
         if (!value || PyList_Append(q->modified, value) < 0)
             PyErr_Clear();
@@ -33,10 +32,10 @@ int raise_modified(Queue *q) {
 
 void release_references(Queue *q) {
     void *sock, *memory;
-    uzc_slots *slots = q->calls->slots(q->engine);
+    uzc_slots *slots = slots_of(q);
     while (q->calls->release(slots, &sock, &memory)) {
         if (q->verify)
-            verify(q, memory);
+            verify_memory(q, memory);
         Py_XDECREF((PyObject *)sock);
         Py_XDECREF((PyObject *)memory);
     }
@@ -45,9 +44,9 @@ void release_references(Queue *q) {
 long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done;
     char was = q->busy;
-    if (!q->calls->is_owner(q->calls->slots(q->engine)))
+    if (!in_owner_thread(q))
         return UZC_E_THREAD;
-    q->busy = 1; /* what a finalizer in here calls on this engine is refused */
+    q->busy = 1; /* a finalizer or fileno() called in here may not use the engine */
     if (check_pending_sockets(q) < 0) {
         q->busy = was;
         return INT64_MIN;
@@ -64,10 +63,8 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     if (done > -4096) /* not refused */
         release_references(q);
     if (done > 0 && !q->owned) {
-        PyObject *told = PyObject_CallFunctionObjArgs(q->claimed, NULL);
-        q->owned = told != NULL; /* else an interrupt came: told again next time */
-        Py_XDECREF(told);
-        if (!told)
+        q->owned = check_result(PyObject_CallFunctionObjArgs(q->claimed, NULL)) == 0;
+        if (!q->owned) /* an interrupt: the next submission calls it again */
             done = INT64_MIN;
     }
     q->busy = was;
@@ -80,9 +77,15 @@ int check_signals(Queue *q) {
     return q->engine ? 0 : (refuse(q, UZC_E_CLOSED), -1);
 }
 
-int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+long long enter_and_count(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done = try_enter(q, submit, wait, timeout_ns);
     if (done == INT64_MIN || check_signals(q) < 0)
         return -1;
-    return done < 0 && done != -EINTR ? (refuse(q, done), -1) : 0;
+    if (done < 0 && done != -EINTR)
+        return refuse(q, done), -1;
+    return done > 0 ? done : 0;
+}
+
+int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns) {
+    return enter_and_count(q, submit, wait, timeout_ns) < 0 ? -1 : 0;
 }

@@ -1,21 +1,36 @@
 /* SPDX-License-Identifier: MIT
  *
- * Entering an engine: submitting, waiting, and dropping what notifiers held that were posted. */
+ * Requests go into the engine's queue, and the engine is entered: to submit them, to wait, to take results.
+ * A request holds references to its socket and its memory from queue_requests() to release_references(). */
 #ifndef UZC_ENTER_H
 #define UZC_ENTER_H
 
 #include "request/queue.h"
 
-/* Submits what is queued, waits for `wait` CQEs, takes all results, drops what is free again. Returns the
- * requests submitted, or a refusal; INT64_MIN: Python code that it called has raised. */
+/* Queues up to send->count requests. Returns how many, or the refusal (UZC_E_* or -errno). */
+static inline long long queue_requests(Queue *q, const uzc_send *send) {
+    long long done = q->calls->queue(q->engine, send);
+    for (long long i = 0; i < done; i++) {
+        Py_INCREF((PyObject *)send->socket);
+        Py_INCREF((PyObject *)send->memory);
+    }
+    if (done > 0)
+        q->queued += done;
+    return done;
+}
+/* Submits what is queued, waits for `wait` CQEs or `timeout_ns`, takes all results, releases references.
+ * Returns the requests submitted, or a refusal; INT64_MIN: Python code that it called has raised. */
 long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns);
-/* The same for a sender that is inside: 0, or -1 with an exception. */
+/* The same, and then check_signals(). -1 with an exception; -EINTR is 0 requests. */
+long long enter_and_count(Queue *q, int submit, unsigned wait, long long timeout_ns);
+/* The same: 0 or -1. */
 int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns);
-/* PyErr_CheckSignals(); -1 with ClosedError, too, if a signal handler has ended the engine (fork()) */
+/* PyErr_CheckSignals(). -1 with an exception: also ClosedError, if a signal handler ended the engine (fork).
+ */
 int check_signals(Queue *q);
-/* Drops what notifiers held that were posted. */
+/* Drops the references of requests whose notifier was posted. */
 void release_references(Queue *q);
-/* Debug mode: raises what verify() had raised. 0 or -1. */
+/* Debug mode: raises the first exception that verify() has raised. 0 or -1. */
 int raise_modified(Queue *q);
 
 #endif

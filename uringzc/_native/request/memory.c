@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory that can be sent, and how data given to send() becomes an address and something to hold. */
+ * The type Memory, and `data` of a send as an address and an object to hold: a bytes object and a Region
+ * here, other buffers by pin() of memory.py. */
 #include "request/memory.h"
 
-static PyObject *memory_type, *name_memory;
+static PyTypeObject *memory_type;
+static PyObject *name_memory;
 
 int is_memory(PyObject *object) {
-    return (PyObject *)Py_TYPE(object) == memory_type && ((Memory *)object)->owner;
+    return Py_TYPE(object) == memory_type && ((Memory *)object)->owner;
 }
 
 int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
@@ -61,7 +63,7 @@ int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length,
     return 0;
 }
 
-static int init(PyObject *self, PyObject *args, PyObject *keywords) {
+static int memory_init(PyObject *self, PyObject *args, PyObject *keywords) {
     Memory *m = (Memory *)self;
     static char *accepted[] = {"owner", "address", "length", "retired", NULL};
     PyObject *owner, *retired;
@@ -76,22 +78,20 @@ static int init(PyObject *self, PyObject *args, PyObject *keywords) {
     return 0;
 }
 
-static int traverse(PyObject *self, visitproc visit, void *arg) {
+static int memory_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT(((Memory *)self)->owner);
     return 0;
 }
 
-static void dealloc(PyObject *self) {
+static void memory_dealloc(PyObject *self) {
     Memory *m = (Memory *)self;
     PyObject_GC_UnTrack(self);
     if (m->retired && m->buffer >= 0) {
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
-        PyObject *done = PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers);
-        if (!done)
+        if (check_result(PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers)) < 0)
             PyErr_WriteUnraisable(m->retired);
-        Py_XDECREF(done);
         PyErr_Restore(type, value, trace);
     }
     Py_XDECREF(m->owner);
@@ -99,21 +99,21 @@ static void dealloc(PyObject *self) {
     free_object(self);
 }
 
-static PyMemberDef members[] = {{"owner", T_OBJECT, offsetof(Memory, owner), READONLY, NULL},
-                                {"address", T_ULONGLONG, offsetof(Memory, address), READONLY, NULL},
-                                {"length", T_ULONGLONG, offsetof(Memory, length), READONLY, NULL},
-                                {"buffer", T_INT, offsetof(Memory, buffer), 0, NULL},
-                                {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
-                                {NULL, 0, 0, 0, NULL}};
+static PyMemberDef memory_members[] = {{"owner", T_OBJECT, offsetof(Memory, owner), READONLY, NULL},
+                                       {"address", T_ULONGLONG, offsetof(Memory, address), READONLY, NULL},
+                                       {"length", T_ULONGLONG, offsetof(Memory, length), READONLY, NULL},
+                                       {"buffer", T_INT, offsetof(Memory, buffer), 0, NULL},
+                                       {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
+                                       {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot slots[] = {{Py_tp_init, init},       {Py_tp_traverse, traverse},
-                              {Py_tp_dealloc, dealloc}, {Py_tp_new, PyType_GenericNew},
-                              {Py_tp_members, members}, {0, NULL}};
-static PyType_Spec spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                           slots};
+static PyType_Slot memory_slots[] = {{Py_tp_init, memory_init},       {Py_tp_traverse, memory_traverse},
+                                     {Py_tp_dealloc, memory_dealloc}, {Py_tp_new, PyType_GenericNew},
+                                     {Py_tp_members, memory_members}, {0, NULL}};
+static PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0,
+                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, memory_slots};
 
-int memory_init(PyObject *module) {
+int add_memory_type(PyObject *module) {
     name_memory = PyUnicode_InternFromString("_memory");
-    memory_type = PyType_FromSpec(&spec);
-    return name_memory && memory_type ? PyModule_AddType(module, (PyTypeObject *)memory_type) : -1;
+    memory_type = add_type(module, &memory_spec);
+    return name_memory && memory_type ? 0 : -1;
 }

@@ -1,24 +1,27 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type Memory, and data given to send() as an address and something to hold. */
+ * The type Memory, and `data` of a send as an address and an object to hold. */
 #ifndef UZC_MEMORY_H
 #define UZC_MEMORY_H
 
 #include "request/queue.h"
 
-/* Memory that can be sent: what requests hold while the kernel may read it. When the last of them and the
- * Region are gone, the registered buffers under it are left to the engine, on `retired`. */
+/* Memory to send from. Requests and the Region that it belongs to hold references; when the last one is
+ * dropped, the registered buffers are appended to `retired`, for the engine to unregister. */
 typedef struct {
-    PyObject_HEAD PyObject *owner; /* whatever keeps the bytes where they are */
-    PyObject *retired; /* the engine's deque, and its identity: (buffer, buffers) is appended to it */
+    PyObject_HEAD PyObject *owner; /* keeps the bytes where they are */
+    PyObject *retired;             /* deque of (buffer, buffers); each engine has its own */
     unsigned long long address, length;
-    int buffer; /* -1: not registered */
+    int buffer; /* index of the first registered buffer; -1: not registered */
     unsigned buffers;
 } Memory;
 
-int memory_init(PyObject *module);
+int add_memory_type(PyObject *module);
+/* Whether it is a Memory whose __init__() has succeeded. */
 int is_memory(PyObject *object);
-/* What to hold, and where its bytes are. Fills data, base, buffer, buffers; a new reference in *holder. */
+/* Fills in data (its first byte), base, buffer, buffers, and message if `data` is a Vector. *nbytes: how much
+ * memory there is. *holder: a new reference to what the request holds. 0, or -1 with an exception. `offset`
+ * and `length` (or NULL) only say which part debug mode checks. */
 int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder);
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Python's C API, for the C files that define or use its objects: the stable ABI of CPython 3.10. */
+ * Python's C API (the stable ABI of CPython 3.10), for the C files that define or use Python types. */
 #ifndef UZC_PYTHON_H
 #define UZC_PYTHON_H
 
@@ -9,12 +9,26 @@
 #include <Python.h>
 #include <structmember.h>
 
-/* The end of a tp_dealloc: types made from a spec are referenced by their objects. */
+/* Makes a type and adds it to the module under its name. NULL with an exception. */
+static inline PyTypeObject *add_type(PyObject *module, PyType_Spec *spec) {
+    PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(spec);
+    if (type && PyModule_AddType(module, type) < 0)
+        Py_CLEAR(type);
+    return type;
+}
+
+/* The end of a tp_dealloc: an object of a type made from a spec holds a reference to it. */
 static inline void free_object(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);
     freefunc free_it = (freefunc)PyType_GetSlot(type, Py_tp_free);
     free_it(self);
     Py_DECREF(type);
+}
+
+/* Drops the result of a call, of which only matters whether it raised: 0 or -1. */
+static inline int check_result(PyObject *result) {
+    Py_XDECREF(result);
+    return result ? 0 : -1;
 }
 
 #endif

@@ -1,45 +1,69 @@
 /* SPDX-License-Identifier: MIT
  *
- * The struct of the type Queue: what the per-request path has of one engine. The functions are in files by
- * subject (send, enter, sockets, arguments, memory, refuse), its type in queue_type.c. */
+ * The struct of the type Queue: one engine, as the per-request path uses it. The functions are in files by
+ * subject (send, enter, sockets, arguments, memory, refuse), its methods and lifetime in queue_type.c.
+ *
+ * Fields are read and written with the GIL held, by the thread that owns the engine. */
 #ifndef UZC_QUEUE_H
 #define UZC_QUEUE_H
 
 #include "native.h"
 #include "request/python.h"
 
-/* A socket with requests that are not submitted: it must still be what it was when they are. */
+/* A socket as describe_socket() of engines/tables.py found it. */
 typedef struct {
     PyObject *sock;
     int fd;
-    int index; /* of a registered file, or -1 */
-    int family;
-    uint32_t most; /* bytes in one request; 0: no limit but the type's */
-    bool zero_copy;
-} Pending;
+    int index;            /* of the registered file, or -1 */
+    int family;           /* AF_* */
+    uint32_t max_payload; /* bytes of a datagram; 0: a stream */
+    bool zero_copy;       /* the socket supports zero-copy sends */
+} SocketInfo;
 
-enum { KNOWN = 16 };
 typedef struct {
-    PyObject *reference; /* weak */
-    Pending facts;
+    PyObject *reference; /* weak, to info.sock */
+    SocketInfo info;
 } CachedSocket;
 
+#define CACHED_SOCKETS 16
+
 typedef struct {
-    PyObject_HEAD const uzc_calls *calls; /* ended_engine_calls when the engine has ended */
-    void *engine;                         /* then NULL */
-    PyObject *admit, *pin, *pack, *refuse, *claimed;
-    PyObject *region_type, *retired;
-    PyObject *verify;   /* debug mode: called with what a request held, before its notifier counts as done */
-    PyObject *modified; /* debug mode: a list of the exceptions that it raised, for the end of a call */
-    PyObject *last_to, *last_packed;
+    PyObject_HEAD const uzc_calls *calls; /* ended_engine_calls once the engine has ended */
+    void *engine;                         /* its struct; NULL once it has ended */
+
+    /* Python callables, for policy and for what is not on the fast path */
+    PyObject *describe_socket; /* (sock) -> the fields of SocketInfo */
+    PyObject *pin;             /* (data, offset, length) -> holder, address, bytes, Memory or None, iovecs */
+    PyObject *pack;            /* (family, to) -> a sockaddr, as bytes */
+    PyObject *refuse;          /* (code): raises */
+    PyObject *claimed;         /* (): the first submission has made this thread the engine's owner */
+    PyObject *verify;   /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
+    PyObject *modified; /* debug mode: list of the exceptions that verify() raised, for the end of a call */
+
+    PyObject *region_type; /* Region */
+    PyObject *retired;     /* deque that only Memory of this engine has */
+
+    PyObject *last_to, *last_packed; /* the address packed last, and its sockaddr */
     int last_family;
-    Pending *pending;
+
+    SocketInfo *pending; /* sockets with requests that are queued and not submitted; references */
     Py_ssize_t pending_count, pending_room;
-    CachedSocket known[KNOWN]; /* by address */
-    long long queued;          /* requests queued and not submitted */
-    unsigned long long submitted;
-    char busy, owned;
-    int inside; /* senders of this engine that are inside a call */
+    CachedSocket socket_cache[CACHED_SOCKETS]; /* hashed by the socket's address */
+
+    long long queued;             /* requests queued and not submitted */
+    unsigned long long submitted; /* requests, since the start */
+    char busy;                    /* a call is inside the engine: others are refused */
+    char owned;                   /* claimed() was called */
+    int inside;                   /* senders on this engine that are inside a call */
 } Queue;
+
+static inline uzc_slots *slots_of(const Queue *q) {
+    return q->calls->slots(q->engine);
+}
+
+/* Whether this thread owns the engine, or no thread does yet. */
+static inline bool in_owner_thread(const Queue *q) {
+    return q->calls->is_owner(slots_of(q));
+}
 
 #endif

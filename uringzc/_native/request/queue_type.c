@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type Queue: made, unmade, and its methods that are not on the per-request path. */
+ * The type Queue: made, unmade, and its methods that are not called once per request. */
 #include "request/queue_type.h"
 
 #include "request/ended_engine.h"
@@ -10,18 +10,13 @@
 #include "request/sockets.h"
 
 static PyObject *queue_enter(PyObject *self, PyObject *args) {
-    Queue *q = (Queue *)self;
     int submit;
     unsigned wait;
     long long timeout_ns;
     if (!PyArg_ParseTuple(args, "iIL", &submit, &wait, &timeout_ns))
         return NULL;
-    long long done = try_enter(q, submit, wait, timeout_ns);
-    if (done == INT64_MIN || check_signals(q) < 0)
-        return NULL;
-    if (done < 0 && done != -EINTR)
-        return refuse(q, done);
-    return PyLong_FromLongLong(done > 0 ? done : 0);
+    long long done = enter_and_count((Queue *)self, submit, wait, timeout_ns);
+    return done < 0 ? NULL : PyLong_FromLongLong(done);
 }
 
 static PyObject *queue_release(PyObject *self, PyObject *unused) {
@@ -53,12 +48,12 @@ static PyObject *queue_detach(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-/* Not a context manager: an interrupt could come between its __enter__() and the block that it protects. */
+/* Not a context manager: an interrupt could come between __enter__() and the block that it protects. */
 static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
     Queue *q = (Queue *)self;
     if (!PyTuple_Size(args))
         return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
-    if (!q->calls->is_owner(q->calls->slots(q->engine)))
+    if (!in_owner_thread(q))
         return refuse(q, UZC_E_THREAD);
     if (q->busy)
         return refuse(q, UZC_E_BUSY);
@@ -80,23 +75,23 @@ static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *keyword
     return self;
 }
 
-static int queue_construct(PyObject *self, PyObject *args, PyObject *keywords) {
+static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
     Queue *q = (Queue *)self;
-    static char *accepted[] = {"engine",      "calls",   "admit",   "pin",    "pack", "refuse",
-                               "region_type", "retired", "claimed", "verify", NULL};
+    static char *accepted[] = {"engine",      "calls",   "describe_socket", "pin",    "pack", "refuse",
+                               "region_type", "retired", "claimed",         "verify", NULL};
     unsigned long long engine, calls;
     PyObject *verify;
-    if (q->engine || q->admit) {
+    if (q->engine || q->describe_socket) {
         PyErr_SetString(PyExc_TypeError, "a Queue is made once");
         return -1;
     }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOOO", accepted, &engine, &calls, &q->admit,
-                                     &q->pin, &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed,
-                                     &verify)) {
-        q->admit = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOOO", accepted, &engine, &calls,
+                                     &q->describe_socket, &q->pin, &q->pack, &q->refuse, &q->region_type,
+                                     &q->retired, &q->claimed, &verify)) {
+        q->describe_socket = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
         return -1;
     }
-    Py_INCREF(q->admit);
+    Py_INCREF(q->describe_socket);
     Py_INCREF(q->pin);
     Py_INCREF(q->pack);
     Py_INCREF(q->refuse);
@@ -116,7 +111,7 @@ static int queue_construct(PyObject *self, PyObject *args, PyObject *keywords) {
 static int queue_traverse(PyObject *self, visitproc visit, void *arg) {
     Queue *q = (Queue *)self;
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(q->admit);
+    Py_VISIT(q->describe_socket);
     Py_VISIT(q->pin);
     Py_VISIT(q->pack);
     Py_VISIT(q->refuse);
@@ -135,7 +130,7 @@ static void queue_dealloc(PyObject *self) {
     forget_pending_sockets(q);
     clear_socket_cache(q);
     PyMem_Free(q->pending);
-    Py_XDECREF(q->admit);
+    Py_XDECREF(q->describe_socket);
     Py_XDECREF(q->pin);
     Py_XDECREF(q->pack);
     Py_XDECREF(q->refuse);
@@ -156,11 +151,12 @@ static PyMethodDef queue_methods[] = {
      "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
     {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
     {"raise_modified", queue_raise_modified, METH_NOARGS,
-     "Debug mode: raises what was found about memory whose notifier was posted."},
-    {"clear_socket_cache", queue_clear_socket_cache, METH_NOARGS, "Asks admit() again of every socket."},
-    {"detach", queue_detach, METH_NOARGS, "Forgets the engine: every later call raises ClosedError."},
+     "Debug mode: raises BufferModifiedError, if memory was changed that a notifier held."},
+    {"clear_socket_cache", queue_clear_socket_cache, METH_NOARGS, "Sockets are described again."},
+    {"detach", queue_detach, METH_NOARGS,
+     "Detaches the engine, which has ended: later calls raise ClosedError."},
     {"exclusive", queue_exclusive, METH_VARARGS,
-     "exclusive(function, *args) -> what it returns; other calls on the engine meanwhile: BusyError"},
+     "exclusive(function, *args) -> its result; other calls on the engine raise BusyError meanwhile"},
     {NULL, NULL, 0, NULL}};
 
 static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
@@ -169,7 +165,7 @@ static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), RE
                                       {NULL, 0, 0, 0, NULL}};
 
 static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse},
-                                    {Py_tp_init, queue_construct},
+                                    {Py_tp_init, queue_init},
                                     {Py_tp_dealloc, queue_dealloc},
                                     {Py_tp_new, queue_new},
                                     {Py_tp_methods, queue_methods},
@@ -181,10 +177,10 @@ static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
 PyTypeObject *queue_type;
 
 int is_queue(PyObject *object) {
-    return Py_TYPE(object) == queue_type && ((Queue *)object)->admit;
+    return Py_TYPE(object) == queue_type && ((Queue *)object)->describe_socket;
 }
 
-int queue_init(PyObject *module) {
-    queue_type = (PyTypeObject *)PyType_FromSpec(&queue_spec);
-    return queue_type ? PyModule_AddType(module, queue_type) : -1;
+int add_queue_type(PyObject *module) {
+    queue_type = add_type(module, &queue_spec);
+    return queue_type ? 0 : -1;
 }

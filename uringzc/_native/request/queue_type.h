@@ -7,8 +7,8 @@
 #include "request/python.h"
 
 extern PyTypeObject *queue_type;
-int queue_init(PyObject *module);
-/* Whether it is one that was made. */
+int add_queue_type(PyObject *module);
+/* Whether it is a Queue whose __init__() has succeeded. */
 int is_queue(PyObject *object);
 
 #endif

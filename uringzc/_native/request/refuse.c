@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Raising what a call is refused with, and taking an exception that was raised. */
+ * Raising the exception for a refusal, and taking an exception that was raised. */
 #include "request/refuse.h"
 
 static PyObject *was_raised(PyObject *raised, long long code) {
@@ -13,12 +13,12 @@ static PyObject *was_raised(PyObject *raised, long long code) {
 
 PyObject *refuse(Queue *q, long long code) {
     if (!q->refuse)
-        return PyErr_Format(PyExc_SystemError, "a Queue that was not made");
+        return PyErr_Format(PyExc_SystemError, "the Queue's __init__() was not called, or failed");
     return was_raised(PyObject_CallFunction(q->refuse, "L", code), code);
 }
 
-PyObject *refuse_as(PyObject *sender, long long code) {
-    return was_raised(PyObject_CallMethod(sender, "refuse", "L", code), code);
+PyObject *refuse_as(PyObject *slow_path, long long code) {
+    return was_raised(PyObject_CallMethod(slow_path, "refuse", "L", code), code);
 }
 
 int raise_would_block(int code, const char *why) {

@@ -1,18 +1,14 @@
 /* SPDX-License-Identifier: MIT
  *
- * The per-request path: send() and run() as a small CPython type beside the cffi module. A method in C holds
- * the GIL from its first check to the moment the request is in the accounts, so no signal handler, thread or
- * exception can come between a buffer and the record that keeps it alive; and it costs a tenth of a Python
- * method with a cffi call in it. The references it takes are C references, stored in the request's entry:
- * interpreter shutdown never drops them.
+ * The per-request path: Queue.send() and Queue.run(), for every engine, through its uzc_calls.
  *
- * Queue works for every engine through uzc_calls. What needs policy or is not on the fast path is asked of
- * Python callables: admit(sock), pin(data, offset, length), pack(family, to), refuse(code), and claimed(),
- * which is told when the first submit has made this thread the engine's owner.
- */
-#include <sys/socket.h>
-
+ * A method in C holds the GIL from its first check until the request is in the request table, so no signal
+ * handler, thread or exception can come between a buffer and the record that keeps it alive; and it costs a
+ * tenth of a Python method that makes a cffi call. What needs policy, or is not on the fast path, is done by
+ * Python callables: describe_socket, pin, pack, refuse (queue.h). */
 #include "request/send.h"
+
+#include <sys/socket.h>
 
 #include "request/arguments.h"
 #include "request/enter.h"
@@ -20,36 +16,31 @@
 #include "request/refuse.h"
 #include "request/sockets.h"
 
-static int full(long long code) {
+/* Whether entering the engine may make room. */
+static bool is_full(long long code) {
     return code == UZC_E_QUEUE || code == UZC_E_REQUESTS || code == UZC_E_COMPLETIONS ||
            code == UZC_E_NOTIFICATIONS;
 }
 
-/* Queues up to send->count requests. A full queue is submitted, and when there is no room in the accounts a
- * look may make some, once. Returns how many, or -1 with an exception set when not one was queued. */
-static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send) {
+/* Queues send->count requests, or as many as there is room for. A full submission queue is submitted; where
+ * the request table is full, the engine is entered once for what has completed. Returns how many were queued,
+ * or -1 with an exception when none was. */
+static long long queue_all(Queue *q, PyObject *sock, uzc_send *send) {
     const uint32_t wanted = send->count;
     long long total = 0;
-    bool looked = false;
-    send->socket = sock;
-    send->memory = holder;
+    bool entered = false; /* since the last request was queued, for room in the table */
     while (total < wanted && bind_request_socket(q, sock, send) == 0) {
         send->count = wanted - (uint32_t)total;
-        long long done = q->calls->queue(q->engine, send);
+        long long done = queue_requests(q, send);
         if (done > 0) {
-            for (long long i = 0; i < done; i++) { /* the entries' references; release() drops them */
-                Py_INCREF(sock);
-                Py_INCREF(holder);
-            }
-            q->queued += done;
             total += done;
             send->data += (uint64_t)done * send->stride;
             send->user_data += (uint64_t)done;
-            looked = false;
+            entered = false;
             continue;
         }
-        if (full(done) && !(looked && done != UZC_E_QUEUE)) {
-            looked = done != UZC_E_QUEUE;
+        if (is_full(done) && !(entered && done != UZC_E_QUEUE)) {
+            entered = done != UZC_E_QUEUE;
             done = try_enter(q, 1, 0, 0);
         }
         if (done < 0 && done != -EINTR) {
@@ -62,11 +53,12 @@ static long long push(Queue *q, PyObject *sock, PyObject *holder, uzc_send *send
         return total;
     if (!total || !PyErr_ExceptionMatches(PyExc_BlockingIOError))
         return -1;
-    PyErr_Clear(); /* no more room, and the count says so; anything else, an interrupt too, is passed on */
+    PyErr_Clear(); /* no more room: the count says so. Anything else, an interrupt too, is passed on */
     return total;
 }
 
-static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
+/* Fills in the destination. The last one packed is remembered: neighbours are often the same. */
+static int pack_destination(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
     if (!to || to == Py_None)
         return 0;
     int family = socket_family(q, sock);
@@ -77,8 +69,8 @@ static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
         if (!packed)
             return -1;
         PyObject *old_to = q->last_to, *old_packed = q->last_packed;
-        bool lasting =
-            PyTuple_CheckExact(to) && PyBytes_CheckExact(packed); /* and no name that was resolved */
+        /* a host name is resolved each time: pack() returns a subclass of bytes then */
+        bool lasting = PyTuple_CheckExact(to) && PyBytes_CheckExact(packed);
         q->last_to = lasting ? (Py_INCREF(to), to) : NULL;
         q->last_packed = packed;
         q->last_family = family;
@@ -90,14 +82,15 @@ static int address(Queue *q, PyObject *to, PyObject *sock, uzc_send *send) {
     return 0;
 }
 
-static int common(PyObject **a, uzc_send *send) {
+/* The arguments that send() and run() share. */
+static int parse_options(PyObject **a, uzc_send *send) {
     uint64_t slot = 0, segment = 0, flags = 0;
     send->zero_copy = 1;
-    if (as_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &slot) < 0 ||
-        as_number(a[SEGMENT], SEGMENT, UINT16_MAX, &segment) < 0 ||
-        as_number(a[FLAGS], FLAGS, INT32_MAX, &flags) < 0 ||
-        as_number(a[USER_DATA], USER_DATA, UINT64_MAX, &send->user_data) < 0 ||
-        as_bool(a[ZERO_COPY], &send->zero_copy) < 0 || as_bool(a[FLUSH], &send->flush) < 0)
+    if (parse_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &slot) < 0 ||
+        parse_number(a[SEGMENT], SEGMENT, UINT16_MAX, &segment) < 0 ||
+        parse_number(a[FLAGS], FLAGS, INT32_MAX, &flags) < 0 ||
+        parse_number(a[USER_DATA], USER_DATA, UINT64_MAX, &send->user_data) < 0 ||
+        parse_bool(a[ZERO_COPY], &send->zero_copy) < 0 || parse_bool(a[FLUSH], &send->flush) < 0)
         return -1;
     send->slot = (uint32_t)slot;
     send->segment = (uint32_t)segment;
@@ -105,24 +98,23 @@ static int common(PyObject **a, uzc_send *send) {
     return 0;
 }
 
-/* Queues it. What Python code on the way asks of this engine (a socket's fileno(), a finalizer) is refused.
- */
+/* Queues what was parsed. Python code that this calls (a socket's fileno(), a finalizer) may not use the
+ * engine. Returns how many requests were queued, or -1 with an exception. */
 static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *send) {
-    int refusal = !q->engine                                        ? UZC_E_CLOSED
-                  : !q->calls->is_owner(q->calls->slots(q->engine)) ? UZC_E_THREAD
-                  : q->busy                                         ? UZC_E_BUSY
-                                                                    : 0;
+    int refusal = !q->engine ? UZC_E_CLOSED : !in_owner_thread(q) ? UZC_E_THREAD : q->busy ? UZC_E_BUSY : 0;
     if (refusal)
         return refuse(q, refusal), -1;
     q->busy = 1;
-    long long done = address(q, a[TO], a[SOCK], send) == 0 ? push(q, a[SOCK], holder, send) : -1;
+    send->socket = a[SOCK];
+    send->memory = holder;
+    long long done = pack_destination(q, a[TO], a[SOCK], send) == 0 ? queue_all(q, a[SOCK], send) : -1;
     q->busy = 0;
-    if (done < 0 && !q->queued) /* refused: its socket is not kept */
+    if (done < 0 && !q->queued) /* refused: no reference to its socket is kept */
         forget_pending_sockets(q);
     return done;
 }
 
-/* debug: each request of a run has a holder, and so a checksum, of its own. */
+/* Debug mode: each request of a run has a holder of its own, with a checksum. */
 static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uzc_send *run) {
     for (uint32_t i = 0; i < run->count; i++) {
         uzc_send send = *run;
@@ -157,12 +149,12 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {.count = 1};
     uint64_t offset = 0, length = UINT64_MAX, nbytes;
-    if (parse("send", 2, args, count, keywords, a) < 0 || common(a, &send) < 0)
+    if (parse_arguments("send", 2, args, count, keywords, a) < 0 || parse_options(a, &send) < 0)
         return NULL;
     if (a[LENGTH] == Py_None)
         a[LENGTH] = NULL;
-    if (as_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0 ||
-        as_number(a[LENGTH], LENGTH, INT64_MAX, &length) < 0)
+    if (parse_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0 ||
+        parse_number(a[LENGTH], LENGTH, INT64_MAX, &length) < 0)
         return NULL;
     if (resolve_memory(q, a[DATA], a[OFFSET], a[LENGTH], &send, &nbytes, &holder) < 0)
         return NULL;
@@ -189,19 +181,19 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {0};
     uint64_t offset = 0, size = 0, datagrams = 0, nbytes;
-    static PyObject *nothing; /* no bytes are checked where the run's requests will each have theirs */
+    static PyObject *nothing; /* a length: dispatch_each() takes the checksums */
     if (!nothing && !(nothing = PyLong_FromLong(0)))
         return NULL;
-    if (parse("send_run", 5, args, count, keywords, a) < 0 || common(a, &send) < 0)
+    if (parse_arguments("send_run", 5, args, count, keywords, a) < 0 || parse_options(a, &send) < 0)
         return NULL;
     if (a[STRIDE] == Py_None)
         a[STRIDE] = NULL;
-    if (as_number(a[SIZE], SIZE, UINT32_MAX, &size) < 0 ||
-        as_number(a[COUNT], COUNT, UINT32_MAX, &datagrams) < 0 ||
-        as_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0)
+    if (parse_number(a[SIZE], SIZE, UINT32_MAX, &size) < 0 ||
+        parse_number(a[COUNT], COUNT, UINT32_MAX, &datagrams) < 0 ||
+        parse_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0)
         return NULL;
     send.stride = size;
-    if (as_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
+    if (parse_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
         resolve_memory(q, a[DATA], NULL, q->verify ? nothing : NULL, &send, &nbytes, &holder) < 0)
         return NULL;
     long long done = 0;

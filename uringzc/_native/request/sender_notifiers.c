@@ -1,10 +1,25 @@
 /* SPDX-License-Identifier: MIT
  *
- * The notifiers of a sender's own slot: flushed, told of, and remembered until they are done. */
+ * The internal slot of a sender, and the notifiers of it that were flushed and are not done. */
 #include "request/sender_notifiers.h"
 
-static uzc_slots *slots_of(const Queue *q) {
-    return q->calls->slots(q->engine);
+#include "request/refuse.h"
+
+int open_internal_slot(Queue *q, const uzc_listener *listener, uint32_t *slot) {
+    long long opened = q->calls->open_slot(slots_of(q), listener);
+    if (opened < 0)
+        return refuse(q, opened), -1;
+    *slot = (uint32_t)opened;
+    return 0;
+}
+
+bool close_internal_slot(const Queue *q, uint32_t *slot) {
+    if (*slot != UZC_NO_SLOT) {
+        if (!in_owner_thread(q) || q->calls->close_slot(slots_of(q), *slot) == -EBUSY)
+            return false;
+        *slot = UZC_NO_SLOT;
+    }
+    return true;
 }
 
 bool notifiers_compact(const Queue *q, Notifiers *n) {
@@ -17,7 +32,7 @@ bool notifiers_compact(const Queue *q, Notifiers *n) {
     return some;
 }
 
-static int make_room(const Queue *q, Notifiers *n) {
+static int make_notifier_room(const Queue *q, Notifiers *n) {
     if (n->count < n->room)
         return 0;
     notifiers_compact(q, n);
@@ -33,7 +48,7 @@ static int make_room(const Queue *q, Notifiers *n) {
 }
 
 int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n) {
-    if (make_room(q, n) < 0)
+    if (make_notifier_room(q, n) < 0)
         return -1;
     int64_t number = q->calls->flush_slot(slots_of(q), slot);
     bool done = number > 0 && !q->calls->unsettled(slots_of(q), (uint64_t)number);
@@ -42,29 +57,18 @@ int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n) {
     return done;
 }
 
-int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *to_report) {
+int notifiers_read(const Queue *q, uint32_t slot, PyObject *slow_path, char *to_report) {
     uzc_notification n;
     int error = 0;
     while (!error && q->calls->read_slot(slots_of(q), slot, &n, 1) == 1) {
-        if (!told)
+        if (!slow_path)
             continue;
-        PyObject *heard = PyObject_CallMethod(told, "posted", "IKKLK", (unsigned)n.sequence,
-                                              (unsigned long long)n.requests, (unsigned long long)n.nbytes,
-                                              (long long)n.copied, (unsigned long long)n.failed);
         *to_report = 1;
-        error = heard ? 0 : -1;
-        Py_XDECREF(heard);
+        error = check_result(PyObject_CallMethod(slow_path, "posted", "IKKLK", (unsigned)n.sequence,
+                                                 (unsigned long long)n.requests, (unsigned long long)n.nbytes,
+                                                 (long long)n.copied, (unsigned long long)n.failed));
     }
     return error;
-}
-
-bool close_internal_slot(const Queue *q, uint32_t *slot) {
-    if (*slot != UZC_NO_SLOT) {
-        if (!q->calls->is_owner(slots_of(q)) || q->calls->close_slot(slots_of(q), *slot) == -EBUSY)
-            return false;
-        *slot = UZC_NO_SLOT;
-    }
-    return true;
 }
 
 PyObject *notifiers_numbers(const Notifiers *n) {

@@ -1,25 +1,30 @@
 /* SPDX-License-Identifier: MIT
  *
- * The internal slot of a sender: its notifiers that were flushed, and are not known to be done. */
+ * The internal slot of a sender, and the notifiers of it that were flushed and are not done. */
 #ifndef UZC_SENDER_NOTIFIERS_H
 #define UZC_SENDER_NOTIFIERS_H
 
 #include "request/queue.h"
 
+/* Notifiers flushed and not known to be done, by number. */
 typedef struct {
     int64_t *numbers;
     uint32_t count, room;
 } Notifiers;
-/* Forgets those that are done; whether any was. */
+
+/* 0, or -1 with an exception. */
+int open_internal_slot(Queue *q, const uzc_listener *listener, uint32_t *slot);
+/* False while the slot's requests are in flight, and in a thread that does not own the engine. May be
+ * repeated. */
+bool close_internal_slot(const Queue *q, uint32_t *slot);
+/* Removes those that are done; whether there were any. */
 bool notifiers_compact(const Queue *q, Notifiers *n);
 /* Flushes the slot. 1 if that notifier is done already, 0, or -1 with an exception. */
 int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n);
-/* Reads the slot's notifications, for `told`.posted() where that is not NULL, and sets *to_report. 0 or -1.
- */
-int notifiers_read(const Queue *q, uint32_t slot, PyObject *told, char *to_report);
-/* Ends the slot; false while requests of it are in flight, and in another thread. May be repeated. */
-bool close_internal_slot(const Queue *q, uint32_t *slot);
-/* As a tuple. */
+/* Reads the slot's notifications. Passes each to slow_path.posted() and sets *to_report, unless slow_path is
+ * NULL. 0, or -1 with an exception. */
+int notifiers_read(const Queue *q, uint32_t slot, PyObject *slow_path, char *to_report);
+/* A tuple. */
 PyObject *notifiers_numbers(const Notifiers *n);
 
 #endif

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sockets with requests that are not submitted: what they were when a request was queued is what they must
- * still be when it is submitted. */
+ * Sockets of requests. A request names a descriptor, and the program may close the socket before the request
+ * is submitted: so sockets with queued requests are pending, with a reference, until the submission, which
+ * first checks that each still has its descriptor. */
 #include "request/sockets.h"
 
 #include "request/refuse.h"
@@ -32,6 +33,11 @@ static void forget_pending(Queue *q, Py_ssize_t at) {
     Py_DECREF(sock);
 }
 
+void forget_pending_sockets(Queue *q) {
+    while (q->pending_count)
+        forget_pending(q, q->pending_count - 1);
+}
+
 int check_pending_sockets(Queue *q) {
     for (Py_ssize_t i = 0; i < q->pending_count;) {
         int fd, queued_on = q->pending[i].fd;
@@ -48,87 +54,77 @@ int check_pending_sockets(Queue *q) {
     return 0;
 }
 
-static Pending *find_pending(Queue *q, PyObject *sock) {
-    for (Py_ssize_t i = q->pending_count - 1; i >= 0; i--)
-        if (q->pending[i].sock == sock)
-            return &q->pending[i];
-    return NULL;
-}
-
-/* What is known of a socket is remembered while it lives, and as long as it has the same descriptor. */
-static CachedSocket *cached(Queue *q, PyObject *sock) {
-    return &q->known[((uintptr_t)sock >> 6) % KNOWN];
-}
-
 void clear_socket_cache(Queue *q) {
-    for (int i = 0; i < KNOWN; i++)
-        Py_CLEAR(q->known[i].reference);
+    for (int i = 0; i < CACHED_SOCKETS; i++)
+        Py_CLEAR(q->socket_cache[i].reference);
 }
 
-static int admit(Queue *q, PyObject *sock, int fd, Pending *out) {
-    CachedSocket *k = cached(q, sock);
-    PyObject *living = k->reference && k->facts.fd == fd ? PyObject_CallNoArgs(k->reference) : NULL;
+/* From the cache, while the socket lives and has the same descriptor; else from Python. 0 or -1. */
+static int describe_socket(Queue *q, PyObject *sock, int fd, SocketInfo *out) {
+    CachedSocket *cached = &q->socket_cache[((uintptr_t)sock >> 6) % CACHED_SOCKETS];
+    PyObject *living =
+        cached->reference && cached->info.fd == fd ? PyObject_CallNoArgs(cached->reference) : NULL;
     Py_XDECREF(living);
     if (living == sock) {
-        *out = k->facts;
+        *out = cached->info;
         return 0;
     }
-    PyObject *admitted = PyObject_CallFunctionObjArgs(q->admit, sock, NULL);
-    if (!admitted)
+    PyObject *described = PyObject_CallFunctionObjArgs(q->describe_socket, sock, NULL);
+    if (!described)
         return -1;
-    Pending facts = {.sock = sock};
-    int zero_copy, parsed = PyArg_ParseTuple(admitted, "iiiIp", &facts.fd, &facts.index, &facts.family,
-                                             &facts.most, &zero_copy);
-    Py_DECREF(admitted);
+    SocketInfo info = {.sock = sock};
+    int zero_copy, parsed = PyArg_ParseTuple(described, "iiiIp", &info.fd, &info.index, &info.family,
+                                             &info.max_payload, &zero_copy);
+    Py_DECREF(described);
     if (!parsed)
         return -1;
-    facts.zero_copy = zero_copy;
-    PyObject *old = k->reference;
-    k->reference = PyWeakref_NewRef(sock, NULL);
-    k->facts = *out = facts;
+    info.zero_copy = zero_copy;
+    PyObject *old = cached->reference;
+    cached->reference = PyWeakref_NewRef(sock, NULL);
+    cached->info = *out = info;
     Py_XDECREF(old);
-    return k->reference ? 0 : -1;
+    return cached->reference ? 0 : -1;
 }
 
-static Pending *add_pending(Queue *q, PyObject *sock, int fd) {
-    Pending entry;
-    if (check_pending_sockets(q) < 0 || admit(q, sock, fd, &entry) < 0)
+static SocketInfo *add_pending(Queue *q, PyObject *sock, int fd) {
+    SocketInfo info;
+    if (check_pending_sockets(q) < 0 || describe_socket(q, sock, fd, &info) < 0)
         return NULL;
     if (q->pending_count == q->pending_room) {
         Py_ssize_t room = q->pending_room ? 2 * q->pending_room : 8;
-        Pending *grown = PyMem_Realloc(q->pending, (size_t)room * sizeof *grown);
+        SocketInfo *grown = PyMem_Realloc(q->pending, (size_t)room * sizeof *grown);
         if (!grown)
-            return (Pending *)PyErr_NoMemory();
+            return (SocketInfo *)PyErr_NoMemory();
         q->pending = grown;
         q->pending_room = room;
     }
     Py_INCREF(sock);
-    q->pending[q->pending_count] = entry;
+    q->pending[q->pending_count] = info;
     return &q->pending[q->pending_count++];
 }
 
-/* The socket's entry: a request on it is about to be queued. NULL with an exception if it is no open socket.
- */
-static Pending *pending_of(Queue *q, PyObject *sock) {
+/* The socket, which is pending from now on. NULL with an exception if it is no open socket. */
+static SocketInfo *pending_socket(Queue *q, PyObject *sock) {
     int fd;
     if (fileno_of(sock, &fd) < 0)
         return NULL;
-    Pending *p = find_pending(q, sock);
-    return p && p->fd == fd ? p : add_pending(q, sock, fd);
+    for (Py_ssize_t i = q->pending_count - 1; i >= 0; i--)
+        if (q->pending[i].sock == sock && q->pending[i].fd == fd)
+            return &q->pending[i];
+    return add_pending(q, sock, fd);
 }
 
-/* Names the socket in `send`, if it is open and can send that. */
 int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send) {
-    Pending *p = pending_of(q, sock);
-    if (!p)
+    const SocketInfo *info = pending_socket(q, sock);
+    if (!info)
         return -1;
-    send->fixed_file = p->index >= 0;
-    send->fd = send->fixed_file ? p->index : p->fd;
-    if (!p->zero_copy) /* a notifier does not mind: its memory is free at once */
+    send->fixed_file = info->index >= 0;
+    send->fd = send->fixed_file ? info->index : info->fd;
+    if (!info->zero_copy) /* copied: the memory is free when the request has its result */
         send->zero_copy = 0;
-    if (p->most && !send->message && send->length > p->most)
+    if (info->max_payload && !send->message && send->length > info->max_payload)
         return refuse(q, -EMSGSIZE), -1;
-    if (!p->most && send->segment) {
+    if (!info->max_payload && send->segment) {
         PyErr_SetString(PyExc_ValueError, "segment needs a UDP socket");
         return -1;
     }
@@ -136,11 +132,6 @@ int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send) {
 }
 
 int socket_family(Queue *q, PyObject *sock) {
-    Pending *p = pending_of(q, sock);
-    return p ? p->family : -1;
-}
-
-void forget_pending_sockets(Queue *q) {
-    while (q->pending_count)
-        forget_pending(q, q->pending_count - 1);
+    const SocketInfo *info = pending_socket(q, sock);
+    return info ? info->family : -1;
 }

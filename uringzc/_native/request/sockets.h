@@ -1,21 +1,24 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sockets with requests that are not submitted, and what is remembered of sockets. */
+ * Sockets of requests: described once, cached, and checked again before their requests are submitted. */
 #ifndef UZC_SOCKETS_H
 #define UZC_SOCKETS_H
 
 #include "request/queue.h"
 
 int sockets_init(void);
-/* Names the socket in `send`, if it is open and can send that. */
-int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send);
-int socket_family(Queue *q, PyObject *sock);
-/* Its fileno(), 0 or -1 with an exception. */
+/* The socket's fileno(). 0, or -1 with an exception. */
 int fileno_of(PyObject *sock, int *fd);
-/* Requests of sockets that were closed since must not go to whoever has the descriptor now. */
+/* Fills in the socket of a request: fd, fixed_file, zero_copy. 0, or -1 with an exception if the socket is
+ * closed or can not send that. */
+int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send);
+/* AF_*, or -1 with an exception. */
+int socket_family(Queue *q, PyObject *sock);
+/* Revokes the queued requests of sockets that were closed since: the descriptor may be another's now. 0, or
+ * -1 with an exception. */
 int check_pending_sockets(Queue *q);
 void forget_pending_sockets(Queue *q);
-/* Registering a socket changes what is known of it. */
+/* Sockets are described again: one was registered or unregistered. */
 void clear_socket_cache(Queue *q);
 
 #endif

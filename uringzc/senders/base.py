@@ -1,0 +1,151 @@
+"""What all senders do in the same way: check their options, get an engine, wait for memory, and end.
+
+A sender is a public object with a compiled part, which the engine keeps while requests of it are in flight:
+also of a sender that the program dropped without close().
+"""
+
+import errno
+import logging
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Any, ClassVar, TypeVar
+
+from uringzc._send import Delegate, TcpStream, UdpBatcher
+from uringzc.engines.base import Engine
+from uringzc.engines.choose import choose
+from uringzc.errors import E_BUSY, E_THREAD, in_flight
+from uringzc.notif import COMPLETIONS, Notifier
+from uringzc.scheduler import Scheduler
+from uringzc.senders.policy import MODES
+
+S = TypeVar("S", bound="BaseSender")
+log = logging.getLogger("uringzc")
+
+
+def check_options(zero_copy: str, **callbacks: Callable[..., object] | None) -> None:
+    """ValueError or TypeError for options that all senders have."""
+    if zero_copy not in MODES:
+        raise ValueError(f"zero_copy is 'auto', 'always' or 'never', not {zero_copy!r}")
+    for name, callback in callbacks.items():
+        if callback is not None and not callable(callback):
+            raise TypeError(f"{name} is a function or None, not {callback!r}")
+
+
+class BaseSender(Delegate):
+    """The base of public senders. Its attributes are slots for speed, with ``__dict__`` for the program's."""
+
+    __slots__ = (
+        *("__dict__", "__weakref__", "closed"),
+        *("_blocking", "_done", "_engine", "_mode", "_native", "_own_engine", "_slow_path"),
+    )
+    closed: bool
+    _name: ClassVar[str]  #: of the public class
+    _blocking: bool
+    _mode: str  #: zero_copy: one of MODES
+    _native: UdpBatcher | TcpStream  #: the compiled part
+    _slow_path: Any  #: its Python part
+
+    def _take_engine(
+        self, scheduler: Scheduler | None, engine: str, max_inflight: int, debug: bool | None, batch: int
+    ) -> None:
+        """The scheduler's engine, or one of its own. `batch`: requests of one submission."""
+        self._own_engine = scheduler is None
+        if scheduler is None:
+            self._engine: Engine = choose(engine, max_inflight, COMPLETIONS["none"], debug, batch)
+            self._engine.refuse.what = self._name
+        else:
+            self._engine = scheduler._engine
+        self._done = Notifier(self._engine)  # what flush() returns where nothing is in flight
+
+    def _abort(self) -> None:
+        """Releases what a constructor made that failed."""
+        native, engine = getattr(self, "_native", None), getattr(self, "_engine", None)
+        if native is not None and engine is not None:
+            native.close()
+            engine.senders.detach(native)
+        if engine is not None and self._own_engine:
+            engine.close()
+        self._release()
+
+    def _flush(self) -> Notifier:
+        numbers = self._native.flush()
+        return Notifier(self._engine, *numbers) if numbers else self._done
+
+    def _drain(self, timeout: float | None) -> None:
+        if not self._blocking and timeout is None and not self._native.poll():
+            raise BlockingIOError(errno.EAGAIN, in_flight(self._native.in_flight))
+        self._wait_for_memory(timeout, "drain")
+
+    def _wait_for_memory(self, timeout: float | None, what: str) -> None:
+        """Waits until none of its requests is in flight. TimeoutError."""
+        native = self._native
+        if not native.poll():
+            self._engine.wait_for(lambda: native.in_flight, timeout, what)
+            native.poll()
+
+    # -- the end
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Ends."""
+        raise NotImplementedError
+
+    def _may_close(self) -> bool:
+        """False where there is nothing to end. WrongThreadError; BusyError inside a call."""
+        if self.closed:
+            return False
+        if self._engine.dead:  # this is the child of a fork, and the engine the parent's
+            self.closed = True
+            self._release()
+            return False
+        if not self._engine.is_owner():
+            self._slow_path.refuse(E_THREAD)
+        if self._native.busy:
+            self._slow_path.refuse(E_BUSY)
+        return True
+
+    def _end(self, deadline: float) -> None:
+        """The last part of close(): what is in flight after the deadline is parked."""
+        with ExitStack() as stack:  # called from the last to the first, whatever one of them raises
+            stack.callback(self._release)
+            if self._own_engine:
+                stack.callback(self._engine.close, max(0.0, deadline - time.monotonic()))
+            stack.callback(self._engine.senders.detach, self._native)
+            stack.callback(self._discard)
+            stack.callback(self._native.close)
+
+    def _discard(self) -> None:
+        """Discards what was accepted from the program and can not be sent any more."""
+
+    def _release(self) -> None:
+        """Closes descriptors of its own."""
+
+    def _drop(self) -> None:
+        """Ends the compiled part of a sender that was not closed; in any thread."""
+        self._native.close()
+
+    def __enter__(self: S) -> S:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.close()
+        except Exception:
+            if error is None:
+                raise
+            log.exception("while another exception was on its way")
+
+    def __del__(self) -> None:
+        if getattr(self, "closed", True) or self._engine.dead:
+            return
+        self.closed = True
+        self._drop()
+        if self._own_engine:
+            self._engine.finalize(self)
+        else:
+            self._engine.senders.detach_later(self._native)
+            warnings.warn(f"{self._name} was not closed", ResourceWarning, source=self, stacklevel=2)
