@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Included by every C file: standard headers, and the boundary to Python. */
-#ifndef UZC_NATIVE_H
-#define UZC_NATIVE_H
+#pragma once
 
 #include <errno.h>
 #include <stdatomic.h>
@@ -18,5 +17,3 @@
  * u64 */
 _Static_assert(sizeof(void *) == 8 && sizeof(long) == 8 && sizeof(size_t) == 8,
                "uringzc is for 64-bit machines");
-
-#endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The control message of GSO (UDP_SEGMENT): the kernel cuts the request into datagrams of one size. */
-#ifndef UZC_GSO_CMSG_H
-#define UZC_GSO_CMSG_H
+#pragma once
 
 #include <netinet/in.h>
 #include <netinet/udp.h>
@@ -25,5 +24,3 @@ static inline void uzc_gso_cmsg(uzc_gso_control *control, uint32_t segment) {
     control->header = (struct cmsghdr){CMSG_LEN(sizeof(uint16_t)), IPPROTO_UDP, UDP_SEGMENT};
     memcpy(CMSG_DATA(&control->header), &(uint16_t){(uint16_t)segment}, sizeof(uint16_t));
 }
-
-#endif

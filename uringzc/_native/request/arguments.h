@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The arguments of Queue.send() and Queue.run(), by position or name. */
-#ifndef UZC_ARGUMENTS_H
-#define UZC_ARGUMENTS_H
+#pragma once
 
 #include "native.h"
 #include "request/python.h"
@@ -35,5 +34,3 @@ int parse_arguments(const char *method, int positional, PyObject *const *args, P
  * SLOT becomes one that does not exist, which the engine refuses. */
 int parse_number(PyObject *value, int at, uint64_t max, uint64_t *out);
 int parse_bool(PyObject *value, uint32_t *out);
-
-#endif

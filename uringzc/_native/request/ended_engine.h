@@ -4,11 +4,8 @@
  *
  * An engine may end inside any call that runs code of the program: a signal handler that forks, a finalizer
  * that closes. With this table, the code that comes after such a call need not check for it. */
-#ifndef UZC_ENDED_ENGINE_H
-#define UZC_ENDED_ENGINE_H
+#pragma once
 
 #include "native.h"
 
 extern const uzc_calls ended_engine_calls;
-
-#endif

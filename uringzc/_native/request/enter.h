@@ -2,8 +2,7 @@
  *
  * Requests go into the engine's queue, and the engine is entered: to submit them, to wait, to take results.
  * A request holds references to its socket and its memory from queue_requests() to release_references(). */
-#ifndef UZC_ENTER_H
-#define UZC_ENTER_H
+#pragma once
 
 #include "request/queue.h"
 
@@ -32,5 +31,3 @@ int check_signals(Queue *q);
 void release_references(Queue *q);
 /* Debug mode: raises the first exception that verify() has raised. 0 or -1. */
 int raise_modified(Queue *q);
-
-#endif

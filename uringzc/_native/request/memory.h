@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The type Memory, and `data` of a send as an address and an object to hold. */
-#ifndef UZC_MEMORY_H
-#define UZC_MEMORY_H
+#pragma once
 
 #include "request/queue.h"
 
@@ -24,5 +23,3 @@ int is_memory(PyObject *object);
  * and `length` (or NULL) only say which part debug mode checks. */
 int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder);
-
-#endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Python's C API (the stable ABI of CPython 3.10), for the C files that define or use Python types. */
-#ifndef UZC_PYTHON_H
-#define UZC_PYTHON_H
+#pragma once
 
 #define PY_SSIZE_T_CLEAN
 #define Py_LIMITED_API 0x030A0000
@@ -30,5 +29,3 @@ static inline int check_result(PyObject *result) {
     Py_XDECREF(result);
     return result ? 0 : -1;
 }
-
-#endif

@@ -4,8 +4,7 @@
  * subject (send, enter, sockets, arguments, memory, refuse), its methods and lifetime in queue_type.c.
  *
  * Fields are read and written with the GIL held, by the thread that owns the engine. */
-#ifndef UZC_QUEUE_H
-#define UZC_QUEUE_H
+#pragma once
 
 #include "native.h"
 #include "request/python.h"
@@ -65,5 +64,3 @@ static inline uzc_slots *slots_of(const Queue *q) {
 static inline bool in_owner_thread(const Queue *q) {
     return q->calls->is_owner(slots_of(q));
 }
-
-#endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The type Queue. */
-#ifndef UZC_QUEUE_TYPE_H
-#define UZC_QUEUE_TYPE_H
+#pragma once
 
 #include "request/python.h"
 
@@ -10,5 +9,3 @@ extern PyTypeObject *queue_type;
 int add_queue_type(PyObject *module);
 /* Whether it is a Queue whose __init__() has succeeded. */
 int is_queue(PyObject *object);
-
-#endif

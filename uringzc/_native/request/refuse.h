@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Raising the exception for a refusal (UZC_E_* or -errno), and taking an exception that was raised. */
-#ifndef UZC_REFUSE_H
-#define UZC_REFUSE_H
+#pragma once
 
 #include "request/queue.h"
 
@@ -15,5 +14,3 @@ PyObject *refuse_as(PyObject *slow_path, long long code);
 int raise_would_block(int code, const char *why);
 /* Clears the exception that is set, and returns it; a new reference. */
 PyObject *take_exception(void);
-
-#endif

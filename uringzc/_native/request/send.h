@@ -1,12 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Queue.send() and Queue.run(). */
-#ifndef UZC_REQUEST_SEND_H
-#define UZC_REQUEST_SEND_H
+#pragma once
 
 #include "request/python.h"
 
 PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
-
-#endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The internal slot of a sender, and the notifiers of it that were flushed and are not done. */
-#ifndef UZC_SENDER_NOTIFIERS_H
-#define UZC_SENDER_NOTIFIERS_H
+#pragma once
 
 #include "request/queue.h"
 
@@ -26,5 +25,3 @@ int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n);
 int notifiers_read(const Queue *q, uint32_t slot, PyObject *slow_path, char *to_report);
 /* A tuple. */
 PyObject *notifiers_numbers(const Notifiers *n);
-
-#endif

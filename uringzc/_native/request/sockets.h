@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Sockets of requests: described once, cached, and checked again before their requests are submitted. */
-#ifndef UZC_SOCKETS_H
-#define UZC_SOCKETS_H
+#pragma once
 
 #include "request/queue.h"
 
@@ -20,5 +19,3 @@ int check_pending_sockets(Queue *q);
 void forget_pending_sockets(Queue *q);
 /* Sockets are described again: one was registered or unregistered. */
 void clear_socket_cache(Queue *q);
-
-#endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * What engines call of the slot accounting, besides what Python may call too (uringzc.h). */
-#ifndef UZC_ACCOUNTING_H
-#define UZC_ACCOUNTING_H
+#pragma once
 
 #include "native.h"
 
@@ -39,5 +38,3 @@ static inline void uzc_tick(uzc_slots *slots) {
 
 /* As uzc_slots_flush(), of any slot; the caller is inside. */
 int64_t uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);
-
-#endif

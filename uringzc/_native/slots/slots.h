@@ -9,8 +9,7 @@
  * the request's notifier was posted and its references were released: so the size of the table bounds all
  * that is held.
  */
-#ifndef UZC_SLOTS_H
-#define UZC_SLOTS_H
+#pragma once
 
 #include "slots/accounting.h"
 
@@ -112,5 +111,3 @@ void uzc_notifier_settled(uzc_slots *s, uint32_t index);
 void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last);
 /* notifiers.c: reads and frees up to `max` posted notifiers. */
 uint32_t uzc_read_posted(uzc_slots *s, struct list *posted, uzc_notification *out, uint32_t max);
-
-#endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The begin and the end of each call of a TcpStream that uses the engine. */
-#ifndef UZC_TCP_CALL_H
-#define UZC_TCP_CALL_H
+#pragma once
 
 #include "tcp/stream.h"
 
@@ -11,5 +10,3 @@ int stream_begin(TcpStream *s);
 /* `result`: what the call returns, NULL if it has raised. Flushes the notifier, so that memory is released as
  * soon as it can be, and runs the program's callbacks, which may raise. Returns the result, or NULL. */
 PyObject *stream_end(TcpStream *s, PyObject *result);
-
-#endif

@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * TcpStream.send() and TcpStream.send_buffers(). */
-#ifndef UZC_TCP_SEND_H
-#define UZC_TCP_SEND_H
+#pragma once
 
 #include "tcp/stream.h"
 
@@ -10,5 +9,3 @@ PyObject *stream_send(PyObject *self, PyObject *data);
 PyObject *stream_send_buffers(PyObject *self, PyObject *buffers);
 /* Takes a decision of the slow path's policy (the reference too, or NULL). 0, or -1 with an exception. */
 int adopt_decision(TcpStream *s, PyObject *decision);
-
-#endif

@@ -7,8 +7,7 @@
  *
  * Fields are read and written with the GIL held, by the thread that owns the engine; the listener's also
  * without the GIL, in that thread, inside enter(). */
-#ifndef UZC_STREAM_H
-#define UZC_STREAM_H
+#pragma once
 
 #include "request/queue.h"
 #include "request/sender_notifiers.h"
@@ -63,5 +62,3 @@ typedef struct {
     /* since the start; see TcpStats */
     unsigned long long sends, nbytes, requests, syscalls, settled, copied, waits;
 } TcpStream;
-
-#endif

@@ -2,8 +2,7 @@
  *
  * One transfer of a stream: a system call or a zero-copy request; waiting for the socket; what comes back.
  * All inside a call (call.h). */
-#ifndef UZC_TCP_TRANSFER_H
-#define UZC_TCP_TRANSFER_H
+#pragma once
 
 #include "tcp/stream.h"
 
@@ -28,5 +27,3 @@ int stream_flush(TcpStream *s);
 int stream_poll(TcpStream *s);
 
 void stream_listener(TcpStream *s, uzc_listener *listener);
-
-#endif

@@ -8,8 +8,7 @@
  * Everything here belongs to one thread, with the GIL. Between two of its calls the timer's thread may send
  * what waits by plain system calls, with the lock; `ready` is the owner's while nobody has that. Several
  * threads use what is atomic, and the links of the senders that have a timer. */
-#ifndef UZC_GATHER_H
-#define UZC_GATHER_H
+#pragma once
 
 #include <netinet/in.h>
 #include <pthread.h>
@@ -288,5 +287,3 @@ void batcher_listener(UdpBatcher *g, uzc_listener *listener);
 int resend(UdpBatcher *g, const struct train *t, uint32_t count);
 /* Everything that waits, in order; -EAGAIN: the rest must wait on. */
 int send_by_syscall(UdpBatcher *g);
-
-#endif

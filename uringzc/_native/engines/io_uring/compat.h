@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * liburing, and definitions that its version 2.3 lacks. */
-#ifndef UZC_COMPAT_H
-#define UZC_COMPAT_H
+#pragma once
 
 #include <liburing.h>
 
@@ -11,6 +10,4 @@
 #endif
 #ifndef IORING_NOTIF_USAGE_ZC_COPIED
 #define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
-#endif
-
 #endif

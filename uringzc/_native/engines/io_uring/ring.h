@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The ring's structures, private to this folder: submission <- ring. */
-#ifndef UZC_RING_H
-#define UZC_RING_H
+#pragma once
 
 #include "engines/gso_cmsg.h"
 #include "engines/io_uring/compat.h"
@@ -30,5 +29,3 @@ struct uzc_ring {
 /* submission.c: members of uzc_calls */
 int64_t ring_queue(void *engine, const uzc_send *send);
 void ring_revoke(void *engine, int fd);
-
-#endif

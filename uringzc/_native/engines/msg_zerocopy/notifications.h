@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef UZC_MSG_ZEROCOPY_NOTIFICATIONS_H
-#define UZC_MSG_ZEROCOPY_NOTIFICATIONS_H
+#pragma once
 
 #include "engines/msg_zerocopy/state.h"
 
@@ -8,5 +7,3 @@
 void read_error_queue(uzc_msg_zerocopy *e, struct sock *s);
 /* Whether the kernel holds no memory of zero-copy sends of the socket, with all notifications read. */
 bool kernel_holds_nothing(const struct sock *s);
-
-#endif

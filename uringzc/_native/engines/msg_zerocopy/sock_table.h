@@ -2,8 +2,7 @@
  *
  * A hash table of sockets by what identifies them: the kernel's cookie (SO_COOKIE), and the inode where
  * cookies are not unique. */
-#ifndef UZC_SOCK_TABLE_H
-#define UZC_SOCK_TABLE_H
+#pragma once
 
 #include "native.h"
 
@@ -24,5 +23,3 @@ struct sock_link *sock_table_find(const struct sock_table *t, uint64_t cookie, u
 /* Of one that is not in the table. False: no memory. */
 bool sock_table_insert(struct sock_table *t, struct sock_link *link);
 void sock_table_remove(struct sock_table *t, struct sock_link *link);
-
-#endif

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef UZC_MSG_ZEROCOPY_SOCKETS_H
-#define UZC_MSG_ZEROCOPY_SOCKETS_H
+#pragma once
 
 #include "engines/msg_zerocopy/state.h"
 
@@ -16,5 +15,3 @@ void mark_dirty(uzc_msg_zerocopy *e, struct sock *s);
 void update_epoll(uzc_msg_zerocopy *e, struct sock *s);
 /* Checks the next `max` sockets. */
 void abort_closed_connections(uzc_msg_zerocopy *e, uint32_t max);
-
-#endif

@@ -5,8 +5,7 @@
  *
  * All of it belongs to the thread that is inside the engine (slots/accounting.h): no field needs a lock.
  */
-#ifndef UZC_MSG_ZEROCOPY_STATE_H
-#define UZC_MSG_ZEROCOPY_STATE_H
+#pragma once
 
 #define _GNU_SOURCE
 #include <netinet/in.h>
@@ -106,5 +105,3 @@ static inline int option_of(int fd, int level, int option, int otherwise) {
 static inline int fd_of(const struct sock *s) {
     return s->dup_fd >= 0 ? s->dup_fd : s->fd;
 }
-
-#endif

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef UZC_MSG_ZEROCOPY_TRANSMIT_H
-#define UZC_MSG_ZEROCOPY_TRANSMIT_H
+#pragma once
 
 #include "engines/msg_zerocopy/state.h"
 
@@ -8,5 +7,3 @@
 void send_queued(uzc_msg_zerocopy *e);
 /* Sends what waits with this socket, as far as there is room. */
 void send_waiting(uzc_msg_zerocopy *e, struct sock *s);
-
-#endif
