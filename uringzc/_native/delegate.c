@@ -9,7 +9,7 @@
 #include "request/send.h"
 #include "tcp/send.h"
 #include "tcp/sender.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 typedef struct {
     PyObject_HEAD PyObject *target;

@@ -7,7 +7,7 @@
 #include "request/queue_type.h"
 #include "request/sockets.h"
 #include "tcp/sender.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 static void free_owned(PyObject *capsule) {
     void (*free_it)(void *) = (void (*)(void *))PyCapsule_GetContext(capsule);

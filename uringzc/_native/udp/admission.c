@@ -12,7 +12,7 @@
 #include "request/enter.h"
 #include "request/refuse.h"
 #include "request/sockets.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 #define PAGE 4096u
 #define ARRIVAL 200000000 /* ns: how long the first request to a destination is waited for */

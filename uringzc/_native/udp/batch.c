@@ -3,7 +3,7 @@
  * Trains are formed: in the block that is being filled, one datagram behind the other.
  */
 #include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 void leave_block(UdpBatcher *g) {
     arena_drop(g->arena, g->block);

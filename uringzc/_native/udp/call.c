@@ -7,7 +7,7 @@
 
 #include "request/enter.h"
 #include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 #define PATIENCE 50000          /* microseconds that the lock is waited for between two checks for signals */
 #define RETRY_LEAST 100000      /* nanoseconds between two tries of the timer to send what could not leave, */

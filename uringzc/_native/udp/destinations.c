@@ -5,7 +5,7 @@
  */
 #include "request/refuse.h"
 #include "request/sockets.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 static int new_destination(UdpBatcher *g, PyObject *packed, uint32_t *destination) {
     if (g->destination_count == g->destination_room) {

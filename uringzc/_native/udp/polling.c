@@ -16,7 +16,7 @@
 #include <unistd.h>
 
 #include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 static bool add(const UdpBatcher *g, int fd, uint32_t events) {
     struct epoll_event event = {.events = events};

@@ -4,7 +4,7 @@
  * into the open train, and two additions. Everything else happens once per train, or once per submission.
  */
 #include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 /* The int that send() returns. */
 PyObject *sent_bytes(UdpBatcher *g, size_t n) {

@@ -3,7 +3,7 @@
  * Memory that the program keeps, in bulk: blocks of datagrams, and pieces that do not touch.
  */
 #include "request/memory.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 /* Memory of the program's own, as the request path resolves it: a holder for `length` bytes from `offset`. */
 static int own_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {

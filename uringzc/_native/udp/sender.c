@@ -7,7 +7,7 @@
 
 #include "request/queue_type.h"
 #include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 int64_t nanoseconds(void) {
     struct timespec now;

@@ -12,7 +12,7 @@
 #include "request/memory.h"
 #include "request/refuse.h"
 #include "request/sockets.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 /* -- what the accounts tell; without the GIL, but in the thread that is inside */
 

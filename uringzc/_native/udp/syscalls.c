@@ -10,7 +10,7 @@
 #include "engines/gso_cmsg.h"
 #include "request/refuse.h"
 #include "request/sockets.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 /* With a control message that says how it is to be cut, where the socket's option says otherwise. */
 static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,

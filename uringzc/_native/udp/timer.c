@@ -12,7 +12,7 @@
  */
 #include <time.h>
 
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 static struct {
     pthread_mutex_t mutex;

@@ -2,7 +2,7 @@
  *
  * Arena: registered memory in blocks; and Lease, a piece of it in the program's hands. */
 #include "request/memory.h"
-#include "udp/udp.h"
+#include "udp/batcher.h"
 
 PyTypeObject *arena_type, *lease_type;
 

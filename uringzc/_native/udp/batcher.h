@@ -140,7 +140,7 @@ typedef struct {
     bool held;
 } Lease;
 
-/* arena.c */
+/* lease.c */
 int arena_init(PyObject *module);
 extern PyTypeObject *arena_type, *lease_type;
 int size_of(PyObject *value, size_t *n);
