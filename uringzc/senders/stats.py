@@ -78,7 +78,7 @@ def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, are
         sentences.insert(-1, f"Now all of them are copied, because {why}")
     if engine.limitation:
         sentences.append(engine.limitation)
-    if batcher.untimed:
+    if batcher.no_timer:
         sentences.append(
             "There is no timer, since no thread can be started (RLIMIT_NPROC, or a limit of the cgroup's "
             "pids): what has waited for max_delay leaves at the next call"

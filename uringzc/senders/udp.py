@@ -96,7 +96,7 @@ class UdpSender(Delegate):
             "_blocking",
             "_max_delay",
         ),
-        *("_sndbuf", "_sock", "_engine", "_mender", "_done", "_arena", "_gather"),
+        *("_sndbuf", "_sock", "_engine", "_slow_path", "_done", "_arena", "_batcher"),
     )
 
     def __init__(
@@ -190,22 +190,22 @@ class UdpSender(Delegate):
             arena=self._arena,
             sock=sock,
             slow_path=self._slow_path,
-            own=self._own_socket,
+            own_socket=self._own_socket,
             blocking=self._blocking,
-            strict=strict_order,
-            always=self._mode == "always",
+            strict_order=strict_order,
+            always_zero_copy=self._mode == "always",
             notify=notify is not None,
-            most=MAX_PAYLOAD[family],
-            large=LARGE,
-            least=self._engine.min_zero_copy,
-            limit=max_segments(),
+            max_payload=MAX_PAYLOAD[family],
+            hold_threshold=LARGE,
+            min_zero_copy=self._engine.min_zero_copy,
+            max_segments=max_segments(),
             max_inflight=most,
             max_delay=0 if self._max_delay is None else max(1, int(self._max_delay * 1e9)),
         )
         engine.attach(self, self._batcher)
         if own:
             engine.own_socket(sock)
-        self._batcher.default(b"" if remote is None or self._own_socket else address.pack(family, remote))
+        self._batcher.set_default(b"" if remote is None or self._own_socket else address.pack(family, remote))
         if self._own_socket and self._own_engine:
             engine.register_socket(sock)
         if not self._blocking:

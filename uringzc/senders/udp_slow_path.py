@@ -90,7 +90,7 @@ class UdpSlowPath:
 
     # -- a sender's life
 
-    def begin(self) -> None:
+    def claim(self) -> None:
         """The first call: this thread is the owner from now on."""
         self._engine.claim()
 
@@ -109,7 +109,7 @@ class UdpSlowPath:
         """An address as a sockaddr."""
         return address.pack(self.family, to)
 
-    def destination(self, number: int, packed: bytes | None) -> tuple[bool, int, int]:
+    def add_destination(self, number: int, packed: bytes | None) -> tuple[bool, int, int]:
         """A new destination: its first decision, and the largest datagram of a train."""
         self._policies[number] = policy = Policy(self.mode)
         most = 65507
@@ -142,7 +142,7 @@ class UdpSlowPath:
 
     # -- failures
 
-    def socket_error(self, number: int) -> None:
+    def report_socket_error(self, number: int) -> None:
         """The socket had a pending error: of an earlier datagram, for which no request is to fail.
 
         What it was about is in the error queue, which only the engine's owner may read: the timer's thread
@@ -202,7 +202,7 @@ class UdpSlowPath:
                 return False
             at += count
         if number in _NEWS:
-            self.socket_error(number)
+            self.report_socket_error(number)
         return True
 
     def _split(self, batcher: "UdpBatcher", row: Row, number: int) -> None:
@@ -219,14 +219,14 @@ class UdpSlowPath:
             why = "no trains there"
         if limit != (segments, most):
             self.split += 1
-            batcher.limit(row.destination, *limit)
+            batcher.set_limits(row.destination, *limit)
             to = self.address_of(batcher, row.destination)
             self._log.append((logging.INFO, f"to {to}: {why} ({os.strerror(number)})"))
 
     def _again(self, batcher: "UdpBatcher", row: Row, at: int, count: int) -> bool:
         """Some datagrams of a train, until they are sent or given up; False: that must wait."""
         patience = time.monotonic() + PATIENCE
-        may_wait = batcher.blocking and threading.get_ident() == batcher.thread
+        may_wait = batcher.blocking and threading.get_ident() == batcher.owner
         tries, pause = 0, 0.00002
         while code := batcher.resend(row.train, count):
             number = -code
@@ -294,7 +294,7 @@ class UdpSlowPath:
         while self._log:
             log.log(*self._log.pop(0))
 
-    def note(self, error: BaseException | None) -> None:
+    def log_failure(self, error: BaseException | None) -> None:
         """What kept the timer, or the sender's end, from sending: the program's next call meets it too."""
         self._log.append((logging.DEBUG, f"what waits in a sender was not sent: {error}"))
 

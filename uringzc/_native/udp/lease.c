@@ -1,75 +1,30 @@
 /* SPDX-License-Identifier: MIT
  *
- * Arena: registered memory in blocks; and Lease, a piece of it in the program's hands. */
-#include "request/memory.h"
-#include "udp/batcher.h"
+ * Lease: a part of an arena block that the program fills through a memoryview, and sends without a copy.
+ *
+ * A lease holds a reference to its block until it is sent (then the train has one) or released. Any thread
+ * may drop it. */
+#include "udp/lease.h"
 
-PyTypeObject *arena_type, *lease_type;
+#include "udp/batch.h"
+#include "udp/call.h"
+#include "udp/destinations.h"
+#include "udp/send.h"
 
-uint16_t arena_take(Arena *arena) {
-    for (uint32_t i = 0; i < arena->blocks; i++) { /* the lowest: what was used last is in the cache */
-        uint32_t none = 0;
-        if (atomic_compare_exchange_strong_explicit(&arena->uses[i], &none, 1, memory_order_acquire,
-                                                    memory_order_relaxed))
-            return (uint16_t)i;
-    }
-    return NO_BLOCK;
-}
+typedef struct {
+    PyObject_HEAD UdpBatcher *batcher;
+    Arena *arena;
+    char *data;
+    size_t length;
+    Py_ssize_t exports; /* buffers of it that are in use: its view, and what was made of that */
+    PyObject *view;     /* weak reference to the memoryview, or NULL */
+    uint16_t block;
+    bool held; /* neither sent nor released */
+} Lease;
 
-static int arena_setup(PyObject *self, PyObject *args, PyObject *keywords) {
-    Arena *a = (Arena *)self;
-    static char *accepted[] = {"memory", NULL};
-    PyObject *memory;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", accepted, &memory))
-        return -1;
-    Memory *m = (Memory *)memory;
-    if (a->memory || !is_memory(memory) || m->length < BLOCK) {
-        PyErr_SetString(PyExc_ValueError, "an arena is made once, of a Memory with at least a block");
-        return -1;
-    }
-    uint64_t blocks = m->length / BLOCK;
-    a->blocks = blocks < NO_BLOCK ? (uint32_t)blocks : NO_BLOCK;
-    a->uses = PyMem_Calloc(a->blocks, sizeof *a->uses);
-    if (!a->uses)
-        return PyErr_NoMemory(), -1;
-    Py_INCREF(memory);
-    a->memory = memory;
-    a->base = (char *)(uintptr_t)m->address;
-    return 0;
-}
+static PyTypeObject *lease_type;
 
-static void arena_dealloc(PyObject *self) {
-    Arena *a = (Arena *)self;
-    PyMem_Free((void *)a->uses);
-    Py_XDECREF(a->memory);
-    free_object(self);
-}
-
-static PyObject *arena_free(PyObject *self, void *unused) {
-    (void)unused;
-    Arena *a = (Arena *)self;
-    unsigned long free_blocks = 0;
-    for (uint32_t i = 0; i < a->blocks; i++)
-        free_blocks += atomic_load_explicit(&a->uses[i], memory_order_relaxed) == 0;
-    return PyLong_FromUnsignedLong(free_blocks * BLOCK);
-}
-
-static PyObject *arena_leases(PyObject *self, void *unused) {
-    (void)unused;
-    return PyLong_FromUnsignedLong(atomic_load_explicit(&((Arena *)self)->leases, memory_order_relaxed));
-}
-
-static PyMemberDef arena_members[] = {{"memory", T_OBJECT, offsetof(Arena, memory), READONLY, NULL},
-                                      {NULL, 0, 0, 0, NULL}};
-static PyGetSetDef arena_getset[] = {{"free", arena_free, NULL, "bytes in free blocks", NULL},
-                                     {"leases", arena_leases, NULL, "not sent and not given back", NULL},
-                                     {NULL, NULL, NULL, NULL, NULL}};
-static PyType_Slot arena_slots[] = {{Py_tp_init, arena_setup},      {Py_tp_dealloc, arena_dealloc},
-                                    {Py_tp_new, PyType_GenericNew}, {Py_tp_members, arena_members},
-                                    {Py_tp_getset, arena_getset},   {0, NULL}};
-static PyType_Spec arena_spec = {"uringzc._send.Arena", sizeof(Arena), 0, Py_TPFLAGS_DEFAULT, arena_slots};
-
-/* -- Lease. The buffer protocol is in the limited API from 3.11 on, and as it is here since 3.0. */
+/* The buffer protocol is in the limited API from 3.11 on, and has been the same since 3.0. */
 
 #if Py_LIMITED_API < 0x030B0000
 typedef struct {
@@ -93,7 +48,7 @@ static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     static Py_ssize_t one = 1;
     view->obj = NULL;
     if (!l->held) {
-        PyErr_SetString(PyExc_ValueError, "the lease was sent or given back");
+        PyErr_SetString(PyExc_ValueError, "the lease was sent or released");
         return -1;
     }
     Py_INCREF(self);
@@ -114,8 +69,8 @@ static void lease_releasebuffer(PyObject *self, Py_buffer *view) {
     ((Lease *)self)->exports--;
 }
 
-/* Only a weak reference: the view holds the lease, and a lease that is dropped shall go back at once. */
-static PyObject *living_view(Lease *l) {
+/* A weak reference: the view holds the lease, which must be freed at once when the program drops it. */
+static PyObject *current_view(Lease *l) {
     PyObject *view = l->view ? PyObject_CallNoArgs(l->view) : NULL;
     if (view == Py_None)
         Py_CLEAR(view);
@@ -125,7 +80,7 @@ static PyObject *living_view(Lease *l) {
 static PyObject *lease_view(PyObject *self, void *unused) {
     (void)unused;
     Lease *l = (Lease *)self;
-    PyObject *view = living_view(l);
+    PyObject *view = current_view(l);
     if (view || PyErr_Occurred() || !(view = PyMemoryView_FromObject(self)))
         return view;
     Py_XDECREF(l->view);
@@ -134,9 +89,9 @@ static PyObject *lease_view(PyObject *self, void *unused) {
     return view;
 }
 
-/* Ends the view. Slices of it and arrays over it can not be ended: while one lives, BufferError. */
-static int end_view(Lease *l) {
-    PyObject *view = living_view(l);
+/* Slices of the view, and arrays over it, cannot be released: while one lives, BufferError. */
+static int release_view(Lease *l) {
+    PyObject *view = current_view(l);
     if (view) {
         PyObject *done = PyObject_CallMethod(view, "release", NULL);
         Py_XDECREF(done);
@@ -157,14 +112,14 @@ static int end_view(Lease *l) {
     return -1;
 }
 
-static void give_back(Lease *l) {
+static void return_lease(Lease *l) {
     l->held = false;
     atomic_fetch_sub_explicit(&l->arena->leases, 1, memory_order_relaxed);
-    arena_drop(l->arena, l->block);
+    arena_release(l->arena, l->block);
 }
 
-/* An int, or what has __index__; what does not fit is larger than anything. */
-int size_of(PyObject *value, size_t *n) {
+/* An int, or what has __index__. What does not fit is SIZE_MAX. */
+static int as_size(PyObject *value, size_t *n) {
     PyObject *index = PyNumber_Index(value);
     if (!index)
         return -1;
@@ -187,10 +142,10 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "|OO", accepted, &length, &to))
         return NULL;
     size_t n = l->length;
-    if (length != Py_None && size_of(length, &n) < 0)
+    if (length != Py_None && as_size(length, &n) < 0)
         return NULL;
     if (!l->held)
-        return PyErr_Format(PyExc_ValueError, "the lease was sent or given back");
+        return PyErr_Format(PyExc_ValueError, "the lease was sent or released");
     if (n > l->length)
         return PyErr_Format(PyExc_ValueError, "length must be from 0 to the lease's %zu, not %R", l->length,
                             length);
@@ -198,16 +153,15 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
         return NULL;
     uint32_t destination;
     PyObject *sent = NULL;
-    bool ready = find_destination(g, to, &destination) == 0 && end_view(l) == 0;
-    if (ready && !l->held) { /* given back meanwhile, while a name was resolved */
-        PyErr_SetString(PyExc_ValueError, "the lease was sent or given back");
+    bool ready = find_destination(g, to, &destination) == 0 && release_view(l) == 0;
+    if (ready && !l->held) { /* released while a name was resolved */
+        PyErr_SetString(PyExc_ValueError, "the lease was sent or released");
     } else if (ready) {
-        l->held = false; /* first: in what follows a signal handler could take a view of it, or release it */
+        l->held = false; /* first: a signal handler could take a view of it, or release it */
         if (add_datagram(g, l->data, n, destination, l->block) == 0) {
-            if (g->at == l->data + l->length &&
-                g->block == l->block) /* nothing behind it: the rest is free */
+            if (g->at == l->data + l->length && g->block == l->block) /* nothing lies behind it */
                 g->at = l->data + n;
-            give_back(l);
+            return_lease(l);
             sent = sent_bytes(g, n);
         } else {
             l->held = true; /* nothing was taken */
@@ -220,10 +174,10 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
 static PyObject *lease_release(PyObject *self, PyObject *unused) {
     (void)unused;
     Lease *l = (Lease *)self;
-    if (l->held && end_view(l) < 0)
+    if (l->held && release_view(l) < 0)
         return NULL;
     if (l->held)
-        give_back(l);
+        return_lease(l);
     Py_RETURN_NONE;
 }
 
@@ -238,7 +192,7 @@ static PyObject *lease_exit(PyObject *self, PyObject *args) {
     PyObject *kind = PyTuple_Size(args) ? PyTuple_GetItem(args, 0) : Py_None;
     PyObject *done = lease_release(self, NULL);
     if (!done && kind != Py_None) {
-        PyErr_Clear(); /* it comes back when the last view of it goes */
+        PyErr_Clear(); /* it is released with the last view of it */
         Py_RETURN_NONE;
     }
     return done;
@@ -250,7 +204,7 @@ static Py_ssize_t lease_length(PyObject *self) {
 
 static PyObject *lease_repr(PyObject *self) {
     Lease *l = (Lease *)self;
-    return PyUnicode_FromFormat("<Lease of %zu bytes%s>", l->length, l->held ? "" : ", sent or given back");
+    return PyUnicode_FromFormat("<Lease of %zu bytes%s>", l->length, l->held ? "" : ", sent or released");
 }
 
 static int lease_traverse(PyObject *self, visitproc visit, void *arg) {
@@ -264,7 +218,7 @@ static void lease_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     Py_CLEAR(l->view);
     if (l->held)
-        give_back(l);
+        return_lease(l);
     Py_XDECREF(l->batcher);
     Py_XDECREF(l->arena);
     free_object(self);
@@ -274,12 +228,12 @@ static PyMethodDef lease_methods[] = {
     {"send", (PyCFunction)(void (*)(void))lease_send, METH_VARARGS | METH_KEYWORDS,
      "send(length=None, to=None)\n--\n\n"
      "Sends the first `length` bytes (default: all) and returns how many.\n\n"
-     "The view ends: a late write raises ValueError. BufferError, and nothing is queued, while a slice of "
-     "it\n"
-     "or an array over it lives: the lease can be sent later, and ``view`` gives another one. The memory\n"
-     "returns to the sender when the kernel is done with it."},
+     "Releases the view: a later write raises ValueError. BufferError, and nothing is queued, while a slice\n"
+     "of it or an array over it lives: the lease can be sent later, and ``view`` gives another one. The\n"
+     "memory returns to the sender when the kernel does not need it any more."},
     {"release", lease_release, METH_NOARGS,
-     "release()\n--\n\nGives it back unsent. May be repeated. BufferError while a slice of its view lives."},
+     "release()\n--\n\nReturns the memory unsent. May be repeated. BufferError while a slice of its view "
+     "lives."},
     {"__enter__", lease_enter, METH_NOARGS, NULL},
     {"__exit__", lease_exit, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL}};
@@ -291,7 +245,7 @@ static PyGetSetDef lease_getset[] = {
 
 static PyType_Slot lease_slots[] = {
     {Py_tp_doc, "Registered memory to fill and send without a copy: made by ``UdpSender.lease``.\n\n"
-                "``with`` gives it back if it was not sent; so does dropping it, in any thread."},
+                "``with`` releases it if it was not sent; so does dropping it, in any thread."},
     {Py_tp_traverse, lease_traverse},
     {Py_tp_dealloc, lease_dealloc},
     {Py_tp_repr, lease_repr},
@@ -304,15 +258,38 @@ static PyType_Slot lease_slots[] = {
 static PyType_Spec lease_spec = {"uringzc.Lease", sizeof(Lease), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                                  lease_slots};
 
-int arena_init(PyObject *module) {
-    arena_type = (PyTypeObject *)PyType_FromSpec(&arena_spec);
-    lease_type = (PyTypeObject *)PyType_FromSpec(&lease_spec);
-    if (!arena_type || !lease_type)
-        return -1;
-    Py_INCREF(arena_type);
-    Py_INCREF(lease_type);
-    return PyModule_AddObject(module, "Arena", (PyObject *)arena_type) < 0 ||
-                   PyModule_AddObject(module, "Lease", (PyObject *)lease_type) < 0
-               ? -1
-               : 0;
+PyObject *batcher_lease(PyObject *self, PyObject *size) {
+    UdpBatcher *g = (UdpBatcher *)self;
+    size_t n;
+    if (as_size(size, &n) < 0)
+        return NULL;
+    if (n > g->max_payload)
+        return PyErr_Format(PyExc_ValueError, "a lease is 0 to %u bytes, what a datagram can carry, not %S",
+                            g->max_payload, size);
+    if (batcher_begin(g) < 0)
+        return NULL;
+    Lease *l = NULL;
+    if (reserve_room(g, n) == 0)
+        l = (Lease *)PyType_GenericAlloc(lease_type, 0);
+    if (l) {
+        Py_INCREF(g);
+        Py_INCREF(g->arena);
+        l->batcher = g;
+        l->arena = g->arena;
+        l->data = g->at;
+        l->length = n;
+        l->block = g->block;
+        l->held = true;
+        arena_hold(g->arena, g->block);
+        atomic_fetch_add_explicit(&g->arena->leases, 1, memory_order_relaxed);
+        g->at += n;
+        if (n)
+            g->room = 0; /* the open train ends here, unless this lease is sent as its next datagram */
+    }
+    batcher_end(g);
+    return (PyObject *)l;
+}
+
+int add_lease_type(PyObject *module) {
+    return (lease_type = add_type(module, &lease_spec)) ? 0 : -1;
 }
