@@ -96,9 +96,7 @@ int report_socket_error(UdpBatcher *g) {
     if (!error)
         return 0;
     g->to_report = 1;
-    PyObject *reported = PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error);
-    Py_XDECREF(reported);
-    return reported ? 0 : -1;
+    return check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
 }
 
 int wait_writable(UdpBatcher *g, int milliseconds) {

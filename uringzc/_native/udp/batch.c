@@ -42,9 +42,7 @@ int close_for_next(UdpBatcher *g) {
 
 /* Has the other senders of this engine release their blocks. 0; 1: nothing is free; -1. */
 static int reclaim_arena(UdpBatcher *g) {
-    PyObject *free_now = PyObject_CallMethod(g->slow_path, "reclaim_arena", "O", g);
-    int some = free_now ? PyObject_IsTrue(free_now) : -1;
-    Py_XDECREF(free_now);
+    int some = bool_result(PyObject_CallMethod(g->slow_path, "reclaim_arena", "O", g));
     return some < 0 ? -1 : !some;
 }
 
@@ -157,20 +155,24 @@ int add_train(UdpBatcher *g, const struct train *t) {
     return 0;
 }
 
+int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *holder,
+               uint16_t block) {
+    const struct train t = {.data = data,
+                            .holder = holder,
+                            .buffer = -1,
+                            .nbytes = (uint32_t)n,
+                            .size = (uint32_t)n,
+                            .count = 1,
+                            .destination = destination,
+                            .block = block};
+    return add_train(g, &t);
+}
+
 int stage_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *immutable) {
     if (n > g->max_payload)
         return refuse(g->queue, -EMSGSIZE), -1;
-    if (immutable && n >= g->hold_threshold) {
-        struct train t = {.data = data,
-                          .holder = immutable,
-                          .nbytes = (uint32_t)n,
-                          .size = (uint32_t)n,
-                          .count = 1,
-                          .destination = destination,
-                          .block = NO_BLOCK,
-                          .buffer = -1};
-        return add_train(g, &t);
-    }
+    if (immutable && n >= g->hold_threshold)
+        return add_single(g, data, n, destination, immutable, NO_BLOCK);
     const struct train *t = &g->open;
     if ((t->size == NO_TRAIN || n > t->size || !n || destination != t->destination || n > g->room) &&
         (close_for_next(g) < 0 || reserve_room(g, n) < 0))

@@ -12,6 +12,9 @@ int stage_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destinati
 int add_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block);
 /* Takes a complete train, of memory that `t->holder` keeps, or the caller until it is submitted. */
 int add_train(UdpBatcher *g, const struct train *t);
+/* The same for one datagram: it lies in `block`, or `holder` keeps it. */
+int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *holder,
+               uint16_t block);
 /* Makes room for `n` bytes at g->at. May close the open train. */
 int reserve_room(UdpBatcher *g, size_t n);
 /* Drops the block that is being filled. */

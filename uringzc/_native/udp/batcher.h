@@ -36,9 +36,8 @@ struct destination {
     int64_t first_deadline;               /* CLOCK_MONOTONIC ns: it is not waited for any longer */
     bool zero_copy;                       /* the policy's decision, */
     uint32_t requests, review_after;      /* requests since, and after how many the policy decides again */
-    uint32_t settled,
-        copied;         /* zero-copy requests since whose memory is free; of those, copied by the kernel */
-    uint64_t left_host; /* zero-copy requests that are free and were not copied: sent by the device */
+    uint32_t settled, copied; /* zero-copy requests since that are free; of those, copied by the kernel */
+    uint64_t left_host;       /* zero-copy requests that are free and were not copied: sent by the device */
 };
 
 struct train {
@@ -67,11 +66,10 @@ typedef struct udp_batcher {
     PyThread_type_lock lock;
     char own_socket, blocking, strict_order, always_zero_copy, notify; /* constant, but for `blocking` */
     char closed;
-    char dropped; /* the program lost it, in any thread: whoever unlocks it next sends the rest and closes it
-                   */
+    char dropped;        /* by the program, in any thread: unlock() sends the rest, and closes it */
     char to_report;      /* the slow path has something for the program, */
     char reporting;      /* which it is given at the end of a call, without the lock */
-    char no_timer;       /* no thread could be started: what is late leaves with the owner's next call */
+    char no_timer;       /* no thread could be started: the owner's next call sends what is late */
     char in_timer;       /* the timer's thread has the lock */
     int fd, sndbuf;      /* of `sock`, as refresh_socket() found them; bytes */
     uint64_t admissions; /* how often it was decided what may be submitted */
@@ -111,10 +109,17 @@ typedef struct udp_batcher {
 
     int64_t max_delay;       /* ns; 0: no timer */
     _Atomic int64_t due;     /* CLOCK_MONOTONIC ns: what waits is late then; 0: nothing waits */
-    int64_t blocked_since;   /* the same clock; since when what is late could not leave, or 0 */
+    int64_t blocked_since;   /* the same clock; since when what is late could not be sent, or 0 */
     int64_t timer_tried;     /* the same clock; the last try to start the timer's thread */
     _Atomic uint32_t starts; /* how often `due` was set since the timer's last tick */
     _Atomic bool missed;     /* the timer found the lock taken: unlocking wakes it */
     struct udp_batcher *timer_prev, *timer_next; /* of the ring of senders with a timer; timer.c's mutex */
     PyObject *deferred; /* list: holders of what the timer has sent; the owner drops them */
 } UdpBatcher;
+
+/* A bool that a method of the slow path returned, or -1. */
+static inline int bool_result(PyObject *result) {
+    int value = result ? PyObject_IsTrue(result) : -1;
+    Py_XDECREF(result);
+    return value;
+}

@@ -18,9 +18,7 @@
 /* Where no thread can be started, the owner's calls send what is late. */
 static int start_timer(UdpBatcher *g) {
     g->timer_tried = monotonic_ns();
-    PyObject *started = PyObject_CallMethod(g->slow_path, "start_timer", NULL);
-    int running = started ? PyObject_IsTrue(started) : -1;
-    Py_XDECREF(started);
+    int running = bool_result(PyObject_CallMethod(g->slow_path, "start_timer", NULL));
     if (running < 0)
         return -1;
     g->no_timer = !running;
@@ -34,9 +32,7 @@ static int claim_ownership(UdpBatcher *g, unsigned long thread) {
     if (!in_owner_thread(g->queue))
         return refuse_as(g->slow_path, UZC_E_THREAD), -1;
     g->owner = thread;
-    PyObject *claimed = PyObject_CallMethod(g->slow_path, "claim", NULL);
-    int error = claimed ? 0 : -1;
-    Py_XDECREF(claimed);
+    int error = check_result(PyObject_CallMethod(g->slow_path, "claim", NULL));
     if (!error && g->max_delay)
         error = start_timer(g);
     if (error)
@@ -107,12 +103,6 @@ void batcher_end(UdpBatcher *g) {
         PyList_SetSlice(g->deferred, 0, PY_SSIZE_T_MAX, NULL);
 }
 
-static int call_slow_path(UdpBatcher *g, const char *method) {
-    PyObject *done = PyObject_CallMethod(g->slow_path, method, NULL);
-    Py_XDECREF(done);
-    return done ? 0 : -1;
-}
-
 /* Code of the program runs without the lock, so that the timer never waits for it. While callbacks run, what
  * they call on the sender is refused; a log handler may send through it, and so comes last. */
 static int report_pending(UdpBatcher *g) {
@@ -120,13 +110,13 @@ static int report_pending(UdpBatcher *g) {
     g->queue->inside++;
     batcher_end(g);
     g->to_report = 0;
-    int error = call_slow_path(g, "report");
+    int error = check_result(PyObject_CallMethod(g->slow_path, "report", NULL));
     g->reporting = 0;
     g->queue->inside--;
     if (!g->holder) /* else the timer does it when it unlocks */
         set_fast_thread(g);
     if (!error)
-        error = call_slow_path(g, "write_log");
+        error = check_result(PyObject_CallMethod(g->slow_path, "write_log", NULL));
     if (error) /* the next call reports the rest */
         g->to_report = 1;
     return error;

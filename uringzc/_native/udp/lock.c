@@ -67,10 +67,8 @@ int send_waiting(UdpBatcher *g) {
     if (code != INT_MIN)
         return code;
     PyObject *value = take_exception();
-    PyObject *logged = PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None);
-    if (!logged)
+    if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
         PyErr_Clear();
-    Py_XDECREF(logged);
     Py_XDECREF(value);
     g->to_report = 1;
     return -EIO;

@@ -94,10 +94,9 @@ static int retry_failed(UdpBatcher *g) {
         Py_XDECREF(row);
     }
     g->to_report = 1;
-    PyObject *retried = rows ? PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows) : NULL;
+    int error = rows ? check_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
     Py_XDECREF(rows);
-    Py_XDECREF(retried);
-    return retried ? 0 : -1;
+    return error;
 }
 
 /* Trains that failed because the socket's buffer was full wait again, in their order. Whether any other

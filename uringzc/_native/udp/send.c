@@ -23,8 +23,14 @@ PyObject *sent_bytes(UdpBatcher *g, size_t n) {
     return g->sent_length;
 }
 
-/* The bytes of an object that is not `bytes`; *holder is a new reference that keeps them. */
+/* The bytes of an object; *holder is a new reference that keeps them. */
 static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **holder) {
+    if (PyBytes_CheckExact(data)) {
+        *holder = Py_NewRef(data);
+        *bytes = PyBytes_AsString(data);
+        *n = (size_t)PyBytes_Size(data);
+        return 0;
+    }
     PyObject *view = PyMemoryView_FromObject(data);
     if (!view)
         return -1;                      /* TypeError: a bytes-like object is required */
@@ -49,10 +55,6 @@ static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **ho
 
 /* Takes one datagram. Its size, or -1. */
 static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) {
-    if (PyBytes_CheckExact(data)) {
-        size_t n = (size_t)PyBytes_Size(data);
-        return stage_datagram(g, PyBytes_AsString(data), n, destination, data) < 0 ? -1 : (Py_ssize_t)n;
-    }
     PyObject *holder;
     const char *bytes;
     size_t n;
@@ -169,6 +171,17 @@ static int begin_again(UdpBatcher *g) {
     return -1;
 }
 
+/* One of send_many(). Counts it in `sent` if it was taken, whatever fails after that. */
+static bool take_one(UdpBatcher *g, PyObject *data, uint32_t destination, Py_ssize_t *sent) {
+    size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
+    if (n != NO_TRAIN && continues_train(g, destination, n))
+        append_datagram(g, PyBytes_AsString(data), n);
+    else if (send_one(g, data, destination) < 0)
+        return false;
+    ++*sent;
+    return (g->room >= g->open.size && g->count < BATCH_SIZE) || after_datagram(g) == 0;
+}
+
 /* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
 PyObject *batcher_send_many(PyObject *self, PyObject *args) {
     UdpBatcher *g = (UdpBatcher *)self;
@@ -212,15 +225,8 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
             ok = address && find_destination(g, address, &destination) == 0;
             Py_XDECREF(address);
         }
-        size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
-        if (ok && n != NO_TRAIN && continues_train(g, destination, n))
-            append_datagram(g, PyBytes_AsString(data), n);
-        else
-            ok = ok && send_one(g, data, destination) >= 0;
+        ok = ok && take_one(g, data, destination, &sent);
         Py_DECREF(data);
-        sent += ok;
-        if (ok && (g->room < g->open.size || g->count == BATCH_SIZE))
-            ok = after_datagram(g) == 0;
     }
     if (PyErr_Occurred())
         set_characters_written(sent);
@@ -232,18 +238,13 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
 /* fan_out(data, addresses): one payload in one place, a request for each address */
 PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
     UdpBatcher *g = (UdpBatcher *)self;
-    PyObject *data, *addresses, *holder = NULL;
+    PyObject *data, *addresses, *holder;
     const char *bytes;
     size_t n;
     Py_ssize_t sent = 0;
     if (!PyArg_ParseTuple(args, "OO", &data, &addresses))
         return NULL;
-    if (PyBytes_CheckExact(data)) {
-        bytes = PyBytes_AsString(data);
-        n = (size_t)PyBytes_Size(data);
-        Py_INCREF(data);
-        holder = data;
-    } else if (bytes_of(data, &bytes, &n, &holder) < 0)
+    if (bytes_of(data, &bytes, &n, &holder) < 0)
         return NULL;
     PyObject *items = PyObject_GetIter(addresses);
     if (!items || batcher_begin(g) < 0) {
@@ -268,16 +269,8 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
             break;
         error = find_destination(g, to, &destination);
         Py_DECREF(to);
-        struct train t = {.data = bytes,
-                          .holder = held ? holder : NULL,
-                          .buffer = -1,
-                          .nbytes = (uint32_t)n,
-                          .size = (uint32_t)n,
-                          .count = 1,
-                          .destination = destination,
-                          .block = block};
         if (!error)
-            error = add_train(g, &t);
+            error = add_single(g, bytes, n, destination, held ? holder : NULL, block);
         sent += !error;
     }
     if (placed)

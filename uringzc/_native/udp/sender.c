@@ -33,7 +33,7 @@ static PyObject *batcher_flush(PyObject *self, PyObject *unused) {
         return NULL;
     int code = submit_and_flush(g);
     if (code)
-        raise_would_block(code, "the network takes no more at the moment: what is left stays taken");
+        raise_would_block(code, "the network takes no more at the moment: what was not sent still waits");
     return batcher_return(g, code ? NULL : notifiers_numbers(&g->notifiers));
 }
 
