@@ -17,12 +17,12 @@ with uringzc.Scheduler(tags=[0xA]) as scheduler:
     region.view[:5] = b"hello"
 
     scheduler.send(sock, region, length=5, user_data=7)  # attached to slot 0's notifier
-    scheduler.flush(0)  # no more will be: tell me when all its memory is free
+    scheduler.flush(0)  # no more requests for this notifier: it notifies when all its memory is free
     scheduler.submit()  # to the kernel
 
     for completion in scheduler.reap_completions(wait=1):  # it was sent: do not write to it yet
         print(completion)
-    for notification in scheduler.reap_notifications(wait=1):  # it is mine again
+    for notification in scheduler.reap_notifications(wait=1):  # the memory is yours again
         print(notification)
 
 print(receiver.recv(100))
