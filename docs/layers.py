@@ -65,7 +65,7 @@ def _native(file: Path) -> str:
     inside = file.relative_to(NATIVE)
     if len(inside.parts) > 1:
         return f"_native/{inside.parts[0]}/"
-    return "_native/module.c" if inside.suffix == ".c" else "_native/uringzc.h"
+    return "_native/uringzc.h" if inside.name in ("uringzc.h", "native.h") else "_native/module.c"
 
 
 def _imports(file: Path) -> Iterator[str]:

@@ -1,5 +1,7 @@
 """What the pages name exists: commands, options, files, links, functions, names. Each check has a control."""
 
+import ast
+import re
 import runpy
 import subprocess
 import sys
@@ -128,6 +130,32 @@ def test_a_name_that_is_not_there_is_found() -> None:
 
 
 # -- what else must agree
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
+
+
+def members_to_write() -> set[str]:
+    """The functions of uzc_calls that an engine writes itself."""
+    native = ROOT / "uringzc" / "_native"
+    (table,) = re.findall(r"typedef struct \{([^}]*)\} uzc_calls;", (native / "uringzc.h").read_text())
+    filled_in = (native / "slots" / "accounting.h").read_text().partition("#define UZC_SLOT_CALLS")[2]
+    return set(re.findall(r"\(\*(\w+)\)", table)) - set(re.findall(r"\.(\w+) = ", filled_in))
+
+
+def methods_to_write() -> set[str]:
+    """The methods of Engine that a subclass has to have."""
+    tree = ast.parse((ROOT / "uringzc" / "engines" / "base.py").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    return {function.name for function in functions if "raise NotImplementedError" in ast.unparse(function)}
+
+
+def test_the_contract_of_an_engine_is_whole() -> None:
+    described = set(re.findall(r"^\| `(\w+)\(engine", ARCHITECTURE, re.MULTILINE))
+    assert described == members_to_write()
+    assert {"queue", "enter"} <= described
+    named = set(re.findall(r"`(\w+)\(\)`", ARCHITECTURE))
+    assert methods_to_write() - named == set()
+    assert {"register", "_exit"} <= methods_to_write()
 
 
 def shown(text: str) -> list[str]:
