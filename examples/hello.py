@@ -1,11 +1,11 @@
-"""The smallest useful program: one datagram leaves from registered memory, and the memory comes back."""
+"""The smallest useful program: a datagram leaves from registered memory, which is then free again."""
 
 import argparse
 import socket
 
 import uringzc
 
-argparse.ArgumentParser(description=__doc__).parse_args()  # it has no options, but an answer to --help
+argparse.ArgumentParser(description=__doc__).parse_args()  # no options but --help
 
 receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 receiver.bind(("127.0.0.1", 0))
