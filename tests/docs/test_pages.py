@@ -11,6 +11,9 @@ import pages
 import pytest
 from pages import PAGES, ROOT
 
+import uringzc
+from uringzc import testing
+
 pytestmark = pytest.mark.engines()
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
@@ -182,6 +185,21 @@ def test_what_it_does_not_print_is_found() -> None:
     assert unknown(shown("```console\n$ uringzc doctor\n\nlocked memory   1\nlost memory   1\n```\n")) == [
         "lost memory"
     ]
+
+
+def paragraph(text: str) -> str:
+    """What a sender says in the sample, in one line, with N for numbers."""
+    (said,) = re.findall(r"^A UdpSender says\n(.*?)\n\n", text, re.DOTALL | re.MULTILINE)
+    return re.sub(r"\d+", "N", " ".join(said.split()))
+
+
+@pytest.mark.engines("io_uring")
+@testing.requires("net_admin")  # so that nothing is limited
+def test_what_a_sender_says_is_what_it_says() -> None:
+    with uringzc.UdpSender(("127.0.0.1", 9)) as sender:
+        said = sender.explain()
+    assert paragraph((ROOT / "docs" / "engines.md").read_text()) == re.sub(r"\d+", "N", said)
+    assert paragraph("A UdpSender says\nio_uring, 12 trains.\nMore\n\n") == "io_uring, N trains. More"
 
 
 def test_the_drawing_of_the_layers_is_current() -> None:
