@@ -148,10 +148,10 @@ class Drawing(NamedTuple):
                 wanted = [_mean([at[to] for to in self.near[name]], at[name]) for name in row]
                 for _ in range(len(row)):
                     for i in range(len(row) - 1):
-                        apart = (wide[row[i]] + wide[row[i + 1]]) / 2 + GAP - (wanted[i + 1] - wanted[i])
-                        if apart > 0:
-                            wanted[i] -= apart / 2
-                            wanted[i + 1] += apart / 2
+                        missing = (wide[row[i]] + wide[row[i + 1]]) / 2 + GAP - (wanted[i + 1] - wanted[i])
+                        if missing > 0:
+                            wanted[i] -= missing / 2
+                            wanted[i + 1] += missing / 2
                 at.update(zip(row, wanted, strict=True))
         left = min(at[name] - wide[name] / 2 for name in at) - GAP
         return {name: x - left for name, x in at.items()}

@@ -1,4 +1,4 @@
-"""The pages of the documentation, taken apart. Each check of one returns its problems."""
+"""Reads the pages of the documentation, and checks them: each check returns its problems."""
 
 import ast
 import importlib
@@ -97,9 +97,9 @@ ARGS_OF = {
 
 
 def _options(words: list[str], *tool: str) -> list[str]:
-    told = _help(*tool)
+    text = _help(*tool)
     named = [word.partition("=")[0] for word in words if word.startswith("-")]
-    return [f"no option {name}" for name in named if not re.search(rf"(?<![\w-]){name}(?![\w-])", told)]
+    return [f"no option {name}" for name in named if not re.search(rf"(?<![\w-]){name}(?![\w-])", text)]
 
 
 def _make(words: list[str]) -> Iterator[str]:
