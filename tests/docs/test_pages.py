@@ -219,12 +219,17 @@ def test_a_circle_can_not_be_drawn() -> None:
         tool["draw"](layers)
 
 
-def test_pages_are_in_the_source_distribution(tmp_path: Path) -> None:
+def test_pages_and_what_they_link_to_are_in_the_source_distribution(tmp_path: Path) -> None:
     command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=120)
     (sources,) = tmp_path.glob("*/SOURCES.txt")
-    listed = sources.read_text().split()
-    wanted = {str(page.relative_to(ROOT)) for page in PAGES}
-    wanted |= {"docs/layers.svg", "docs/layers.py", "benchmarks/RESULTS.md", "benchmarks/results.png"}
-    assert wanted <= set(listed)
-    assert "benchmarks/results.json" not in listed
+    listed = {ROOT / name for name in sources.read_text().split()}
+    linked = {
+        (page.parent / link.partition("#")[0]).resolve()
+        for page in PAGES
+        for link in pages.links(page.read_text())
+        if not link.startswith(("https:", "#"))
+    }
+    assert {*PAGES, *linked, ROOT / "docs" / "layers.py"} - listed == set()
+    assert {ROOT / "docs" / "layers.svg", ROOT / "benchmarks" / "results.png"} <= linked
+    assert ROOT / ".gitignore" not in listed  # it is not just everything

@@ -42,20 +42,10 @@ def run(program: str, folder: Path) -> str:
 
 
 def run_as_tests(program: str, folder: Path) -> str:
-    """With the fixtures of these tests."""
+    """With the fixtures and the configuration of these tests."""
     file = folder / "test_of_a_page.py"
     file.write_text(program)
-    options = [
-        "-p",
-        "conftest",
-        "-p",
-        "no:cacheprovider",
-        "-W",
-        "error",
-        "-c",
-        os.devnull,
-        f"--rootdir={folder}",
-    ]
+    options = ["-p", "conftest", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", *options, str(file)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tests")},
