@@ -161,6 +161,7 @@ def wrong_commands(text: str) -> list[str]:
 # -- files and links
 
 _FILE = re.compile(r"(?!\.venv)[\w.][\w.-]*(/[\w.-]+)*/?")
+GENERATED = {"build", "dist"}  # folders that `make` makes
 _SUFFIXES = {".py", ".pyi", ".c", ".h", ".md", ".toml", ".json", ".png", ".svg", ".in"}
 
 
@@ -178,6 +179,8 @@ def missing_paths(words: list[str]) -> list[str]:
 
     def wrong(word: str) -> bool:
         if not _FILE.fullmatch(word) or not ("/" in word or Path(word).suffix in _SUFFIXES):
+            return False
+        if GENERATED & {*word.split("/")}:
             return False
         return not (ROOT / word).exists() and word not in _names()
 
