@@ -134,7 +134,7 @@ def _pip(words: list[str]) -> Iterator[str]:
 
 
 def _sysctl(words: list[str]) -> Iterator[str]:
-    known = (ROOT / "uringzc" / "kernel" / "features.py").read_text()
+    known = "".join(file.read_text() for file in (ROOT / "uringzc" / "kernel").glob("*.py"))
     yield from (f"sysctl {word}" for word in words if f'"{word.partition("=")[0]}"' not in known)
 
 
