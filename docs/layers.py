@@ -186,10 +186,10 @@ ROW, GAP, HEIGHT, LETTER = 66, 26, 30, 7.6
 def draw(found: Layers) -> str:
     """The SVG. CycleError, a ValueError, where layers stand on each other in a circle."""
     ranks(found.arrows)
-    ground = sorted(layer for layer, below in found.arrows.items() if not below and layer.endswith(".py"))
-    arrows = needed(
-        {layer: to.difference(ground) for layer, to in found.arrows.items() if layer not in ground}
-    )
+    ground: set[str] = set()  #: modules that need nothing, or nothing but such
+    for _ in found.arrows:
+        ground |= {name for name, to in found.arrows.items() if name.endswith(".py") and to <= ground}
+    arrows = needed({layer: to - ground for layer, to in found.arrows.items() if layer not in ground})
     rank = ranks(arrows)
     rows, ways, _ = drawing = _lay_out(arrows, rank)
     drawing.order()
@@ -199,7 +199,7 @@ def draw(found: Layers) -> str:
     for level, row in enumerate(rows):
         for name in row:
             at[name] = (at[name][0], (len(rows) - 1 - level) * ROW + 24)
-    bar = f"{', '.join(ground)}: for every layer"
+    bar = f"{', '.join(sorted(ground))}: for every layer"
     at[bar], wide[bar] = (width / 2, len(rows) * ROW + 10), width - 2 * GAP
     height = (len(rows) + 1) * ROW - 14
     lines = [
