@@ -22,7 +22,7 @@ from benchmarks.pairs import Contender, Sample
 from benchmarks.programs.baselines import prepared_block
 from benchmarks.programs.udp_sender import SEGMENT, TRAIN, UdpPrograms
 from uringzc import UdpSender, testing
-from uringzc.senders import sockets, udp
+from uringzc.senders import sockets, udp_setup
 
 NOBODY = 65534  # the user
 MEMLOCK = 8 << 20
@@ -60,7 +60,7 @@ def limited(wmem_max: int) -> AbstractContextManager[object]:
     def make_room(sock: socket.socket, wanted: int) -> int:
         return sockets.make_room(sock, min(wanted, 2 * wmem_max))
 
-    return patch.object(udp, "make_room", make_room)
+    return patch.object(udp_setup, "make_room", make_room)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import uringzc
 from uringzc import UdpSender
 from uringzc._send import UdpBatcher
 from uringzc.engines import lifetime
-from uringzc.senders import udp
+from uringzc.senders import udp_setup
 
 
 class Socket(socket.socket):
@@ -111,7 +111,7 @@ def test_a_sender_whose_constructor_is_interrupted(monkeypatch: pytest.MonkeyPat
                     UdpBatcher(**options)
                     raise KeyboardInterrupt
 
-                patch.setattr(udp, "UdpBatcher", interrupted)
+                patch.setattr(udp_setup, "UdpBatcher", interrupted)
                 UdpSender(udp_pair.rx.getsockname(), scheduler=s)
         with UdpSender(udp_pair.rx.getsockname(), scheduler=s) as tx:
             tx.send(b"x")

@@ -9,7 +9,9 @@
 #include "request/send.h"
 #include "tcp/send.h"
 #include "tcp/sender.h"
-#include "udp/udp.h"
+#include "udp/lease.h"
+#include "udp/send.h"
+#include "udp/sender.h"
 
 typedef struct {
     PyObject_HEAD PyObject *target;

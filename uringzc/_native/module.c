@@ -7,7 +7,10 @@
 #include "request/queue_type.h"
 #include "request/sockets.h"
 #include "tcp/sender.h"
-#include "udp/udp.h"
+#include "udp/arena.h"
+#include "udp/lease.h"
+#include "udp/sender.h"
+#include "udp/timer.h"
 
 static void free_owned(PyObject *capsule) {
     void (*free_it)(void *) = (void (*)(void *))PyCapsule_GetContext(capsule);
@@ -41,8 +44,9 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
     if (!module || sockets_init() < 0 || arguments_init() < 0 || add_memory_type(module) < 0 ||
-        add_queue_type(module) < 0 || arena_init(module) < 0 || batcher_init(module) < 0 ||
-        timer_init() < 0 || add_stream_type(module) < 0 || add_delegate_type(module) < 0)
+        add_queue_type(module) < 0 || add_arena_type(module) < 0 || add_lease_type(module) < 0 ||
+        add_batcher_type(module) < 0 || timer_init() < 0 || add_stream_type(module) < 0 ||
+        add_delegate_type(module) < 0)
         return NULL;
     return module;
 }

@@ -16,7 +16,7 @@ from uringzc.doctor.route import Route
 from uringzc.errors import counted
 from uringzc.kernel.reasons import Reason
 from uringzc.senders.policy import TRIAL
-from uringzc.senders.udp import ARENA
+from uringzc.senders.udp_setup import ARENA
 
 _DISCARD = 9  # a port: nothing is sent to it
 _MAX_PAYLOAD = 65507

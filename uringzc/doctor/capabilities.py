@@ -16,7 +16,7 @@ from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock, reason_of
 from uringzc.notif import COMPLETIONS
 from uringzc.records import explained
 from uringzc.senders.sockets import make_room, room_for
-from uringzc.senders.udp import ARENA, MAX_INFLIGHT
+from uringzc.senders.udp_setup import ARENA, MAX_INFLIGHT
 
 #: the default of Scheduler's max_inflight
 _SCHEDULER = 8192

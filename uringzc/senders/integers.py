@@ -1,10 +1,10 @@
-"""Integers as they lie in memory, for the compiled part to read without making an object of each."""
+"""Arrays of integers, which the compiled part reads from memory without making an object of each."""
 
 from array import array
 from collections.abc import Iterator
 from typing import Any, Protocol
 
-#: formats of memoryviews, and the kind that the compiled part knows: bytes, negative if signed and of 4
+#: format of a memoryview -> `kind` for the compiled part: 4 or 8 bytes, -4 if they are signed
 _KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
 
 
@@ -16,7 +16,7 @@ class Integers(Protocol):
 
 
 def in_memory(name: str, values: Integers) -> tuple[memoryview, int]:
-    """An array of 32 or 64 bits as it lies in memory, and its kind for the compiled part."""
+    """A view of the values as integers of 32 or 64 bits, and its `kind`."""
     try:
         view = memoryview(values)  # type: ignore[arg-type]
     except TypeError:

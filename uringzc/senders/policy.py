@@ -1,25 +1,25 @@
 """Copy or zero-copy, decided for each destination. Pure: counts in, decisions out.
 
-A zero-copy request costs more than a copy of a small one, and where the kernel copies after all (loopback, a
-device without checksum offload, a capture that listens) it costs both. The notifications tell. So a
-destination begins with zero-copy; when the kernel has copied most of a few requests, what follows is copied
-at once, and from time to time, ever more rarely, a few requests ask again.
+Where the kernel copies zero-copy requests after all (loopback, a device without checksum offload, a packet
+capture), they cost more than a copy; the notifications say so. A destination begins with zero-copy. When most
+of a few requests were copied, the following are sent as copies, and at ever longer intervals a few zero-copy
+requests test it again.
 """
 
 from typing import NamedTuple
 
 MODES = ("auto", "always", "never")
-TRIAL = 4  # requests that tell how a destination is served
-PAUSE = 256  # requests until it is asked again, twice as many each time
+TRIAL = 4  # requests that show whether the kernel copies
+PAUSE = 256  # requests until the next trial, twice as many each time
 PAUSE_MOST = 65536
 NEVER = 0xFFFFFFFF  # requests
 
 
 class Decision(NamedTuple):
-    """What holds for the next `look` requests; then the policy is asked again."""
+    """What holds for the next `requests` requests; then the policy decides again."""
 
     zero_copy: bool
-    look: int
+    requests: int
 
 
 class Policy:
@@ -29,7 +29,7 @@ class Policy:
         self._mode = mode
         self._pause = PAUSE
         self._trial = TRIAL
-        self.copying = mode == "never"  #: it was found that the kernel copies, or copying was asked for
+        self.copying = mode == "never"  #: copies are sent: the kernel copies anyway, or as asked
 
     def start(self) -> Decision:
         """The first decision."""
@@ -38,10 +38,10 @@ class Policy:
         return Decision(True, TRIAL)
 
     def observe(self, settled: int, copied: int) -> Decision:
-        """Of the zero-copy requests since the last decision, `settled` have ended, `copied` by the kernel."""
+        """Since the last decision `settled` zero-copy requests have ended; `copied` of them were copied."""
         if self._mode != "auto":
             return self.start()
-        if settled == 0:  # nothing is known: they were too small, or all are in flight
+        if settled == 0:  # unknown: all were too small, or are in flight
             self._trial = min(2 * self._trial, PAUSE)
             return Decision(True, self._trial)
         self._trial = TRIAL

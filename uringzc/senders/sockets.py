@@ -1,4 +1,4 @@
-"""Sockets as a sender wants them: opened and set up, or checked."""
+"""Sockets for senders: opened and configured, or checked."""
 
 import errno
 import ipaddress
@@ -13,7 +13,7 @@ from uringzc.kernel.features import UDP_SEGMENT
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _SO_SNDBUFFORCE = 32
-#: level and option that has a socket told of errors, and the level and type of what its error queue tells
+#: IP_RECVERR and IPV6_RECVERR: level and option, and level and type of the error queue's control messages
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 
 
@@ -24,9 +24,9 @@ def open_udp(
     ttl: int | None,
     interface: str | None,
 ) -> socket.socket:
-    """A socket of the sender's own: bound and connected where that was asked for.
+    """A socket of the sender's own: bound and connected as asked.
 
-    IP_RECVERR is set, so that a full queue on the way is reported and not silent.
+    IP_RECVERR is set, so that ENOBUFS reports a full qdisc, which drops in silence otherwise.
     """
     if family is None:
         to = remote or bind
@@ -41,19 +41,19 @@ def open_udp(
         if ttl is not None:
             _set_ttl(sock, level, six, ttl)
         if interface is not None:
-            _leave_by(sock, level, six, interface)
+            _set_multicast_interface(sock, level, six, interface)
         if bind is not None:
-            _bind(sock, _whole(family, bind))
+            _bind(sock, _with_scope(family, bind))
         if remote is not None:
-            _connect(sock, _whole(family, remote))
+            _connect(sock, _with_scope(family, remote))
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _whole(family: int, given: Address) -> Address:
-    """With the scope that a host's name ends with, which connect() and bind() drop."""
+def _with_scope(family: int, given: Address) -> Address:
+    """With the scope id of a host like ``fe80::1%eth0``, which connect() and bind() drop."""
     return address.unpack(address.pack(family, given))
 
 
@@ -86,18 +86,18 @@ def check_udp(sock: socket.socket) -> None:
         raise OSError(errno.EBADF, "the socket is closed")
     if sock.family not in FAMILIES or sock.type != socket.SOCK_DGRAM:
         raise ValueError(f"a UdpSender sends through an IPv4 or IPv6 UDP socket, not {sock!r}")
-    with suppress(OSError):  # a kernel that does not know it has none
+    with suppress(OSError):  # a kernel without the option
         if sock.getsockopt(socket.IPPROTO_UDP, UDP_SEGMENT):
             raise ValueError("the socket has UDP_SEGMENT set, which would cut up datagrams: set it to 0")
 
 
-def room_for(arena: int, most: int) -> int:
-    """SO_SNDBUF for what an arena holds, or for `most` small requests: zero-copy is charged by the page."""
-    return max(2 * arena, min(most * 5120, 16 << 20))
+def room_for(arena: int, max_inflight: int) -> int:
+    """SO_SNDBUF for a full arena, or for `max_inflight` small requests, which are charged by the page."""
+    return max(2 * arena, min(max_inflight * 5120, 16 << 20))
 
 
 def check_tcp(sock: socket.socket) -> str:
-    """An existing stream. TypeError, ValueError, or OSError EBADF. Why it can not send zero-copy, if so."""
+    """Why an existing stream cannot send zero-copy, or "". TypeError, ValueError, or OSError EBADF."""
     zero_copy = Sockets().describe_socket(sock)[4]
     if sock.type != socket.SOCK_STREAM:
         raise ValueError(f"a TcpSender sends through a stream socket (SOCK_STREAM), not {sock!r}")
@@ -110,9 +110,9 @@ def check_tcp(sock: socket.socket) -> str:
 
 
 def make_room(sock: socket.socket, wanted: int) -> int:
-    """Raises SO_SNDBUF to `wanted` bytes, or as far as this process may; returns what there is.
+    """Raises SO_SNDBUF to `wanted` bytes, or as far as this process may; returns what was granted.
 
-    The kernel counts double what is asked for, since it charges its own structures too.
+    The kernel doubles what is set, since it charges its own structures too.
     """
     if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) < wanted:
         set_sndbuf(sock, min(wanted // 2, 0x3FFFFFFF))
@@ -134,13 +134,13 @@ def _set_ttl(sock: socket.socket, level: int, six: bool, ttl: int) -> None:
         sock.setsockopt(level, socket.IPV6_UNICAST_HOPS, ttl)
         sock.setsockopt(level, socket.IPV6_MULTICAST_HOPS, ttl)
         return
-    if ttl:  # the kernel takes no 0 for unicast
+    if ttl:  # the kernel refuses 0 for unicast
         sock.setsockopt(level, socket.IP_TTL, ttl)
     sock.setsockopt(level, socket.IP_MULTICAST_TTL, ttl)
 
 
-def _leave_by(sock: socket.socket, level: int, six: bool, interface: str) -> None:
-    """Multicast leaves by the interface of that name or address."""
+def _set_multicast_interface(sock: socket.socket, level: int, six: bool, interface: str) -> None:
+    """Multicast is sent by the interface of that name or address."""
     try:
         at = ipaddress.ip_address(interface)
     except ValueError:
@@ -160,7 +160,7 @@ def _leave_by(sock: socket.socket, level: int, six: bool, interface: str) -> Non
 
 
 def _index_of(sock: socket.socket, name: str) -> int:
-    """As the socket's network numbers it, which need not be the one that this thread is in."""
+    """In the network namespace of the socket, which need not be that of this thread."""
     import fcntl
 
     try:

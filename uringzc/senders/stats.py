@@ -1,4 +1,4 @@
-"""What a sender does, told: in numbers for programs, in sentences for people."""
+"""Snapshots of what a sender has done, and explain(): what it does, and why, in sentences."""
 
 import socket
 from dataclasses import dataclass
@@ -21,14 +21,16 @@ class UdpStats:
 
     datagrams: Annotated[int, "datagrams that it took"]
     nbytes: Annotated[int, "bytes of those"]
-    waiting: Annotated[int, "datagrams taken, and not yet given to the kernel"]
-    requests: Annotated[int, "requests given to the kernel through the ring: trains, and single datagrams"]
-    syscalls: Annotated[int, "system calls: for single datagrams, what max_delay sent, what was sent again"]
+    waiting: Annotated[int, "datagrams taken, and not yet submitted"]
+    requests: Annotated[
+        int, "requests submitted through the engine: trains (GSO batches), and single datagrams"
+    ]
+    syscalls: Annotated[int, "system calls: for single datagrams, what the timer sent, what was sent again"]
     zero_copy: Annotated[int, "requests sent zero-copy whose memory is free again"]
     copied: Annotated[int, "of those requests, copied by the kernel after all"]
     in_flight: Annotated[int, "requests whose memory the kernel may still read"]
     destinations: Annotated[int, "destinations that were sent to"]
-    copying: Annotated[int, 'of those, where zero_copy="auto" has found that a plain copy is better']
+    copying: Annotated[int, 'of those, where zero_copy="auto" has found that a copy is better']
     resent: Annotated[int, "datagrams sent again after a failure"]
     reordered: Annotated[int, "datagrams that had overtaken one that was sent again"]
     lost: Annotated[int, "datagrams given up, each with a SendError"]
@@ -72,21 +74,21 @@ def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, are
         f"{engine.name}, {trains}",
         *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),
         _copies(engine, batcher, slow_path),
-        f"Datagrams are gathered in {_memory(engine, arena)}",
+        f"Datagrams are collected in {_memory(engine, arena)}",
     ]
     if why := engine.why_copied(slow_path.sock):
         sentences.insert(-1, f"Now all of them are copied, because {why}")
     if engine.limitation:
         sentences.append(engine.limitation)
-    if batcher.untimed:
+    if batcher.no_timer:
         sentences.append(
             "There is no timer, since no thread can be started (RLIMIT_NPROC, or a limit of the cgroup's "
-            "pids): what has waited for max_delay leaves at the next call"
+            "pids): what has waited for max_delay is sent by the next call"
         )
     if slow_path.split:
         sentences.append(f"{counted(slow_path.split, 'time')} a destination could not take a train")
     if batcher.syscalls > batcher.requests:
-        sentences.append("Most left by plain sends: single datagrams, or what max_delay found waiting")
+        sentences.append("Most were sent by system calls: single datagrams, or what had waited for max_delay")
     if sndbuf := _sndbuf(slow_path.sock):
         sentences.append(f"SO_SNDBUF is {sndbuf >> 10} KiB")
     return ". ".join(sentences) + "."
@@ -103,11 +105,11 @@ def _copies(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath) -> 
         return (
             f"The kernel would copy what goes to {slow_path.copying} of "
             f"{counted(batcher.destinations, 'destination')} (loopback, a device without checksum offload, a "
-            "capture that listens): plain copies go there, and zero-copy is tried again from time to time"
+            "packet capture): copies are sent there, and zero-copy is tried again from time to time"
         )
     are = "are zero-copy"
-    if not batcher.settled:  # whether the kernel copies them its notifications will tell
-        are = "are tried zero-copy first, and sent as plain copies where the kernel copies anyway"
+    if not batcher.settled:  # no notification has said yet whether the kernel copies
+        are = "are tried zero-copy first, and sent as copies where the kernel copies anyway"
     return (
         f"Requests of {engine.min_zero_copy} bytes and more {are}; smaller ones, and datagrams above the "
         "MTU, are copied, which is faster"
@@ -136,9 +138,9 @@ class TcpStats:
     sends: Annotated[int, "calls of send and send_buffers"]
     nbytes: Annotated[int, "bytes that the kernel has accepted"]
     syscalls: Annotated[int, "system calls that copied"]
-    requests: Annotated[int, "zero-copy requests, given to the engine"]
+    requests: Annotated[int, "zero-copy requests, queued in the engine"]
     zero_copy: Annotated[int, "of those, whose memory is free again"]
-    copied: Annotated[int, "of those that are free, copied by the kernel after all, as far as it tells"]
+    copied: Annotated[int, "of those that are free, copied by the kernel after all, as far as it says"]
     in_flight: Annotated[int, "requests whose memory the kernel may still read"]
     waits: Annotated[int, "times that a call waited until the socket took more"]
     copying: Annotated[bool, "everything is copied: found to be better, asked for, or the only way"]
@@ -165,18 +167,18 @@ def stream_snapshot(stream: "TcpStream", sock: socket.socket, copying: bool) -> 
 
 
 def stream_explain(engine: str, stream: "TcpStream", why: str, mode: str, copying: bool, least: int) -> str:
-    """What a TcpSender does, and why. `why`: the socket can not send zero-copy."""
+    """What a TcpSender does, and why. `why`: the socket cannot send zero-copy."""
     if stream.copy_only:
         why = why or "the kernel refused to (EOPNOTSUPP)"
         return f"{engine}: everything is copied by system calls, since zero-copy is not possible: {why}."
     if mode == "never":
         return f"{engine}: everything is copied by system calls, as asked."
     if mode == "always":
-        return f"{engine}: what can not change is sent zero-copy, as asked; the rest is copied."
+        return f"{engine}: what cannot change is sent zero-copy, as asked; the rest is copied."
     if copying:
         return (
             f"{engine}: everything is copied by system calls, since the kernel copied zero-copy sends too "
-            "(loopback, a device without checksum offload, a capture that listens); it is asked again from "
+            "(loopback, a device without checksum offload, a packet capture); zero-copy is tried again from "
             "time to time."
         )
     return (

@@ -1,8 +1,8 @@
-"""The timer of the process: one thread that sends, by plain system calls, what has waited for too long.
+"""The timer of the process: one thread that sends, by system calls, what has waited for too long.
 
-The first sender that has a ``max_delay`` starts it; it sleeps while nothing waits (``_native/timer.c``). It
-runs no code of the program's and waits for no sender, so that none can keep the others waiting, or end it:
-what is to be reported, and what went wrong, is left for the next call of the sender's owner.
+The first sender that has a ``max_delay`` starts it; it sleeps while nothing waits (``_native/udp/timer.c``).
+It runs no code of the program's and waits for no sender, so that none can delay the others, or end it:
+reports and errors are left for the next call of the sender's owner.
 """
 
 import os
@@ -10,12 +10,12 @@ import threading
 
 from uringzc._send import late
 
-_starting = threading.RLock()  # a signal handler may come in between, and use a sender for the first time
+_starting = threading.RLock()  # a signal handler may use a sender for the first time meanwhile
 _thread: threading.Thread | None = None
 
 
 def start() -> bool:
-    """Whether the timer runs. Not where no thread can be started: RLIMIT_NPROC, or a limit of pids."""
+    """Starts the thread if need be. False where none can be started: RLIMIT_NPROC, a limit of pids."""
     global _thread
     with _starting:
         if _thread is None or not _thread.is_alive():
@@ -28,7 +28,7 @@ def start() -> bool:
 
 
 def _run() -> None:
-    while _thread is threading.current_thread():  # an interrupt may have kept start() from knowing of it
+    while _thread is threading.current_thread():  # else an interrupt came before start() recorded it
         late().tick()
 
 

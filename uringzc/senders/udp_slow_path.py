@@ -1,8 +1,8 @@
-"""What a sender does that is not fast: destinations, failures, decisions, and telling the program.
+"""What the compiled part of a UdpSender calls Python for: destinations, failures, and reports to the program.
 
-The compiled part of a sender (``_native/udp/``) calls these methods from inside a call of
-the program, or in the timer's thread, at most once per submission. They run no code of the program's, but for
-``deliver`` and ``write_log``, which are called when the call has ended.
+``_native/udp/`` calls these methods in a call of the program, or in the timer's thread, with the sender's
+lock, at most once per submission. They run no code of the program's, except for ``report`` and ``write_log``,
+which are called when the call has ended, without the lock.
 """
 
 import errno
@@ -34,23 +34,23 @@ log = logging.getLogger("uringzc")
 TRIES = 4
 #: seconds that a full queue on the way is waited for, in all tries together
 PATIENCE = 0.2
-#: the most that are kept for a program that does not ask
-ERRORS = 1024
-#: the destination can not take the train, maybe its datagrams
-_SPLIT = (errno.EIO, errno.EINVAL, errno.EMSGSIZE)
-#: the kernel has no memory to lock or to send from: copying needs less
-_COPY = (errno.ENOMEM, errno.EFAULT, errno.EOPNOTSUPP)
-#: news of the socket that came with this datagram, and not its own: of an earlier one, or of a full queue
-_NEWS = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
-#: what a plain send of the same may not meet; if it does, that is the answer
-_AGAIN = (*_SPLIT, *_COPY, *_NEWS, errno.ENOBUFS)
-_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, _ICMP6: others are of results that were looked at
+#: errors that are kept for a program that has no on_error and does not flush
+MAX_ERRORS = 1024
+#: the destination cannot take the train (GSO batch), or even its datagrams
+_TOO_LARGE = (errno.EIO, errno.EINVAL, errno.EMSGSIZE)
+#: the kernel has no memory to lock or to send from: a copy needs less
+_NO_MEMORY = (errno.ENOMEM, errno.EFAULT, errno.EOPNOTSUPP)
+#: a pending error of the socket, of an earlier datagram
+_PENDING = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
+#: a system call for the same datagram may succeed; what else it fails with is final
+_RETRY = (*_TOO_LARGE, *_NO_MEMORY, *_PENDING, errno.ENOBUFS)
+_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, _ICMP6
 
 
 class Row(NamedTuple):
     """A train of the last submission."""
 
-    train: int
+    train: int  #: its index in the batch
     first: int  #: the number of its first datagram
     result: int  #: 0, or -errno
     destination: int
@@ -60,13 +60,13 @@ class Row(NamedTuple):
 
 
 class UdpSlowPath:
-    """The Python part of one sender. Knows nothing of the UdpSender, so that no cycle keeps either alive."""
+    """The Python part of one sender. Has no reference to the UdpSender, so there is no cycle of the two."""
 
     def __init__(
         self,
         sock: socket.socket,
         family: int,
-        own: bool,
+        own_socket: bool,
         mode: str,
         engine: "Engine",
         on_error: Callable[[SendError], object] | None,
@@ -76,21 +76,21 @@ class UdpSlowPath:
         self.family = family
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
-        self._own = own
+        self._own_socket = own_socket
         self.mode = mode
         self._on_error = on_error
         self._notify = notify
         self._policies: dict[int, Policy] = {}
         self._headers = 28 if family == socket.AF_INET else 48
-        self._pending: list[int] = []  #: socket errors that were not looked up
-        self.errors: list[SendError] = []  #: not delivered
-        self.notifications: list[Notification] = []
+        self._pending: list[int] = []  #: socket errors, before the error queue was read for them
+        self.errors: list[SendError] = []  #: not reported
+        self.notifications: list[Notification] = []  #: not reported
         self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
 
-    # -- a sender's life
+    # -- the engine and the timer
 
-    def begin(self) -> None:
+    def claim(self) -> None:
         """The first call: this thread is the owner from now on."""
         self._engine.claim()
 
@@ -100,7 +100,7 @@ class UdpSlowPath:
         return timer.start()
 
     def reclaim_arena(self, batcher: "UdpBatcher") -> bool:
-        """The arena is full, and not of this sender's: whether others gave something back."""
+        """The arena is full, and not of this sender's data: whether other senders released some of it."""
         return self._engine.reclaim_arena(batcher, batcher.blocking)
 
     # -- destinations
@@ -109,16 +109,16 @@ class UdpSlowPath:
         """An address as a sockaddr."""
         return address.pack(self.family, to)
 
-    def destination(self, number: int, packed: bytes | None) -> tuple[bool, int, int]:
-        """A new destination: its first decision, and the largest datagram of a train."""
-        self._policies[number] = policy = Policy(self.mode)
-        most = 65507
+    def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int]:
+        """The policy's first decision for it, and the largest datagram of a train."""
+        self._policies[index] = policy = Policy(self.mode)
+        max_segment_size = 65507
         if not packed and (mtu := self._mtu()):
-            most = mtu - self._headers
-        return *policy.start(), most
+            max_segment_size = mtu - self._headers
+        return *policy.start(), max_segment_size
 
     def _mtu(self) -> int:
-        """What the kernel knows of a connected socket's path, 0 for another."""
+        """The path MTU of a connected socket, 0 for another."""
         try:
             if self.family == socket.AF_INET6:
                 return self.sock.getsockopt(socket.IPPROTO_IPV6, 24)  # IPV6_MTU
@@ -126,26 +126,27 @@ class UdpSlowPath:
         except OSError:
             return 0
 
-    def address_of(self, batcher: "UdpBatcher", number: int) -> object:
-        """Where a route goes, as the program would say it; None for where the socket is connected to."""
-        packed = batcher.destination(number)[0]
+    @staticmethod
+    def _address_of(batcher: "UdpBatcher", index: int) -> object:
+        """A destination's address; None for where the socket is connected to."""
+        packed = batcher.destination(index)[0]
         return address.unpack(packed) if packed else None
 
-    def observe(self, number: int, settled: int, copied: int) -> tuple[bool, int]:
+    def observe(self, index: int, settled: int, copied: int) -> tuple[bool, int]:
         """The policy's next decision."""
-        return self._policies[number].observe(settled, copied)
+        return self._policies[index].observe(settled, copied)
 
     @property
     def copying(self) -> int:
-        """Destinations where the kernel would copy, and so a plain copy is sent."""
+        """Destinations where the kernel copied zero-copy requests, so that copies are sent at once."""
         return sum(policy.copying for policy in self._policies.values())
 
     # -- failures
 
-    def socket_error(self, number: int) -> None:
-        """The socket had a pending error: of an earlier datagram, for which no request is to fail.
+    def report_socket_error(self, number: int) -> None:
+        """The socket had a pending error, of an earlier datagram: no request is to fail for it.
 
-        What it was about is in the error queue, which only the engine's owner may read: the timer's thread
+        Its destination is in the error queue, which only the engine's owner may read: the timer's thread
         leaves that to the owner's next call.
         """
         self._pending.append(number)
@@ -157,30 +158,30 @@ class UdpSlowPath:
         if not numbers:
             return
         for to, code in self._read_error_queue() or [(None, number) for number in numbers]:
-            text = f"{os.strerror(code)}: this came back for an earlier datagram to {to or 'the peer'}"
-            self._tell(SendError(code, text, -1, 0, to))
+            text = f"{os.strerror(code)}: reported for an earlier datagram to {to or 'the peer'}"
+            self._add_error(SendError(code, text, -1, 0, to))
 
     def _read_error_queue(self) -> list[tuple[object, int]]:
-        """Whom the ICMP errors of the sender's own socket are about, and what they say."""
-        heard: list[tuple[object, int]] = []
-        if not self._own or self.sock.fileno() < 0:
-            return heard
+        """Destination and errno of the ICMP errors of a socket of the sender's own."""
+        found: list[tuple[object, int]] = []
+        if not self._own_socket or self.sock.fileno() < 0:
+            return found
         try:
             messages = self._engine.errors(self.sock)
         except ClosedError:  # a sender that is dropped after its engine has ended
-            return heard
+            return found
         for message in messages:
             for level, kind, data in message.ancillary:
                 if (level, kind) in RECVERR.values() and len(data) >= 16:
                     code, origin = struct.unpack_from("=IB", data)
                     if origin in _ICMP:
-                        heard.append((message.address, code))
-        return heard
+                        found.append((message.address, code))
+        return found
 
     def retry_failed(self, batcher: "UdpBatcher", rows: list[tuple[Any, ...]]) -> None:
-        """Sends again, in their order and by system calls, the trains that failed.
+        """Sends the trains that failed again, in their order and by system calls.
 
-        Where that would wait and must not, it stops: what was not ``mended`` comes again.
+        Stops where that would have to wait and may not: what is not ``resolved`` is in the next call's rows.
         """
         for fields in rows:
             row = Row(*fields)
@@ -189,62 +190,62 @@ class UdpSlowPath:
 
     def _retry_train(self, batcher: "UdpBatcher", row: Row, number: int) -> bool:
         """False: the rest of it must wait."""
-        if number not in _AGAIN:
+        if number not in _RETRY:
             self._give_up(batcher, row, 0, row.datagrams, number)
             return True
-        whole = number not in _SPLIT or row.datagrams == 1
+        whole = number not in _TOO_LARGE or row.datagrams == 1
         if not whole:
-            self._split(batcher, row, number)
+            self._limit_trains(batcher, row, number)
         pieces = [row.datagrams] if whole else [1] * row.datagrams
         at = 0
         for count in pieces:
-            if not self._again(batcher, row, at, count):
+            if not self._resend(batcher, row, at, count):
                 return False
             at += count
-        if number in _NEWS:
-            self.socket_error(number)
+        if number in _PENDING:
+            self.report_socket_error(number)
         return True
 
-    def _split(self, batcher: "UdpBatcher", row: Row, number: int) -> None:
-        """A destination that can not take such a train gets its datagrams one by one, and from now on too."""
-        _, segments, most = batcher.destination(row.destination)
-        if number == errno.EMSGSIZE:  # the path takes no datagram of this size whole
-            limit = segments, min(most, row.size - 1)
+    def _limit_trains(self, batcher: "UdpBatcher", row: Row, number: int) -> None:
+        """A destination that cannot take such a train gets smaller ones, or none, from now on."""
+        _, segments, size = batcher.destination(row.destination)
+        if number == errno.EMSGSIZE:  # a datagram of this size does not fit the path
+            limits = segments, min(size, row.size - 1)
             why = f"datagrams of {counted(row.size, 'byte')} are larger than the path takes"
         elif number == errno.EINVAL and segments > 64 and row.datagrams > 64:
-            limit = 64, most
+            limits = 64, size
             why = "64 datagrams are the most of a train there"
         else:
-            limit = 1, most
+            limits = 1, size
             why = "no trains there"
-        if limit != (segments, most):
+        if limits != (segments, size):
             self.split += 1
-            batcher.limit(row.destination, *limit)
-            to = self.address_of(batcher, row.destination)
+            batcher.set_limits(row.destination, *limits)
+            to = self._address_of(batcher, row.destination)
             self._log.append((logging.INFO, f"to {to}: {why} ({os.strerror(number)})"))
 
-    def _again(self, batcher: "UdpBatcher", row: Row, at: int, count: int) -> bool:
-        """Some datagrams of a train, until they are sent or given up; False: that must wait."""
-        patience = time.monotonic() + PATIENCE
-        may_wait = batcher.blocking and threading.get_ident() == batcher.thread
+    def _resend(self, batcher: "UdpBatcher", row: Row, at: int, count: int) -> bool:
+        """Sends some datagrams of a train again, or gives them up. False: that must wait."""
+        deadline = time.monotonic() + PATIENCE
+        may_wait = batcher.blocking and threading.get_ident() == batcher.owner
         tries, pause = 0, 0.00002
         while code := batcher.resend(row.train, count):
             number = -code
-            if number == errno.EAGAIN:  # somebody fills the socket: there will be room
+            if number == errno.EAGAIN:  # the socket's buffer is full
                 if not may_wait:
                     return False
                 batcher.writable(100)
                 continue
-            if number == errno.ENOBUFS and batcher.in_timer:  # which keeps nobody else waiting
+            if number == errno.ENOBUFS and batcher.in_timer:  # other senders need the timer
                 return False
             tries += 1
-            if count > 1 and number in _SPLIT:
-                return all(self._again(batcher, row, one, 1) for one in range(at, at + count))
-            late = time.monotonic() > patience
+            if count > 1 and number in _TOO_LARGE:
+                return all(self._resend(batcher, row, one, 1) for one in range(at, at + count))
+            late = time.monotonic() > deadline
             if number == errno.ENOBUFS and not late:  # a queue on the way is full: it empties as it sends
                 time.sleep(pause)
                 pause = min(2 * pause, 0.001)
-            elif tries >= TRIES or number not in (*_NEWS, errno.ENOBUFS) or late:
+            elif tries >= TRIES or number not in (*_PENDING, errno.ENOBUFS) or late:
                 self._give_up(batcher, row, at, count, number)
                 return True
         self.resent += count
@@ -253,27 +254,24 @@ class UdpSlowPath:
 
     def _give_up(self, batcher: "UdpBatcher", row: Row, at: int, count: int, number: int) -> None:
         self.lost += count
-        for one in range(at, at + count):
-            self._report(batcher, row, number, one, "was not sent")
+        to = self._address_of(batcher, row.destination)
+        for index in range(row.first + at, row.first + at + count):
+            size = min(row.size, row.nbytes - (index - row.first) * row.size)
+            what = f"datagram number {index} ({counted(size, 'byte')}) to {to or 'the peer'} was not sent"
+            self._add_error(SendError(number, f"{os.strerror(number)}: {what}", index, size, to))
         batcher.resolved(row.train, count)
 
-    def gave_up(self, count: int) -> None:
+    def report_discarded(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""
         self.lost += count
         text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
-        self._tell(SendError(errno.ETIMEDOUT, text, -1, 0, None))
+        self._add_error(SendError(errno.ETIMEDOUT, text, -1, 0, None))
 
-    def _report(self, batcher: "UdpBatcher", row: Row, number: int, at: int, what: str) -> None:
-        size = min(row.size, row.nbytes - at * row.size)
-        to = self.address_of(batcher, row.destination)
-        which = f"datagram number {row.first + at} ({counted(size, 'byte')}) to {to or 'the peer'}"
-        self._tell(SendError(number, f"{os.strerror(number)}: {which} {what}", row.first + at, size, to))
+    # -- reports to the program
 
-    def _tell(self, error: SendError) -> None:
-        if len(self.errors) < ERRORS:
+    def _add_error(self, error: SendError) -> None:
+        if len(self.errors) < MAX_ERRORS:
             self.errors.append(error)
-
-    # -- telling
 
     def posted(self, sequence: int, requests: int, nbytes: int, copied: int, failed: int) -> None:
         """A notifier of the sender has posted."""
@@ -281,8 +279,12 @@ class UdpSlowPath:
             known = None if copied < 0 else copied
             self.notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
 
+    def log_failure(self, error: BaseException | None) -> None:
+        """Why the timer, or dropping the sender, could not send. The program's next call raises the same."""
+        self._log.append((logging.DEBUG, f"what waits in a sender was not sent: {error}"))
+
     def report(self) -> None:
-        """Calls the program's callbacks. What they raise goes to the program, through its call."""
+        """Calls the program's callbacks. What they raise, the program's call raises."""
         self._report_pending()
         while self._notify and self.notifications:
             self._notify(self.notifications.pop(0))
@@ -290,21 +292,16 @@ class UdpSlowPath:
             self._on_error(self.errors.pop(0))
 
     def write_log(self) -> None:
-        """Writes what happened, without the sender's lock: a handler may wait for another thread, or send."""
+        """After the callbacks: a log handler may wait for another thread, or send through this sender."""
         while self._log:
             log.log(*self._log.pop(0))
 
-    def note(self, error: BaseException | None) -> None:
-        """What kept the timer, or the sender's end, from sending: the program's next call meets it too."""
-        self._log.append((logging.DEBUG, f"what waits in a sender was not sent: {error}"))
-
-    def take_errors(self) -> SendError | None:
-        """The first that nobody was told, with the rest in its ``others``."""
-        if self._on_error or not self.errors:
-            return None
-        first, *others = _take(self.errors)
-        first.others = others
-        return first
+    def raise_errors(self) -> None:
+        """Without ``on_error``: raises the first error that was not reported, with the rest in ``others``."""
+        if self.errors and not self._on_error:
+            first, *others = _take(self.errors)
+            first.others = others
+            raise first
 
 
 def _take(items: "list[T]") -> "list[T]":

@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT
  *
- * What may go now. The kernel loses the order of datagrams when the socket's buffer fills: so room =
- * SO_SNDBUF - SIOCOUTQ is asked for before each submission, and only as many trains are queued as it holds.
+ * What may be submitted now. The kernel loses the order of datagrams when the socket's buffer fills. So
+ * before each submission the room in it is read, SO_SNDBUF - SIOCOUTQ, and only as many trains are queued as
+ * fit.
+ *
+ * A destination's first request is submitted alone: while the kernel resolves a neighbour's address, it drops
+ * all but a few of what is sent there.
  */
 #include <linux/sockios.h>
 #include <poll.h>
@@ -12,30 +16,29 @@
 #include "request/enter.h"
 #include "request/refuse.h"
 #include "request/sockets.h"
-#include "udp/udp.h"
+#include "udp/admission.h"
+#include "udp/timer.h"
 
 #define PAGE 4096u
-#define ARRIVAL 200000000 /* ns: how long the first request to a destination is waited for */
 
-/* The socket's descriptor, and how large its buffer is: one that is not ours may have changed. */
-int take_socket(UdpBatcher *g) {
+int refresh_socket(UdpBatcher *g) {
     if (fileno_of(g->sock, &g->fd) < 0)
         return -1;
     if (g->fd < 0)
         return refuse(g->queue, -EBADF), -1;
-    if (!g->own || !g->sndbuf)
+    if (!g->own_socket || !g->sndbuf) /* the program may have changed it */
         getsockopt(g->fd, SOL_SOCKET, SO_SNDBUF, &g->sndbuf, &(socklen_t){sizeof g->sndbuf});
     return 0;
 }
 
-int waiting_bytes(const UdpBatcher *g) {
+int outq_bytes(const UdpBatcher *g) {
     int bytes = 0;
     return ioctl(g->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
-/* What the socket is charged at most until the request has left. A qdisc may cut a train up, and then there
- * is a head for each datagram; a copy is charged by what was allocated for it. */
-static int64_t charge(const struct train *t) {
+/* The most bytes that the socket is charged for a request. A qdisc may split a train into datagrams, each
+ * with an skb head; a copy is charged by what was allocated for it. */
+static int64_t sndbuf_charge(const struct train *t) {
     uint64_t heads = 1024 + (uint64_t)t->count * 768;
     if (!t->zero_copy)
         return (int64_t)(2 * (uint64_t)t->nbytes + heads + 1280);
@@ -43,114 +46,66 @@ static int64_t charge(const struct train *t) {
     return (int64_t)((offset + t->nbytes + PAGE - 1) / PAGE * PAGE + heads);
 }
 
-/* Whether the first request to a destination has arrived at the device: a neighbour that must be asked for
- * drops all but a few that come meanwhile. CachedSocket by its return, by the socket's queue, or not at all.
- */
-static bool arrived(const UdpBatcher *g, const struct destination *r, int outq) {
-    return r->returned > r->mark || (outq <= r->outq && r->admission != g->admission) ||
-           nanoseconds() >= r->deadline;
+/* By a notification, by the socket's queue, or by the time. */
+bool first_arrived(const UdpBatcher *g, const struct destination *d, int outq) {
+    return d->left_host > d->first_left || (outq <= d->first_outq && d->first_admission != g->admissions) ||
+           monotonic_ns() >= d->first_deadline;
 }
 
-bool may_go(UdpBatcher *g, struct destination *r, int outq) {
-    if (r->state == WARM)
+bool may_send_to(UdpBatcher *g, struct destination *d, int outq) {
+    if (d->state == WARM)
         return true;
-    if (r->state == FIRST) {
-        if (!arrived(g, r, outq))
+    if (d->state == FIRST) {
+        if (!first_arrived(g, d, outq))
             return false;
-        r->state = WARM;
+        d->state = WARM;
         return true;
     }
-    r->state = FIRST;
-    r->outq = outq;
-    r->mark = r->returned;
-    r->admission = g->admission;
-    r->deadline = nanoseconds() + ARRIVAL;
+    d->state = FIRST;
+    d->first_outq = outq;
+    d->first_left = d->left_host;
+    d->first_admission = g->admissions;
+    d->first_deadline = monotonic_ns() + FIRST_ARRIVAL;
     return true;
 }
 
-/* Up to which train what waits may go now. No further than where the policy is asked again: what it learns of
- * the few that are to tell it counts for the rest. (Trains that are admitted twice are counted twice.) */
-uint32_t admit(UdpBatcher *g) {
-    int outq = waiting_bytes(g);
+/* Not beyond where the policy decides again, so that its decision holds for the rest. (Trains that are
+ * admitted twice are counted twice.) */
+uint32_t admit_trains(UdpBatcher *g) {
+    int outq = outq_bytes(g);
     int64_t room = g->sndbuf - outq;
     uint32_t at = 0;
-    g->admission++;
+    g->admissions++;
     for (bool enough = false; at < g->count && room > 0 && !enough; at++) {
         struct train *t = &g->trains[at];
-        struct destination *r = &g->destinations[t->destination];
-        const bool larger = t->count > 1 && t->size > r->proved;
-        if ((at && (g->strict || larger)) || !may_go(g, r, outq))
+        struct destination *d = &g->destinations[t->destination];
+        const bool larger = t->count > 1 && t->size > d->largest_sent;
+        if ((at && (g->strict_order || larger)) || !may_send_to(g, d, outq))
             break;
-        t->zero_copy =
-            t->nbytes && (g->always || (r->zero_copy && t->nbytes >= g->least && t->size <= r->segment_most));
-        room -= charge(t);
-        /* a destination that can not segment is found out before anything can overtake */
-        enough = ++r->requests >= r->look || larger;
+        t->zero_copy = t->nbytes && (g->always_zero_copy || (d->zero_copy && t->nbytes >= g->min_zero_copy &&
+                                                             t->size <= d->max_segment_size));
+        room -= sndbuf_charge(t);
+        /* if the device cannot segment, that is known before anything can overtake */
+        enough = ++d->requests >= d->review_after || larger;
     }
     return at;
 }
 
-/* Word of earlier datagrams, an ICMP error say, would fail one that has nothing to do with it, and those
- * behind it would overtake: it is taken before. */
-int take_socket_error(UdpBatcher *g) {
+int report_socket_error(UdpBatcher *g) {
     int error = g->queue->calls->take_socket_error(g->queue->engine, g->fd);
     if (!error)
         return 0;
     g->to_report = 1;
-    PyObject *told = PyObject_CallMethod(g->slow_path, "socket_error", "i", error);
-    Py_XDECREF(told);
-    return told ? 0 : -1;
+    return check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
 }
 
-/* Waits until the socket can be written to. An error queue that is not read ends a poll at once. */
 int wait_writable(UdpBatcher *g, int milliseconds) {
     struct pollfd p = {.fd = g->fd, .events = POLLOUT};
     Py_BEGIN_ALLOW_THREADS;
     poll(&p, 1, milliseconds);
-    if (p.revents & POLLERR && !(p.revents & POLLOUT))
+    if (p.revents & POLLERR &&
+        !(p.revents & POLLOUT)) /* poll() does not wait while the error queue is not read */
         nanosleep(&(struct timespec){0, 1000000}, NULL);
     Py_END_ALLOW_THREADS;
     return check_signals(g->queue);
-}
-
-/* The same for the program, which polls. Whether something may go is found out once more: it may have come
- * before the set was ready for it. */
-static int await_room(UdpBatcher *g) {
-    const struct destination *r = &g->destinations[g->trains[0].destination];
-    const bool room = waiting_bytes(g) < g->sndbuf;
-    poll_until(g, POLL_ROOM, room && r->state == FIRST ? r->deadline : 0);
-    if (trains_look(g) < 0)
-        return -1;
-    const int outq = waiting_bytes(g);
-    return outq >= g->sndbuf || (r->state == FIRST && !arrived(g, r, outq));
-}
-
-int await_resend(UdpBatcher *g) {
-    for (int64_t deadline = 0;; deadline = nanoseconds() + POLL_RETRY) {
-        if (take_socket(g) < 0)
-            return -1;
-        poll_until(g, POLL_ROOM, deadline);
-        if (deadline || waiting_bytes(g) >= g->sndbuf)
-            return 1;
-        int code = conclude(g); /* it may have been room since */
-        if (code <= 0)
-            return code;
-    }
-}
-
-/* Nothing may go now: until the socket has room, or the first request to a destination has arrived. 1 if the
- * sender does not wait. */
-int wait_for_room(UdpBatcher *g) {
-    if (!g->blocking)
-        return await_room(g);
-    g->waits++;
-    const struct destination *r = &g->destinations[g->trains[0].destination];
-    if (r->state == FIRST && waiting_bytes(g) < g->sndbuf) {
-        int64_t waited = nanoseconds() - (r->deadline - ARRIVAL), pause = 20000 + waited / 4;
-        Py_BEGIN_ALLOW_THREADS; /* its arrival gives no event */
-        nanosleep(&(struct timespec){0, pause < 1000000 ? pause : 1000000}, NULL);
-        Py_END_ALLOW_THREADS;
-    } else if (wait_writable(g, 100) < 0 || take_socket_error(g) < 0)
-        return -1;
-    return trains_look(g);
 }

@@ -1,70 +1,72 @@
 /* SPDX-License-Identifier: MIT
  *
- * fileno() of a sender that does not wait: readable when a call that raised BlockingIOError is worth a try,
- * and not readable while no call has. It is an epoll set; as long as a call awaits them, there are in it:
+ * fileno() of a sender with blocking=False is an epoll set: readable when a call that raised BlockingIOError
+ * is worth a try, and not readable before any has. While something is awaited, there are in the set:
  *
- * - the engine's descriptor: memory comes back;
- * - the socket: there is room in its buffer, or the first request to a destination has left for the device.
- *   Both are an skb that is freed, which the kernel makes an event (sock_wfree). Only new events are taken
- *   (EPOLLET): there may be room all the time, and an error queue that nobody reads is an event all the time;
- * - a timer, for what may give no event.
+ * - the engine's descriptor: memory is free;
+ * - the socket: its buffer has room, or the first request to a destination has reached the device. Both free
+ *   an skb, for which the kernel gives an event (sock_wfree). Edge-triggered (EPOLLET): room, and an error
+ *   queue that is not read, would be events all the time;
+ * - a timerfd, where no event may come.
  *
- * Events from before are taken out: whoever awaits something looks once more whether it is there.
+ * Arming takes out earlier events, so the caller checks afterwards whether what it awaits is there.
  */
+#include "udp/polling.h"
+
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
 #include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/timer.h"
 
-static bool add(const UdpBatcher *g, int fd, uint32_t events) {
+static bool add_to_epoll(const UdpBatcher *g, int fd, uint32_t events) {
     struct epoll_event event = {.events = events};
     return epoll_ctl(g->poll.set, EPOLL_CTL_ADD, fd, &event) == 0 ||
            (errno == EEXIST && epoll_ctl(g->poll.set, EPOLL_CTL_MOD, fd, &event) == 0);
 }
 
-static void set_timer(const UdpBatcher *g, int64_t deadline) {
+static void set_timerfd(const UdpBatcher *g, int64_t deadline) {
     const struct itimerspec time = {.it_value = {deadline / 1000000000, deadline % 1000000000}};
     timerfd_settime(g->poll.timer, TFD_TIMER_ABSTIME, &time, NULL);
 }
 
-static void remove_sock(UdpBatcher *g) {
+static void remove_socket(UdpBatcher *g) {
     if (g->poll.sock >= 0)
         epoll_ctl(g->poll.set, EPOLL_CTL_DEL, g->poll.sock, NULL);
     g->poll.sock = -1;
 }
 
-void poll_until(UdpBatcher *g, int what, int64_t deadline) {
+void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
     struct epoll_event events[3];
     if (g->poll.set < 0)
         return;
     g->poll.awaited |= what;
-    bool all = add(g, g->poll.engine, EPOLLIN);
-    if (what & POLL_ROOM) {
+    bool all = add_to_epoll(g, g->poll.engine, EPOLLIN);
+    if (what & AWAIT_SEND) {
         if (g->poll.sock != g->fd)
-            remove_sock(g);
+            remove_socket(g);
         g->poll.sock = g->fd;
-        all &= add(g, g->fd, EPOLLOUT | EPOLLET);
+        all &= add_to_epoll(g, g->fd, EPOLLOUT | EPOLLET);
     }
     if (!all)
-        deadline = nanoseconds() + POLL_RETRY;
-    if (!all || what & POLL_ROOM)
-        set_timer(g, deadline);
+        deadline = monotonic_ns() + EPOLL_RETRY;
+    if (!all || what & AWAIT_SEND)
+        set_timerfd(g, deadline);
     epoll_wait(g->poll.set, events, 3, 0);
 }
 
-void poll_leave(UdpBatcher *g, int what) {
+void remove_from_poll(UdpBatcher *g, int what) {
     g->poll.awaited &= ~what;
-    if (what & POLL_ROOM) {
-        remove_sock(g);
-        set_timer(g, 0);
+    if (what & AWAIT_SEND) {
+        remove_socket(g);
+        set_timerfd(g, 0);
     }
     if (!g->poll.awaited)
         epoll_ctl(g->poll.set, EPOLL_CTL_DEL, g->poll.engine, NULL);
 }
 
-void poll_end(UdpBatcher *g) {
+void close_poll(UdpBatcher *g) {
     const int set = g->poll.set, timer = g->poll.timer;
     g->poll.set = g->poll.timer = g->poll.sock = -1;
     g->poll.awaited = 0;
@@ -74,19 +76,19 @@ void poll_end(UdpBatcher *g) {
         close(timer);
 }
 
-/* poll(engine): makes the set. `engine`: the descriptor that is readable when memory comes back. */
+/* open_epoll(engine): makes the set. `engine`: the descriptor that is readable when memory is free. */
 PyObject *batcher_open_epoll(PyObject *self, PyObject *engine) {
     UdpBatcher *g = (UdpBatcher *)self;
     const long fd = PyLong_AsLong(engine);
     if (PyErr_Occurred())
         return NULL;
-    poll_end(g);
+    close_poll(g);
     g->poll.engine = (int)fd;
     g->poll.set = epoll_create1(EPOLL_CLOEXEC);
     g->poll.timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
-    if (g->poll.set < 0 || g->poll.timer < 0 || !add(g, g->poll.timer, EPOLLIN)) {
+    if (g->poll.set < 0 || g->poll.timer < 0 || !add_to_epoll(g, g->poll.timer, EPOLLIN)) {
         PyErr_SetFromErrno(PyExc_OSError);
-        poll_end(g);
+        close_poll(g);
         return NULL;
     }
     Py_RETURN_NONE;

@@ -1,27 +1,36 @@
 /* SPDX-License-Identifier: MIT
  *
- * The per-datagram path. Staging a datagram is one call that keeps the GIL: a check of the thread, a copy
- * into the open train, and two additions. Everything else happens once per train, or once per submission.
+ * The per-datagram path. A datagram that continues the open train costs one call that keeps the GIL: a check
+ * of the thread, a copy, and a few additions. All else is done once per train, or per submission.
  */
-#include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/send.h"
 
-/* The int that send() returns. */
+#include "request/refuse.h"
+#include "udp/batch.h"
+#include "udp/call.h"
+#include "udp/destinations.h"
+
 PyObject *sent_bytes(UdpBatcher *g, size_t n) {
-    if (g->length_value != n || !g->length) {
+    if (g->sent_length_value != n || !g->sent_length) {
         PyObject *length = PyLong_FromSize_t(n);
         if (!length)
             return NULL;
-        Py_XDECREF(g->length);
-        g->length = length;
-        g->length_value = n;
+        Py_XDECREF(g->sent_length);
+        g->sent_length = length;
+        g->sent_length_value = n;
     }
-    Py_INCREF(g->length);
-    return g->length;
+    Py_INCREF(g->sent_length);
+    return g->sent_length;
 }
 
-/* The bytes of what is no bytes object; a new reference in *holder keeps them. */
+/* The bytes of an object; *holder is a new reference that keeps them. */
 static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **holder) {
+    if (PyBytes_CheckExact(data)) {
+        *holder = Py_NewRef(data);
+        *bytes = PyBytes_AsString(data);
+        *n = (size_t)PyBytes_Size(data);
+        return 0;
+    }
     PyObject *view = PyMemoryView_FromObject(data);
     if (!view)
         return -1;                      /* TypeError: a bytes-like object is required */
@@ -44,35 +53,31 @@ static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **ho
     return 0;
 }
 
-/* One datagram, inside. Its size, or -1. */
+/* Takes one datagram. Its size, or -1. */
 static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) {
-    if (PyBytes_CheckExact(data)) {
-        size_t n = (size_t)PyBytes_Size(data);
-        return stage(g, PyBytes_AsString(data), n, destination, data) < 0 ? -1 : (Py_ssize_t)n;
-    }
     PyObject *holder;
     const char *bytes;
     size_t n;
     if (bytes_of(data, &bytes, &n, &holder) < 0)
         return -1;
-    int error = stage(g, bytes, n, destination, PyBytes_CheckExact(holder) ? holder : NULL);
+    int error = stage_datagram(g, bytes, n, destination, PyBytes_CheckExact(holder) ? holder : NULL);
     Py_DECREF(holder);
     return error < 0 ? -1 : (Py_ssize_t)n;
 }
 
-/* A datagram was accepted; a batch that it filled leaves. What becomes of others is not this call's news. */
-static int after(UdpBatcher *g) {
+/* After a datagram was taken: submits the batch if it is full. */
+static int after_datagram(UdpBatcher *g) {
     if (g->room < g->open.size)
         close_train(g);
     return submit_if_full(g) < 0 ? -1 : 0;
 }
 
-static PyObject *send_slowly(UdpBatcher *g, PyObject *data, PyObject *to) {
+static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
     if (batcher_begin(g) < 0)
         return NULL;
     uint32_t destination;
     Py_ssize_t n = find_destination(g, to, &destination) == 0 ? send_one(g, data, destination) : -1;
-    return leave(g, n >= 0 && after(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
+    return batcher_return(g, n >= 0 && after_datagram(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
 }
 
 PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
@@ -80,14 +85,15 @@ PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, 
     PyObject *to = NULL;
     if (count == 1 && !keywords) {
         PyObject *data = args[0];
-        if (PyBytes_CheckExact(data) && g->ready == PyThread_get_thread_ident()) {
+        if (PyBytes_CheckExact(data) && g->fast_thread == PyThread_get_thread_ident()) {
             size_t n = (size_t)PyBytes_Size(data);
-            if (continues(g, 0, n) && g->room >= 2 * n) { /* one that fills the train may raise, before */
-                append(g, PyBytes_AsString(data), n);
+            if (continues_train(g, 0, n) &&
+                g->room >= 2 * n) { /* one that fills the train submits it, which may raise */
+                append_datagram(g, PyBytes_AsString(data), n);
                 return sent_bytes(g, n);
             }
         }
-        return send_slowly(g, data, NULL);
+        return send_checked(g, data, NULL);
     }
     Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
     PyObject *data = count ? args[0] : NULL;
@@ -104,12 +110,13 @@ PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, 
         *place = args[count + i];
     }
     if (!data || count > 2)
-        return PyErr_Format(PyExc_TypeError, "send() takes data, and where to if not the usual");
-    return send_slowly(g, data, to);
+        return PyErr_Format(PyExc_TypeError,
+                            "send() takes data and, unless the sender has a remote, an address");
+    return send_checked(g, data, to);
 }
 
 PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    if (count == 3) { /* data, flags, address: as the socket's */
+    if (count == 3) { /* data, flags, address: as socket.sendto() */
         long flags = PyLong_AsLong(args[1]);
         if (flags == -1 && PyErr_Occurred())
             return NULL;
@@ -120,7 +127,7 @@ PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count
         return PyErr_Format(PyExc_TypeError, "sendto() takes data and an address");
     if (args[count - 1] == Py_None)
         return PyErr_Format(PyExc_TypeError, "sendto() needs an address, not None");
-    return send_slowly((UdpBatcher *)self, args[0], args[count - 1]);
+    return send_checked((UdpBatcher *)self, args[0], args[count - 1]);
 }
 
 /* ("host", port), and not an iterable of such. */
@@ -131,11 +138,11 @@ static bool is_address(PyObject *to) {
     return first && PyUnicode_Check(first);
 }
 
-static bool is_at_hand(PyObject *items) {
+static bool is_list_or_tuple(PyObject *items) {
     return PyList_CheckExact(items) || PyTuple_CheckExact(items);
 }
 
-static void count_in_error(Py_ssize_t done) {
+static void set_characters_written(Py_ssize_t done) {
     PyObject *type, *value, *trace;
     if (!PyErr_ExceptionMatches(PyExc_BlockingIOError))
         return;
@@ -149,8 +156,8 @@ static void count_in_error(Py_ssize_t done) {
     PyErr_Restore(type, value, trace);
 }
 
-/* Inside again after code of the program, which may have raised, or closed the sender. */
-static int again(UdpBatcher *g) {
+/* After code of the program, which may have raised, or closed the sender. */
+static int begin_again(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     if (batcher_begin(g) == 0) {
@@ -162,6 +169,17 @@ static int again(UdpBatcher *g) {
         PyErr_Restore(type, value, trace);
     }
     return -1;
+}
+
+/* One of send_many(). Counts it in `sent` if it was taken, whatever fails after that. */
+static bool take_one(UdpBatcher *g, PyObject *data, uint32_t destination, Py_ssize_t *sent) {
+    size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
+    if (n != NO_TRAIN && continues_train(g, destination, n))
+        append_datagram(g, PyBytes_AsString(data), n);
+    else if (send_one(g, data, destination) < 0)
+        return false;
+    ++*sent;
+    return (g->room >= g->open.size && g->count < BATCH_SIZE) || after_datagram(g) == 0;
 }
 
 /* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
@@ -179,16 +197,15 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
         Py_XDECREF(addresses);
         return NULL;
     }
-    /* what runs code of the program does so outside: it may take its time, while the timer sends what waits
-     */
-    const bool slow = !is_at_hand(datagrams) || (paired && !is_at_hand(to));
+    /* an iterator runs code of the program, without the lock: meanwhile the timer may send what waits */
+    const bool slow = !is_list_or_tuple(datagrams) || (paired && !is_list_or_tuple(to));
     bool ok = paired || find_destination(g, to, &destination) == 0;
     while (ok) {
         if (slow)
             batcher_end(g);
         PyObject *data = PyIter_Next(items);
         PyObject *address = data && paired ? PyIter_Next(addresses) : NULL;
-        if (slow && again(g) < 0) {
+        if (slow && begin_again(g) < 0) {
             Py_CLEAR(data);
             Py_CLEAR(address);
             Py_DECREF(items);
@@ -198,7 +215,7 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
         if (!data)
             break;
         if (slow && !paired &&
-            find_destination(g, to, &destination) < 0) { /* the table may have been begun afresh */
+            find_destination(g, to, &destination) < 0) { /* again: the table may have been emptied */
             Py_DECREF(data);
             break;
         }
@@ -208,38 +225,26 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
             ok = address && find_destination(g, address, &destination) == 0;
             Py_XDECREF(address);
         }
-        size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
-        if (ok && n != NO_TRAIN && continues(g, destination, n))
-            append(g, PyBytes_AsString(data), n);
-        else
-            ok = ok && send_one(g, data, destination) >= 0;
+        ok = ok && take_one(g, data, destination, &sent);
         Py_DECREF(data);
-        sent += ok;
-        if (ok && (g->room < g->open.size || g->count == BATCH))
-            ok = after(g) == 0;
     }
     if (PyErr_Occurred())
-        count_in_error(sent);
+        set_characters_written(sent);
     Py_DECREF(items);
     Py_XDECREF(addresses);
-    return leave(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
+    return batcher_return(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
 }
 
 /* fan_out(data, addresses): one payload in one place, a request for each address */
 PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
     UdpBatcher *g = (UdpBatcher *)self;
-    PyObject *data, *addresses, *holder = NULL;
+    PyObject *data, *addresses, *holder;
     const char *bytes;
     size_t n;
     Py_ssize_t sent = 0;
     if (!PyArg_ParseTuple(args, "OO", &data, &addresses))
         return NULL;
-    if (PyBytes_CheckExact(data)) {
-        bytes = PyBytes_AsString(data);
-        n = (size_t)PyBytes_Size(data);
-        Py_INCREF(data);
-        holder = data;
-    } else if (bytes_of(data, &bytes, &n, &holder) < 0)
+    if (bytes_of(data, &bytes, &n, &holder) < 0)
         return NULL;
     PyObject *items = PyObject_GetIter(addresses);
     if (!items || batcher_begin(g) < 0) {
@@ -247,14 +252,14 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
         Py_DECREF(holder);
         return NULL;
     }
-    bool stays = n >= g->large && PyBytes_CheckExact(holder), placed = false;
-    int error = n > g->most ? (refuse(g->queue, -EMSGSIZE), -1) : close_for_next(g);
-    if (!error && !stays && (error = make_place(g, n)) == 0) {
+    bool held = n >= g->hold_threshold && PyBytes_CheckExact(holder), placed = false;
+    int error = n > g->max_payload ? (refuse(g->queue, -EMSGSIZE), -1) : close_for_next(g);
+    if (!error && !held && (error = reserve_room(g, n)) == 0) {
         memcpy(g->at, bytes, n);
         bytes = g->at;
         g->at += n;
         placed = true;
-        arena_use(g->arena, g->block);
+        arena_hold(g->arena, g->block);
     }
     uint16_t block = placed ? g->block : NO_BLOCK;
     while (!error) {
@@ -264,55 +269,15 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
             break;
         error = find_destination(g, to, &destination);
         Py_DECREF(to);
-        struct train t = {.data = bytes,
-                          .holder = stays ? holder : NULL,
-                          .buffer = -1,
-                          .nbytes = (uint32_t)n,
-                          .size = (uint32_t)n,
-                          .count = 1,
-                          .destination = destination,
-                          .block = block};
         if (!error)
-            error = add_train(g, &t);
+            error = add_single(g, bytes, n, destination, held ? holder : NULL, block);
         sent += !error;
     }
     if (placed)
-        arena_drop(g->arena, block);
+        arena_release(g->arena, block);
     if (PyErr_Occurred())
-        count_in_error(sent);
+        set_characters_written(sent);
     Py_DECREF(items);
     Py_DECREF(holder);
-    return leave(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
-}
-
-PyObject *batcher_lease(PyObject *self, PyObject *size) {
-    UdpBatcher *g = (UdpBatcher *)self;
-    size_t n;
-    if (size_of(size, &n) < 0)
-        return NULL;
-    if (n > g->most)
-        return PyErr_Format(PyExc_ValueError, "a lease is 0 to %u bytes, what a datagram can carry, not %S",
-                            g->most, size);
-    if (batcher_begin(g) < 0)
-        return NULL;
-    Lease *l = NULL;
-    if (make_place(g, n) == 0)
-        l = (Lease *)PyType_GenericAlloc(lease_type, 0);
-    if (l) {
-        Py_INCREF(g);
-        Py_INCREF(g->arena);
-        l->batcher = g;
-        l->arena = g->arena;
-        l->data = g->at;
-        l->length = n;
-        l->block = g->block;
-        l->held = true;
-        arena_use(g->arena, g->block);
-        atomic_fetch_add_explicit(&g->arena->leases, 1, memory_order_relaxed);
-        g->at += n;
-        if (n)
-            g->room = 0; /* the open train ends here, unless this lease continues it */
-    }
-    batcher_end(g);
-    return (PyObject *)l;
+    return batcher_return(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
 }

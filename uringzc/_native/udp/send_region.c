@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: MIT
  *
- * Memory that the program keeps, in bulk: blocks of datagrams, and pieces that do not touch.
+ * Sending in bulk from memory that the program keeps: blocks of datagrams, and slices at any offsets.
  */
-#include "request/memory.h"
-#include "udp/udp.h"
+#include "udp/send_region.h"
 
-/* Memory of the program's own, as the request path resolves it: a holder for `length` bytes from `offset`. */
-static int own_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {
+#include "request/memory.h"
+#include "udp/batch.h"
+#include "udp/call.h"
+#include "udp/destinations.h"
+
+/* Fills in a train of `length` bytes at `offset` of the program's memory; t->holder is a new reference. */
+static int train_of_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {
     uzc_send send = {0};
     uint64_t nbytes;
     PyObject *holder, *from = PyLong_FromUnsignedLongLong(offset),
@@ -32,16 +36,16 @@ static int own_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint64_t l
     return 0;
 }
 
-/* What send_block() and send_slices() return: how much, unless it was nothing. */
+/* What send_block() and send_slices() return: how much was taken, or an exception if that was nothing. */
 static PyObject *finish_block(UdpBatcher *g, unsigned long long done) {
     if (PyErr_Occurred() && done && PyErr_ExceptionMatches(PyExc_BlockingIOError))
-        PyErr_Clear(); /* the count says it */
+        PyErr_Clear(); /* the count says so */
     if (!PyErr_Occurred())
         submit_if_full(g);
-    return leave(g, PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(done));
+    return batcher_return(g, PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(done));
 }
 
-/* send_block(data, offset, length, segment, to): about as many bytes as one batch takes; returns how many */
+/* send_block(data, offset, length, segment, to) -> bytes taken: no more than one batch holds */
 PyObject *batcher_send_block(PyObject *self, PyObject *args) {
     UdpBatcher *g = (UdpBatcher *)self;
     PyObject *data, *to;
@@ -50,27 +54,28 @@ PyObject *batcher_send_block(PyObject *self, PyObject *args) {
     uint32_t destination;
     if (!PyArg_ParseTuple(args, "OKKIO", &data, &offset, &length, &segment, &to))
         return NULL;
-    if (!segment || segment > g->most)
-        return PyErr_Format(PyExc_ValueError, "a segment is a datagram, 1 to %u bytes, not %u", g->most,
-                            segment);
+    if (!segment || segment > g->max_payload)
+        return PyErr_Format(PyExc_ValueError, "a segment is a datagram, 1 to %u bytes, not %u",
+                            g->max_payload, segment);
     if (batcher_begin(g) < 0)
         return NULL;
     struct train whole = {.holder = NULL};
-    const bool checked = g->queue->verify != NULL; /* debug: a checksum for each train */
+    const bool checked = g->queue->verify != NULL; /* debug mode: a checksum for each train */
     int error = find_destination(g, to, &destination);
     if (!error && !checked)
-        error = own_memory(g, data, offset, length, &whole);
-    for (uint32_t trains = 0; !error && done < length && trains < BATCH; trains++) {
-        const struct destination *r = &g->destinations[destination];
-        uint64_t n =
-            segment <= r->segment_most && r->segments > 1 ? (uint64_t)r->segments * segment : segment;
-        if (n > TRAIN_MOST && n > segment)
-            n = TRAIN_MOST / segment * segment;
+        error = train_of_memory(g, data, offset, length, &whole);
+    for (uint32_t trains = 0; !error && done < length && trains < BATCH_SIZE; trains++) {
+        const struct destination *d = &g->destinations[destination];
+        uint64_t n = segment <= d->max_segment_size && d->max_segments > 1
+                         ? (uint64_t)d->max_segments * segment
+                         : segment;
+        if (n > MAX_TRAIN_BYTES && n > segment)
+            n = MAX_TRAIN_BYTES / segment * segment;
         if (n > length - done)
             n = length - done;
         struct train t = whole;
         if (checked)
-            error = own_memory(g, data, offset + done, n, &t);
+            error = train_of_memory(g, data, offset + done, n, &t);
         else
             t.data += done;
         t.nbytes = (uint32_t)n;
@@ -88,10 +93,10 @@ PyObject *batcher_send_block(PyObject *self, PyObject *args) {
     return finish_block(g, done);
 }
 
-/* An array of integers in memory: of 4 or 8 bytes, signed (then negative) or not. */
+/* An element of an array of integers. `kind`: their size, 4 or 8 bytes, or -4 for signed ones. */
 static uint64_t integer(const char *array, int kind, size_t i) {
     uint64_t wide;
-    int32_t narrow; /* memory may begin anywhere */
+    int32_t narrow; /* the array need not be aligned */
     if (kind == 8) {
         memcpy(&wide, array + 8 * i, sizeof wide);
         return wide; /* a negative one is larger than any memory */
@@ -100,8 +105,8 @@ static uint64_t integer(const char *array, int kind, size_t i) {
     return kind < 0 ? (uint64_t)(int64_t)narrow : (uint32_t)narrow;
 }
 
-/* send_slices(data, offsets, kind, lengths, kind, first, last, to): pieces [first, last) of the memory. With
- * `to` not given they are only checked. Returns how many are right, or were sent. */
+/* send_slices(data, offsets, kind, lengths, kind, first, last, to) -> slices [first, last) that were taken.
+ * Without `to` they are only checked: how many, from the first, lie in the memory. */
 PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
     UdpBatcher *g = (UdpBatcher *)self;
     PyObject *data, *to = NULL;
@@ -124,7 +129,7 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
     while (!error && at < last) {
         uint64_t offset = integer((const char *)(uintptr_t)offsets, offset_kind, at);
         uint64_t n = integer((const char *)(uintptr_t)lengths, length_kind, at);
-        if (n > g->most || offset > nbytes || n > nbytes - offset) {
+        if (n > g->max_payload || offset > nbytes || n > nbytes - offset) {
             if (to)
                 PyErr_SetString(PyExc_ValueError, "the offsets or lengths were changed during the call");
             break;
@@ -134,13 +139,13 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
             at++;
             continue;
         }
-        if (continues(g, destination, n)) {
-            append(g, piece, n);
-        } else if (n < g->large) {
-            error = stage(g, piece, n, destination, NULL);
+        if (continues_train(g, destination, n)) {
+            append_datagram(g, piece, n);
+        } else if (n < g->hold_threshold) {
+            error = stage_datagram(g, piece, n, destination, NULL);
         } else {
             struct train t;
-            error = own_memory(g, data, offset, n, &t);
+            error = train_of_memory(g, data, offset, n, &t);
             t.nbytes = t.size = (uint32_t)n;
             t.count = 1;
             t.destination = destination;
@@ -149,7 +154,7 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
                 Py_DECREF(t.holder);
             }
         }
-        at += !error; /* it was taken, whatever comes now */
+        at += !error; /* it was taken, whatever fails now */
         if (!error && g->open.size != NO_TRAIN && g->room < g->open.size)
             error = close_for_next(g);
     }

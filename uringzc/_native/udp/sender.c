@@ -1,77 +1,82 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type UdpBatcher: a sender from its making to its end.
+ * The type UdpBatcher: its life, its attributes, and the methods that are not in files of their own.
  */
-#include <limits.h>
-#include <time.h>
+#include "udp/sender.h"
 
 #include "request/queue_type.h"
 #include "request/refuse.h"
-#include "udp/udp.h"
+#include "udp/background.h"
+#include "udp/batch.h"
+#include "udp/call.h"
+#include "udp/destinations.h"
+#include "udp/lease.h"
+#include "udp/polling.h"
+#include "udp/results.h"
+#include "udp/send.h"
+#include "udp/send_region.h"
+#include "udp/submit.h"
+#include "udp/syscalls.h"
+#include "udp/timer.h"
 
-int64_t nanoseconds(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
-
-static int submit_all(UdpBatcher *g) {
+static int submit_and_flush(UdpBatcher *g) {
     close_train(g);
-    int code = trains_submit(g);
-    return code ? code : trains_flush(g);
+    int code = submit_batch(g);
+    return code ? code : flush_notifier(g);
 }
 
-/* flush() -> the numbers of its notifiers that are not done */
+/* flush() -> the numbers of the sender's notifiers that are not done */
 static PyObject *batcher_flush(PyObject *self, PyObject *unused) {
     (void)unused;
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
-    int code = submit_all(g);
+    int code = submit_and_flush(g);
     if (code)
-        raise_would_block(code, "the network takes no more at the moment: what is left stays taken");
-    return leave(g, code ? NULL : notifiers_numbers(&g->notifiers));
+        raise_would_block(code, "the network takes no more at the moment: what was not sent still waits");
+    return batcher_return(g, code ? NULL : notifiers_numbers(&g->notifiers));
 }
 
-/* release_block(): sends what waits, and gives the block back that it fills */
+/* release_block() -> whether all was sent: for another sender that needs the memory. Reports nothing: the
+ * sender's own next call does. */
 static PyObject *batcher_release_block(PyObject *self, PyObject *unused) {
     (void)unused;
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
-    int code = submit_all(g);
+    int code = submit_and_flush(g);
     if (code >= 0)
-        leave_block(g);
-    batcher_end(g); /* what it has to tell it tells in a call of its own */
+        release_block(g);
+    batcher_end(g);
     return code < 0 ? NULL : PyBool_FromLong(!code);
 }
 
-/* look() -> whether nothing is in flight, as far as it has come back */
+/* poll() -> whether nothing is in flight: takes what has come back */
 static PyObject *batcher_poll(PyObject *self, PyObject *unused) {
     (void)unused;
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
-    int error = trains_look(g);
+    int error = poll_engine(g);
     if (g->in_flight)
-        poll_until(g, POLL_RETURN, 0);
+        arm_poll(g, AWAIT_SETTLED, 0);
     else
-        poll_no_more(g, POLL_RETURN);
-    return leave(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
+        disarm_poll(g, AWAIT_SETTLED);
+    return batcher_return(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
 }
 
-/* Takes no more: what waits must have been sent. */
+/* close(): refuses calls from now on. What waits must have been sent. */
 static PyObject *batcher_close(PyObject *self, PyObject *unused) {
     (void)unused;
     UdpBatcher *g = (UdpBatcher *)self;
     g->closed = 1;
-    g->ready = 0;
+    g->fast_thread = 0;
     timer_remove(g);
-    poll_end(g);
+    close_poll(g);
     Py_RETURN_NONE;
 }
 
-/* Ends its slot. False while requests of it are in flight. */
+/* close_slot() -> False while requests of it are in flight */
 static PyObject *batcher_close_slot(PyObject *self, PyObject *unused) {
     (void)unused;
     UdpBatcher *g = (UdpBatcher *)self;
@@ -80,17 +85,19 @@ static PyObject *batcher_close_slot(PyObject *self, PyObject *unused) {
 
 /* -- the type */
 
-static int set_up(UdpBatcher *g, PyObject *args, PyObject *keywords) {
-    static char *accepted[] = {"queue",  "arena",        "sock",      "slow_path", "own",   "blocking",
-                               "strict", "always",       "notify",    "most",      "large", "least",
-                               "limit",  "max_inflight", "max_delay", NULL};
+static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
+    static char *accepted[] = {"queue",        "arena",        "sock",           "slow_path",
+                               "own_socket",   "blocking",     "strict_order",   "always_zero_copy",
+                               "notify",       "max_payload",  "hold_threshold", "min_zero_copy",
+                               "max_segments", "max_inflight", "max_delay",      NULL};
     PyObject *queue, *arena, *sock, *slow_path;
     int own, blocking, strict, always, notify;
     unsigned max_inflight;
     long long max_delay;
     if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOOpppppIIIIIL", accepted, &queue, &arena, &sock,
-                                     &slow_path, &own, &blocking, &strict, &always, &notify, &g->most,
-                                     &g->large, &g->least, &g->limit, &max_inflight, &max_delay))
+                                     &slow_path, &own, &blocking, &strict, &always, &notify, &g->max_payload,
+                                     &g->hold_threshold, &g->min_zero_copy, &g->max_segments, &max_inflight,
+                                     &max_delay))
         return -1;
     if (Py_TYPE(arena) != arena_type || !((Arena *)arena)->memory || !is_queue(queue)) {
         PyErr_SetString(PyExc_TypeError, "a UdpBatcher is made of a Queue and an Arena");
@@ -99,8 +106,8 @@ static int set_up(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     Queue *q = (Queue *)queue;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
-    g->spent = PyList_New(0);
-    if (!g->lock || !g->destination_numbers || !g->spent)
+    g->deferred = PyList_New(0);
+    if (!g->lock || !g->destination_numbers || !g->deferred)
         return PyErr_NoMemory(), -1;
     Py_INCREF(queue);
     Py_INCREF(arena);
@@ -111,23 +118,19 @@ static int set_up(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->arena = (Arena *)arena;
     g->sock = sock;
     g->slow_path = slow_path;
-    g->own = (char)own;
+    g->own_socket = (char)own;
     g->blocking = (char)blocking;
-    g->strict = (char)strict;
-    g->always = (char)always;
+    g->strict_order = (char)strict;
+    g->always_zero_copy = (char)always;
     g->notify = (char)notify;
     g->block = NO_BLOCK;
     g->open.size = NO_TRAIN;
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
-    g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK / 4;
+    g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
     uzc_listener listener;
-    batcher_listener(g, &listener);
-    long long slot = q->calls->open_slot(q->calls->slots(q->engine), &listener);
-    if (slot < 0)
-        return refuse(q, slot), -1;
-    g->slot = (uint32_t)slot;
-    return 0;
+    init_listener(g, &listener);
+    return open_internal_slot(q, &listener, &g->slot);
 }
 
 static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -136,12 +139,12 @@ static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywo
         return NULL;
     UdpBatcher *g = (UdpBatcher *)self;
     g->poll.set = g->poll.timer = g->poll.sock = -1;
-    if (set_up(g, args, keywords) < 0)
+    if (batcher_setup(g, args, keywords) < 0)
         Py_CLEAR(self);
     return self;
 }
 
-/* The program's callbacks are behind the slow_path, and may hold the sender. */
+/* The slow path holds the program's callbacks, which may hold the sender. */
 static int batcher_traverse(PyObject *self, visitproc visit, void *arg) {
     UdpBatcher *g = (UdpBatcher *)self;
     Py_VISIT(Py_TYPE(self));
@@ -149,27 +152,27 @@ static int batcher_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(g->slow_path);
     Py_VISIT(g->sock);
     Py_VISIT(g->destination_numbers);
-    Py_VISIT(g->spent);
+    Py_VISIT(g->deferred);
     return 0;
 }
 
 static void batcher_dealloc(PyObject *self) {
     UdpBatcher *g = (UdpBatcher *)self;
-    timer_remove(g); /* first: the timer takes no reference of what is not there */
+    timer_remove(g); /* first: so the timer takes no new reference */
     PyObject_GC_UnTrack(self);
-    poll_end(g);
-    if (g->queue) /* its constructor, or the sender's, was interrupted */
+    close_poll(g);
+    if (g->queue) /* a constructor was interrupted */
         close_internal_slot(g->queue, &g->slot);
     if (g->lock)
         PyThread_free_lock(g->lock);
     for (uint32_t i = 0; i < g->count; i++)
         Py_XDECREF(g->trains[i].holder);
-    Py_XDECREF(g->spent);
+    Py_XDECREF(g->deferred);
     PyMem_Free(g->destinations);
     PyMem_Free(g->notifiers.numbers);
     Py_XDECREF(g->destination_numbers);
-    Py_XDECREF(g->last_to);
-    Py_XDECREF(g->length);
+    Py_XDECREF(g->last_address);
+    Py_XDECREF(g->sent_length);
     Py_XDECREF((PyObject *)g->queue);
     Py_XDECREF((PyObject *)g->arena);
     Py_XDECREF(g->sock);
@@ -177,14 +180,14 @@ static void batcher_dealloc(PyObject *self) {
     free_object(self);
 }
 
-static uint32_t open_count(const UdpBatcher *g) {
+static uint32_t open_datagrams(const UdpBatcher *g) {
     return g->open.size == NO_TRAIN ? 0 : (g->open.nbytes + g->open.size - 1) / g->open.size;
 }
 
 static PyObject *batcher_datagrams(PyObject *self, void *unused) {
     (void)unused;
     const UdpBatcher *g = (UdpBatcher *)self;
-    return PyLong_FromUnsignedLongLong(g->datagrams + open_count(g));
+    return PyLong_FromUnsignedLongLong(g->datagrams + open_datagrams(g));
 }
 
 static PyObject *batcher_destinations(PyObject *self, void *unused) {
@@ -206,7 +209,7 @@ static PyObject *batcher_waiting(PyObject *self, void *unused) {
     for (uint32_t i = 0; i < g->count; i++)
         if (g->trains[i].state == CLOSED || g->trains[i].state == FAILED) /* to be sent again */
             waiting += g->trains[i].count;
-    return PyLong_FromUnsignedLongLong(waiting + open_count(g));
+    return PyLong_FromUnsignedLongLong(waiting + open_datagrams(g));
 }
 
 static PyMethodDef batcher_methods[] = {
@@ -217,26 +220,28 @@ static PyMethodDef batcher_methods[] = {
     {"lease", batcher_lease, METH_O, "See UdpSender.lease."},
     {"send_block", batcher_send_block, METH_VARARGS, "A part of UdpSender.send_region."},
     {"send_slices", batcher_send_slices, METH_VARARGS, "A part of UdpSender.send_slices."},
-    {"flush", batcher_flush, METH_NOARGS, "Submits all; the numbers of its notifiers that are not done."},
+    {"flush", batcher_flush, METH_NOARGS,
+     "Submits all; returns the numbers of its notifiers that are not done."},
     {"release_block", batcher_release_block, METH_NOARGS,
-     "Sends what waits, and gives back the block that it fills."},
-    {"poll", batcher_poll, METH_NOARGS, "Takes what has come back; whether nothing is in flight."},
+     "Sends what waits, and releases the block that is being filled."},
+    {"poll", batcher_poll, METH_NOARGS,
+     "Takes results and notifications; returns whether nothing is in flight."},
     {"tick", batcher_tick, METH_NOARGS, "The timer's: sends by system calls what has waited for too long."},
     {"send_by_syscall", batcher_send_by_syscall, METH_NOARGS,
      "Sends what waits by system calls, in any thread."},
-    {"close", batcher_close, METH_NOARGS, "Takes no more."},
-    {"abandon", batcher_close, METH_NOARGS, "In the child of a fork: takes no more."},
-    {"drop", batcher_drop, METH_NOARGS, "Sends what waits, and ends; in any thread, and waits for nobody."},
+    {"close", batcher_close, METH_NOARGS, "Refuses calls from now on."},
+    {"abandon", batcher_close, METH_NOARGS, "The same in the child of a fork."},
+    {"drop", batcher_drop, METH_NOARGS, "Sends what waits, and closes; in any thread, without waiting."},
     {"discard", batcher_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
     {"close_slot", batcher_close_slot, METH_NOARGS, "Ends its slot; False while requests are in flight."},
-    {"open_epoll", batcher_open_epoll, METH_O, "Makes what fileno() returns, of the engine's descriptor."},
+    {"open_epoll", batcher_open_epoll, METH_O, "Makes the epoll set that fileno() returns."},
     {"fileno", batcher_fileno, METH_NOARGS, "See UdpSender.fileno."},
-    {"resend", batcher_resend, METH_VARARGS, "For the slow_path."},
-    {"writable", batcher_writable, METH_O, "For the slow_path."},
-    {"resolved", batcher_resolved, METH_VARARGS, "For the slow_path."},
-    {"limit", batcher_limit, METH_VARARGS, "Limits the trains of a destination."},
-    {"destination", batcher_destination, METH_O, "What is known of a destination."},
-    {"default", batcher_default, METH_O, "Makes the destination of send() without `to`."},
+    {"resend", batcher_resend, METH_VARARGS, "For the slow path."},
+    {"writable", batcher_writable, METH_O, "For the slow path."},
+    {"resolved", batcher_resolved, METH_VARARGS, "For the slow path."},
+    {"set_limits", batcher_set_limits, METH_VARARGS, "Limits the trains of a destination."},
+    {"destination", batcher_destination, METH_O, "A destination's address and limits."},
+    {"set_default", batcher_set_default, METH_O, "Sets where send() goes without `to`."},
     {NULL, NULL, 0, NULL}};
 
 #define COUNTER(name)                                                                                        \
@@ -250,15 +255,15 @@ static PyMemberDef batcher_members[] = {
     COUNTER(reordered),
     {"in_flight", T_UINT, offsetof(UdpBatcher, in_flight), READONLY, NULL},
     {"blocking", T_BOOL, offsetof(UdpBatcher, blocking), 0, NULL},
-    {"untimed", T_BOOL, offsetof(UdpBatcher, untimed), READONLY, NULL},
+    {"no_timer", T_BOOL, offsetof(UdpBatcher, no_timer), READONLY, NULL},
     {"in_timer", T_BOOL, offsetof(UdpBatcher, in_timer), READONLY, NULL},
-    {"thread", T_ULONG, offsetof(UdpBatcher, thread), READONLY, NULL},
+    {"owner", T_ULONG, offsetof(UdpBatcher, owner), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 static PyObject *batcher_busy(PyObject *self, void *unused) {
     (void)unused;
     const UdpBatcher *g = (UdpBatcher *)self;
     const unsigned long thread = PyThread_get_thread_ident();
-    return PyBool_FromLong(g->inside == thread || (g->reporting && g->thread == thread));
+    return PyBool_FromLong(g->holder == thread || (g->reporting && g->owner == thread));
 }
 
 static PyObject *batcher_closed(PyObject *self, void *unused) {
@@ -268,12 +273,12 @@ static PyObject *batcher_closed(PyObject *self, void *unused) {
 }
 
 static PyGetSetDef batcher_getset[] = {
-    {"closed", batcher_closed, NULL, "takes no more", NULL},
+    {"closed", batcher_closed, NULL, "refuses calls", NULL},
     {"busy", batcher_busy, NULL, "this thread is inside a call", NULL},
-    {"datagrams", batcher_datagrams, NULL, "taken", NULL},
-    {"destinations", batcher_destinations, NULL, "that were sent to", NULL},
-    {"nbytes", batcher_nbytes, NULL, "taken", NULL},
-    {"waiting", batcher_waiting, NULL, "datagrams that were not sent", NULL},
+    {"datagrams", batcher_datagrams, NULL, "datagrams taken", NULL},
+    {"destinations", batcher_destinations, NULL, "destinations that were sent to", NULL},
+    {"nbytes", batcher_nbytes, NULL, "bytes taken", NULL},
+    {"waiting", batcher_waiting, NULL, "datagrams taken and not sent", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot batcher_slots[] = {{Py_tp_traverse, batcher_traverse},
                                       {Py_tp_dealloc, batcher_dealloc},
@@ -287,9 +292,6 @@ static PyType_Spec batcher_spec = {"uringzc._send.UdpBatcher", sizeof(UdpBatcher
 
 PyTypeObject *batcher_type;
 
-int batcher_init(PyObject *module) {
-    batcher_type = (PyTypeObject *)PyType_FromSpec(&batcher_spec);
-    return batcher_type && PyModule_AddObject(module, "UdpBatcher", Py_NewRef((PyObject *)batcher_type)) == 0
-               ? 0
-               : -1;
+int add_batcher_type(PyObject *module) {
+    return (batcher_type = add_type(module, &batcher_spec)) ? 0 : -1;
 }

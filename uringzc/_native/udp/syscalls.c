@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: MIT
  *
- * Plain system calls, without the ring: for a single small datagram, for what has waited for too long, for
- * what failed, and for senders that were left behind. Any thread that is inside may do this.
+ * Sending by system calls, without the ring: a single small datagram, what has waited for too long, what
+ * failed, and what a dropped sender leaves. Any thread that has the sender's lock may do this.
  */
+#include "udp/syscalls.h"
+
 #include <limits.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
@@ -10,11 +12,12 @@
 #include "engines/gso_cmsg.h"
 #include "request/refuse.h"
 #include "request/sockets.h"
-#include "udp/udp.h"
+#include "udp/admission.h"
+#include "udp/results.h"
 
-/* With a control message that says how it is to be cut, where the socket's option says otherwise. */
-static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
-                        uint32_t length, uint32_t segment) {
+/* With a control message for UDP_SEGMENT, where the socket's option is another. */
+static ssize_t send_with_cmsg(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
+                              uint32_t length, uint32_t segment) {
     uzc_gso_control control;
     uzc_gso_cmsg(&control, segment);
     struct iovec piece = {(void *)data, length};
@@ -27,9 +30,9 @@ static ssize_t send_cut(int fd, const struct sockaddr *to, socklen_t to_length, 
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-int resend(UdpBatcher *g, const struct train *t, uint32_t count) {
-    const struct destination *r = &g->destinations[t->destination];
-    const struct sockaddr *to = r->to_length ? (const struct sockaddr *)&r->to : NULL;
+int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
+    const struct destination *d = &g->destinations[t->destination];
+    const struct sockaddr *to = d->address_length ? (const struct sockaddr *)&d->address : NULL;
     const char *data = t->data;
     uint32_t length = count < t->count ? count * t->size : t->nbytes;
     uint32_t segment = count > 1 ? t->size : 0;
@@ -37,14 +40,14 @@ int resend(UdpBatcher *g, const struct train *t, uint32_t count) {
         return INT_MIN;
     if (g->fd < 0)
         return refuse(g->queue, -EBADF), INT_MIN;
-    if (g->closed) /* by a fork in between: the parent sends it */
+    if (g->closed) /* a fork in between: the parent sends it */
         return refuse_as(g->slow_path, UZC_E_CLOSED), INT_MIN;
     ssize_t sent;
     Py_BEGIN_ALLOW_THREADS;
-    if (segment == g->sock_segment)
-        sent = sendto(g->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL, to, r->to_length);
+    if (segment == g->segment_option)
+        sent = sendto(g->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL, to, d->address_length);
     else
-        sent = send_cut(g->fd, to, r->to_length, data, length, segment);
+        sent = send_with_cmsg(g->fd, to, d->address_length, data, length, segment);
     if (sent < 0)
         sent = -errno;
     Py_END_ALLOW_THREADS;
@@ -52,46 +55,46 @@ int resend(UdpBatcher *g, const struct train *t, uint32_t count) {
     return sent < 0 ? (int)sent : 0;
 }
 
-static int after_conclude(int code) {
+static int syscall_code(int code) {
     return code < 0 ? INT_MIN : code > 0 ? -EAGAIN : 0;
 }
 
 int send_by_syscall(UdpBatcher *g) {
-    if (g->awaited && g->inside != g->thread)
-        return -EAGAIN; /* requests are in the ring, which is the owner's */
-    int code = after_conclude(conclude(g));
+    if (g->awaited && g->holder != g->owner)
+        return -EAGAIN; /* in the ring, which only the owner may enter */
+    int code = syscall_code(complete_batch(g));
     while (g->count && !code) {
         struct train *t = &g->trains[0];
-        struct destination *r = &g->destinations[t->destination];
-        if (r->state != WARM) {
-            if (take_socket(g) < 0)
+        struct destination *d = &g->destinations[t->destination];
+        if (d->state != WARM) {
+            if (refresh_socket(g) < 0)
                 return INT_MIN;
-            g->admission++;
-            if (!may_go(g, r, waiting_bytes(g)))
+            g->admissions++;
+            if (!may_send_to(g, d, outq_bytes(g)))
                 return -EAGAIN;
         }
-        code = resend(g, t, t->count);
+        code = syscall_send(g, t, t->count);
         if (code == INT_MIN || code == -EAGAIN)
             return code;
         t->zero_copy = false;
         t->result = code ? code : (int32_t)t->nbytes;
         t->state = code ? FAILED : DONE;
         g->next = 1;
-        code = after_conclude(conclude(g));
+        code = syscall_code(complete_batch(g));
     }
     return code;
 }
 
-/* -- for the slow_path: Python, inside a call */
+/* -- for the slow path: in a call of the owner, or of the timer */
 
 static struct train *failed_train(UdpBatcher *g, unsigned train) {
-    if (g->inside == PyThread_get_thread_ident() && train < g->next)
+    if (g->holder == PyThread_get_thread_ident() && train < g->next)
         return &g->trains[train];
-    PyErr_SetString(PyExc_RuntimeError, "this is for what has failed, while it is mended");
+    PyErr_SetString(PyExc_RuntimeError, "only for a train that has failed, from retry_failed()");
     return NULL;
 }
 
-/* resend(train, count) -> 0 or -errno: its first datagrams by a system call, as a train if count > 1 */
+/* resend(train, count) -> 0 or -errno: sends its first datagrams, as a train if count > 1 */
 PyObject *batcher_resend(PyObject *self, PyObject *args) {
     UdpBatcher *g = (UdpBatcher *)self;
     unsigned train, count;
@@ -102,11 +105,11 @@ PyObject *batcher_resend(PyObject *self, PyObject *args) {
         return NULL;
     if (!count || count > t->count)
         return PyErr_Format(PyExc_ValueError, "the train has %u datagrams, not %u", t->count, count);
-    int code = resend(g, t, count);
+    int code = syscall_send(g, t, count);
     return code == INT_MIN ? NULL : PyLong_FromLong(code);
 }
 
-/* writable(milliseconds): waits for the socket */
+/* writable(milliseconds): waits until the socket can be written to */
 PyObject *batcher_writable(PyObject *self, PyObject *milliseconds) {
     long time = PyLong_AsLong(milliseconds);
     if (PyErr_Occurred() || wait_writable((UdpBatcher *)self, (int)time) < 0)
@@ -114,7 +117,7 @@ PyObject *batcher_writable(PyObject *self, PyObject *milliseconds) {
     Py_RETURN_NONE;
 }
 
-/* mended(train, count): its first datagrams were sent again, or given up; the others are what it is now */
+/* resolved(train, count): its first datagrams were sent again, or given up; the train keeps the others */
 PyObject *batcher_resolved(PyObject *self, PyObject *args) {
     unsigned train, count;
     if (!PyArg_ParseTuple(args, "II", &train, &count))
@@ -126,7 +129,7 @@ PyObject *batcher_resolved(PyObject *self, PyObject *args) {
         t->data += (size_t)count * t->size;
         t->nbytes -= count * t->size;
         t->count -= count;
-        t->first += count;
+        t->number += count;
     } else {
         t->state = DONE;
         t->result = 0;

@@ -1,27 +1,33 @@
 /* SPDX-License-Identifier: MIT
  *
  * The timer: one thread of the process, which sends what has waited for too long in any sender. It sleeps
- * without the GIL, and takes the GIL only where there is something to send.
+ * without the GIL, and takes it only when there is something to send.
  *
- * A sender says in `due` when it is late, and wakes the thread only if that is earlier than the thread would
- * wake by itself. No wake-up is lost: the sender stores `due` and then reads `wake_at`; the thread stores a
- * `wake_at` that is later than anything, reads what is due in every sender, and then sleeps until that. One
- * of the two sees what the other has stored.
+ * A sender stores in `due` when it is late, and wakes the thread only if that is before the thread wakes by
+ * itself. No wake-up is lost: the sender stores `due` and then reads `wake_at`; the thread stores a `wake_at`
+ * later than any time, reads `due` of every sender, and then sleeps until the first. One of the two sees what
+ * the other has stored.
  *
- * The mutex is never held while the GIL is waited for.
+ * Nobody waits for the GIL with the mutex.
  */
-#include <time.h>
+#include "udp/timer.h"
 
-#include "udp/udp.h"
+#include <pthread.h>
 
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t woken;
-    UdpBatcher *first;       /* of the circle of senders that have a timer: where a search begins */
-    _Atomic int64_t wake_at; /* the thread wakes by itself; INT64_MIN: it is awake, or there is none */
-    int64_t tick;            /* it looks again then, even if nothing is due */
-    bool ticked;             /* it was not woken, but it was time */
+    UdpBatcher *first;       /* of the ring of senders with a timer: where a search begins */
+    _Atomic int64_t wake_at; /* when the thread wakes by itself; INT64_MIN: it is awake, or there is none */
+    int64_t tick;            /* when it searches again even if nothing is due, or 0 */
+    bool timed_out;          /* it was not woken: it was time */
 } timer = {.wake_at = INT64_MIN};
+
+int64_t monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
 
 static void make_timer(void) {
     pthread_condattr_t attributes;
@@ -32,13 +38,13 @@ static void make_timer(void) {
     pthread_condattr_destroy(&attributes);
 }
 
-/* The thread is the parent's, and may have held the mutex; so are the senders. */
+/* In the child: the thread, which may have held the mutex, and the senders are the parent's. */
 static void after_fork(void) {
     make_timer();
     while (timer.first) {
         UdpBatcher *g = timer.first;
-        timer.first = g->after;
-        g->after = g->before = NULL;
+        timer.first = g->timer_next;
+        g->timer_next = g->timer_prev = NULL;
     }
     atomic_store(&timer.wake_at, INT64_MIN);
 }
@@ -53,38 +59,38 @@ int timer_init(void) {
 void timer_add(UdpBatcher *g) {
     pthread_mutex_lock(&timer.mutex);
     if (!timer.first)
-        timer.first = g->after = g->before = g;
-    if (!g->after) {
-        g->after = timer.first;
-        g->before = timer.first->before;
-        g->after->before = g->before->after = g;
+        timer.first = g->timer_next = g->timer_prev = g;
+    if (!g->timer_next) {
+        g->timer_next = timer.first;
+        g->timer_prev = timer.first->timer_prev;
+        g->timer_next->timer_prev = g->timer_prev->timer_next = g;
     }
     pthread_mutex_unlock(&timer.mutex);
-    if (atomic_load(&g->due)) /* it was without a timer */
+    if (atomic_load(&g->due)) /* set while there was no timer */
         timer_wake();
 }
 
 void timer_remove(UdpBatcher *g) {
     pthread_mutex_lock(&timer.mutex);
-    if (g->after) {
+    if (g->timer_next) {
         if (timer.first == g)
-            timer.first = g->after == g ? NULL : g->after;
-        g->after->before = g->before;
-        g->before->after = g->after;
-        g->after = g->before = NULL;
+            timer.first = g->timer_next == g ? NULL : g->timer_next;
+        g->timer_next->timer_prev = g->timer_prev;
+        g->timer_prev->timer_next = g->timer_next;
+        g->timer_next = g->timer_prev = NULL;
     }
     pthread_mutex_unlock(&timer.mutex);
 }
 
-/* The mutex first: then the thread sleeps, or will look at every sender. */
+/* With the mutex free the thread sleeps, or is about to read every sender. */
 void timer_wake(void) {
     pthread_mutex_lock(&timer.mutex);
     pthread_mutex_unlock(&timer.mutex);
     pthread_cond_signal(&timer.woken);
 }
 
-void set_clock(UdpBatcher *g) {
-    const int64_t due = nanoseconds() + g->max_delay;
+void arm_timer(UdpBatcher *g) {
+    const int64_t due = monotonic_ns() + g->max_delay;
     atomic_store(&g->due, due);
     const uint32_t starts = atomic_load_explicit(&g->starts, memory_order_relaxed);
     atomic_store_explicit(&g->starts, starts + 1, memory_order_relaxed);
@@ -92,8 +98,8 @@ void set_clock(UdpBatcher *g) {
         timer_wake();
 }
 
-/* One that is late; else NULL, and when the first will be. Where the lock is taken, releasing it wakes the
- * thread. */
+/* A sender that is late; else NULL, and when the first will be. One whose lock is taken is left out:
+ * unlocking it wakes the thread. */
 static UdpBatcher *find_late(int64_t now, int64_t *earliest) {
     UdpBatcher *g = timer.first;
     *earliest = INT64_MAX;
@@ -105,16 +111,16 @@ static UdpBatcher *find_late(int64_t now, int64_t *earliest) {
             *earliest = due;
         if (*earliest <= now)
             return g;
-        g = g->after;
+        g = g->timer_next;
     } while (g != timer.first);
     return NULL;
 }
 
-/* A sender that keeps sending shall not have to wake the thread each time: where one began to wait more than
- * once since the last tick, there is another. */
+/* A sender that keeps sending should not wake the thread each time: if one has set `due` more than once since
+ * the last tick, there is another tick. */
 static void set_tick(int64_t now) {
     UdpBatcher *g = timer.first;
-    timer.ticked = false;
+    timer.timed_out = false;
     timer.tick = 0;
     if (!g)
         return;
@@ -123,7 +129,7 @@ static void set_tick(int64_t now) {
         if (atomic_exchange_explicit(&g->starts, 0, memory_order_relaxed) > 1 &&
             (!timer.tick || next < timer.tick))
             timer.tick = next;
-        g = g->after;
+        g = g->timer_next;
     } while (g != timer.first);
 }
 
@@ -132,8 +138,8 @@ static void sleep_until_late(void) {
     for (;;) {
         int64_t until;
         atomic_store(&timer.wake_at, INT64_MAX);
-        const int64_t now = nanoseconds();
-        if (timer.ticked)
+        const int64_t now = monotonic_ns();
+        if (timer.timed_out)
             set_tick(now);
         if (find_late(now, &until))
             break;
@@ -144,7 +150,7 @@ static void sleep_until_late(void) {
         if (until == INT64_MAX)
             pthread_cond_wait(&timer.woken, &timer.mutex);
         else if (pthread_cond_timedwait(&timer.woken, &timer.mutex, &time) == ETIMEDOUT)
-            timer.ticked = true;
+            timer.timed_out = true;
     }
     atomic_store(&timer.wake_at, INT64_MIN);
     pthread_mutex_unlock(&timer.mutex);
@@ -157,11 +163,11 @@ PyObject *timer_late(PyObject *module, PyObject *unused) {
         Py_BEGIN_ALLOW_THREADS;
         sleep_until_late();
         Py_END_ALLOW_THREADS;
-        pthread_mutex_lock(&timer.mutex); /* one that is about to be freed is not there any more */
-        UdpBatcher *g = find_late(nanoseconds(), &earliest);
+        pthread_mutex_lock(&timer.mutex); /* dealloc() removes a sender under it: it lives */
+        UdpBatcher *g = find_late(monotonic_ns(), &earliest);
         if (g) {
             Py_INCREF(g);
-            timer.first = g->after; /* the next search begins behind it */
+            timer.first = g->timer_next; /* the next search begins behind it */
         }
         pthread_mutex_unlock(&timer.mutex);
         if (g)

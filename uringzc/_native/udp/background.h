@@ -1,0 +1,11 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * Methods that others than the owner call: see background.c. */
+#pragma once
+
+#include "udp/batcher.h"
+
+PyObject *batcher_tick(PyObject *self, PyObject *unused);
+PyObject *batcher_send_by_syscall(PyObject *self, PyObject *unused);
+PyObject *batcher_drop(PyObject *self, PyObject *unused);
+PyObject *batcher_discard(PyObject *self, PyObject *unused);

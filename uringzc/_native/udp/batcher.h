@@ -1,0 +1,125 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The state of one UDP sender: its trains, its batch, its destinations.
+ *
+ * A train is a GSO batch: datagrams of one size to one destination (the last may be shorter) that lie side by
+ * side and leave as one request with UDP_SEGMENT. A batch is up to BATCH_SIZE trains, submitted together.
+ *
+ *     send() -> the open train -> (full, or another size or destination) -> the batch -> admission -> ring
+ *
+ * One thread owns a sender. It is changed with its lock: by the owner in each of its calls, and between them
+ * by the timer's thread, which sends by system calls what has waited for too long. Only the fast path of
+ * send() takes no lock: it keeps the GIL, and runs if `fast_thread` is the calling thread, which is 0 while
+ * anybody has the lock. What threads use without the lock is atomic, or says so. */
+#pragma once
+
+#include <netinet/in.h>
+
+#include "request/queue.h"
+#include "request/sender_notifiers.h"
+#include "udp/arena.h"
+
+#define MAX_TRAIN_BYTES 65507u
+#define BATCH_SIZE 48u      /* trains; threads that share the GIL wait less for it when this is larger */
+#define NO_TRAIN UINT32_MAX /* as the open train's size */
+#define MAX_DESTINATIONS 16384u
+
+struct destination {
+    struct sockaddr_in6 address; /* or a sockaddr_in */
+    uint32_t address_length;     /* 0: where the socket is connected to */
+    uint32_t max_segments;       /* datagrams of a train; 1: no trains */
+    uint32_t max_segment_size; /* bytes of a train's datagram: the MTU less the headers, where it is known */
+    uint32_t largest_sent;     /* bytes of the largest train's datagram that the kernel took */
+    enum { COLD, FIRST, WARM } state; /* nothing was sent; the first request is on its way; it has arrived */
+    int first_outq;                   /* SIOCOUTQ before the first request, */
+    uint64_t first_left, first_admission; /* `left_host` and the sender's `admissions` then, */
+    int64_t first_deadline;               /* CLOCK_MONOTONIC ns: it is not waited for any longer */
+    bool zero_copy;                       /* the policy's decision, */
+    uint32_t requests, review_after;      /* requests since, and after how many the policy decides again */
+    uint32_t settled, copied; /* zero-copy requests since that are free; of those, copied by the kernel */
+    uint64_t left_host;       /* zero-copy requests that are free and were not copied: sent by the device */
+};
+
+struct train {
+    const char *data;
+    PyObject *holder; /* keeps the data; NULL: it lies in the arena, in `block` */
+    const char *base; /* of the holder's registered buffers; */
+    int32_t buffer;   /* the first of them, or -1 */
+    uint32_t buffers;
+    uint64_t number; /* of its first datagram; the sender numbers all that it takes */
+    uint32_t nbytes, size, count, destination; /* `count` datagrams of `size` bytes, but for the last */
+    int32_t result;                            /* bytes, or -errno */
+    uint16_t block;
+    bool zero_copy;
+    bool overtook; /* counted in `reordered` */
+    enum { CLOSED, QUEUED, DONE, FAILED } state;
+};
+
+typedef struct udp_batcher {
+    PyObject_HEAD Queue *queue;
+    Arena *arena;
+    PyObject *sock;
+    PyObject *slow_path;       /* UdpSlowPath: what is not fast, in Python */
+    unsigned long fast_thread; /* the owner while send() may take its fast path, else 0 */
+    unsigned long owner;       /* thread, 0 until the first call */
+    unsigned long holder;      /* thread that has the lock, or 0 */
+    PyThread_type_lock lock;
+    char own_socket, blocking, strict_order, always_zero_copy, notify; /* constant, but for `blocking` */
+    char closed;
+    char dropped;        /* by the program, in any thread: unlock() sends the rest, and closes it */
+    char to_report;      /* the slow path has something for the program, */
+    char reporting;      /* which it is given at the end of a call, without the lock */
+    char no_timer;       /* no thread could be started: the owner's next call sends what is late */
+    char in_timer;       /* the timer's thread has the lock */
+    int fd, sndbuf;      /* of `sock`, as refresh_socket() found them; bytes */
+    uint64_t admissions; /* how often it was decided what may be submitted */
+    uint32_t slot;
+    uint32_t max_payload;    /* bytes of a datagram */
+    uint32_t hold_threshold; /* bytes: immutable data of this size or more is held, not copied */
+    uint32_t min_zero_copy;  /* bytes: smaller requests are copied */
+    uint32_t max_segments;   /* datagrams of a train, by the kernel */
+    uint32_t segment_option; /* bytes: the UDP_SEGMENT option of a socket of its own */
+    uint32_t flush_requests; /* the notifier is flushed after so many requests, */
+    uint64_t flush_bytes;    /* or so many bytes */
+
+    struct train open; /* its size is NO_TRAIN if there is none */
+    char *at, *end;    /* the free part of the block that is being filled, */
+    uint16_t block;    /* and the block, or NO_BLOCK */
+    uint32_t room;     /* bytes that can be appended to the open train at `at` */
+    struct train trains[BATCH_SIZE];
+    uint32_t count, next;             /* trains of the batch; those before `next` were queued */
+    _Atomic uint32_t awaited;         /* of those, without a result */
+    struct destination *destinations; /* 0: where send() goes without `to` */
+    uint32_t destination_count, destination_capacity;
+    bool default_used;             /* destination 0 was sent to */
+    PyObject *destination_numbers; /* dict: address or sockaddr -> index of its destination */
+    PyObject *last_address;        /* neighbours are often the same: */
+    uint32_t last_destination;     /* its index */
+    PyObject *sent_length;         /* the int that send() returned last, */
+    size_t sent_length_value;      /* and its value */
+    uint32_t in_flight, unflushed; /* requests: not settled; of the notifier that is not flushed */
+    uint64_t unflushed_bytes;
+    Notifiers notifiers;
+    unsigned long long datagrams, nbytes, requests, syscalls, waits, settled, copied, reordered; /* so far */
+
+    struct {
+        int set, timer, engine, sock; /* descriptors; -1: none, or not in the set */
+        int awaited;                  /* AWAIT_* */
+    } poll;                           /* see polling.h */
+
+    int64_t max_delay;       /* ns; 0: no timer */
+    _Atomic int64_t due;     /* CLOCK_MONOTONIC ns: what waits is late then; 0: nothing waits */
+    int64_t blocked_since;   /* the same clock; since when what is late could not be sent, or 0 */
+    int64_t timer_tried;     /* the same clock; the last try to start the timer's thread */
+    _Atomic uint32_t starts; /* how often `due` was set since the timer's last tick */
+    _Atomic bool missed;     /* the timer found the lock taken: unlocking wakes it */
+    struct udp_batcher *timer_prev, *timer_next; /* of the ring of senders with a timer; timer.c's mutex */
+    PyObject *deferred; /* list: holders of what the timer has sent; the owner drops them */
+} UdpBatcher;
+
+/* A bool that a method of the slow path returned, or -1. */
+static inline int bool_result(PyObject *result) {
+    int value = result ? PyObject_IsTrue(result) : -1;
+    Py_XDECREF(result);
+    return value;
+}

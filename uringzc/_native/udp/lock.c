@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The lock of a sender, and what is done with it by whoever has it.
+ */
+#include "udp/lock.h"
+
+#include <limits.h>
+
+#include "request/refuse.h"
+#include "udp/batch.h"
+#include "udp/results.h"
+#include "udp/syscalls.h"
+#include "udp/timer.h"
+
+#define MIN_RETRY                                                                                            \
+    100000 /* ns between two tries of the timer to send what could not be sent; or max_delay,                \
+            */
+#define MAX_RETRY 100000000 /* or a quarter of the time that it has waited */
+
+bool try_lock(UdpBatcher *g) {
+    return PyThread_acquire_lock(g->lock, NOWAIT_LOCK);
+}
+
+bool lock_within(UdpBatcher *g, long long microseconds) {
+    if (try_lock(g))
+        return true;
+    PyLockStatus got;
+    Py_BEGIN_ALLOW_THREADS;
+    got = PyThread_acquire_lock_timed(g->lock, microseconds, 0);
+    Py_END_ALLOW_THREADS;
+    return got == PY_LOCK_ACQUIRED;
+}
+
+void set_holder(UdpBatcher *g, unsigned long thread) {
+    g->fast_thread = 0;
+    g->holder = thread;
+}
+
+void set_fast_thread(UdpBatcher *g) {
+    g->fast_thread = g->closed | g->dropped | g->reporting | g->no_timer ? 0 : g->owner;
+}
+
+unsigned long long discard_waiting(UdpBatcher *g) {
+    unsigned long long lost = 0;
+    if (g->count < BATCH_SIZE)
+        close_train(g);
+    for (uint32_t i = 0; i < g->count; i++) {
+        struct train *t = &g->trains[i];
+        if (t->state != CLOSED && t->state != FAILED)
+            continue;
+        lost += t->count;
+        arena_release(g->arena, t->block);
+        release_holder(g, t);
+        t->block = NO_BLOCK;
+        t->state = DONE;
+        t->count = 0;
+    }
+    release_block(g);
+    return lost;
+}
+
+/* An exception, of a closed socket for example, is logged: the program's next call raises the same. */
+int send_waiting(UdpBatcher *g) {
+    if (g->count < BATCH_SIZE)
+        close_train(g);
+    int code = send_by_syscall(g);
+    if (code != INT_MIN)
+        return code;
+    PyObject *value = take_exception();
+    if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
+        PyErr_Clear();
+    Py_XDECREF(value);
+    g->to_report = 1;
+    return -EIO;
+}
+
+/* The program dropped the sender meanwhile. */
+static void end_dropped(UdpBatcher *g) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    send_waiting(g);
+    PyErr_Restore(type, value, trace);
+    g->closed = 1;
+    discard_waiting(g);
+}
+
+void unlock(UdpBatcher *g) {
+    if (g->dropped && !g->closed)
+        end_dropped(g);
+    g->in_timer = 0;
+    g->holder = 0;
+    set_fast_thread(g);
+    PyThread_release_lock(g->lock);
+    if (!atomic_load(&g->missed))
+        return;
+    atomic_store(&g->missed, false);
+    if (atomic_load(&g->due))
+        timer_wake();
+}
+
+void retry_later(UdpBatcher *g, int64_t now) {
+    if (!g->blocked_since)
+        g->blocked_since = now;
+    int64_t pause = (now - g->blocked_since) / 4, least = g->max_delay > MIN_RETRY ? g->max_delay : MIN_RETRY;
+    if (pause > MAX_RETRY)
+        pause = MAX_RETRY;
+    atomic_store(&g->due, now + (pause > least ? pause : least));
+}

@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What becomes of requests. A datagram request carries MSG_DONTWAIT, so it has its result when the submission
+ * returns, and nothing that is submitted later can overtake it. Failed trains are retried by the slow path,
+ * in their order. The notifier of the sender's slot is flushed from time to time, and when memory is needed.
+ */
+#include "udp/results.h"
+
+#include "request/enter.h"
+
+/* From the high bits: place in the batch, zero-copy or not, block, destination. */
+uint64_t request_tag(const struct train *t, uint32_t index) {
+    return (uint64_t)index << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->destination;
+}
+
+/* The slot accounting calls this and the next: without the GIL, in the thread that has the lock. */
+static void on_result(void *context, uint64_t tag, int32_t result) {
+    UdpBatcher *g = context;
+    struct train *t = &g->trains[tag >> 56];
+    t->result = result;
+    t->state = result < 0 ? FAILED : DONE;
+    g->awaited--;
+}
+
+static void on_settled(void *context, uint64_t tag, int copied) {
+    UdpBatcher *g = context;
+    struct destination *d = &g->destinations[(uint32_t)tag];
+    arena_release(g->arena, (uint16_t)(tag >> 32));
+    g->in_flight--;
+    if (!(tag >> 48 & 1))
+        return;
+    d->left_host += copied <= 0; /* a copy is free before the device has sent it */
+    g->settled++;
+    g->copied += copied > 0;
+    if (copied < 0) /* unknown: the kernel merged the notifications of several */
+        return;
+    d->settled++;
+    d->copied += copied > 0;
+}
+
+void init_listener(UdpBatcher *g, uzc_listener *listener) {
+    *listener = (uzc_listener){g, on_result, on_settled};
+}
+
+static int read_notifications(UdpBatcher *g) {
+    return notifiers_read(g->queue, g->slot, g->notify ? g->slow_path : NULL, &g->to_report);
+}
+
+int poll_engine(UdpBatcher *g) {
+    return enter_engine(g->queue, 0, 0, 0) < 0 ? -1 : read_notifications(g);
+}
+
+/* Flushes the notifier. 1 if a notifier of this sender is done, and so memory is free; 0 or -1. */
+static int flush_and_check(UdpBatcher *g) {
+    bool some_done = notifiers_compact(g->queue, &g->notifiers);
+    int done = notifiers_flush(g->queue, g->slot, &g->notifiers);
+    if (done < 0)
+        return -1;
+    g->unflushed = 0;
+    g->unflushed_bytes = 0;
+    release_references(g->queue);
+    return read_notifications(g) < 0 ? -1 : some_done || done;
+}
+
+int flush_notifier(UdpBatcher *g) {
+    return flush_and_check(g) < 0 ? -1 : 0;
+}
+
+int wait_for_memory(UdpBatcher *g) {
+    const uint32_t before = g->in_flight;
+    int posted = flush_and_check(g);
+    if (posted)
+        return posted < 0 ? -1 : 0;
+    if (!g->in_flight)
+        return 1;
+    if (!g->blocking) {
+        posted = poll_engine(g) < 0 ? -1 : flush_and_check(g);
+        return posted < 0 ? -1 : !posted && g->in_flight == before;
+    }
+    g->waits++;
+    return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : flush_notifier(g);
+}
+
+/* Passes the queued trains as rows to the slow path, which sends those again that failed. */
+static int retry_failed(UdpBatcher *g) {
+    PyObject *rows = PyList_New(0);
+    for (uint32_t i = 0; rows && i < g->next; i++) {
+        const struct train *t = &g->trains[i];
+        PyObject *row =
+            Py_BuildValue("(IKiIIII)", i, (unsigned long long)t->number, t->state == FAILED ? t->result : 0,
+                          t->destination, t->size, t->count, t->nbytes);
+        if (!row || PyList_Append(rows, row) < 0)
+            Py_CLEAR(rows);
+        Py_XDECREF(row);
+    }
+    g->to_report = 1;
+    int error = rows ? check_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
+    Py_XDECREF(rows);
+    return error;
+}
+
+/* Trains that failed because the socket's buffer was full wait again, in their order. Whether any other
+ * failed. */
+static bool requeue_blocked(UdpBatcher *g) {
+    bool failed = false;
+    for (uint32_t i = 0; i < g->next; i++) {
+        struct train *t = &g->trains[i];
+        if (t->state != FAILED)
+            continue;
+        for (uint32_t j = i + 1; j < g->next; j++) /* those that were sent have overtaken it */
+            if (g->trains[j].state == DONE && g->trains[j].destination == t->destination &&
+                !g->trains[j].overtook) {
+                g->trains[j].overtook = true;
+                g->reordered += g->trains[j].count;
+            }
+        if (t->result == -EAGAIN)
+            t->state = CLOSED;
+        else
+            failed = true;
+    }
+    return failed;
+}
+
+/* Records what the trains that were sent say about their destinations, and lets the policy decide again. */
+static int update_destinations(UdpBatcher *g) {
+    for (uint32_t i = 0; i < g->next; i++) {
+        const struct train *t = &g->trains[i];
+        struct destination *d = &g->destinations[t->destination];
+        if (t->state == DONE && t->result > 0 && t->count > 1 && t->size > d->largest_sent)
+            d->largest_sent = t->size;
+        if (d->requests < d->review_after)
+            continue;
+        PyObject *decision =
+            PyObject_CallMethod(g->slow_path, "observe", "III", t->destination, d->settled, d->copied);
+        int zero_copy = 0;
+        int parsed = decision && PyArg_ParseTuple(decision, "pI", &zero_copy, &d->review_after);
+        Py_XDECREF(decision);
+        if (!parsed)
+            return -1;
+        d->zero_copy = zero_copy;
+        d->requests = d->settled = d->copied = 0;
+    }
+    return 0;
+}
+
+void release_holder(UdpBatcher *g, struct train *t) {
+    if (t->holder && g->holder != g->owner && PyList_Append(g->deferred, t->holder) < 0)
+        PyErr_Clear();
+    Py_CLEAR(t->holder);
+}
+
+/* The requests of trains that were sent have references of their own. */
+static void remove_sent(UdpBatcher *g) {
+    uint32_t kept = 0;
+    for (uint32_t i = 0; i < g->count; i++) {
+        struct train *t = &g->trains[i];
+        if (t->state == CLOSED) {
+            g->trains[kept++] = *t;
+            continue;
+        }
+        arena_release(g->arena, t->block);
+        release_holder(g, t);
+    }
+    g->count = kept;
+    g->next = 0;
+    if (!kept)
+        g->blocked_since = 0;
+    if (!kept && g->open.size == NO_TRAIN)
+        atomic_store_explicit(&g->due, 0, memory_order_relaxed);
+}
+
+static bool any_train_failed(const UdpBatcher *g) {
+    for (uint32_t i = 0; i < g->next; i++)
+        if (g->trains[i].state == FAILED)
+            return true;
+    return false;
+}
+
+int complete_batch(UdpBatcher *g) {
+    while (g->awaited)
+        if (enter_engine(g->queue, 1, 0, 0) < 0)
+            return -1;
+    if (!g->next)
+        return 0;
+    if (requeue_blocked(g) && retry_failed(g) < 0)
+        return -1;
+    if (any_train_failed(g)) /* the slow path would have to wait */
+        return 1;
+    if (update_destinations(g) < 0)
+        return -1;
+    remove_sent(g);
+    return 0;
+}

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * What becomes of requests: results, retries, notifications. */
+#pragma once
+
+#include "udp/batcher.h"
+
+/* The sender's callbacks for results and notifications of its requests, */
+void init_listener(UdpBatcher *g, uzc_listener *listener);
+/* which get this as user_data. */
+uint64_t request_tag(const struct train *t, uint32_t index);
+
+/* Takes what has come back, without waiting. 0 or -1. */
+int poll_engine(UdpBatcher *g);
+/* Flushes the notifier of what was queued. 0 or -1. */
+int flush_notifier(UdpBatcher *g);
+/* Waits until memory of this sender is free. 0; 1: the sender does not block, or nothing is to come; -1. */
+int wait_for_memory(UdpBatcher *g);
+/* Submits what was queued, takes its results, retries what failed, and removes from the batch what was sent.
+ * 0; 1: something must be retried later; -1. */
+int complete_batch(UdpBatcher *g);
+/* Drops the reference to a train's holder. In the timer's thread that is deferred: it may run the program's
+ * code. */
+void release_holder(UdpBatcher *g, struct train *t);

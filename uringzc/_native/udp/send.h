@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+#include "udp/batcher.h"
+
+/* What send() returns: n as an int. */
+PyObject *sent_bytes(UdpBatcher *g, size_t n);
+
+PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
+PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count);
+PyObject *batcher_send_many(PyObject *self, PyObject *args);
+PyObject *batcher_fan_out(PyObject *self, PyObject *args);
