@@ -3,14 +3,14 @@
     msg_zerocopy.py -4 -r -t 3 udp &
     msg_zerocopy.py -4 -D 127.0.0.1 -t 2 -z udp
 
-That program reads ranges of numbers from the socket's error queue. Here the library owns that queue, and the
-program hears of notifiers: every send has one to itself, and zero-copy sends have a slot to themselves, so
-the sequence numbers there count them. `-vv` shows these as ranges, as they came back together; which of them
-the kernel had merged is not to be seen. Of a merged range the kernel says for its first send only whether it
-was copied, and `-Z` judges what is known; `zc=?` if that is nothing. A send of no byte is not expected to
-be notified of, as there, and not judged.
+That program reads ranges of numbers from the socket's error queue. Here the library reads that queue, and the
+program gets notifications: every send has a notifier of its own, and zero-copy sends have a slot of their
+own, so the sequence numbers there count them. `-vv` prints these as ranges, as they came back together; which
+of them the kernel had merged cannot be seen. Of a merged range the kernel reports for its first send only
+whether it was copied, and `-Z` judges what is known; `zc=?` if that is nothing. For a send of no bytes no
+notification is expected, as there, and it is not judged.
 
-`--engine` takes the same through io_uring, or without zero-copy at all.
+`--engine` sends the same through io_uring, or without zero-copy at all.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from collections.abc import Iterable
 
 import uringzc
 
-PLAIN, ZERO_COPY = 0, 1  # the slots
+COPY, ZERO_COPY = 0, 1  # the slots
 MAX_SIZE = 65527  # of a datagram, over IPv6
 ROOM = 1 << 21  # of a socket
 SLACK = 0.2  # seconds that every run is longer, as there
@@ -41,7 +41,7 @@ class Sender:
         self.parts = parts(options)
         self.packets = self.nbytes = 0
         self.unread = 0  # notifiers that were flushed
-        self.expected = self.completions = 0  # zero-copy sends with bytes, and how many were notified of
+        self.expected = self.completions = 0  # zero-copy sends with bytes, and their notifications
         self.next_completion = 0
         self.copied: set[bool] = set()  # what was known of them
         self.status = 0
@@ -52,7 +52,7 @@ class Sender:
         end = time.monotonic() + options.seconds + SLACK
         with (
             socket.socket(options.family, options.type) as sock,
-            uringzc.Scheduler((PLAIN, ZERO_COPY), engine=options.engine) as scheduler,
+            uringzc.Scheduler((COPY, ZERO_COPY), engine=options.engine) as scheduler,
         ):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, ROOM)
             prepare(sock, options, options.source)
@@ -84,7 +84,7 @@ class Sender:
                 offset=offset,
                 length=length,
                 zero_copy=zero_copy,
-                slot=ZERO_COPY if zero_copy else PLAIN,
+                slot=ZERO_COPY if zero_copy else COPY,
                 user_data=number,
                 flush=True,
             )
@@ -106,7 +106,7 @@ class Sender:
             self.expected += zero_copy and done.result > 0
 
     def take(self, scheduler: uringzc.Scheduler, wait: int = 0, timeout: float | None = None) -> None:
-        """Takes in the notifications there are."""
+        """Reads the notifications there are."""
         sequences: list[int] = []
         for notification in scheduler.reap_notifications(wait, timeout):
             self.unread -= 1
@@ -199,7 +199,7 @@ def listen(options: argparse.Namespace) -> socket.socket:
 
 
 def prepare(sock: socket.socket, options: argparse.Namespace, address: str | None, port: int = 0) -> None:
-    """Of one interface if `-i` names one, and of this address."""
+    """Binds to the interface if `-i` names one, and to this address."""
     if options.interface:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, options.interface.encode())
     if address is not None:
@@ -213,7 +213,7 @@ def complain(sentence: str) -> None:
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options of the kernel's program, and two."""
-    parser = argparse.ArgumentParser(description="Send with MSG_ZEROCOPY, and tell what became of it.")
+    parser = argparse.ArgumentParser(description="Send with MSG_ZEROCOPY, and report what became of it.")
     add = parser.add_argument
     families = parser.add_mutually_exclusive_group(required=True)
     families.add_argument("-4", dest="family", action="store_const", const=socket.AF_INET)
@@ -230,7 +230,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("-r", dest="receive", action="store_true", help="receive")
     add("-s", dest="size", type=int, default=65435, help="bytes in a packet (%(default)s)")
     add("-t", dest="seconds", type=float, default=4, help="seconds (%(default)s)")
-    add("-v", dest="verbose", action="count", default=0, help="tell of short sends; -vv of notifications")
+    add("-v", dest="verbose", action="count", default=0, help="print short sends; -vv: notifications too")
     add("-z", dest="zero_copy", action="store_true", help="zero-copy")
     add("-Z", dest="expect", type=int, choices=(0, 1), help="fail if a send was copied (1), or was not (0)")
     add(

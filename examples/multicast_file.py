@@ -1,14 +1,14 @@
-"""A file for everybody: sent to a multicast group as numbered datagrams, and received.
+"""A file sent to a multicast group as numbered datagrams, and received.
 
     multicast_file.py --receive copy.bin 239.1.2.3 9000 --interface eth0 &
     multicast_file.py file.bin 239.1.2.3 9000 --interface eth0 --rate 50e6
 
 Each datagram begins with 24 bytes: a number of the transfer, its own number, its offset in the file, and the
-file's size. Nobody answers, and nothing is sent again (but by --repeat), so --rate is for the slowest of the
-receivers. One that misses something says what, and ends with status 1.
+file's size. Receivers do not answer, and nothing is sent again (except by --repeat), so --rate is for the
+slowest of them. A receiver that misses something prints what, and exits with status 1.
 
-The file is read into registered memory, each piece behind its header, and a block of datagrams leaves from
-there: after the read, this program copies nothing. While one block is the kernel's the other is filled, and a
+The file is read into registered memory, each piece behind its header, and a block of datagrams is sent from
+there: after the read, this program copies nothing. While the kernel owns one block the other is filled; a
 block's notifier says when it may be filled again.
 """
 
@@ -47,7 +47,7 @@ def send(options: argparse.Namespace) -> None:
             for first in range(0, pieces, BLOCK):
                 turn ^= 1
                 if notifier := notifiers[turn]:
-                    notifier.wait()  # the block is ours again
+                    notifier.wait()  # the block is free
                 count = min(BLOCK, pieces - first)
                 length = fill(
                     blocks[turn].view, file, transfer, range(first, first + count), size, options.size
@@ -64,7 +64,7 @@ def send(options: argparse.Namespace) -> None:
 
 
 def fill(view: memoryview, file: io.FileIO, transfer: int, numbers: range, size: int, step: int) -> int:
-    """Datagrams of `step` bytes, side by side, the last of the file shorter. Returns their bytes."""
+    """Datagrams of `step` bytes, one behind the other, the last of the file shorter. Returns their bytes."""
     at = 0
     for number in numbers:
         offset = number * (step - HEADER.size)
@@ -78,7 +78,7 @@ def fill(view: memoryview, file: io.FileIO, transfer: int, numbers: range, size:
 
 
 def receive(options: argparse.Namespace) -> None:
-    """Takes the first transfer that comes, until it is whole or nothing of it came for --timeout seconds."""
+    """Takes the first transfer that comes, until it is complete or --timeout seconds bring nothing of it."""
     came: dict[int, int] = {}  # offset: bytes
     ours, size, total = None, 0, 0
     with join(options) as sock, open(options.file, "wb", buffering=0) as file:
@@ -111,7 +111,7 @@ def receive(options: argparse.Namespace) -> None:
 
 
 def join(options: argparse.Namespace) -> socket.socket:
-    """A socket that gets what is sent to the group, and only that."""
+    """A socket that receives what is sent to the group, and only that."""
     group = ipaddress.ip_address(options.group)
     sock = socket.socket(socket.AF_INET if group.version == 4 else socket.AF_INET6, socket.SOCK_DGRAM)
     try:
@@ -140,7 +140,7 @@ def _become_member(
 
 
 def _index_of(interface: str) -> int:
-    """0, any interface, without a name."""
+    """Without a name 0, which is any interface."""
     try:
         return socket.if_nametoindex(interface) if interface else 0
     except OSError as error:
@@ -176,7 +176,7 @@ def main() -> None:
 
 
 def is_group(text: str) -> bool:
-    """Whether it is the address of one."""
+    """Whether it is a multicast address."""
     try:
         return ipaddress.ip_address(text).is_multicast
     except ValueError:
@@ -188,5 +188,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except (OSError, ValueError) as error:  # what was asked for can not be done
+    except (OSError, ValueError) as error:  # a file, an address, an interface, a permission
         sys.exit(str(error))

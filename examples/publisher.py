@@ -1,11 +1,11 @@
-"""A publisher of small messages: what market data and telemetry are made of, many to one address or group.
+"""A publisher of small messages: market data or telemetry, many of them to one address or group.
 
     publisher.py 192.0.2.7 9000 --rate 200000 --seconds 10
     publisher.py 239.1.2.3 9000 --ttl 2 --interface eth0
 
 Each message is 36 bytes: a sequence number, the time in ns, a symbol, a price in 1/10000, a quantity. `send`
-copies it, so the one buffer that messages are packed into is used for all of them. Messages wait at most
---max-delay for others to leave with, and no longer even if the program does nothing more.
+copies it, so all messages are packed into the same buffer. A message waits at most --max-delay for others to
+leave with, also when the program does nothing more.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main() -> None:
     reported: set[int] = set()
 
     def on_error(error: uringzc.SendError) -> None:
-        if error.errno not in reported:  # once each: a receiver that is gone is told of again and again
+        if error.errno not in reported:  # once each: a receiver that is gone causes many
             reported.add(error.errno or 0)
             print(error.strerror, file=sys.stderr)
 
@@ -48,7 +48,7 @@ def main() -> None:
 
 
 def publish(tx: uringzc.UdpSender, options: argparse.Namespace) -> None:
-    """Sends what is due, sleeps a little, and once per second says how it goes."""
+    """Sends what is due, sleeps a little, and prints a line once per second."""
     message = bytearray(MESSAGE.size)
     prices = dict.fromkeys(SYMBOLS, 100_0000)
     sequence = 0
@@ -64,7 +64,7 @@ def publish(tx: uringzc.UdpSender, options: argparse.Namespace) -> None:
             tx.send(message)
             sequence += 1
             if sequence % 1024 == 0 and time.monotonic() - now > 0.1:
-                break  # it does not keep up: look at the clock all the same
+                break  # it does not keep up: read the clock anyway
         if now - reported >= 1:
             show(before, tx.stats, now - reported)
             before, reported = tx.stats, now
@@ -110,5 +110,5 @@ def parse() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         main()
-    except (OSError, ValueError) as error:  # what was asked for can not be done
+    except (OSError, ValueError) as error:  # an address, an interface, a permission
         sys.exit(str(error))

@@ -4,10 +4,10 @@
     replay.py capture.pcap 192.0.2.7 9000 --speed 10   # ten times as fast
     replay.py capture.pcap 192.0.2.7 9000 --speed 0 --loop 100   # as fast as it goes, a hundred times
 
-It needs dpkt (pip install dpkt), and shows a bar if rich is there. The file is read once, to find where the
-payloads are; then `send_slices` sends them by offset and length, and no Python runs for each datagram.
+It needs dpkt (pip install dpkt), and shows a progress bar if rich is installed. The file is read once, to
+find the payloads; then `send_slices` sends them by offset and length, and no Python runs for each datagram.
 It takes captures of Ethernet (also with VLAN tags), of Linux's "any" device (cooked) and of bare IP; IPv4 and
-IPv6. Fragments, datagrams that the capture cut short, and what is no UDP are counted and left out.
+IPv6. Fragments, datagrams that the capture cut short, and what is not UDP are counted and skipped.
 """
 
 import argparse
@@ -30,7 +30,7 @@ try:
 except ImportError:
     sys.exit("replay.py reads captures with dpkt, which is not installed: pip install dpkt")
 
-LINKS = {1: (12, 14), 113: (14, 16), 276: (0, 20)}  # where the protocol is, and what comes behind the header
+LINKS = {1: (12, 14), 113: (14, 16), 276: (0, 20)}  # offset of the protocol, and of the payload
 BARE = (12, 14, 101, 228, 229)  # only IP
 TAGS = (b"\x81\x00", b"\x88\xa8")
 TICK = 0.001  # seconds: what is due within one is sent together
@@ -56,7 +56,7 @@ def index(capture: mmap.mmap) -> Index:
     with suppress(dpkt.NeedData):  # the last record may be cut off
         for timestamp, frame in reader:
             first = float(timestamp) if first is None else first
-            latest = max(latest, float(timestamp) - first)  # a clock that was set back stops for a while
+            latest = max(latest, float(timestamp) - first)  # the clock may have been set back
             piece = payload(link, frame)
             if isinstance(piece, str):
                 found.skipped[piece] += 1
@@ -100,7 +100,7 @@ def replay(
     before: int,
     show: Callable[[int], object],
 ) -> None:
-    """Sends all of it once; `before`: how many datagrams went before."""
+    """Sends all of it once; `before`: how many datagrams were sent before."""
     if speed == 0:
         tx.send_slices(capture, what.offsets, what.lengths, progress=lambda done: show(before + done))
         return
@@ -118,7 +118,7 @@ def replay(
 
 @contextmanager
 def progress(total: int) -> Iterator[Callable[[int], object]]:
-    """A function that shows how many are done: a bar if rich is there, else a line per second."""
+    """A function that shows how many are done: a bar if rich is installed, else a line per second."""
     try:
         from rich.progress import MofNCompleteColumn, Progress
     except ImportError:
@@ -138,7 +138,7 @@ def progress(total: int) -> Iterator[Callable[[int], object]]:
 
 
 def main() -> None:
-    """Finds the payloads, sends them, says what was done."""
+    """Finds the payloads, sends them, prints what was done."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("capture", help="a pcap file")
     parser.add_argument("host", help="an address, or a multicast group")
@@ -185,5 +185,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:  # what was asked for can not be done
+    except OSError as error:  # a file, an address, a permission
         sys.exit(str(error))

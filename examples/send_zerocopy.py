@@ -4,8 +4,8 @@
     send_zerocopy.py -4 -D 127.0.0.1 -t 2 -s 60000 -n 32 udp
 
 Where that program counts two completions for each request, this one attaches each batch to a notifier,
-flushes it, and hears once that the batch's memory is free. So it can say a little more: how much the kernel
-copied after all, how long it kept the memory, and what a byte cost the CPU.
+flushes it, and gets one notification when the batch's memory is free. So it can print a little more: how much
+the kernel copied after all, how long it kept the memory, and what a byte cost the CPU.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import uringzc
 
-SLOTS = 16  # one batch each; so many batches are in flight at most
+SLOTS = 16  # one batch each: the most batches in flight
 MAX_SIZE = 65435  # fits a datagram, and a TCP segment with all options, over IPv6
 SLACK = 0.2  # seconds that every run is longer, as there
 RECEIVER_SLACK = 0.4  # and a receiver's still longer
@@ -37,7 +37,7 @@ class Tally:
     packets: int = 0
     nbytes: int = 0
     seconds: float = 0.0
-    copied: int | None = 0  # packets; None: the kernel did not always tell
+    copied: int | None = 0  # packets; None: the kernel did not report it of all
     cpu: float = 0.0
     latencies: Counter[int] = field(default_factory=Counter)  # microseconds from flush to notification
 
@@ -78,7 +78,7 @@ class Sender:
     def loop(
         self, scheduler: uringzc.Scheduler, sock: socket.socket, payload: uringzc.Region | bytearray
     ) -> None:
-        """Batches, each on the next slot, until the time is over or the other side gone."""
+        """Batches, each on the next slot, until the time is over or the other side is gone."""
         options, batch = self.options, 0
         start, cpu = time.monotonic(), time.thread_time()
         end = start + options.seconds + SLACK
@@ -103,7 +103,7 @@ class Sender:
         """Waits for what is in flight; a TCP connection whose other side does not read is reset."""
         self.reap(scheduler, wait=len(self.flushed), timeout=PATIENCE)
         if self.flushed:
-            sock.shutdown(socket.SHUT_RDWR)  # fails what waits for room, which would keep the socket open
+            sock.shutdown(socket.SHUT_RDWR)  # fails requests that wait for room and keep the socket open
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
             self.reap(scheduler, wait=len(self.flushed), timeout=PATIENCE)
@@ -111,7 +111,7 @@ class Sender:
             print("Connection failure", file=sys.stderr)
 
     def reap(self, scheduler: uringzc.Scheduler, wait: int, timeout: float | None = None) -> None:
-        """Takes in what came back: batches whose memory is free, and requests that failed."""
+        """Reads what came back: batches whose memory is free, and requests that failed."""
         tally = self.tally
         for notification in scheduler.reap_notifications(wait, timeout):
             tally.packets += notification.requests - notification.failed

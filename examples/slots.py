@@ -1,8 +1,8 @@
-"""Two slots: results come for each request, notifications for each notifier, and the two are apart.
+"""Two slots: a result for each request, a notification for each notifier, and the two are read separately.
 
 A slot holds one active notifier. Sends that name the slot are attached to it; `flush` detaches it, and the
 slot's next send starts the next one. A notifier that was flushed posts one notification, when all of its
-requests are done and the kernel needs none of their memory any more.
+requests have completed and the kernel does not read their memory any more.
 """
 
 import argparse
@@ -11,11 +11,11 @@ import socket
 import uringzc
 
 HEADERS, PIXELS = 0, 1  # the slots, and what this program sends through each
-TAGS = [0xAAAA, 0xBBBB]  # what their notifications will carry: any u64
+TAGS = [0xAAAA, 0xBBBB]  # what their notifications have: any u64
 
 
 def main() -> None:
-    """Sends through both slots on loopback, and prints what comes back."""
+    """Sends through both slots on loopback, and prints results and notifications."""
     argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0]).parse_args()
     with (
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver,
@@ -40,20 +40,20 @@ def send(scheduler: uringzc.Scheduler, sock: socket.socket) -> None:
     # Four datagrams in one call; request i has the user_data 100 + i.
     scheduler.send_run(sock, pixels, size=1400, count=4, slot=PIXELS, user_data=100)
 
-    # This is HEADERS' next notifier: sequence 1. `flush=True` flushes the slot right behind the request.
+    # This starts HEADERS' next notifier: sequence 1. `flush=True` flushes the slot right behind the request.
     scheduler.send(sock, b"header 3", slot=HEADERS, user_data=3, flush=True)
 
-    # Nothing is attached to HEADERS now: it is skipped, and no sequence number is used up.
+    # Nothing is attached to HEADERS now: it is skipped, and its sequence does not advance.
     assert scheduler.flush(HEADERS) is None
 
     notifier = scheduler.flush(PIXELS)  # a handle, for a program that wants to wait for just this one
     assert notifier
     notifier.wait(timeout=1)
-    pixels.view[:4] = b"free"  # so this is safe now
+    pixels.view[:4] = b"free"  # it is done, so this is safe
 
 
 def show(scheduler: uringzc.Scheduler) -> None:
-    """Reaps both: a result says that a request is done, a notification that memory is free."""
+    """Reaps both: a result says that a request has completed, a notification that memory is free."""
     for request in scheduler.reap_completions(wait=7):
         print(f"request {request.user_data}: {request.error or f'{request.result} bytes'}")
     for notification in scheduler.reap_notifications(wait=3):

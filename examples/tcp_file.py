@@ -1,12 +1,12 @@
-"""A file over TCP: read in pieces, each of which leaves from where it was read to.
+"""A file over TCP: read in pieces, each sent from the memory that it was read into.
 
     tcp_file.py --receive copy.bin 0.0.0.0 9000 &
     tcp_file.py file.bin 192.0.2.1 9000
 
-What is read is a bytes object, which can not change: so it is sent zero-copy, and held until the receiver has
-acknowledged it. (A mapped file somebody else may change meanwhile: it would be copied.) The receiver may be
-any program that reads a stream to its end: `nc -l 9000 > copy.bin`. It answers nothing; that it has read
-everything shows in its closing the connection after the sender has ended the stream.
+A piece is a bytes object, which cannot change: so it is sent zero-copy, and held until the receiver has
+acknowledged it. (A mapped file can be changed by others meanwhile: it would be copied.) The receiver may be
+any program that reads a stream to its end: `nc -l 9000 > copy.bin`. It sends no answer: it closes the
+connection when it has read everything, after the sender has ended the stream.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def send(options: argparse.Namespace) -> None:
 
 def receive(options: argparse.Namespace) -> None:
     """Writes what one sender sends to the file."""
-    with open(options.file, "wb") as file:  # first: a sender is to find nobody, if that can not be
+    with open(options.file, "wb") as file:  # before listening: if this fails, the sender cannot connect
         with socket.create_server((options.host, options.port)) as server:
             sock, _ = server.accept()
         with sock:
@@ -51,7 +51,7 @@ def receive(options: argparse.Namespace) -> None:
 
 
 def take(sock: socket.socket, file: io.BufferedWriter) -> None:
-    """All that comes."""
+    """Reads to the end of the stream."""
     while data := sock.recv(PIECE):
         file.write(data)
     print(f"{file.tell()} bytes")
@@ -72,7 +72,7 @@ def main() -> None:
         (receive if options.receive else send)(options)
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:  # what was asked for can not be done
+    except OSError as error:  # a file, an address, a permission
         sys.exit(f"{error.filename or options.host}: {error.strerror}")
 
 

@@ -48,22 +48,6 @@ def test_hello() -> None:
     assert f"```python\n{program}```" in readme  # it is the README's code
 
 
-def test_the_programs_of_the_readme_run() -> None:
-    """But for the one that is of a test."""
-    readme = (EXAMPLES.parent / "README.md").read_text()
-    programs = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
-    assert len(programs) == 4
-    printed = ""
-    for program in programs[:3]:
-        done = subprocess.run(
-            [sys.executable, "-X", "dev", "-c", program], capture_output=True, text=True, timeout=60
-        )
-        assert (done.returncode, done.stderr) == (0, "")
-        printed += done.stdout
-    assert "datagrams=100000" in printed
-    assert "TcpStats(sends=2, nbytes=100023" in printed
-
-
 def test_slots() -> None:
     lines = finish(start("slots.py")).splitlines()
     requests = [line for line in lines if line.startswith("request")]
