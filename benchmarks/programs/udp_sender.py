@@ -87,7 +87,7 @@ class UdpPrograms:
             sent = sample(seconds, chunk, datagrams).datagrams
             self.tx.drain(5)
             if self.transmitted:
-                wait_until_sent(self.tx._parts.sock)
+                wait_until_sent(self.tx._sock)
             took, cpu = time.perf_counter() - start, time.process_time() - cpu
             after = self.tx.stats
             if after.datagrams - before.datagrams != sent or after.lost:

@@ -315,7 +315,7 @@ def test_a_socket_that_a_sender_opens_is_not_asked(shared: bool) -> None:
             tx.send(b"x" * 2000)
         tx.drain()
         assert 0 < tx.stats.zero_copy <= 5
-        assert numbers(tx._parts.sock, rx.getsockname()) == tx.stats.zero_copy
+        assert numbers(tx._sock, rx.getsockname()) == tx.stats.zero_copy
 
 
 def test_a_route_that_fails_as_the_question_does_is_no_answer(box: testing.Hold) -> None:

@@ -46,7 +46,7 @@ FEW = """
         with uringzc.UdpSender(rx.getsockname(), engine=engine) as sender:
             sender.send_many([b"one", b"two"])
             sender.drain()
-            print(sender._engine.name, sender._engine.sockets.registered[sender._parts.sock])
+            print(sender._engine.name, sender._engine.sockets.registered[sender._sock])
             print(rx.recv(10), rx.recv(10))
         print(resource.getrlimit(resource.RLIMIT_NOFILE))
 """

@@ -82,7 +82,7 @@ def soak(
         tx.drain()
         gc.collect()
         end = resident()
-        held = tx._parts.arena.memory.length - tx._parts.arena.free
+        held = tx._arena.memory.length - tx._arena.free
         return Result(sent, nbytes, warm, end, held, tx.stats)
 
 
@@ -97,7 +97,7 @@ def main() -> None:
         task = progress.add_task("soak", total=count)
 
         def tell(sent: int, memory: int, tx: uringzc.UdpSender) -> None:
-            arena, stats = tx._parts.arena, tx.stats
+            arena, stats = tx._arena, tx.stats
             text = f"RSS {memory >> 10} KiB, arena {arena.free >> 10} KiB free, {stats.in_flight} in flight"
             progress.update(task, completed=sent, description=f"{text}, {stats.lost} lost")
 

@@ -221,7 +221,7 @@ def test_a_host_that_is_none_is_named(box: testing.Hold) -> None:
         with pytest.raises(socket.gaierror, match=match):
             box.run(lambda family=family: UdpSender(to, family=family))  # type: ignore[misc]
     with box.run(UdpSender) as s, pytest.raises(socket.gaierror, match=match):
-        box.run(lambda: s._parts.slow_path.pack(to))
+        box.run(lambda: s._slow_path.pack(to))
 
 
 @pytest.mark.parametrize("host", ["fe80::1", "ff02::1"])
@@ -272,11 +272,11 @@ def test_multicast(box: testing.Hold, by_address: bool) -> None:
         group = socket.inet_aton("239.1.2.3") + socket.inet_aton(box.address[0])
         rx.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, group)
         with box.run(lambda: UdpSender(("239.1.2.3", testing.PORT), ttl=7, interface=interface)) as s:
-            assert s._parts.sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 7
+            assert s._sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_TTL) == 7
             if by_address:
-                assert s._parts.sock.getsockopt(
-                    socket.IPPROTO_IP, socket.IP_MULTICAST_IF, 4
-                ) == socket.inet_aton(interface)
+                assert s._sock.getsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, 4) == socket.inet_aton(
+                    interface
+                )
             s.send_many([b"m" * 500] * 3)
             s.drain()
         for _ in range(3):
@@ -296,7 +296,7 @@ def test_multicast6(box: testing.Hold) -> None:
         rx.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, group)
         with box.run(lambda: UdpSender(("ff15::7", testing.PORT), ttl=7, interface=box.device)) as s:
             for option, value in ((socket.IPV6_MULTICAST_HOPS, 7), (socket.IPV6_MULTICAST_IF, index)):
-                assert s._parts.sock.getsockopt(socket.IPPROTO_IPV6, option) == value
+                assert s._sock.getsockopt(socket.IPPROTO_IPV6, option) == value
             s.send_many([b"m" * 500] * 3)
         assert [rx.recv(1000) for _ in range(3)] == [b"m" * 500] * 3
 

@@ -148,7 +148,7 @@ def test_control_a_line_that_is_written_at_once() -> None:
 class AtOnce(list):
     def append(self, line):
         log.log(*line)
-tx._parts.slow_path._log = AtOnce()
+tx._slow_path._log = AtOnce()
 """
     with testing.receiver() as rx:
         out, _ = run(LOGGING + program + NAMES, rx.address[1])

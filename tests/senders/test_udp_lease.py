@@ -33,8 +33,8 @@ def test_with_gives_it_back_unsent(udp_pair: Pair) -> None:
     with sender(udp_pair) as s:
         with s.lease(100) as lease:
             view = lease.view
-            assert s._parts.arena.leases == 1
-        assert s._parts.arena.leases == 0
+            assert s._arena.leases == 1
+        assert s._arena.leases == 0
         with pytest.raises(ValueError, match="released"):
             view[0] = 1
         with pytest.raises(ValueError, match="sent or released"):
@@ -59,7 +59,7 @@ def test_dropped(udp_pair: Pair, how: str) -> None:
             thread.join()
         leases.clear()
         gc.collect()
-        assert s._parts.arena.leases == 0
+        assert s._arena.leases == 0
         assert len(fill(s)) == count
     assert udp_pair.empty()
 
@@ -170,7 +170,7 @@ def test_code_of_the_program_that_runs_inside_send(udp_pair: Pair, hostile: str)
                 assert lease.send() == size
                 sock.lease = None
             s.drain()
-            assert s._parts.arena.leases == 0
+            assert s._arena.leases == 0
             s.drain()
         assert came  # it was tried
         if hostile == "view":

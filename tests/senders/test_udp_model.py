@@ -274,11 +274,11 @@ class Player:
 
     def wait(self) -> None:
         """For the timer: what waits leaves by itself."""
-        if self.sender._parts.max_delay and not self.box:
+        if self.sender._max_delay and not self.box:
             assert until(lambda: self.sender.stats.waiting == 0)
 
     def stop(self) -> None:
-        if self.box and not self.sender._parts.blocking:
+        if self.box and not self.sender._blocking:
             self.box.stop()
 
     def release(self) -> None:
@@ -405,8 +405,8 @@ def run(
         assert stats.datagrams == sum(map(len, taken))
         assert stats.nbytes == sum(len(data) for each in taken for data in each)
         # all but the block that is being filled
-        assert sender._parts.arena.free >= sender._parts.arena.memory.length - (64 << 10)
-        assert sender._parts.arena.leases == 0
+        assert sender._arena.free >= sender._arena.memory.length - (64 << 10)
+        assert sender._arena.leases == 0
 
 
 FAST = settings(

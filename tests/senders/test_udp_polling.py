@@ -93,7 +93,7 @@ def test_control_a_socket_that_has_room_is_always_writable(net: testing.Hold) ->
     """What a program gets that polls the socket itself, as fileno() did."""
     count = 880
     with testing.receiver(sock=net.receiver_socket()), polling(net) as tx, select.epoll() as poll:
-        poll.register(tx._parts.sock, select.EPOLLOUT)
+        poll.register(tx._sock, select.EPOLLOUT)
         net.stop()
         net.forget_neighbour()
         release = later(net)

@@ -352,7 +352,7 @@ def test_control_the_arena_is_read_late(box: testing.Hold) -> None:
         with stopped(box):
             expected = by_send(w.s, w.to).first
             w.s.flush()
-            memory = w.s._parts.arena.memory
+            memory = w.s._arena.memory
             ctypes.memset(memory.address, 0xFF, memory.length)
         came = w.receivers[0].wait(1 + len(expected))[1:]
         assert list(map(len, came)) == list(map(len, expected))

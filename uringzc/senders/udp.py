@@ -13,37 +13,35 @@ Theory of operation
     call of the timer's thread (``timer.py``, one for all senders of the process), which does not touch the
     ring: only the owner's thread may enter that.
 
-This file is the contract. Construction is in ``udp_setup``, sending from the program's own memory in
-``udp_bulk``, and the end in ``udp_close``.
+This file is the contract. Steps of construction are in ``udp_setup``, sending from the program's own memory
+in ``udp_bulk``, sending the rest at the end in ``udp_close``, and what all senders share in ``base``.
 """
 
-import errno
-import logging
 import socket
-import warnings
+import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from uringzc._send import Delegate, Lease
+from uringzc._send import Arena, Lease, UdpBatcher
 from uringzc.address import Address
 from uringzc.compiled import compiled
-from uringzc.errors import E_BUSY, E_THREAD, SendError, counted, in_flight
+from uringzc.errors import SendError, counted
 from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
-from uringzc.senders import udp_bulk, udp_close
+from uringzc.senders import udp_bulk, udp_setup
+from uringzc.senders.base import BaseSender, check_options
 from uringzc.senders.integers import Integers
 from uringzc.senders.stats import UdpStats, explain, snapshot
-from uringzc.senders.udp_setup import ARENA, UdpParts, check_options, open_or_check
+from uringzc.senders.udp_close import flush_until
+from uringzc.senders.udp_slow_path import UdpSlowPath
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-log = logging.getLogger("uringzc")
 
-
-class UdpSender(Delegate):
+class UdpSender(BaseSender):
     """Sends datagrams. Data may be reused as soon as a call returns, except where the call says otherwise.
 
     `remote`: where ``send`` goes; without it each call names an address, or `sock` is connected. `sock`: an
@@ -71,7 +69,11 @@ class UdpSender(Delegate):
     child. io_uring, Linux 6.0; trains, Linux 4.18.
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_batcher", "_engine", "_parts", "closed")
+    __slots__ = ("_arena", "_max_delay", "_own_socket", "_sock")
+    _name = "UdpSender"
+    _native: UdpBatcher
+    _slow_path: UdpSlowPath
+    _arena: Arena
 
     def __init__(
         self,
@@ -86,7 +88,7 @@ class UdpSender(Delegate):
         scheduler: Scheduler | None = None,
         engine: str = "auto",
         zero_copy: str = "auto",
-        arena: int = ARENA,
+        arena: int = udp_setup.ARENA,
         max_inflight: int | None = None,
         max_delay: float | None = 0.001,
         strict_order: bool = False,
@@ -96,22 +98,53 @@ class UdpSender(Delegate):
         debug: bool | None = None,
     ) -> None:
         self.closed = True
-        check_options(zero_copy, max_delay, on_error, notify, sndbuf, arena)
+        check_options(zero_copy, on_error=on_error, notify=notify)
+        udp_setup.check_options(max_delay, sndbuf, arena)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
-        opened = open_or_check(sock, remote, bind, family, ttl, interface)
-        parts = UdpParts(opened, sock is None, blocking, max_delay)
+        self._mode = zero_copy
+        self._blocking = blocking
+        self._max_delay = max_delay
+        self._own_socket = sock is None
+        self._sock = udp_setup.open_or_check(sock, remote, bind, family, ttl, interface)
         try:
-            parts.get_engine(scheduler, engine, max_inflight, debug)
-            parts.make_batcher(zero_copy, arena, sndbuf, strict_order, on_error, notify)
-            parts.engine.attach(self, parts.batcher)
-            parts.prepare_socket(remote)
+            most = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
+            self._take_engine(scheduler, engine, most, debug, udp_setup.BATCH)
+            self._slow_path = UdpSlowPath(
+                self._sock, self._own_socket, zero_copy, self._engine, on_error, notify
+            )
+            self._arena = self._engine.make_arena(arena)
+            udp_setup.size_sndbuf(self._sock, sndbuf, arena, self._engine.slots.max_inflight)
+            self._native = udp_setup.make_batcher(
+                self._engine,
+                self._arena,
+                self._slow_path,
+                own_socket=self._own_socket,
+                blocking=blocking,
+                strict_order=strict_order,
+                notify=notify is not None,
+                max_delay=max_delay,
+            )
+            self._engine.attach(self, self._native)
+            udp_setup.prepare_socket(
+                self._engine, self._native, self._sock, remote, self._own_socket, self._own_engine
+            )
         except BaseException:
-            parts.abort()
+            self._abort()
             raise
-        self._parts, self._engine, self._batcher = parts, parts.engine, parts.batcher
-        self._delegate(parts.batcher)
+        self._delegate(self._native)
         self.closed = False
+
+    def _release(self) -> None:
+        if self._own_socket:
+            self._sock.close()
+
+    def _drop(self) -> None:
+        self._native.drop()  # sends what waits, by system calls
+
+    def _discard(self) -> None:
+        if lost := self._native.discard():
+            self._slow_path.report_discarded(lost)
 
     # -- sending
 
@@ -143,7 +176,7 @@ class UdpSender(Delegate):
 
         An error ends it. What came before is sent; BlockingIOError says in ``characters_written`` how many.
         """
-        return self._batcher.send_many(datagrams, to)
+        return self._native.send_many(datagrams, to)
 
     def fan_out(self, data: "Buffer", addresses: Iterable[Address]) -> Notifier:
         """One payload, kept in one place, to many addresses; done when all of them are.
@@ -154,7 +187,7 @@ class UdpSender(Delegate):
         taken = 0
         try:
             self.flush()  # so that the notifier is for this call only
-            taken = self._batcher.fan_out(data, some)
+            taken = self._native.fan_out(data, some)
             return self.flush()
         except BlockingIOError as error:
             error.characters_written = max(taken, getattr(error, "characters_written", 0))
@@ -191,7 +224,7 @@ class UdpSender(Delegate):
         called with the number of datagrams so far, after each batch; an exception of it, or Ctrl-C, ends the
         call, and what was taken until then is sent. No more than fits the socket's buffer is in flight.
         """
-        return udp_bulk.send_region(self._batcher, region, offset, length, segment, to, progress)
+        return udp_bulk.send_region(self._native, region, offset, length, segment, to, progress)
 
     def send_slices(
         self,
@@ -208,7 +241,7 @@ class UdpSender(Delegate):
         and joined to trains, which is faster than to send each from where it is; larger ones are not copied.
         Nothing is sent if one of them is not all in the memory (ValueError). Otherwise as ``send_region``.
         """
-        return udp_bulk.send_slices(self._batcher, region, offsets, lengths, to, progress)
+        return udp_bulk.send_slices(self._native, region, offsets, lengths, to, progress)
 
     # -- flushing and closing
 
@@ -218,9 +251,9 @@ class UdpSender(Delegate):
         The Notifier is done when the kernel holds none of the memory any more. Raises the first SendError
         that was not reported. BlockingIOError (``blocking=False``) where it would wait: the rest stays taken.
         """
-        numbers = self._batcher.flush()
-        self._parts.slow_path.raise_errors()
-        return Notifier(self._engine, *numbers) if numbers else self._parts.nothing_in_flight
+        done = self._flush()
+        self._slow_path.raise_errors()
+        return done
 
     def drain(self, timeout: float | None = None) -> None:
         """Flushes, and returns when the kernel holds no memory of this sender any more.
@@ -228,11 +261,9 @@ class UdpSender(Delegate):
         TimeoutError says what it holds. With ``blocking=False`` and no `timeout` it does not wait, but raises
         BlockingIOError.
         """
-        self._batcher.flush()
-        if not self._parts.blocking and timeout is None and not self._batcher.poll():
-            raise BlockingIOError(errno.EAGAIN, in_flight(self._batcher.in_flight))
-        udp_close.wait_for_memory(self._parts, timeout, "drain")
-        self._parts.slow_path.raise_errors()
+        self._native.flush()
+        self._drain(timeout)
+        self._slow_path.raise_errors()
 
     def close(self, timeout: float = 5.0) -> None:
         """Refuses more, flushes, drains, and ends. May be repeated.
@@ -240,42 +271,22 @@ class UdpSender(Delegate):
         What the kernel holds after `timeout` is parked, see ``Scheduler.close``; what could not be sent in
         that time is lost, with a SendError. Closes a socket of the sender's own. BusyError inside a call.
         """
-        if self.closed:
+        if not self._may_close():
             return
-        if self._engine.dead:  # in the child of a fork
-            self.closed = True
-            self._parts.close_socket()
-            return
-        if not self._engine.is_owner():
-            self._parts.slow_path.refuse(E_THREAD)
-        if self._batcher.busy:
-            self._parts.slow_path.refuse(E_BUSY)
+        deadline = time.monotonic() + timeout
         self.closed = True
-        udp_close.close(self._parts, timeout)
-
-    def __enter__(self) -> "UdpSender":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
         try:
-            self.close()
-        except Exception:
-            if error is None:
-                raise
-            log.exception("while another exception was on its way")
-
-    def __del__(self) -> None:
-        if getattr(self, "closed", True) or self._engine.dead:
-            return
-        self.closed = True
-        self._batcher.drop()  # sends what waits, by system calls
-        if self._parts.own_engine:
-            self._engine.finalize(self)
-        else:
-            self._engine.senders.detach_later(self._batcher)
-            warnings.warn("UdpSender was not closed", ResourceWarning, source=self, stacklevel=2)
+            failure = flush_until(deadline, self._native, self._sock, self._blocking)
+            if failure is None:
+                with suppress(TimeoutError):
+                    self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
+        finally:
+            self._end(deadline)
+        self._slow_path.report()
+        self._slow_path.write_log()
+        self._slow_path.raise_errors()
+        if failure is not None:
+            raise failure
 
     # -- what it does
 
@@ -286,17 +297,17 @@ class UdpSender(Delegate):
         like it has succeeded; otherwise when memory may be free. Where the scheduler is shared, then also
         while that has something to reap.
         """
-        return self._engine.fileno() if self._parts.blocking else self._batcher.fileno()
+        return self._engine.fileno() if self._blocking else self._native.fileno()
 
     @property
     def stats(self) -> UdpStats:
         """A snapshot of what it has done."""
-        return snapshot(self._batcher, self._parts.slow_path)
+        return snapshot(self._native, self._slow_path)
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""
-        return explain(self._engine, self._batcher, self._parts.slow_path, self._parts.arena)
+        return explain(self._engine, self._native, self._slow_path, self._arena)
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""
-        return f"<UdpSender, {self._engine.name}, {counted(self._batcher.datagrams, 'datagram')}{state}>"
+        return f"<UdpSender, {self._engine.name}, {counted(self._native.datagrams, 'datagram')}{state}>"

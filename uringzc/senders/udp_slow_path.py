@@ -65,7 +65,6 @@ class UdpSlowPath:
     def __init__(
         self,
         sock: socket.socket,
-        family: int,
         own_socket: bool,
         mode: str,
         engine: "Engine",
@@ -73,7 +72,7 @@ class UdpSlowPath:
         notify: Callable[[Notification], object] | None,
     ) -> None:
         self.sock = sock
-        self.family = family
+        self.family = int(sock.family)
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
         self._own_socket = own_socket
@@ -81,7 +80,7 @@ class UdpSlowPath:
         self._on_error = on_error
         self._notify = notify
         self._policies: dict[int, Policy] = {}
-        self._headers = 28 if family == socket.AF_INET else 48
+        self._headers = 28 if self.family == socket.AF_INET else 48
         self._pending: list[int] = []  #: socket errors, before the error queue was read for them
         self.errors: list[SendError] = []  #: not reported
         self.notifications: list[Notification] = []  #: not reported
