@@ -1,5 +1,6 @@
 """Sockets and sandboxes to test with, and what is asserted after every test: that nothing is left behind."""
 
+import gc
 import os
 import select
 import socket
@@ -27,24 +28,20 @@ def pytest_configure(config: pytest.Config) -> None:
     usual_signals()
     for name in ("FORCE_COLOR", "NO_COLOR", "PYTHON_COLORS", "COLUMNS", "LINES"):
         os.environ.pop(name, None)  # tests read what programs print
-    config.addinivalue_line("markers", "parks: leaves an engine parked on purpose, and sees to it itself")
-    config.addinivalue_line("markers", "strays: feeds an engine completions that match no request")
-    config.addinivalue_line("markers", "engines(*names): is about these, not about every one; (): about none")
 
 
 #: what an engine's tests need; the others work everywhere
 ENGINES = {"io_uring": "send_zc", "msg_zerocopy": "msg_zerocopy", "copy": ""}
-#: these make no engine, or only one that they name
-PURE = (
-    *("test_slot_accounting.py", "test_build.py", "test_policy.py", "test_sandbox_conditions.py"),
-    *("test_zerocopy_ids.py", "test_claim.py", "test_structure.py", "test_sandboxes.py"),
-)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected lives to the end: no gc.collect() of a test has to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test runs on every engine: on each of those that its mark names, if it has one."""
-    if metafunc.definition.path.name in PURE:
-        return
     marker = metafunc.definition.get_closest_marker("engines")
     names = marker.args if marker else tuple(ENGINES)
     if not names:

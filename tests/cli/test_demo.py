@@ -76,6 +76,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def make(fault: str = "return datagram", also: str = "") -> None:
         code = FAULTY.format(fault=fault, also=also)
         monkeypatch.setattr(peer, "RECEIVER", (sys.executable, "-c", code))
+        monkeypatch.setattr(peer, "PATIENCE", 0.05)  # a loss at the end is found after it
 
     return make
 

@@ -12,6 +12,7 @@ from hypothesis import Phase, given, settings
 
 from uringzc._uring import ffi, lib
 
+pytestmark = pytest.mark.engines()
 WRAP = 2**32
 REMEMBERED = 4096  # sockets that no engine has
 Step = tuple[str, int, int]

@@ -16,6 +16,7 @@ import pytest
 import uringzc
 from uringzc import _build
 
+pytestmark = pytest.mark.engines()
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "uringzc" / "_native"
 

@@ -12,6 +12,7 @@ import pytest
 import uringzc
 from uringzc import _send, _uring, errors, notif
 
+pytestmark = pytest.mark.engines()
 PACKAGE = Path(uringzc.__file__).parent
 HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 

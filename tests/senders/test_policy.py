@@ -8,6 +8,8 @@ import uringzc
 from uringzc import testing
 from uringzc.senders.policy import NEVER, PAUSE, PAUSE_MOST, TRIAL, Decision, Policy
 
+pytestmark = pytest.mark.engines()
+
 
 @pytest.mark.parametrize(("mode", "zero_copy"), [("always", True), ("never", False)])
 def test_what_was_asked_for_is_done(mode: str, zero_copy: bool) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.engines()
 NATIVE = Path(__file__).parents[2] / "uringzc" / "_native"
 COMPILER = (sysconfig.get_config_var("CC") or "cc").split()[0]
 CLAIM = """

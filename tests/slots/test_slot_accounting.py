@@ -13,6 +13,7 @@ from uringzc._uring import ffi, lib
 from uringzc.errors import E_CLOSED, E_COMPLETIONS, E_NOTIFICATIONS, E_REQUESTS, E_THREAD
 from uringzc.notif import Completion, Notification
 
+pytestmark = pytest.mark.engines()
 MORE, NOTIF = 1 << 1, 1 << 3
 
 

@@ -10,7 +10,7 @@ import pytest
 import uringzc
 from uringzc import testing
 
-pytestmark = testing.requires("net_admin")
+pytestmark = [pytest.mark.engines(), testing.requires("net_admin")]
 
 UDP_SEGMENT = 103
 IP_MTU = 14

@@ -20,6 +20,7 @@ from helpers import ending
 
 from uringzc import testing
 
+pytestmark = pytest.mark.engines()
 needs_network = testing.requires("net_admin")
 
 SO_SNDBUFFORCE = 32
