@@ -35,7 +35,8 @@ def receive(ip: str, port: str, count: str) -> None:
         while size := sock.recv_into(buffer):
             came += 1
             sequence, said = struct.unpack_from("<IH", buffer)
-            if size != said or sequence >= len(seen) or buffer[:size] != datagram(sequence, size):
+            data = bytes(buffer[:size])  # a memoryview compares byte by byte
+            if size != said or sequence >= len(seen) or data != datagram(sequence, size):
                 wrong += 1
             else:
                 twice += seen[sequence]
