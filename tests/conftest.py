@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import hypothesis
 import pytest
-from helpers import children, end_children, one_processor, usual_signals
+from processes import child_pids, default_signals, kill_children
+from traffic import one_processor
 
 from uringzc import testing
 from uringzc._uring import ffi, lib
@@ -25,7 +26,7 @@ hypothesis.settings.load_profile("default")  # --hypothesis-profile=explore look
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    usual_signals()
+    default_signals()
     for name in ("FORCE_COLOR", "NO_COLOR", "PYTHON_COLORS", "COLUMNS", "LINES"):
         os.environ.pop(name, None)  # tests read what programs print
 
@@ -62,9 +63,9 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture(autouse=True)
 def no_child_left() -> Iterator[None]:
     """No program that the test started outlives it, however it ended."""
-    before = children()
+    before = child_pids()
     yield
-    assert end_children(but=before) == []
+    assert kill_children(but=before) == []
 
 
 @pytest.fixture(autouse=True)

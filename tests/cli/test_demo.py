@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import children, ending, io_uring
+from marks import only_io_uring
+from processes import child_pids, killed_at_exit
 
 from uringzc import testing
 from uringzc.cli import demo as demo_module
@@ -137,7 +138,7 @@ def test_on_a_terminal(file: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
     command = [*COMMAND, str(file), "--no-sink"]
-    with ending(subprocess.Popen(command, stdout=theirs, env=environment, text=True)) as process:
+    with killed_at_exit(subprocess.Popen(command, stdout=theirs, env=environment, text=True)) as process:
         os.close(theirs)
         shown = b""
         with suppress(OSError):  # the other side is closed
@@ -227,7 +228,7 @@ def test_as_nobody(nobody: list[str], file: Path) -> None:
     assert "CAP_NET_ADMIN" in done.stdout  # what the comparison needs
 
 
-@io_uring
+@only_io_uring
 def test_little_memory_may_be_locked(nobody: list[str], file: Path) -> None:
     limited = [*nobody[:-1], "--memlock=65536"]
     done = subprocess.run(
@@ -343,13 +344,13 @@ def running(file: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo that would go on for long, and has its receiver."""
     command = [*COMMAND, str(file), *LONG]
     pipe = subprocess.PIPE
-    with ending(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)) as process:
-        until(lambda: children(process.pid))
+    with killed_at_exit(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)) as process:
+        until(lambda: child_pids(process.pid))
         yield process
 
 
 def test_ctrl_c(running: subprocess.Popen[str]) -> None:
-    (child,) = children(running.pid)
+    (child,) = child_pids(running.pid)
     time.sleep(0.3)  # somewhere in the middle
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=20)
@@ -359,7 +360,7 @@ def test_ctrl_c(running: subprocess.Popen[str]) -> None:
 
 
 def test_killed(running: subprocess.Popen[str]) -> None:
-    (child,) = children(running.pid)
+    (child,) = child_pids(running.pid)
     running.kill()
     _, error = running.communicate(timeout=20)
     assert error == ""

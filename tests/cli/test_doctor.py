@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import child, run
+from processes import child, run_program
 
 import uringzc
 from uringzc import testing
@@ -51,7 +51,7 @@ def row(output: str, name: str) -> str:
 
 def refused(*doing: str, options: tuple[str, ...] = ()) -> str:
     """What it prints where something is refused; it has to end with 0."""
-    return run(REFUSED.format("\n".join(doing), options))[0]
+    return run_program(REFUSED.format("\n".join(doing), options))[0]
 
 
 def test_what_works(doctor: Doctor) -> None:
@@ -228,7 +228,7 @@ with uringzc.Scheduler(engine="msg_zerocopy") as s:
 limits = uringzc.probe().limits
 print(limits.memlock_sends > 0)
 """
-    assert run(program, box=sink)[0].splitlines() == [str([copied]), str(not copied)]
+    assert run_program(program, box=sink)[0].splitlines() == [str([copied]), str(not copied)]
 
 
 # -- errors

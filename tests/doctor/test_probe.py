@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import child, run
+from processes import child, run_program
 from refusals import NOBODY
 
 import uringzc
@@ -30,7 +30,9 @@ Report = dict[str, Any]
 
 def reported(*doing: str, box: testing.Sandbox | None = None, part: str = "") -> Report:
     """What a child says that has done this to itself. It really sends, whatever it was refused."""
-    out, _ = run("\n".join(["import errno", "from refusals import *", *doing, f"report({part})"]), box=box)
+    out, _ = run_program(
+        "\n".join(["import errno", "from refusals import *", *doing, f"report({part})"]), box=box
+    )
     found: Report = json.loads(out)
     assert part or found["probe"]["engine"] == found["sender"][0]
     return found
@@ -396,7 +398,7 @@ def test_the_environment_names_an_engine_that_does_not_work() -> None:
         forbid_rings()
         print(json.dumps([uringzc.probe().as_dict(), refused("auto")]))
     """
-    found, (code, text) = json.loads(run(program)[0])
+    found, (code, text) = json.loads(run_program(program)[0])
     assert found["engine"] == "none"
     assert [each["name"] for each in found["details"]][:2] == ["environment", "seccomp_eperm"]
     assert code == errno.EPERM
@@ -433,8 +435,8 @@ def test_a_lack_of_descriptors_is_not_taken_for_what_the_kernel_can() -> None:
         found = uringzc.probe()
         print(found.engine, found.features)
     """
-    plain = run(program, 100)[0]
-    assert [run(program, free)[0] for free in (1, 2)] == [f"{errno.EMFILE}\n{plain}"] * 2
+    plain = run_program(program, 100)[0]
+    assert [run_program(program, free)[0] for free in (1, 2)] == [f"{errno.EMFILE}\n{plain}"] * 2
 
 
 def test_a_reason_without_a_fix() -> None:
@@ -455,4 +457,4 @@ def test_the_filter_of_these_tests_looks_at_arguments() -> None:
             except OSError as error:
                 print(error.errno)
     """
-    assert run(program)[0] == f"{errno.ENOPROTOOPT}\n"
+    assert run_program(program)[0] == f"{errno.ENOPROTOOPT}\n"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import until
+from traffic import wait_until
 
 import uringzc
 from uringzc import testing
@@ -142,7 +142,7 @@ def test_a_tap_delivers_copies(sink: testing.Sandbox) -> None:
             sock.connect(("10.7.0.2", 9))
             scheduler.send(sock, bytes(1400), flush=True)
             scheduler.submit()
-            assert until(lambda: len(os.read(tap, 2000)) > 1400)
+            assert wait_until(lambda: len(os.read(tap, 2000)) > 1400)
             (notification,) = scheduler.reap_notifications(wait=1, timeout=10)
         assert bool(notification.copied) == bool(found.copies)
         assert found.copies

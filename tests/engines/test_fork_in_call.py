@@ -6,7 +6,9 @@ The engine, and what was not sent, are the parent's.
 import socket
 
 import pytest
-from helpers import Reading, child, holding
+from marks import zero_copy_engines
+from processes import child
+from traffic import StreamReader
 
 from uringzc import testing
 
@@ -91,14 +93,14 @@ def test_tcp(mode: str) -> None:
             with rx:
                 assert started.line() == "blocked"
                 assert started.line() == "child ClosedError"
-                with Reading(rx) as reading:
+                with StreamReader(rx) as reading:
                     got = reading.end()
             assert started.line() == "parent nothing"
             started.end()
     assert got == b"".join(pieces)
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 def test_scheduler() -> None:
     """Of a wait for notifications that are held."""

@@ -14,19 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import (
-    Alarms,
-    all_copied,
-    holding,
-    io_uring,
-    is_held,
-    let_go,
-    ring_fds,
-    rings,
-    run,
-    stopped,
-    wait_readable,
-)
+from held_memory import is_held, ring_count, ring_fds, wait_for_parked
+from marks import only_io_uring, zero_copy_engines
+from processes import Alarms, run_program
+from traffic import all_copied, stopped, wait_readable
 
 import uringzc
 from uringzc import Completion, Notification, testing
@@ -71,14 +62,14 @@ def queue(engine: uringzc.Scheduler | uringzc.Ring, sock: socket.socket, data: b
 def test_close_waits_for_the_kernel(
     make: Callable[[], uringzc.Scheduler | uringzc.Ring], udp_pair: "Pair"
 ) -> None:
-    before = rings()
+    before = ring_count()
     engine = make()
     data = bytearray(b"last")
     queue(engine, udp_pair.tx, data)
     assert is_held(data)
     engine.close()
     assert not is_held(data)
-    assert rings() == before
+    assert ring_count() == before
     assert udp_pair.receive(1) == [b"last"]  # what was queued, too, was sent
     engine.close()
     engine.close(0)
@@ -98,7 +89,7 @@ def test_what_was_settled_can_be_reaped_after_close(udp_pair: "Pair") -> None:
     assert "closed" in repr(s)
 
 
-@holding
+@zero_copy_engines
 @EITHER
 def test_close_with_sends_held(
     make: Callable[[], uringzc.Scheduler | uringzc.Ring],
@@ -106,7 +97,7 @@ def test_close_with_sends_held(
     sock: socket.socket,
     other: uringzc.Scheduler,
 ) -> None:
-    before = rings()
+    before = ring_count()
     engine = make()
     data = bytearray(b"held")
     fileno = engine.fileno()
@@ -124,14 +115,14 @@ def test_close_with_sends_held(
         other.submit()  # sweeps, and finds that the kernel is not done
         assert len(lifetime.parked()) == 1
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
     assert sys.getrefcount(sock) == references
-    assert rings() == before
+    assert ring_count() == before
     engine.close()
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("call", ["submit", "reap_completions", "reap_notifications", "drain", "close"])
 def test_any_engine_of_the_owner_sweeps(box: testing.Hold, sock: socket.socket, call: str) -> None:
     with uringzc.Scheduler(max_inflight=8) as other:
@@ -151,7 +142,7 @@ def test_any_engine_of_the_owner_sweeps(box: testing.Hold, sock: socket.socket, 
     assert len(s.reap_notifications()) == 1
 
 
-@holding
+@zero_copy_engines
 def test_close_flushes_and_parks_everything_open(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
@@ -162,7 +153,7 @@ def test_close_flushes_and_parks_everything_open(
         for i in range(3):
             s.send(sock, data[i], slot=i)
         s.close(0.01)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not any(map(is_held, data))
     assert sorted(n.tag for n in s.reap_notifications()) == [1, 2, 3]
 
@@ -170,7 +161,7 @@ def test_close_flushes_and_parks_everything_open(
 # -- dropped
 
 
-@holding
+@zero_copy_engines
 @EITHER
 @pytest.mark.parametrize("held", [True, False])
 def test_dropped_without_close(
@@ -180,7 +171,7 @@ def test_dropped_without_close(
     sock: socket.socket,
     other: uringzc.Scheduler,
 ) -> None:
-    before = rings()
+    before = ring_count()
     data = bytearray(b"lost")
     with stopped(box):
         engine = make()
@@ -196,14 +187,14 @@ def test_dropped_without_close(
         other.submit()  # what was only queued is submitted by the sweep
         assert len(lifetime.parked()) == 1
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
-    assert rings() == before
+    assert ring_count() == before
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
-    before = rings()
+    before = ring_count()
     data = bytearray(b"lost")
     s = uringzc.Scheduler()
     s.send(udp_pair.tx, data)
@@ -214,7 +205,7 @@ def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Sche
     assert len(lifetime.parked()) == 1
     other.submit()
     assert lifetime.parked() == []
-    assert rings() == before
+    assert ring_count() == before
     assert not is_held(data)
 
 
@@ -239,7 +230,7 @@ def test_dropped_in_a_cycle_with_its_accounts() -> None:
             other.submit()
             print(len(lifetime.parked()))
     """
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out == "0\n", errors
 
 
@@ -261,7 +252,7 @@ def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
     assert not is_held(data)
 
 
-@io_uring
+@only_io_uring
 def test_closed_and_dropped_says_nothing() -> None:
     with uringzc.Scheduler() as s, uringzc.Ring() as r:
         pass
@@ -275,17 +266,17 @@ def test_closed_and_dropped_says_nothing() -> None:
 
 
 def test_exception_in_the_block(udp_pair: "Pair") -> None:
-    before = rings()
+    before = ring_count()
     data = bytearray(b"sent")
     with pytest.raises(ZeroDivisionError), uringzc.Scheduler() as s:
         s.send(udp_pair.tx, data)
         raise ZeroDivisionError
     assert not is_held(data)
-    assert rings() == before
+    assert ring_count() == before
     assert udp_pair.receive(1) == [b"sent"]
 
 
-@holding
+@zero_copy_engines
 def test_exception_in_the_block_while_held(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,11 +293,11 @@ def test_exception_in_the_block_while_held(
             s.send(sock, data)
             raise ZeroDivisionError
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
 
 
-@holding
+@zero_copy_engines
 def test_interrupt_in_drain_leaves_it_usable(box: testing.Hold, sock: socket.socket) -> None:
     data = bytearray(b"held")
     with uringzc.Scheduler() as s:
@@ -323,7 +314,7 @@ def test_interrupt_in_drain_leaves_it_usable(box: testing.Hold, sock: socket.soc
     assert lifetime.parked() == []
 
 
-@holding
+@zero_copy_engines
 def test_interrupt_in_close_parks_at_once(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
@@ -341,11 +332,11 @@ def test_interrupt_in_close_parks_at_once(
             s.close(timeout=60)
         assert len(lifetime.parked()) == 1
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
 
 
-@holding
+@zero_copy_engines
 def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
@@ -357,10 +348,10 @@ def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
         lifetime._ThreadEnd.__new__(lifetime._ThreadEnd)  # dropped: interrupted before its __init__,
         lifetime._ThreadEnd()  # and after it
         assert lifetime._orphaned == []
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
 
 
-@holding
+@zero_copy_engines
 def test_interrupt_in_close_as_the_first_submission(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
@@ -377,12 +368,12 @@ def test_interrupt_in_close_as_the_first_submission(
             Alarms(0.05, repeat=False),
         ):
             s.close(timeout=10)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
 
 
 @pytest.mark.filterwarnings("ignore:a Scheduler was closed:ResourceWarning")
 def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
-    before, interrupted = rings(), 0
+    before, interrupted = ring_count(), 0
     for turn in range(3000):
         s = uringzc.Scheduler(max_inflight=8)
         s.send(udp_pair.tx, b"x")
@@ -397,7 +388,7 @@ def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: urin
         other.submit()
         assert lifetime.parked() == []
     assert interrupted > 100
-    assert rings() == before
+    assert ring_count() == before
 
 
 # -- interpreter exit, the quiet ways; with sends held: test_traps.py
@@ -431,14 +422,14 @@ def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
         program = program.replace(
             "sock = socket", "atexit.register(lambda: print('after'))\n        sock = socket", 1
         )
-        from helpers import child
+        from processes import child
 
         with child(program, how, port) as started:
             out, errors = started.end(1 if how == "exception" else 3)
         assert out == "after\n"
         assert ("ZeroDivisionError" in errors) == (how == "exception")
     else:
-        out, errors = run(program, how, port)
+        out, errors = run_program(program, how, port)
     assert "parked" not in errors
     assert "Exception ignored" not in errors
     assert udp_pair.receive(2) == [bytes(10)] * 2
@@ -447,7 +438,7 @@ def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
 # -- bounds
 
 
-@io_uring
+@only_io_uring
 def test_more_completions_than_the_queue_has_entries(
     box: testing.Hold, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -479,7 +470,7 @@ def overflowed(info: Path) -> int:
     return info.read_text().partition("CqOverflowList:")[2].count("user_data")
 
 
-@io_uring
+@only_io_uring
 def test_more_notifications_than_the_queue_has_entries(box: testing.Hold, sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
     with uringzc.Ring(entries=4, cq_entries=4, max_inflight=1024) as r:
@@ -502,7 +493,7 @@ def refused(s: uringzc.Scheduler, text: str) -> Iterator[None]:
     assert s.stats.requests == before
 
 
-@holding
+@zero_copy_engines
 def test_too_many_requests(box: testing.Hold, sock: socket.socket) -> None:
     with uringzc.Scheduler(max_inflight=4) as s:
         with stopped(box):
@@ -599,10 +590,10 @@ LITTLE = """
 """
 
 
-@io_uring
+@only_io_uring
 @testing.requires("unprivileged")
 def test_little_memory_to_lock(udp_pair: "Pair") -> None:
-    out, errors = run(LITTLE, 256, udp_pair.rx.getsockname()[1])
+    out, errors = run_program(LITTLE, 256, udp_pair.rx.getsockname()[1])
     region, registered, results = out.splitlines()
     assert region.startswith("region 12 1048576 bytes can not be registered: the limit for locked memory")
     assert "(RLIMIT_MEMLOCK) is 256 KiB per user, 1024 KiB are needed; raise it with `ulimit -l`" in region
@@ -611,30 +602,30 @@ def test_little_memory_to_lock(udp_pair: "Pair") -> None:
     assert sorted(udp_pair.receive(2)) == [bytes(4), b"plain"]
 
 
-@io_uring
+@only_io_uring
 @testing.requires("unprivileged")
 def test_no_memory_to_lock(udp_pair: "Pair") -> None:
-    out, errors = run(LITTLE, 4, udp_pair.rx.getsockname()[1])
+    out, errors = run_program(LITTLE, 4, udp_pair.rx.getsockname()[1])
     assert "RLIMIT_MEMLOCK) is 4 KiB per user, more is needed; raise it with `ulimit -l`" in out, errors
     assert "Traceback" not in errors
 
 
-@io_uring
+@only_io_uring
 @testing.requires("unprivileged")
 def test_control_much_memory_to_lock(udp_pair: "Pair") -> None:
-    out, errors = run(LITTLE, 8192, udp_pair.rx.getsockname()[1])
+    out, errors = run_program(LITTLE, 8192, udp_pair.rx.getsockname()[1])
     assert out.splitlines() == ["True", "[4, 5]"], errors
 
 
 # -- a completion that the kernel dropped
 
 
-@io_uring
+@only_io_uring
 @testing.requires("net_admin")
 def test_poisoned() -> None:
     program = """
         import uringzc
-        from helpers import drop_a_completion, is_held
+        from held_memory import drop_completion, is_held
         from uringzc import testing
         from uringzc.engines import lifetime
         lifetime.DRAIN_AT_END = 0.01
@@ -645,7 +636,7 @@ def test_poisoned() -> None:
             data = bytearray(b"for ever")
             s.send(sock, data)
             s.submit()
-            drop_a_completion()
+            drop_completion()
             for call in (
                 lambda: s.submit(),
                 lambda: s.send(sock, b"x"),
@@ -673,7 +664,7 @@ def test_poisoned() -> None:
             print(len(lifetime.parked()), is_held(data))
             other.close()
     """
-    out, errors = run(program)
+    out, errors = run_program(program)
     lines = out.splitlines()
     refusal = (
         "the kernel dropped a completion: what is in flight is never released, and this Scheduler takes no "
@@ -693,7 +684,7 @@ def test_control_not_poisoned(udp_pair: "Pair") -> None:
 
 
 def test_descriptors_and_memory_come_back(udp_pair: "Pair") -> None:
-    before, open_rings = len(os.listdir("/proc/self/fd")), rings()
+    before, open_rings = len(os.listdir("/proc/self/fd")), ring_count()
     for _ in range(50):
         with uringzc.Scheduler() as s:
             s.fileno()
@@ -702,4 +693,4 @@ def test_descriptors_and_memory_come_back(udp_pair: "Pair") -> None:
             s.send(udp_pair.tx, region, length=100, flush=True)
             s.submit()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert rings() == open_rings
+    assert ring_count() == open_rings

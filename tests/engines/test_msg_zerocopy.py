@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
-from helpers import room, stopped
+from marks import only_msg_zerocopy
+from traffic import enlarge_sndbuf, stopped
 
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
 
-pytestmark = [pytest.mark.engines("msg_zerocopy"), testing.requires("net_admin")]
+pytestmark = [only_msg_zerocopy, testing.requires("net_admin")]
 
 SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, UDP_CORK, UDP_SEGMENT = 10, 2, 11, 1, 103
@@ -59,7 +60,7 @@ def net(network: testing.Hold) -> Iterator[Net]:
         near.bind(("127.0.0.1", 0))
         near.settimeout(10)
         far.settimeout(10)
-        room(tx)
+        enlarge_sndbuf(tx)
         yield Net(network, tx, near, far)
     network.limit()
     network.release()

@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from helpers import charged, room, stopped, stream_in, until
+from marks import only_msg_zerocopy
+from traffic import enlarge_sndbuf, stopped, tcp_connection, unsent_bytes, wait_until
 
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
 
-pytestmark = [pytest.mark.engines("msg_zerocopy"), testing.requires("net_admin")]
+pytestmark = [only_msg_zerocopy, testing.requires("net_admin")]
 
 SO_ATTACH_FILTER, SO_MEMINFO, SO_ZEROCOPY, MSG_ZEROCOPY = 26, 55, 60, 0x4000000
 controlled = pytest.mark.parametrize("control", [False, True], ids=["", "control"])
@@ -59,7 +60,7 @@ class Used:
             to = [self.near.getsockname()] if self.near else []
             self.tx.sendmsg([b"own"], [], MSG_ZEROCOPY, *to)
             assert receive(self.near or self.rx, 3) == b"own"
-        assert until(lambda: not charged(self.tx))
+        assert wait_until(lambda: not unsent_bytes(self.tx))
         if read:
             error_queue.read(self.tx)
             assert held(self.tx) == 0
@@ -93,7 +94,7 @@ class Used:
 
 @contextmanager
 def stream(box: testing.Hold, window: int = 0) -> Iterator[Used]:
-    with stream_in(box, window) as (tx, rx):
+    with tcp_connection(box, window) as (tx, rx):
         yield Used(tx, rx)
 
 
@@ -103,7 +104,7 @@ def datagrams(box: testing.Hold) -> Iterator[Used]:
         near.bind(("127.0.0.1", 0))
         for each in (rx, near):
             each.settimeout(20)
-        room(tx)
+        enlarge_sndbuf(tx)
         yield Used(tx, rx, near)
 
 
@@ -264,7 +265,7 @@ def test_a_stream_whose_memory_others_hold_is_copied_meanwhile(box: testing.Hold
             assert tx.stats.in_flight == 0
             assert OTHERS in tx.explain()
         assert receive(used.rx, 20_003) == b"own" + b"x" * 20_000
-        assert until(lambda: not charged(used.tx))
+        assert wait_until(lambda: not unsent_bytes(used.tx))
         with stopped(box):
             tx.send(b"y" * 20_000)
             assert tx.stats.in_flight == 1

@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import child, run, stopped, wait_readable
+from marks import only_msg_zerocopy
+from processes import child, run_program
+from traffic import stopped, wait_readable
 
 import uringzc
 from uringzc import testing
@@ -19,7 +21,6 @@ from uringzc.kernel import error_queue
 if TYPE_CHECKING:
     from conftest import MakePair, Pair
 
-msg_zerocopy = pytest.mark.engines("msg_zerocopy")
 IP_RECVERR, IPV6_RECVERR, SO_TIMESTAMPING, SCM_TIMESTAMPING = 11, 25, 37, 37
 ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 1, 2, 3, 4
 TX_SOFTWARE, SOFTWARE, OPT_ID, OPT_TSONLY = 2, 16, 128, 2048
@@ -165,7 +166,7 @@ GONE = """
 
 
 def test_errors_of_an_engine_that_has_ended() -> None:
-    out, said = run(GONE)
+    out, said = run_program(GONE)
     parents = "belongs to the parent of this process, which forked: make a new one here"
     assert out.splitlines() == [
         "this Scheduler is closed: make a new one",  # in the child
@@ -211,12 +212,12 @@ DROPPED = """
 
 
 def test_errors_in_the_clean_up_of_a_dropped_sender() -> None:
-    out, said = run(DROPPED)
+    out, said = run_program(DROPPED)
     assert out == "0\nends\n", said
     assert "Exception ignored" not in said
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @testing.requires("net_admin")
 def test_asking_for_errors_takes_no_notification_away(box: testing.Hold) -> None:
     """Who waits on fileno() hears of what it found, and the socket is the program's alone again."""
@@ -238,7 +239,7 @@ def test_asking_for_errors_takes_no_notification_away(box: testing.Hold) -> None
         assert len(s.reap_notifications()) == 1
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 def test_copied_of_what_the_kernel_has_merged(udp_pair: "Pair") -> None:
     with uringzc.Scheduler() as s:
         for _ in range(3):
@@ -249,7 +250,7 @@ def test_copied_of_what_the_kernel_has_merged(udp_pair: "Pair") -> None:
         assert [n.copied for n in s.reap_notifications()] == [1, 1]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @testing.requires("net_admin")
 def test_not_copied(sink: testing.Sandbox) -> None:
     with sink.socket() as sock, uringzc.Scheduler() as s:
@@ -260,11 +261,11 @@ def test_not_copied(sink: testing.Sandbox) -> None:
 
 MEMLOCK = """
 import os, resource, sys, uringzc
-from helpers import room
+from traffic import enlarge_sndbuf
 import socket
 socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
 for sock in socks:
-    room(sock)
+    enlarge_sndbuf(sock)
     sock.connect(("10.0.0.2", 9000))
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10, 64 << 10))
 os.setresuid(65534, 65534, 65534)
@@ -288,7 +289,7 @@ with uringzc.Scheduler() as s:
 """
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @testing.requires("net_admin")
 @testing.requires("unprivileged")
 def test_no_more_memory_may_be_locked(box: testing.Hold) -> None:

@@ -8,7 +8,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import child, stopped
+from marks import only_msg_zerocopy
+from processes import child
+from traffic import stopped
 
 import uringzc
 from uringzc import testing
@@ -59,7 +61,7 @@ with uringzc.Scheduler() as s:
 """
 
 
-@pytest.mark.engines("msg_zerocopy")
+@only_msg_zerocopy
 @sandboxed
 def test_more_sockets_than_a_thousand_send_zero_copy(box: testing.Hold) -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096:

@@ -10,7 +10,9 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import fork, holding, room, stopped, stream_in
+from marks import only_msg_zerocopy, zero_copy_engines
+from processes import fork
+from traffic import enlarge_sndbuf, stopped, tcp_connection
 
 import uringzc
 from uringzc import testing
@@ -20,7 +22,6 @@ from uringzc.kernel import error_queue
 if TYPE_CHECKING:
     from conftest import Pair
 
-msg_zerocopy = pytest.mark.engines("msg_zerocopy")
 sandboxed = testing.requires("net_admin")
 SO_ZEROCOPY, MSG_ZEROCOPY, UDP_CORK = 60, 0x4000000, 1
 
@@ -52,7 +53,7 @@ def read_to_the_end(rx: socket.socket) -> None:
 # -- used before
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("unread", [False, True])
 @pytest.mark.parametrize("own", [0, 5])
@@ -75,11 +76,11 @@ def test_datagram_socket_that_sent_zero_copy_before(
         assert [n.sequence for n in s.reap_notifications()] == [0, 1]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("before", [False, True])
 def test_stream_that_had_so_zerocopy_before(box: testing.Hold, before: bool) -> None:
-    with stream_in(box) as (tx, rx), uringzc.Scheduler() as s:
+    with tcp_connection(box) as (tx, rx), uringzc.Scheduler() as s:
         if before:
             tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
         with stopped(box):
@@ -89,7 +90,7 @@ def test_stream_that_had_so_zerocopy_before(box: testing.Hold, before: bool) -> 
         assert rx.recv(10000, socket.MSG_WAITALL) == b"x" * 5000 + b"y" * 5000
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 def test_two_engines_on_a_socket(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock:
@@ -110,7 +111,7 @@ def test_two_engines_on_a_socket(box: testing.Hold, rx: socket.socket) -> None:
         assert received(rx, 7) == [b"1", b"2", b"3", b"4", b"5", b"6", b"7"]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 def test_many_engines_on_a_socket_one_after_another(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock:
@@ -128,7 +129,7 @@ def test_many_engines_on_a_socket_one_after_another(box: testing.Hold, rx: socke
 # -- descriptors
 
 
-@holding
+@zero_copy_engines
 @sandboxed
 def test_closed_with_sends_held_and_its_number_used_again(box: testing.Hold, rx: socket.socket) -> None:
     with uringzc.Scheduler() as s, ExitStack() as stack:
@@ -168,7 +169,7 @@ def test_waiting_requests_of_a_closed_socket_leave_through_no_other(
         assert tcp_pair.empty()
 
 
-@holding
+@zero_copy_engines
 @sandboxed
 def test_one_socket_under_two_descriptors(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
@@ -187,7 +188,7 @@ def test_one_socket_under_two_descriptors(box: testing.Hold, rx: socket.socket) 
 # -- full sockets
 
 
-@holding
+@zero_copy_engines
 @sandboxed
 def test_a_full_socket_keeps_no_other_from_leaving(
     box: testing.Hold, rx: socket.socket, udp_pair: "Pair", engine: str
@@ -209,14 +210,14 @@ def test_a_full_socket_keeps_no_other_from_leaving(
         assert (sorted(came) if engine == "io_uring" else came) == [b"%3d" % i * 300 for i in range(40)]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("abort", [False, True])
 def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> None:
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(1)
         tx = box.socket(type=socket.SOCK_STREAM)
-        room(tx)
+        enlarge_sndbuf(tx)
         tx.connect(listener.getsockname())
         rx, _ = listener.accept()
         with rx:
@@ -238,10 +239,10 @@ def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> N
                 read_to_the_end(rx)
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 def test_linger_0_takes_memory_back_from_a_peer_that_reads_no_more(box: testing.Hold) -> None:
-    with stream_in(box, window=4096) as (tx, _), uringzc.Scheduler() as s:
+    with tcp_connection(box, window=4096) as (tx, _), uringzc.Scheduler() as s:
         assert send(s, tx, *[b"x" * 100_000] * 5) == [100_000] * 5
         assert s.stats.in_flight == 5
         tx.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -249,7 +250,7 @@ def test_linger_0_takes_memory_back_from_a_peer_that_reads_no_more(box: testing.
         s.drain(10)
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.Hold) -> None:
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
@@ -270,7 +271,7 @@ def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.H
             assert rx.recv(5008, socket.MSG_WAITALL) == b"x" * 5000 + b"and this"
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 def test_linger_0_of_more_connections_than_one_look_asks(box: testing.Hold) -> None:
     """All are asked before the engine sleeps: nothing else would wake it."""
@@ -359,7 +360,7 @@ def test_corked(udp_pair: "Pair", failing: bool) -> None:
 # -- families, forks
 
 
-@holding
+@zero_copy_engines
 @sandboxed
 @pytest.mark.parametrize("host", ["v6", "mapped"])
 def test_families(box: testing.Hold, host: str) -> None:
@@ -379,7 +380,7 @@ def test_families(box: testing.Hold, host: str) -> None:
             assert received(rx, 3) == [b"1", b"2", b"3"]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 def test_fork_with_sends_held(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:

@@ -10,7 +10,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from helpers import io_uring, run
+from marks import only_io_uring
+from processes import run_program
 
 import uringzc
 from uringzc.engines.tables import BUFFERS
@@ -18,7 +19,7 @@ from uringzc.engines.tables import BUFFERS
 if TYPE_CHECKING:
     from conftest import Pair
 
-pytestmark = io_uring
+pytestmark = only_io_uring
 S = uringzc.Scheduler
 
 
@@ -57,7 +58,7 @@ FEW = """
 @pytest.mark.parametrize("few", [16, 256, 1023, 1024])
 def test_few_descriptors(few: int, more: int, which: str) -> None:
     """The table is as small as the limit, and the limit stays: select() has no bits beyond 1023."""
-    out, errors = run(FEW, few, few + more, which)
+    out, errors = run_program(FEW, few, few + more, which)
     assert out.splitlines() == ["io_uring 0", "b'one' b'two'", f"({few}, {few + more})"], errors
 
 
@@ -98,7 +99,7 @@ def test_a_sender_says_that_it_has_no_table() -> None:
         forbid(IO_URING_REGISTER, errno.EPERM, 1, 13)  # IORING_REGISTER_FILES2
         report(sender)
     """
-    name, said = json.loads(run(program)[0])["sender"]
+    name, said = json.loads(run_program(program)[0])["sender"]
     assert name == "io_uring"
     assert "Its socket is not registered: no table of files (Operation not permitted)." in said
 
@@ -115,7 +116,7 @@ def test_doctor_with_few_descriptors() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, 256))
         main(["doctor", "127.0.0.1"])
     """
-    assert "A UdpSender says" in run(program)[0]
+    assert "A UdpSender says" in run_program(program)[0]
 
 
 # -- registered buffers; a region of more than 1 GiB has several in a row, which are taken here without one

@@ -11,7 +11,10 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import child, holding, let_go, pinned, run, stopped, until
+from held_memory import pinned_kib, wait_for_parked
+from marks import zero_copy_engines
+from processes import child, run_program
+from traffic import stopped, wait_until
 
 import uringzc
 from uringzc import testing
@@ -114,17 +117,17 @@ LEAVING = [
 @pytest.mark.parametrize("leave", LEAVING)
 def test_what_a_thread_did_not_close_is_closed(leave: Callable[["Pair"], None], udp_pair: "Pair") -> None:
     ended(lambda: leave(udp_pair))  # modules, and what is kept for good
-    before, locked = descriptors(), pinned()
+    before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
         ended(lambda: leave(udp_pair))
     assert lifetime.parked() == []
     assert descriptors() == before
-    assert until(lambda: pinned() <= locked)
+    assert wait_until(lambda: pinned_kib() <= locked)
 
 
 @NOT_CLOSED
 def test_what_nobody_ever_owned_ends_when_it_is_dropped(udp_pair: "Pair") -> None:
-    before, locked = descriptors(), pinned()
+    before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
         with pytest.warns(ResourceWarning, match="was not closed"):
             unused(udp_pair)
@@ -132,7 +135,7 @@ def test_what_nobody_ever_owned_ends_when_it_is_dropped(udp_pair: "Pair") -> Non
             udp_unused(udp_pair)
         assert lifetime.parked() == []
     assert descriptors() == before
-    assert until(lambda: pinned() <= locked)
+    assert wait_until(lambda: pinned_kib() <= locked)
 
 
 @NOT_CLOSED
@@ -172,7 +175,7 @@ def leave_held(kind: str, sock: socket.socket) -> None:
         sender.close(0.01)
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("kind", ["Scheduler", "UdpSender"])
 def test_closed_too_early_and_delivered_before_the_thread_ends(
     kind: str, box: testing.Hold, monkeypatch: pytest.MonkeyPatch
@@ -201,7 +204,7 @@ def test_closed_too_early_and_delivered_before_the_thread_ends(
 
 LEFT = """
     import sys, threading, warnings, uringzc
-    from helpers import is_held
+    from held_memory import is_held
     from uringzc import testing
     from uringzc.engines import lifetime
     lifetime.DRAIN_AT_END = 0.05
@@ -235,10 +238,10 @@ LEFT = """
 """
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 def test_what_the_kernel_holds_longer_stays_parked_for_good() -> None:
-    out, errors = run(LEFT)
+    out, errors = run_program(LEFT)
     assert out.splitlines() == [
         "Scheduler was not closed",
         "a Scheduler was closed and is parked: 1 request is in flight",
@@ -272,10 +275,10 @@ OPEN_ONLY = """
 
 
 def test_control_what_is_parked_stays_open() -> None:
-    parked, more = map(int, run(OPEN_ONLY, "open only")[0].split())
+    parked, more = map(int, run_program(OPEN_ONLY, "open only")[0].split())
     assert parked == 11
     assert more >= 20
-    assert run(OPEN_ONLY, "all")[0] == "0 0\n"
+    assert run_program(OPEN_ONLY, "all")[0] == "0 0\n"
 
 
 # -- one deadline for all
@@ -320,18 +323,18 @@ DEADLINES = """
 """
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("what", ["thread", "interpreter"])
 def test_all_engines_share_the_time_at_the_end(what: str) -> None:
     """Nothing ever comes back, so the first takes all of it."""
-    out, errors = run(DEADLINES, what)
+    out, errors = run_program(DEADLINES, what)
     given = ["given 1", *["given 0"] * 4]
     assert out.splitlines() == ([*given, "ended"] if what == "thread" else given), errors
     assert errors == ""
 
 
-@holding
+@zero_copy_engines
 def test_all_senders_share_the_time_of_close(box: testing.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
     close = uringzc.UdpSender.close
@@ -357,7 +360,7 @@ def test_all_senders_share_the_time_of_close(box: testing.Hold, monkeypatch: pyt
                 s.close(0.05)
         assert 0 < given[0] <= 0.05
         assert given[1:] == [0.0] * 3
-        let_go(fileno, other)
+        wait_for_parked(fileno, other)
 
 
 # -- forks
@@ -406,7 +409,7 @@ FORKED = """
 
 
 def test_fork_beside_a_thread_and_what_is_parked(udp_pair: "Pair") -> None:
-    out, errors = run(FORKED, "its thread's", udp_pair.rx.getsockname()[1])
+    out, errors = run_program(FORKED, "its thread's", udp_pair.rx.getsockname()[1])
     assert out.splitlines() == ["in the child 0", "it ends with 0", "parked 0"], errors
     assert udp_pair.receive(2) == [b"by a thread", b"by the parent"]
     assert udp_pair.empty()

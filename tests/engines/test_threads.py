@@ -13,7 +13,10 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
-from helpers import Alarms, Unguarded, holding, io_uring, is_held, readable, rings, run, stopped
+from held_memory import BareEngine, is_held, ring_count
+from marks import only_io_uring, zero_copy_engines
+from processes import Alarms, run_program
+from traffic import is_readable, stopped
 
 import uringzc
 from uringzc import testing
@@ -60,7 +63,7 @@ CALLS: dict[str, Callable[[S, socket.socket, uringzc.Region], Any]] = {
 ANY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
-@holding
+@zero_copy_engines
 @ANY_CALL
 def test_another_thread_changes_nothing(
     call: Callable[[S, socket.socket, uringzc.Region], Any], box: testing.Hold
@@ -210,7 +213,7 @@ def test_looking_does_not_make_an_owner(udp_pair: "Pair") -> None:
 
 
 def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
-    before = rings()
+    before = ring_count()
     data = [bytearray(b"%d" % i) for i in range(4)]
 
     def own() -> list[S]:
@@ -221,7 +224,7 @@ def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
         return made
 
     made = elsewhere(own)
-    assert rings() == before
+    assert ring_count() == before
     assert not any(map(is_held, data))
     for i, s in enumerate(made):
         with pytest.raises(uringzc.ClosedError):
@@ -232,12 +235,12 @@ def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
     assert sorted(udp_pair.receive(4)) == [b"0", b"1", b"2", b"3"]
 
 
-@io_uring
+@only_io_uring
 @testing.requires("net_admin")
 def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
     program = """
         import threading, uringzc, sys, socket
-        from helpers import rings
+        from held_memory import ring_count
         from uringzc import testing
         from uringzc.engines import lifetime
         lifetime.DRAIN_AT_END = 0.01
@@ -257,15 +260,15 @@ def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
             thread = threading.Thread(target=own)
             thread.start()
             thread.join()
-            print(len(lifetime.parked()), two._engine.closed, two.stats.in_flight, rings())
+            print(len(lifetime.parked()), two._engine.closed, two.stats.in_flight, ring_count())
             box.release()
     """
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out.splitlines() == ["1 True 0 1"], errors
 
 
 def test_threads_with_engines_of_their_own(udp_pair: "Pair") -> None:
-    before = rings()
+    before = ring_count()
 
     def work(number: int) -> int:
         with S() as s:
@@ -281,13 +284,13 @@ def test_threads_with_engines_of_their_own(udp_pair: "Pair") -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [400] * 4
-    assert rings() == before
+    assert ring_count() == before
 
 
 # -- what comes in between
 
 
-@holding
+@zero_copy_engines
 def test_signal_handler_is_refused_while_waiting(box: testing.Hold) -> None:
     import signal
 
@@ -371,10 +374,10 @@ def test_code_in_the_middle_of_a_send_is_refused(make_udp: "Callable[..., Pair]"
         s.drain()
     assert outcomes == ["busy"]
     assert [right.recv(10), right.recv(10)] == [b"first", b"second"]
-    assert not readable(wrong.rx.fileno())
+    assert not is_readable(wrong.rx.fileno())
 
 
-@holding
+@zero_copy_engines
 def test_first_wait_can_be_interrupted(box: testing.Hold) -> None:
     # the very first call into the kernel is one that blocks
     with box.socket() as sock, box.receiver_socket(), S() as s, stopped(box):
@@ -399,11 +402,11 @@ def test_engines_are_collected() -> None:
 # -- the control: what the kernel says to a thread that is not the owner
 
 
-@io_uring
+@only_io_uring
 def test_control_the_kernel_refuses_and_the_notification_waits(box: testing.Hold) -> None:
     with box.socket() as sock, box.receiver_socket() as rx:
         sock.connect(box.address)
-        engine = Unguarded()
+        engine = BareEngine()
         with stopped(box):
             engine.send(sock, b"held")
             engine.submit()
@@ -413,7 +416,7 @@ def test_control_the_kernel_refuses_and_the_notification_waits(box: testing.Hold
         engine.exit()
 
 
-def entered(engine: Unguarded) -> int:
+def entered(engine: BareEngine) -> int:
     """io_uring_enter() with GETEVENTS, past every check of the library."""
     libc = ctypes.CDLL(None, use_errno=True)
     return 0 if libc.syscall(426, engine.fd, 0, 0, 1, None, 0) >= 0 else -ctypes.get_errno()

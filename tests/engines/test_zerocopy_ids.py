@@ -7,8 +7,8 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from helpers import run
 from hypothesis import Phase, given, settings
+from processes import run_program
 
 from uringzc._uring import ffi, lib
 
@@ -495,7 +495,7 @@ for ids in kept:
 
 
 def test_more_sockets_than_are_remembered() -> None:
-    run(MANY)  # in a process of its own: these counters stay
+    run_program(MANY)  # in a process of its own: these counters stay
 
 
 FORKED = """
@@ -526,4 +526,4 @@ with opened(cookies[1]) as again:
 
 def test_after_a_fork() -> None:
     assert hasattr(os, "fork")
-    run(FORKED)
+    run_program(FORKED)

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from helpers import is_bound, stopped, until
 from test_examples_udp import Program, finish, run, started
+from traffic import is_bound, stopped, wait_until
 
 from uringzc import testing
 
@@ -46,7 +46,7 @@ def sent(output: str) -> Sent:
 
 def wait_for_port(process: Program, protocol: str, port: int) -> None:
     """Returns when that program has bound it, in whichever network it is."""
-    assert until(lambda: process.poll() is not None or is_bound(protocol, port, process.pid))
+    assert wait_until(lambda: process.poll() is not None or is_bound(protocol, port, process.pid))
 
 
 def free_port(family: str, protocol: str) -> int:

@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import io_uring, is_bound, until
+from marks import only_io_uring, only_msg_zerocopy
+from traffic import is_bound, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LINE = r"packets=(\d+) \(MB=(\d+)\), rps=(\d+) \(MB/s=(\d+)\)\n"
@@ -33,7 +34,7 @@ def free_port(kind: int) -> str:
 
 def wait_for_port(protocol: str, port: str) -> None:
     """Returns when somebody has bound it."""
-    assert until(lambda: is_bound(protocol, int(port)))
+    assert wait_until(lambda: is_bound(protocol, int(port)))
 
 
 def test_hello() -> None:
@@ -62,7 +63,7 @@ def test_slots() -> None:
     ]
 
 
-@io_uring
+@only_io_uring
 @pytest.mark.parametrize(
     ("protocol", "receiving", "sending"),
     [
@@ -90,7 +91,7 @@ def test_send_zerocopy(protocol: str, receiving: list[str], sending: list[str]) 
         assert int(received[1]) <= int(sent[1])
 
 
-@pytest.mark.engines("msg_zerocopy")
+@only_msg_zerocopy
 def test_send_zerocopy_does_not_say_more_than_the_kernel() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rx:
         rx.bind(("127.0.0.1", 0))
@@ -99,7 +100,7 @@ def test_send_zerocopy_does_not_say_more_than_the_kernel() -> None:
         assert "\ncopied=unknown, memory back" in finish(tx)
 
 
-@io_uring
+@only_io_uring
 def test_send_zerocopy_ends_when_nobody_reads() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -107,14 +108,14 @@ def test_send_zerocopy_ends_when_nobody_reads() -> None:
         finish(tx)
 
 
-@io_uring
+@only_io_uring
 def test_send_zerocopy_ends_when_nobody_is_there() -> None:
     port = free_port(socket.SOCK_DGRAM)
     tx = start("send_zerocopy.py", "-4", "-D", "127.0.0.1", "-p", port, "-t", "20", "udp")
     finish(tx)  # long before
 
 
-@io_uring
+@only_io_uring
 @pytest.mark.parametrize(
     ("options", "said"),  # of what argparse refuses itself, only what it is about
     [

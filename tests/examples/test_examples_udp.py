@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ending
+from processes import killed_at_exit
 
 from uringzc import testing
 
@@ -33,7 +33,7 @@ def started(name: str, *options: object, box: testing.Sandbox | None = None) -> 
     def start() -> Program:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    with ending(box.run(start) if box else start()) as process:
+    with killed_at_exit(box.run(start) if box else start()) as process:
         yield process
 
 

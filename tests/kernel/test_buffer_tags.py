@@ -9,12 +9,14 @@ import struct
 from typing import Any
 
 import pytest
-from helpers import io_uring, ring_fds, room, stopped
+from held_memory import ring_fds
+from marks import only_io_uring
+from traffic import enlarge_sndbuf, stopped
 
 import uringzc
 from uringzc import testing
 
-pytestmark = [io_uring, testing.requires("net_admin"), pytest.mark.strays]
+pytestmark = [only_io_uring, testing.requires("net_admin"), pytest.mark.strays]
 
 TAG = 1 << 63  # no request of the library's has a user_data with the top bit
 IO_URING_SETUP, IO_URING_REGISTER = 425, 427
@@ -92,7 +94,7 @@ class Oracle:
 @pytest.fixture
 def sock(box: testing.Hold) -> Any:
     with box.socket() as sock:
-        room(sock)
+        enlarge_sndbuf(sock)
         sock.connect(box.address)
         yield sock
 

@@ -18,7 +18,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
-from helpers import io_uring, readable, run
+from marks import only_io_uring
+from processes import run_program
+from traffic import is_readable
 
 import uringzc
 from uringzc import Notification, RawCompletion, memory, testing
@@ -27,7 +29,7 @@ from uringzc._uring import lib
 if TYPE_CHECKING:
     from conftest import Pair
 
-pytestmark = io_uring
+pytestmark = only_io_uring
 
 MORE, NOTIF, COPIED = 1 << 1, 1 << 3, -(1 << 31)
 TAG, GOOD = 7, b"good"
@@ -378,7 +380,7 @@ def test_one_of_three(
         assert made.owner() is None
         assert (s.stats.in_flight, s.stats.held, s.stats.stray, s.stats.notifications) == (0, 0, 0, 1)
     assert udp_pair.receive(2) == [GOOD] * 2
-    assert not readable(udp_pair.rx.fileno())
+    assert not is_readable(udp_pair.rx.fileno())
 
 
 # By TCP, because one send can be longer than the limit: what others of this user lock then matters little.
@@ -407,7 +409,7 @@ LOCKED = """
 
 @testing.requires("unprivileged")
 def test_too_little_memory_to_lock() -> None:
-    out, errors = run(LOCKED)
+    out, errors = run_program(LOCKED)
     assert out.splitlines() == [
         f"[({2 << 20}, {-errno.ENOMEM}, {MORE}), {NOTIF}]",
         f"[(4, 4, {MORE}), {NOTIF}]",

@@ -13,12 +13,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from helpers import io_uring, one_processor, room
+from marks import only_io_uring
+from traffic import enlarge_sndbuf, one_processor
 
 import uringzc
 from uringzc import RawCompletion, testing
 
-pytestmark = [io_uring, testing.requires("net_admin")]
+pytestmark = [only_io_uring, testing.requires("net_admin")]
 
 COPY_TAG, ZC_TAG = 0, 1
 MORE, NOTIF = 1 << 1, 1 << 3
@@ -132,7 +133,7 @@ def connected(
     with ExitStack() as stack:
         rx = stack.enter_context(box.receiver_socket(family, kind))
         tx = stack.enter_context(box.socket(family, kind))
-        room(tx, 1 << 21)
+        enlarge_sndbuf(tx, 1 << 21)
         if protocol == "tcp":
             rx.listen()
         tx.connect(box.address6 if family == socket.AF_INET6 else box.address)

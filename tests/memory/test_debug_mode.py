@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Pair
-from helpers import holding, run, stopped
+from marks import zero_copy_engines
+from processes import run_program
+from traffic import stopped
 
 import uringzc
 from uringzc import BufferModifiedError, UdpSender, testing
@@ -56,7 +58,7 @@ def test_with_a_scheduler_that_is_shared(udp_pair: Pair) -> None:
             udp_pair.receive(SIZE // SEGMENT)
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("ending", ["wait", "drain", "close"])
 def test_what_is_written_too_early_is_found(box: testing.Hold, ending: str) -> None:
@@ -93,7 +95,7 @@ def test_payloads_are_let_go(udp_pair: Pair, tx: UdpSender) -> None:
 @pytest.mark.parametrize("later", [False, True])
 def test_a_mapped_file_that_was_truncated(tmp_path: Path, later: bool) -> None:
     """The send fails with EFAULT, as without debug mode, where a read would end the process (SIGBUS)."""
-    out, _ = run(
+    out, _ = run_program(
         """
         import mmap, os, socket, sys
         import uringzc

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import holding, io_uring, is_held, pinned, run, stopped, until
+from held_memory import is_held, pinned_kib
+from marks import only_io_uring, zero_copy_engines
+from processes import run_program
+from traffic import stopped, wait_until
 
 import uringzc
 from uringzc import memory, testing
@@ -59,7 +62,7 @@ def test_what_an_engine_had_locked_counts_no_more_when_it_is_closed() -> None:
             with uringzc.UdpSender(("127.0.0.1", 9)) as sender:
                 print(sender.explain().count("an arena of 4096 KiB."))
     """
-    assert run(program)[0] == "1\n" * 4
+    assert run_program(program)[0] == "1\n" * 4
 
 
 # -- regions
@@ -96,13 +99,13 @@ def test_region_is_sent_from_where_it_is(udp_pair: "Pair") -> None:
         assert udp_pair.receive(len(expected)) == expected
 
 
-@io_uring
+@only_io_uring
 def test_closed_region(held: Held) -> None:
     box, sock, rx = held
     with S() as s:
         region = s.register(8 << 20)
         region.view[:4] = b"held"
-        assert pinned() >= 8192
+        assert pinned_kib() >= 8192
         with stopped(box):
             s.send(sock, region, length=4, flush=True)
             s.submit()
@@ -119,15 +122,15 @@ def test_closed_region(held: Held) -> None:
             with pytest.raises(ValueError, match="the region is closed"):
                 s.send_run(sock, region, 4, 1)
             s.submit()
-            assert pinned() >= 8192  # the registration stays until the notification
+            assert pinned_kib() >= 8192  # the registration stays until the notification
             del view
             gc.collect()
         s.reap_notifications(wait=1)
-        assert until(lambda: pinned() < 8192)
+        assert wait_until(lambda: pinned_kib() < 8192)
         assert rx.wait(1) == [b"held"]
 
 
-@io_uring
+@only_io_uring
 def test_closed_region_of_a_callers_buffer(held: Held) -> None:
     box, sock, _ = held
     with S() as s:
@@ -163,14 +166,14 @@ def test_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
         s.submit()
         s.reap_notifications(wait=1)
         s.submit()
-        assert until(lambda: pinned() < 8192)
+        assert wait_until(lambda: pinned_kib() < 8192)
 
 
-@io_uring
+@only_io_uring
 def test_regions_by_the_thousand(udp_pair: "Pair") -> None:
     with S() as s:
         regions = [s.register(PAGE) for _ in range(3000)]
-        assert pinned() >= 3000 * PAGE // 1024
+        assert pinned_kib() >= 3000 * PAGE // 1024
         for i in (0, 1, 1499, 2999):
             regions[i].view[:4] = b"%04d" % i
             s.send(udp_pair.tx, regions[i], length=4)
@@ -181,10 +184,10 @@ def test_regions_by_the_thousand(udp_pair: "Pair") -> None:
         for _ in range(20_000):  # more than the table has entries: they are used again
             s.register(1).close()
         s.submit()
-        assert until(lambda: pinned() < 3000 * PAGE // 1024)
+        assert wait_until(lambda: pinned_kib() < 3000 * PAGE // 1024)
 
 
-@io_uring
+@only_io_uring
 def test_too_many_regions() -> None:
     with S() as s:
         regions = [s.register(1) for _ in range(16383)]
@@ -199,7 +202,7 @@ def test_too_many_regions() -> None:
         assert not is_held(data)
 
 
-@io_uring
+@only_io_uring
 def test_region_across_registered_buffers(udp_pair: "Pair") -> None:
     gib, mib = 1 << 30, 1 << 20
     available = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) >> 10
@@ -223,7 +226,7 @@ def test_region_across_registered_buffers(udp_pair: "Pair") -> None:
             s.send(udp_pair.tx, region, offset=gib + mib - 1, length=2)
 
 
-@io_uring
+@only_io_uring
 def test_region_of_another_engine_is_refused(udp_pair: "Pair") -> None:
     with S() as one, S() as two, uringzc.Ring() as ring:
         region, raw = one.register(4096), ring.register(4096)
@@ -342,7 +345,7 @@ NO_PROC = """
 def test_without_proc(how: str, udp_pair: "Pair", tmp_path: Path, engine: str) -> None:
     """What may lie on huge pages, for all that is known, is sent unregistered."""
     tmp_path.joinpath("file").write_bytes(b"file" * 1024)
-    out, errors = run(NO_PROC, how, tmp_path / "file", udp_pair.rx.getsockname()[1])
+    out, errors = run_program(NO_PROC, how, tmp_path / "file", udp_pair.rx.getsockname()[1])
     registers = engine == "io_uring"
     there = [how == "mounted", registers, registers and how == "mounted", False]
     refused = "register() takes writable memory or a mapped file; bytes are sent as they are"
@@ -350,7 +353,7 @@ def test_without_proc(how: str, udp_pair: "Pair", tmp_path: Path, engine: str) -
     assert udp_pair.receive(3) == [bytes(4), b"mine", b"file"]
 
 
-@holding
+@zero_copy_engines
 def test_export_lasts_until_the_notification(held: Held) -> None:
     box, sock, rx = held
     data = bytearray(b"mine")
@@ -479,7 +482,7 @@ def test_control_without_debug(udp_pair: "Pair") -> None:
         assert len(s.reap_notifications()) == 1
 
 
-@holding
+@zero_copy_engines
 def test_debug_knows_regions_and_runs(held: Held) -> None:
     box, sock, _ = held
     with S(debug=True) as s:

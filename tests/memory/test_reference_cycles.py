@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from conftest import Pair
-from helpers import is_held, ring_fds
+from held_memory import is_held, ring_fds
+from marks import only_io_uring
 
 import uringzc
 from uringzc import UdpSender
@@ -82,7 +83,7 @@ def test_memory_that_knows_its_region() -> None:
         s.submit()
 
 
-@pytest.mark.engines("io_uring")
+@only_io_uring
 def test_a_sender_that_was_dropped_in_a_cycle(udp_pair: Pair) -> None:
     """Its ring is closed by the next call of the thread."""
     before = ring_fds()

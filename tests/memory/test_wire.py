@@ -8,7 +8,9 @@ from contextlib import ExitStack, nullcontext
 from typing import NamedTuple
 
 import pytest
-from helpers import Child, child, datagram, holding, room, stopped
+from marks import zero_copy_engines
+from processes import Child, child
+from traffic import datagram, enlarge_sndbuf, stopped
 
 import uringzc
 from uringzc import testing
@@ -131,7 +133,7 @@ def run(kind: str, count: int, early: bool) -> tuple[int, int, int, int]:
         receiver: Child = stack.enter_context(child(program, *box.address, count, box=box.peer))
         assert receiver.line() == "ready"
         sock = stack.enter_context(box.socket())
-        room(sock)
+        enlarge_sndbuf(sock)
         sock.connect(box.address)
         with uringzc.Scheduler(range(SLOTS), completions="all" if early else "failed", debug=False) as s:
             with stopped(box) if early else nullcontext():  # early, and surely before it leaves
@@ -150,7 +152,7 @@ def test_overwritten_at_the_notification(kind: str) -> None:
     assert run(kind, COUNT, early=False) == (COUNT, 0, 0, COUNT)
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)
 def test_control_overwritten_at_the_completions(kind: str) -> None:

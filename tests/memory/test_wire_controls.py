@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Alarms, Unguarded, charged, io_uring, room, run, stopped
+from held_memory import BareEngine
+from marks import only_io_uring
+from processes import Alarms, run_program
+from traffic import enlarge_sndbuf, stopped, unsent_bytes
 
 import uringzc
 from uringzc import memory, testing
 
-pytestmark = io_uring
+pytestmark = only_io_uring
 
 HUGE = 2 << 20
 
@@ -49,7 +52,7 @@ def deep_inside(area: Any) -> list[int]:
 def charge(box: testing.Hold, area: Any, offsets: list[int], registered: bool) -> int:
     """What the socket is charged for 1,400 bytes at each of the offsets, while they are held."""
     with box.socket() as sock, uringzc.Scheduler() as s, stopped(box):
-        room(sock)
+        enlarge_sndbuf(sock)
         sock.connect(box.address)
         region = s.register(area)
         assert region.registered == registered
@@ -57,7 +60,7 @@ def charge(box: testing.Hold, area: Any, offsets: list[int], registered: bool) -
             s.send(sock, region, offset=offset, length=1400, flush=True)
         s.submit()
         assert s.stats.in_flight == len(offsets)
-        return charged(sock)
+        return unsent_bytes(sock)
 
 
 @pytest.mark.parametrize("make", [mapped, array])
@@ -83,7 +86,7 @@ def test_regions_never_lie_on_huge_pages(box: testing.Hold) -> None:
         assert not memory.on_huge_pages(memory.address_of(region.view), len(region))
         s.send(sock, region, offset=2_000_000, length=1400, flush=True)
         s.submit()
-        assert 0 < charged(sock) < 16384
+        assert 0 < unsent_bytes(sock) < 16384
 
 
 # -- interpreter exit
@@ -91,14 +94,15 @@ def test_regions_never_lie_on_huge_pages(box: testing.Hold) -> None:
 EXIT = """
     import socket, sys, uringzc
     from uringzc.engines import lifetime
-    from helpers import Garbage, Unguarded, room
+    from held_memory import BareEngine, Garbage
+    from traffic import enlarge_sndbuf
     lifetime.DRAIN_AT_END = 0.05
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((sys.argv[2], int(sys.argv[3])))
-    room(sock)
+    enlarge_sndbuf(sock)
     held = [bytearray(b"%3d " % i * 350) for i in range(100)]
     if sys.argv[1] == "unguarded":
-        engine = Unguarded()
+        engine = BareEngine()
         for data in held:
             engine.send(sock, data)
         engine.submit()
@@ -126,7 +130,7 @@ def wrong_after_exit(box: testing.Hold, kind: str) -> int:
     """How many of 100 datagrams, held while their process ended, arrived changed."""
     with testing.receiver(sock=box.receiver_socket()) as rx:
         box.stop()
-        out, errors = run(EXIT, kind, *box.address, box=box)
+        out, errors = run_program(EXIT, kind, *box.address, box=box)
         assert out == "100\n"
         assert rx.count == 0
         assert ("ResourceWarning: a Scheduler was closed and is parked: 100 requests" in errors) == (
@@ -221,7 +225,7 @@ def test_control_descriptor_reused() -> None:
     with testing.receiver(thread=False) as one, testing.receiver(thread=False) as two:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tx.connect(one.address)
-        engine = Unguarded()
+        engine = BareEngine()
         engine.send(tx, b"for one")
         with reuse(tx, two.address):
             engine.submit(1)
@@ -254,7 +258,7 @@ def connected(rx: testing.Receiver) -> socket.socket:
 
 def test_interrupts_lose_nothing() -> None:
     with testing.receiver(limit=20_000) as rx, connected(rx) as tx:
-        room(tx)
+        enlarge_sndbuf(tx)
         payloads = [bytearray(b"%08d" % i) for i in range(16)]
         before = [sys.getrefcount(p) for p in payloads]
         sockets = sys.getrefcount(tx)
@@ -299,8 +303,8 @@ def first_beyond(rx: testing.Receiver, count: int) -> bytes:
 
 def test_control_recorded_after_the_call() -> None:
     with testing.receiver(limit=0) as rx, connected(rx) as tx:
-        room(tx)
-        engine = Unguarded()
+        enlarge_sndbuf(tx)
+        engine = BareEngine()
         held: list[bytes] = []
         data = b"x"
 
@@ -326,7 +330,7 @@ def test_control_recorded_after_the_call() -> None:
         engine.exit()
 
 
-def release(engine: Unguarded) -> None:
+def release(engine: BareEngine) -> None:
     from uringzc._uring import ffi, lib
 
     lib.uzc_slots_flush(engine.slots, 0)
@@ -340,7 +344,8 @@ def release(engine: Unguarded) -> None:
 
 OWNER_ENDS = """
     import sys, threading, warnings, uringzc
-    from helpers import is_held, until
+    from held_memory import is_held
+    from traffic import wait_until
     from uringzc import testing
     from uringzc.engines import lifetime
 
@@ -376,7 +381,7 @@ OWNER_ENDS = """
             box.release()
         rx.wait(1)
         other = uringzc.Scheduler()
-        came = until(lambda: other.submit() or not s.stats.in_flight, 0.3)
+        came = wait_until(lambda: other.submit() or not s.stats.in_flight, 0.3)
         print("notified", came, "parked", len(lifetime.parked()))
         other.close()
         s.close() if s._engine.closed else None
@@ -403,7 +408,7 @@ OWNER_ENDS = """
 )
 @testing.requires("net_admin")
 def test_owner_ends_with_sends_in_flight(guard: str, drained: str, expected: list[str]) -> None:
-    out, _ = run(OWNER_ENDS, guard, drained)
+    out, _ = run_program(OWNER_ENDS, guard, drained)
     assert out.splitlines() == expected
 
 
@@ -411,14 +416,15 @@ def test_owner_ends_with_sends_in_flight(guard: str, drained: str, expected: lis
 
 FORK = """
     import os, sys, uringzc
-    from helpers import pinned, until
+    from held_memory import pinned_kib
+    from traffic import wait_until
     from uringzc.engines import io_uring
 
     if sys.argv[1] == "kept":
         io_uring.RingEngine.abandon = lambda self: None
     s = uringzc.Scheduler()
     region = s.register(8 << 20)
-    print("pinned", pinned() >= 8192)
+    print("pinned", pinned_kib() >= 8192)
     ours, theirs = os.pipe(), os.pipe()
     child = os.fork()
     if not child:
@@ -435,28 +441,24 @@ FORK = """
     files = [os.readlink(f"/proc/{child}/fd/{fd}") for fd in os.listdir(f"/proc/{child}/fd")]
     print("has", sum("io_uring" in file for file in files))
     s.close()
-    print("alive", until(lambda: pinned() < 1024))
+    print("alive", wait_until(lambda: pinned_kib() < 1024))
     os.close(theirs[1])
     os.waitpid(child, 0)
-    print("gone", until(lambda: pinned() < 1024))
+    print("gone", wait_until(lambda: pinned_kib() < 1024))
 """
 
 
 def test_child_that_lives_on_does_not_keep_memory_pinned() -> None:
-    assert run(FORK, "abandoned")[0].split() == [
-        "pinned",
-        "True",
-        "has",
-        "0",
-        "alive",
-        "True",
-        "gone",
-        "True",
+    assert run_program(FORK, "abandoned")[0].splitlines() == [
+        "pinned True",
+        "has 0",
+        "alive True",
+        "gone True",
     ]
 
 
 def test_control_child_that_keeps_the_ring() -> None:
-    assert run(FORK, "kept")[0].split() == ["pinned", "True", "has", "1", "alive", "True", "gone", "True"]
+    assert run_program(FORK, "kept")[0].splitlines() == ["pinned True", "has 1", "alive True", "gone True"]
 
 
 def test_rings_are_not_mapped_in_children() -> None:
@@ -474,7 +476,7 @@ def test_rings_are_not_mapped_in_children() -> None:
 
 FORKED = """
     import os, sys, uringzc
-    from helpers import Child
+    from processes import Child
     from uringzc import testing
 
     calls = [
@@ -530,7 +532,7 @@ FORKED = """
 
 @testing.requires("net_admin")
 def test_parent_goes_on_after_fork() -> None:
-    out, errors = run(FORKED)
+    out, errors = run_program(FORKED)
     assert out.splitlines() == ["11 11", "[b'child ', b'parent', b'parent', b'queued'] 3 2"], errors
 
 
@@ -552,6 +554,6 @@ def test_finalizers_of_a_forked_child_leave_the_parent_alone() -> None:
                 print(s.submit(), len(s.reap_completions(wait=2)))
             print(rx.wait(2))
     """
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out.splitlines() == ["1 2", "[b'one', b'two']"], errors
     assert "Error" not in errors

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import io_uring, is_held
+from held_memory import is_held
+from marks import only_io_uring
 
 import uringzc
 from uringzc.address import pack
@@ -215,7 +216,7 @@ SOCKETS: list[tuple[str, Callable[[], socket.socket]]] = [
 ]
 
 
-@io_uring
+@only_io_uring
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.parametrize("make", [row[1] for row in SOCKETS], ids=[row[0] for row in SOCKETS])
 def test_sockets_that_can_not(make: Callable[[], socket.socket]) -> None:
@@ -406,7 +407,7 @@ def test_wait(s: S, call: str) -> None:
 # -- Ring
 
 
-@io_uring
+@only_io_uring
 @cases(
     ("entries zero", {"entries": 0}, ValueError, "entries must be from 1 to 32768, not 0"),
     ("entries huge", {"entries": 32769}, ValueError, "entries must be from 1 to 32768, not 32769"),
@@ -421,7 +422,7 @@ def test_ring(arguments: dict[str, Any], kind: type[Exception], text: str) -> No
         uringzc.Ring(**arguments)
 
 
-@io_uring
+@only_io_uring
 @cases(
     ("none", {"buffers": []}, ValueError, "a message has 1 to 1024 buffers, not 0"),
     ("too many", {"buffers": [b"x"] * 1025}, ValueError, "a message has 1 to 1024 buffers, not 1025"),

@@ -8,7 +8,9 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import fork, holding, stopped
+from marks import zero_copy_engines
+from processes import fork
+from traffic import stopped
 
 import uringzc
 from uringzc import errors, testing
@@ -262,7 +264,7 @@ def test_a_sender_whose_scheduler_is_inside_a_call(make: Make) -> None:
     ]
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("name", ["Scheduler", "UdpSender"])
 @pytest.mark.parks
 def test_what_was_parked_is_named(name: str, box: testing.Hold) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import io_uring, is_held, stopped, stream_in, wait_readable
+from held_memory import is_held
+from marks import only_io_uring
+from traffic import stopped, tcp_connection, wait_readable
 
 import uringzc
 from uringzc import RawCompletion, testing
@@ -17,7 +19,7 @@ from uringzc.kernel.features import features
 if TYPE_CHECKING:
     from conftest import Pair
 
-pytestmark = io_uring
+pytestmark = only_io_uring
 
 MORE, NOTIF, COPIED = 1 << 1, 1 << 3, 1 << 31
 SEGMENT = 1000
@@ -394,7 +396,7 @@ def test_segments_without_sendmsg_zc(sink: testing.Sandbox, sendmsg_zc: bool) ->
 @testing.requires("net_admin")
 def test_several_pieces_without_sendmsg_zc(box: testing.Hold, sendmsg_zc: bool) -> None:
     pieces = [bytes([number]) * 20_000 for number in range(5)]
-    with stream_in(box) as (tx, rx), uringzc.TcpSender(tx, zero_copy="always") as sender:
+    with tcp_connection(box) as (tx, rx), uringzc.TcpSender(tx, zero_copy="always") as sender:
         with stopped(box):
             assert sender.send_buffers(pieces) == 100_000
             assert sender.stats.in_flight == sendmsg_zc  # until the peer has acknowledged it

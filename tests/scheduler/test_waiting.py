@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from helpers import Alarms, holding, io_uring, readable, stopped, wait_readable
+from marks import only_io_uring, zero_copy_engines
+from processes import Alarms
+from traffic import is_readable, stopped, wait_readable
 
 import uringzc
 from uringzc import Completion, Notification, testing
@@ -43,7 +45,7 @@ def test_without_wait_it_looks_and_does_not_submit(udp_pair: "Pair") -> None:
         assert s.submit() == 0
 
 
-@holding
+@zero_copy_engines
 def test_without_wait_notifications_are_seen(box: testing.Hold, sock: socket.socket) -> None:
     # a DEFER_TASKRUN ring shows nothing until it is entered
     with S() as s:
@@ -86,7 +88,7 @@ def test_wait_returns_all_there_is(udp_pair: "Pair") -> None:
         assert len(s.reap_notifications(wait=1)) == 10
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("wait", [1, 2, 3])
 def test_wait_for_some_of_them(box: testing.Hold, sock: socket.socket, wait: int, udp_pair: "Pair") -> None:
     with S() as s, stopped(box):
@@ -97,7 +99,7 @@ def test_wait_for_some_of_them(box: testing.Hold, sock: socket.socket, wait: int
         assert s.stats.in_flight == 1
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("timeout", [0, 0.0, 0.02, -1])
 def test_timeout_returns_what_there_is(
     box: testing.Hold, sock: socket.socket, timeout: float, udp_pair: "Pair"
@@ -233,7 +235,7 @@ def test_batch_owns_its_records(udp_pair: "Pair") -> None:
 # -- notifiers and drain
 
 
-@holding
+@zero_copy_engines
 def test_notifier(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         with stopped(box):
@@ -275,7 +277,7 @@ def test_done_looks(box: testing.Hold, sock: socket.socket) -> None:
         assert notifier.done
 
 
-@holding
+@zero_copy_engines
 def test_drain(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         s.drain()
@@ -319,7 +321,7 @@ def test_run_says_how_many_were_queued(
 SETUPS = pytest.mark.parametrize("setup", [None, *uring.SETUP], ids=["usual", *map(hex, uring.SETUP)])
 
 
-@holding
+@zero_copy_engines
 @SETUPS
 def test_fileno(
     box: testing.Hold, sock: socket.socket, setup: int | None, monkeypatch: pytest.MonkeyPatch
@@ -329,25 +331,25 @@ def test_fileno(
     with S() as s:
         fd = s.fileno()
         assert fd == s.fileno()
-        assert not readable(fd)
+        assert not is_readable(fd)
         for _ in range(3):
             with stopped(box):
                 s.send(sock, b"x", flush=True)
-                assert not readable(fd)  # only queued
+                assert not is_readable(fd)  # only queued
                 s.submit()
-                assert readable(fd)  # submit took the result in
+                assert is_readable(fd)  # submit took the result in
                 assert len(s.reap_completions()) == 1
-                assert not readable(fd)
+                assert not is_readable(fd)
                 s.submit()
-                assert not readable(fd)
+                assert not is_readable(fd)
             wait_readable(fd)  # the notification wakes up whoever waits
             s.submit()
-            assert readable(fd)
+            assert is_readable(fd)
             assert len(s.reap_notifications()) == 1
-            assert not readable(fd)
+            assert not is_readable(fd)
 
 
-@holding
+@zero_copy_engines
 @SETUPS
 def test_fileno_wakes_who_waits_already(
     box: testing.Hold, sock: socket.socket, setup: int | None, monkeypatch: pytest.MonkeyPatch
@@ -374,7 +376,7 @@ def test_fileno_that_is_asked_for_late(box: testing.Hold, sock: socket.socket, u
     with S() as s:
         s.send(udp_pair.tx, b"x", flush=True)
         s.submit()
-        assert readable(s.fileno())
+        assert is_readable(s.fileno())
     with S(completions="none") as s:
         with stopped(box):
             s.send(sock, b"x", flush=True)
@@ -399,26 +401,26 @@ def test_fileno_after_flush(udp_pair: "Pair") -> None:
             s.send(udp_pair.tx, b"x")
             s.drain()
             s.reap_completions()
-            assert not readable(fd)
+            assert not is_readable(fd)
             flush(s)
-            assert readable(fd)
+            assert is_readable(fd)
             assert len(s.reap_notifications()) == 1
-            assert not readable(fd)
+            assert not is_readable(fd)
 
 
-@io_uring
+@only_io_uring
 def test_fileno_of_a_ring(box: testing.Hold, sock: socket.socket) -> None:
     with uringzc.Ring() as ring:
         fd = ring.fileno()
         with stopped(box):
             ring.send_zc(sock, b"x")
             ring.submit()
-            assert readable(fd)
+            assert is_readable(fd)
             assert [c.more for c in ring.reap()] == [True]
-            assert not readable(fd)
+            assert not is_readable(fd)
         wait_readable(fd)
         assert [c.notif for c in ring.reap()] == [True]
-        assert not readable(fd)
+        assert not is_readable(fd)
 
 
 # -- interrupts
@@ -433,7 +435,7 @@ INTERRUPTED: list[tuple[str, Callable[[S, Any], object]]] = [
 ]
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("call", [row[1] for row in INTERRUPTED], ids=[row[0] for row in INTERRUPTED])
 def test_interrupts_leave_everything_usable(
     box: testing.Hold, sock: socket.socket, call: Callable[[S, Any], object], udp_pair: "Pair"
@@ -457,7 +459,7 @@ def test_interrupts_leave_everything_usable(
         assert s.stats.in_flight == 0
 
 
-@holding
+@zero_copy_engines
 def test_a_handler_that_returns_does_not_end_the_wait(box: testing.Hold, sock: socket.socket) -> None:
     import signal
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Pair
-from helpers import Reading, Tracked, holding, stopped, stream_in, until
+from held_memory import CountedBytes
+from marks import zero_copy_engines
+from traffic import StreamReader, stopped, tcp_connection, wait_until
 
 from uringzc import Scheduler, SendError, TcpSender, testing
 
@@ -43,7 +45,7 @@ def narrow() -> Iterator[Pair]:
 
 @each_way
 def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
-    with narrow() as pair, Reading(pair.rx, 3000) as read:
+    with narrow() as pair, StreamReader(pair.rx, 3000) as read:
         with TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
             assert s.send(BLOCK) == SIZE
             assert s.send_buffers([BLOCK[:99999], bytearray(BLOCK), b"end"]) == 99999 + SIZE + 3
@@ -53,7 +55,7 @@ def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
 
 
 def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
-    with narrow() as pair, Reading(pair.rx, 3000) as read:
+    with narrow() as pair, StreamReader(pair.rx, 3000) as read:
         with Scheduler(engine=engine) as s:
             s.send(pair.tx, b"1" * SIZE, user_data=1)
             s.send(pair.tx, b"2" * SIZE, user_data=2, flush=True)
@@ -68,7 +70,7 @@ def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
 def test_the_sockets_own_timeout_means_nothing(engine: str, zero_copy: str, mode: str) -> None:
     with narrow() as pair:
         pair.tx.settimeout(0.0 if mode == "O_NONBLOCK" else 0.001)
-        with Reading(pair.rx, 3000) as read, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
+        with StreamReader(pair.rx, 3000) as read, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
             assert s.send(BLOCK) == SIZE
             assert s.stats.waits > 1
             s.shutdown()
@@ -119,7 +121,7 @@ def test_not_blocking(engine: str, zero_copy: str) -> None:
         while got := pair.rx.recv(1 << 16):
             received += got
         assert received == BLOCK
-        assert until(lambda: s.stats.in_flight == 0 or s.flush().done)
+        assert wait_until(lambda: s.stats.in_flight == 0 or s.flush().done)
         s.drain()
 
 
@@ -138,10 +140,10 @@ def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
         s.drain(20)
 
 
-@holding
+@zero_copy_engines
 def test_draining_without_waiting(box: testing.Hold, engine: str) -> None:
     with (
-        stream_in(box) as (tx, rx),
+        tcp_connection(box) as (tx, rx),
         TcpSender(tx, engine=engine, zero_copy="always", blocking=False) as s,
     ):
         with stopped(box):
@@ -182,7 +184,7 @@ def test_a_peer_that_goes_away(
         s.send(b"hello")
         thread.start()
         with pytest.raises(ConnectionError) as caught:
-            s.send_buffers([Tracked(BLOCK) for _ in range(64)])
+            s.send_buffers([CountedBytes(BLOCK) for _ in range(64)])
         thread.join()
         error = caught.value
         assert isinstance(error, SendError)
@@ -197,18 +199,18 @@ def test_a_peer_that_goes_away(
         caught.value.__traceback__ = None
         del caught, error
         s.drain(20)
-        assert s.stats.in_flight == Tracked.left == 0
+        assert s.stats.in_flight == CountedBytes.left == 0
 
 
 @each_way
 def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
-    with testing.hold() as box, stream_in(box) as (tx, _):
+    with testing.hold() as box, tcp_connection(box) as (tx, _):
         tx.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
         with TcpSender(tx, engine=engine, zero_copy=zero_copy) as s:
             s.send(b"hello")
             set_down(box.peer)
             with pytest.raises(TimeoutError) as caught:
-                s.send_buffers([Tracked(BLOCK) for _ in range(128)])
+                s.send_buffers([CountedBytes(BLOCK) for _ in range(128)])
             error = caught.value
             assert isinstance(error, SendError)
             assert error.errno == errno.ETIMEDOUT
@@ -216,7 +218,7 @@ def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
             assert error.total == s.stats.nbytes == error.accepted + 5
             del caught, error
             s.drain(20)
-            assert s.stats.in_flight == Tracked.left == 0
+            assert s.stats.in_flight == CountedBytes.left == 0
 
 
 def set_down(box: testing.Sandbox) -> None:
@@ -240,7 +242,7 @@ def test_half_closed_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, 
         s.shutdown()
         with pytest.raises(BrokenPipeError):
             s.send(b"x")
-        with Reading(tcp_pair.rx) as read:
+        with StreamReader(tcp_pair.rx) as read:
             assert read.end() == BLOCK
         tcp_pair.rx.sendall(b"thanks")
         assert tcp_pair.tx.recv(100) == b"thanks"

@@ -12,7 +12,10 @@ from types import FrameType
 
 import pytest
 from conftest import MakePair, Pair
-from helpers import Alarms, Reading, Tracked, holding, run, stream_in
+from held_memory import CountedBytes
+from marks import zero_copy_engines
+from processes import Alarms, run_program
+from traffic import StreamReader, tcp_connection
 
 import uringzc
 from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
@@ -84,7 +87,7 @@ def test_closed(tcp_pair: Pair, engine: str) -> None:
 
 
 def test_fork(engine: str) -> None:
-    out, _ = run(
+    out, _ = run_program(
         """
         import os, socket, sys, warnings
         import uringzc
@@ -119,7 +122,7 @@ def test_fork(engine: str) -> None:
 @pytest.mark.parametrize("how", ["ends", "exits", "is dropped"])
 def test_a_program_that_does_not_close(how: str) -> None:
     """What was sent arrives."""
-    out, errors = run(
+    out, errors = run_program(
         """
         import socket, sys, threading
         import uringzc
@@ -175,7 +178,7 @@ def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(1000) == b"x" * 100
 
 
-@holding
+@zero_copy_engines
 def test_a_callback_that_raises_is_told_the_rest_by_later_calls(tcp_pair: Pair, engine: str) -> None:
     told: list[int] = []
 
@@ -183,7 +186,10 @@ def test_a_callback_that_raises_is_told_the_rest_by_later_calls(tcp_pair: Pair, 
         told.append(n.sequence)
         raise ArithmeticError
 
-    with Reading(tcp_pair.rx), TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=notify) as s:
+    with (
+        StreamReader(tcp_pair.rx),
+        TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=notify) as s,
+    ):
         for _ in range(5):
             with suppress(ArithmeticError):
                 s.send(b"x" * MIN_ZERO_COPY)
@@ -224,7 +230,7 @@ def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, t
                 raise KeyboardInterrupt
             read.__enter__()
 
-        read = Reading(tcp_pair.rx)
+        read = StreamReader(tcp_pair.rx)
         old = signal.signal(signal.SIGALRM, handler)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -256,7 +262,7 @@ def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zer
     def block(number: int) -> bytes:
         return blocks[number % 16]
 
-    with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
+    with StreamReader(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
 
         def step() -> None:
             number = len(marks)
@@ -294,14 +300,14 @@ class Interrupting(socket.socket):
         return super().fileno()
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("after", range(1, 6))
 def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: str, after: int) -> None:
     """Queued and not submitted, or with its result, it is what the statistics say."""
     data = os.urandom(200_000)
     with (
         Interrupting(fileno=tcp_pair.tx.detach()) as sock,
-        Reading(tcp_pair.rx) as read,
+        StreamReader(tcp_pair.rx) as read,
         TcpSender(sock, engine=engine, zero_copy="always") as s,
     ):
         s.send(b"before")
@@ -325,7 +331,7 @@ def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: 
 def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: str) -> None:
     first, second = make_tcp(), make_tcp()
     with uringzc.Scheduler(engine=engine) as scheduler:
-        with Reading(first.rx) as one, Reading(second.rx) as two:
+        with StreamReader(first.rx) as one, StreamReader(second.rx) as two:
             a = TcpSender(first.tx, scheduler=scheduler, zero_copy="always")
             b = TcpSender(second.tx, scheduler=scheduler, zero_copy="always")
             udp = UdpSender(udp_pair.rx.getsockname(), scheduler=scheduler, max_delay=None)
@@ -353,15 +359,15 @@ def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: s
 
 
 @testing.requires("net_admin")
-@holding
+@zero_copy_engines
 def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
     """Its thread drains what it has in flight."""
-    with stream_in(box) as (tx, rx):
+    with tcp_connection(box) as (tx, rx):
         box.stop()
 
         def work() -> None:
             s = TcpSender(tx, engine=engine, zero_copy="always")
-            s.send(Tracked(b"x" * MIN_ZERO_COPY))
+            s.send(CountedBytes(b"x" * MIN_ZERO_COPY))
             kept.append(s)
             box.release()
 
@@ -370,7 +376,7 @@ def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
         thread.start()
         thread.join()
         assert kept[0].closed
-        assert Tracked.left == 0
+        assert CountedBytes.left == 0
         assert rx.recv(MIN_ZERO_COPY, socket.MSG_PEEK)
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import MakePair, Pair
-from helpers import patient
+from traffic import sender_without_timer
 
 from uringzc import SendError, UdpSender, testing
 
@@ -24,7 +24,7 @@ IP_RECVTTL, UDP_SEGMENT, SO_INCOMING_CPU = 12, 103, 49
 
 
 def test_results(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
         assert [s.send(b"x"), s.send(bytearray(700)), s.send(bytes(20_000)), s.send(array("I", [1, 2]))] == [
             1,
             700,
@@ -55,7 +55,7 @@ def test_results(udp_pair: Pair) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_empty_datagrams(make_udp: MakePair, family: int) -> None:
     pair = make_udp(family)
-    with patient(pair.rx) as s:
+    with sender_without_timer(pair.rx) as s:
         assert s.send(b"") == 0
         s.drain()
         assert pair.receive(1) == [b""]
@@ -354,7 +354,7 @@ def test_a_socket_that_cuts_up_what_it_sends_is_refused(udp_pair: Pair) -> None:
 def test_bad_data_as_with_a_socket(make_udp: MakePair, family: int, bad: Any) -> None:
     pair = make_udp(family)
     to = pair.rx.getsockname()
-    with patient(pair.rx) as s, socket.socket(family, socket.SOCK_DGRAM) as other:
+    with sender_without_timer(pair.rx) as s, socket.socket(family, socket.SOCK_DGRAM) as other:
         both: list[tuple[Callable[[], object], Callable[[], object]]] = [
             (lambda: pair.tx.send(bad), lambda: s.send(bad)),
             (lambda: other.sendto(bad, to), lambda: s.sendto(bad, to)),
@@ -389,7 +389,7 @@ ADDRESSES: list[tuple[Any, type[Exception]]] = [
 
 @pytest.mark.parametrize(("to", "kind"), ADDRESSES)
 def test_bad_addresses(udp_pair: Pair, to: Any, kind: type[Exception]) -> None:
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
         lease = s.lease(5)
         tries: list[Callable[[], object]] = [
             lambda: s.send(b"x", to),
@@ -429,7 +429,7 @@ def test_bad_addresses(udp_pair: Pair, to: Any, kind: type[Exception]) -> None:
 def test_slices_are_checked_before_any_is_sent(
     udp_pair: Pair, offsets: Any, lengths: Any, kind: type[Exception]
 ) -> None:
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
         with pytest.raises(kind):
             s.send_slices(bytes(100), offsets, lengths)
         with pytest.raises(ValueError, match="65508 bytes"):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 from conftest import Pair
-from helpers import run
+from processes import run_program
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
@@ -81,7 +81,7 @@ def test_what_a_callback_calls_is_refused(udp_pair: Pair) -> None:
 LOGGING = """
 import faulthandler, logging, socket, sys
 import uringzc
-from helpers import until
+from traffic import wait_until
 faulthandler.dump_traceback_later(20, exit=True)
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
@@ -100,7 +100,7 @@ class Ship(logging.Handler):
         if record.getMessage() == "begin":
             for _ in range(5):
                 tx.send(bytes(100))
-            until(lambda: seen or not tx.stats.waiting)  # the timer came
+            wait_until(lambda: seen or not tx.stats.waiting)  # the timer came
         tx.send(record.getMessage().encode())
 
 seen = []
@@ -112,7 +112,7 @@ logging.getLogger("other").warning("begin")
 tx.close()
 """
     with testing.receiver() as rx:
-        run(LOGGING + program, rx.address[1])
+        run_program(LOGGING + program, rx.address[1])
         came = rx.wait(7)
         assert came[:6] == [bytes(100)] * 5 + [b"begin"]
         assert b"no trains there" in came[6]
@@ -127,7 +127,7 @@ class Note(logging.Handler):
 log.addHandler(Note())
 for _ in range(5):
     tx.send(bytes(100))
-until(lambda: not tx.stats.waiting)
+wait_until(lambda: not tx.stats.waiting)
 print("then", *names)
 tx.send(b"x")
 tx.flush()
@@ -139,7 +139,7 @@ tx.close()
 def test_no_handler_runs_in_the_timers_thread() -> None:
     """One that blocks would keep every sender of the process waiting."""
     with testing.receiver() as rx:
-        out, _ = run(LOGGING + NAMES, rx.address[1])
+        out, _ = run_program(LOGGING + NAMES, rx.address[1])
         assert out.splitlines() == ["then", "now MainThread"]
 
 
@@ -151,5 +151,5 @@ class AtOnce(list):
 tx._slow_path._log = AtOnce()
 """
     with testing.receiver() as rx:
-        out, _ = run(LOGGING + program + NAMES, rx.address[1])
+        out, _ = run_program(LOGGING + program + NAMES, rx.address[1])
         assert out.splitlines() == ["then uringzc timer", "now uringzc timer"]

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from conftest import Pair
-from helpers import holding, patient, run, stopped
+from marks import zero_copy_engines
+from processes import run_program
+from traffic import sender_without_timer, stopped
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
@@ -76,7 +78,7 @@ def test_a_descriptor_that_became_anothers_carries_nothing(udp_pair: Pair) -> No
 @pytest.mark.parametrize("what", ["sender", "scheduler"])
 def test_closing_from_inside_is_refused_and_changes_nothing(udp_pair: Pair, what: str) -> None:
     came: list[type] = []
-    with uringzc.Scheduler() as s, patient(udp_pair.rx, scheduler=s) as tx:
+    with uringzc.Scheduler() as s, sender_without_timer(udp_pair.rx, scheduler=s) as tx:
 
         def close() -> None:
             try:
@@ -119,14 +121,14 @@ def test_arrays_that_change_during_the_call(udp_pair: Pair) -> None:
     def change(_: int) -> None:
         lengths[-1] = 1 << 40
 
-    with patient(udp_pair.rx) as tx, pytest.raises(ValueError, match="changed"):
+    with sender_without_timer(udp_pair.rx) as tx, pytest.raises(ValueError, match="changed"):
         tx.send_slices(bytearray(20_000), offsets, lengths, progress=change)
 
 
 @pytest.mark.parametrize("kind", [int, "one of numpy's"])
 def test_what_has_an_index_is_a_size(udp_pair: Pair, kind: object) -> None:
     number = pytest.importorskip("numpy").int64 if kind is not int else int
-    with patient(udp_pair.rx) as tx, tx.lease(number(10)) as lease:
+    with sender_without_timer(udp_pair.rx) as tx, tx.lease(number(10)) as lease:
         assert lease.send(number(3)) == 3
 
 
@@ -144,7 +146,7 @@ def test_addresses_may_take_their_time_too() -> None:
         assert rx.wait(3) == [b"first", b"from inside", b"second"]
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 def test_what_close_could_not_send_is_told(box: testing.Hold) -> None:
     told: list[SendError] = []
@@ -178,7 +180,7 @@ def still_parked() -> int:
     return len(lifetime.parked())
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 def test_draining_without_waiting(box: testing.Hold) -> None:
     with (
@@ -220,7 +222,7 @@ def test_a_callback_that_holds_its_sender_is_collected(udp_pair: Pair) -> None:
 
 def test_a_send_that_raises_has_not_taken_it(udp_pair: Pair) -> None:
     """Also the one that fills a train, on the fast way."""
-    with uringzc.Scheduler() as s, patient(udp_pair.rx, scheduler=s) as tx:
+    with uringzc.Scheduler() as s, sender_without_timer(udp_pair.rx, scheduler=s) as tx:
         tx.send(bytes(1000))
         taken = 0
 
@@ -253,5 +255,5 @@ def test_a_process_ends_although_a_thread_of_it_is_stuck(box: testing.Hold) -> N
         sock.sendto(b"warm", box.address)
         rx.wait(1)
         with stopped(box):
-            out, _ = run(program, box.address[0], box=box)
+            out, _ = run_program(program, box.address[0], box=box)
     assert out.split() == ["stuck"]

@@ -15,9 +15,9 @@ from functools import partial
 from typing import Any
 
 import pytest
-from helpers import until
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from traffic import wait_until
 
 import uringzc
 from uringzc import testing
@@ -275,7 +275,7 @@ class Player:
     def wait(self) -> None:
         """For the timer: what waits leaves by itself."""
         if self.sender._max_delay and not self.box:
-            assert until(lambda: self.sender.stats.waiting == 0)
+            assert wait_until(lambda: self.sender.stats.waiting == 0)
 
     def stop(self) -> None:
         if self.box and not self.sender._blocking:

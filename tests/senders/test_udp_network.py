@@ -8,7 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from helpers import io_uring, one_processor
+from marks import only_io_uring
+from traffic import one_processor
 
 import uringzc
 from uringzc import testing
@@ -73,7 +74,7 @@ def test_order_is_kept_where_the_network_is_slower_than_the_program(net: testing
             assert (tx.stats.reordered, tx.stats.resent, tx.stats.lost) == (0, 0, 0)
 
 
-@io_uring
+@only_io_uring
 def test_control_without_admission_order_is_lost(net: testing.Hold) -> None:
     """The same network and socket, sent through a Scheduler: poll-armed requests overtake each other."""
     count = 2000

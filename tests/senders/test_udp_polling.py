@@ -8,7 +8,8 @@ from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
-from helpers import holding, one_processor, readable, stopped, wait_readable
+from marks import zero_copy_engines
+from traffic import is_readable, one_processor, stopped, wait_readable
 
 from uringzc import SendError, UdpSender, testing
 
@@ -67,7 +68,7 @@ def polling(box: testing.Hold, **options: object) -> UdpSender:
 def idle(tx: UdpSender) -> bool:
     """Nothing is in flight, and its descriptor does not say that there is something to do."""
     tx.drain(5)
-    return not readable(tx.fileno())
+    return not is_readable(tx.fileno())
 
 
 @pytest.mark.parametrize("zero_copy", ["auto", "always"])
@@ -127,7 +128,7 @@ def test_a_full_socket(net: testing.Hold, zero_copy: str) -> None:
         check_held_back(net, rx, tx, count)
 
 
-@holding
+@zero_copy_engines
 def test_a_full_arena(net: testing.Hold) -> None:
     count = 1000
     with (
@@ -152,7 +153,7 @@ def test_a_batch_of_which_a_part_has_left_takes_more(net: testing.Hold) -> None:
         net.release()
 
 
-@holding
+@zero_copy_engines
 def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing.Hold) -> None:
     """It wakes the program, once, and says nothing of the destination."""
     nobody = testing.devices.End("10.0.0.77", "fd00::77", "")  # of this network
@@ -169,14 +170,14 @@ def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing
         tx.send(numbered(2), (nobody.ip, 9))
         with pytest.raises(BlockingIOError):
             tx.flush()
-        assert not readable(tx.fileno())
+        assert not is_readable(tx.fileno())
         net.release()
         rx.wait(3)
         assert send_all(tx, 0).wake_ups <= 5
         net.run(lambda: testing.devices.delete_neighbours(net.device, nobody))  # and what waits for it
 
 
-@holding
+@zero_copy_engines
 def test_draining(net: testing.Hold) -> None:
     """Woken when memory has come back, and not while it is away."""
     with testing.receiver(sock=net.receiver_socket()) as rx, polling(net, zero_copy="always") as tx:
@@ -186,13 +187,13 @@ def test_draining(net: testing.Hold) -> None:
         with stopped(net):
             tx.send(numbered(1))
             tx.flush()
-            assert not readable(tx.fileno())
+            assert not is_readable(tx.fileno())
             with pytest.raises(BlockingIOError, match="in flight"):
                 tx.drain()
-            assert not readable(tx.fileno())
+            assert not is_readable(tx.fileno())
         wait_readable(tx.fileno())
         tx.drain()
-        assert not readable(tx.fileno())
+        assert not is_readable(tx.fileno())
         rx.wait(2)
 
 
@@ -215,13 +216,13 @@ def test_errors_that_the_program_has_not_read_wake_nobody(net: testing.Hold) -> 
         tx.send(b"x")
         tx.flush()
         rx.wait(1)
-        assert not readable(tx.fileno())
+        assert not is_readable(tx.fileno())
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         with stopped(net):
             with suppress(BlockingIOError):
                 while True:
                     tx.send(numbered(0))
-            assert not readable(tx.fileno())
+            assert not is_readable(tx.fileno())
             assert plain.poll(0)  # the control: still unread
         wait_readable(tx.fileno())
         send_all(tx, 0)

@@ -10,7 +10,9 @@ from contextlib import closing, suppress
 
 import pytest
 from conftest import Pair
-from helpers import Alarms, holding, patient, readable, run, stopped
+from marks import zero_copy_engines
+from processes import Alarms, run_program
+from traffic import is_readable, sender_without_timer, stopped
 
 import uringzc
 from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
@@ -50,7 +52,7 @@ def refused(s: UdpSender, lease: uringzc.Lease, *, close: bool = True) -> list[t
 
 
 def test_another_thread(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
         s.send(b"x" * 100)
         lease = s.lease(100)
         before, found = s.stats, list[type | None]()
@@ -67,7 +69,7 @@ def test_another_thread(udp_pair: Pair) -> None:
 
 
 def test_closed(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
         s.send(b"x" * 100)
         lease = s.lease(100)
     assert set(refused(s, lease, close=False)) == {ClosedError}
@@ -80,7 +82,7 @@ def test_closed(udp_pair: Pair) -> None:
 @pytest.mark.parametrize("max_delay", [None, 0.01])
 def test_fork(max_delay: float | None) -> None:
     """The child can do nothing with it, and ends as any program; what waits is sent once."""
-    out, _ = run(
+    out, _ = run_program(
         """
         import os, socket, sys, warnings
         import uringzc
@@ -145,7 +147,7 @@ class Inside:
 
 def test_notify_may_not_call_the_sender(udp_pair: Pair) -> None:
     inside = Inside()
-    with patient(udp_pair.rx, notify=inside) as s:
+    with sender_without_timer(udp_pair.rx, notify=inside) as s:
         inside.s = s
         s.send_many([b"x" * 1200] * 100)
         s.drain()
@@ -167,7 +169,7 @@ def test_on_error_may_not_call_the_sender() -> None:
 
 def test_an_iterable_may_call_the_sender_that_takes_from_it(udp_pair: Pair) -> None:
     """Its code runs outside: so may that of a signal handler that comes meanwhile."""
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
 
         def give() -> Iterator[bytes]:
             for i in range(10):
@@ -205,7 +207,7 @@ def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> No
         if len(seen) == 2:
             raise kind
 
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
 
         def go(progress: Callable[[int], object]) -> int:
             if slices:
@@ -228,7 +230,7 @@ def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> No
     assert udp_pair.receive(14000) == [memory[i : i + 96] for i in range(0, len(memory), 96)]
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 def test_keyboard_interrupt_while_it_waits(box: testing.Hold) -> None:
     """More than the socket takes while nothing leaves; afterwards the sender is as good as before."""
@@ -287,7 +289,7 @@ def test_not_blocking(box: testing.Hold) -> None:
                     done += 1
             assert 0 < done < 5000
             assert s.stats.datagrams == 1 + done
-            assert not readable(s.fileno())
+            assert not is_readable(s.fileno())
         while done < 5000:
             try:
                 s.send(expected[done])
@@ -333,9 +335,9 @@ def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> 
         assert len(rx.wait(1013)) == 1013
 
 
-@holding
+@zero_copy_engines
 def test_explain(udp_pair: Pair, engine: str) -> None:
-    with patient(udp_pair.rx, arena=1 << 20) as s:
+    with sender_without_timer(udp_pair.rx, arena=1 << 20) as s:
         text = s.explain()
         for part in (engine, "1024 KiB", "trains of up to", "SO_SNDBUF is", "zero-copy"):
             assert part in text
@@ -346,9 +348,9 @@ def test_explain(udp_pair: Pair, engine: str) -> None:
         assert "would copy what goes to 1 of 1 destination " in s.explain()  # loopback
         assert s.stats.copied
     assert "trains of up to" in s.explain()  # also when it is closed
-    with patient(udp_pair.rx, zero_copy="always") as s:
+    with sender_without_timer(udp_pair.rx, zero_copy="always") as s:
         assert "zero-copy, as asked" in s.explain()
-    with patient(udp_pair.rx, zero_copy="never") as s:
+    with sender_without_timer(udp_pair.rx, zero_copy="never") as s:
         s.send_many([bytes(1200)] * 200)
         s.drain()
         assert s.stats.zero_copy == 0
@@ -357,14 +359,14 @@ def test_explain(udp_pair: Pair, engine: str) -> None:
 
 @pytest.mark.engines("copy")
 def test_explain_copies(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx, arena=1 << 20) as s:
+    with sender_without_timer(udp_pair.rx, arena=1 << 20) as s:
         for part in ("copy", "1024 KiB", "trains of up to", "SO_SNDBUF is", "Each request is copied"):
             assert part in s.explain()
 
 
 @testing.requires("send_zc")
 def test_only_a_few_requests_are_sent_to_learn_that_the_kernel_copies() -> None:
-    with testing.receiver() as rx, patient(rx.sock, engine="io_uring") as tx:
+    with testing.receiver() as rx, sender_without_timer(rx.sock, engine="io_uring") as tx:
         for _ in range(48 * 54):  # as trains, the requests of one submission, were they not stopped
             tx.send(bytes(1200))
         tx.drain(5)

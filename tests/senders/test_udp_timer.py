@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run, until
+from processes import run_program
+from traffic import wait_until
 
 import uringzc
 from uringzc import SendError, UdpSender, testing
@@ -68,10 +69,10 @@ def test_what_can_not_leave_is_tried_less_and_less_often() -> None:
         net.stop()
         net.forget_neighbour()
         tx.send(b"first")
-        assert until(lambda: not tx.stats.waiting)
+        assert wait_until(lambda: not tx.stats.waiting)
         before = wake_ups()
         tx.send(b"second")
-        assert until(lambda: not tx.stats.waiting)
+        assert wait_until(lambda: not tx.stats.waiting)
         assert wake_ups() - before <= 50
 
 
@@ -113,7 +114,7 @@ def test_a_refused_datagram_does_not_end_it() -> None:
     with UdpSender(address) as tx:
         for number in range(20):
             tx.send(b"x")
-            assert until(lambda: not tx.stats.waiting, 5), f"datagram {number} waits"
+            assert wait_until(lambda: not tx.stats.waiting, 5), f"datagram {number} waits"
         with pytest.raises(SendError) as caught:
             tx.flush()
         told = [caught.value, *caught.value.others]
@@ -176,7 +177,7 @@ def test_what_a_datagram_held_is_let_go_by_the_owner() -> None:
 
     with testing.receiver() as rx, UdpSender(rx.address) as tx:
         tx.send_region(Memory(100_000), segment=1000)
-        assert until(lambda: not tx.stats.waiting)
+        assert wait_until(lambda: not tx.stats.waiting)
         assert not dropped
         tx.flush()
         tx.drain()
@@ -224,7 +225,7 @@ def test_the_interpreter_exits_with_senders() -> None:
     tx = send()
     """
     with testing.receiver() as rx:
-        _, errors = run(program, rx.address[1])
+        _, errors = run_program(program, rx.address[1])
         assert rx.wait(3) == [b"last"] * 3
         assert {line for line in errors.splitlines() if "ResourceWarning" not in line} == set()
 
@@ -233,7 +234,7 @@ def test_the_child_of_a_fork_has_one_of_its_own() -> None:
     """Also where the parent's was at work at that moment."""
     program = """
     import os, sys, warnings, uringzc
-    from helpers import until
+    from traffic import wait_until
     warnings.simplefilter("ignore", DeprecationWarning)
     address = ("127.0.0.1", int(sys.argv[1]))
     tx = uringzc.UdpSender(address, max_delay=1e-6)
@@ -243,12 +244,12 @@ def test_the_child_of_a_fork_has_one_of_its_own() -> None:
         if not child:
             own = uringzc.UdpSender(address)
             own.send(b"child")
-            os._exit(0 if until(lambda: not own.stats.waiting) else 1)
+            os._exit(0 if wait_until(lambda: not own.stats.waiting) else 1)
         assert os.waitpid(child, 0)[1] == 0
     tx.close()
     """
     with testing.receiver() as rx:
-        run(program, rx.address[1])
+        run_program(program, rx.address[1])
         assert sorted(rx.wait(20)) == [b"child"] * 10 + [b"parent"] * 10
 
 
@@ -275,7 +276,7 @@ def test_dropping_a_sender_whose_socket_is_closed() -> None:
 NO_THREAD = """
 import encodings.idna, os, resource, socket, sys, time
 import uringzc
-from helpers import until
+from traffic import wait_until
 rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 rx.bind(("127.0.0.1", 0))
 rx.settimeout(10)
@@ -313,7 +314,7 @@ def test_no_thread_to_be_had() -> None:
         "print('all')\n"
         "other.close(); tx.close(); rx.close()\n"
     )
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out.split() == ["3", "one", "0", "3", "two", "six", "1", "ten", "other", "all"]
     assert not errors
 
@@ -324,6 +325,6 @@ def test_a_program_that_never_gets_a_thread() -> None:
         NO_THREAD
         + "for _ in range(1000): tx.send(b'x' * 100)\ntx.close(); rx.close(); print(tx.stats.datagrams)"
     )
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out.split() == ["1000"]
     assert not errors

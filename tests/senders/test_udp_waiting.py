@@ -8,7 +8,9 @@ import threading
 import time
 
 import pytest
-from helpers import holding, io_uring, run, stopped
+from marks import only_io_uring, zero_copy_engines
+from processes import run_program
+from traffic import stopped
 
 import uringzc
 from uringzc import testing
@@ -114,7 +116,7 @@ tx = make()
 @pytest.mark.parametrize("end", ENDS)
 def test_what_was_taken_is_sent_however_the_program_ends(end: str) -> None:
     with testing.receiver() as rx:
-        run(PROGRAM + ENDS[end], rx.address[1])
+        run_program(PROGRAM + ENDS[end], rx.address[1])
         assert rx.wait(1) == [b"last"]
 
 
@@ -127,7 +129,7 @@ def test_a_fork_sends_nothing_twice() -> None:
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])); tx.send(b'end'); tx.close()"
     )
     with testing.receiver() as rx:
-        out, _ = run(program, rx.address[1])
+        out, _ = run_program(program, rx.address[1])
         assert out.strip() == "7"
         assert rx.wait(2) == [b"one", b"end"]
         assert quiet(rx)
@@ -162,7 +164,7 @@ def test_leases_that_hold_the_arena_are_said_to(box: testing.Hold) -> None:
         assert tx.send(b"place") == 5
 
 
-@holding
+@zero_copy_engines
 def test_one_slow_notification_holds_one_block(box: testing.Hold) -> None:
     """The arena goes round and round for others, while the kernel keeps a datagram for one."""
     near = ("10.0.0.1", 9100)  # this side of the gate: loopback
@@ -194,7 +196,7 @@ def bound(address: tuple[str, int]) -> socket.socket:
     return sock
 
 
-@holding
+@zero_copy_engines
 def test_a_full_arena_waits_for_the_network_and_loses_nothing(box: testing.Hold) -> None:
     count = 1000
     with (
@@ -247,7 +249,7 @@ def test_many_senders_share_an_arena_that_has_not_a_block_for_each() -> None:
 # -- limits
 
 
-@io_uring
+@only_io_uring
 @testing.requires("unprivileged")
 @pytest.mark.parametrize("kib", [8192, 1024, 320, 64])
 def test_an_arena_that_may_not_be_locked_is_smaller_or_not_registered(kib: int) -> None:
@@ -266,7 +268,7 @@ except OSError as error:
     print(error)
 """
     with testing.receiver() as rx:
-        out, _ = run(program, rx.address[1], kib)
+        out, _ = run_program(program, rx.address[1], kib)
         if "RLIMIT_MEMLOCK" in out and "UdpSender" not in out and "arena" not in out:
             assert kib < 256  # not even the ring
             return

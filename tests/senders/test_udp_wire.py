@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from helpers import datagram, holding, stopped
+from marks import zero_copy_engines
+from traffic import datagram, stopped
 
 import uringzc
 from uringzc import testing
@@ -347,7 +348,7 @@ def test_the_arena_is_filled_again_when_it_is_free(box: testing.Hold) -> None:
         assert w.s.stats.nbytes > 8 * MIN_ARENA
 
 
-@holding
+@zero_copy_engines
 def test_control_the_arena_is_read_late(box: testing.Hold) -> None:
     """Were it filled again too early, the tests above would see it."""
     with wire(box) as w:
@@ -361,7 +362,7 @@ def test_control_the_arena_is_read_late(box: testing.Hold) -> None:
         assert b"\xff" * 1200 in came
 
 
-@holding
+@zero_copy_engines
 def test_control_a_region_is_read_late(box: testing.Hold) -> None:
     """Registered memory is not copied: overwritten before the notifier is done, it is what arrives."""
     with wire(box) as w:
@@ -383,7 +384,7 @@ def test_control_a_region_is_read_late(box: testing.Hold) -> None:
         assert w.receivers[0].wait(WARM_UP + 200)[WARM_UP + 100 :] == some(100, 1200, 500)
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("mutable", [False, True])
 def test_control_large_bytes_are_not_copied(box: testing.Hold, mutable: bool) -> None:
     """Changed behind Python's back, large bytes arrive changed; a bytearray was copied."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from conftest import MakePair, Pair
-from helpers import holding
+from marks import zero_copy_engines
 
 import uringzc
 from uringzc import testing
@@ -205,7 +205,7 @@ def test_a_flushing_send_that_fails(s: uringzc.Scheduler, make_udp: MakePair) ->
     assert got == [(0, 2, 4, 1), (1, 1, 4, 0)]
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
 def test_notifications_wait_for_the_memory(box: testing.Hold, s: uringzc.Scheduler) -> None:
     """Results are one thing and memory another: while the network holds the datagrams, none comes."""

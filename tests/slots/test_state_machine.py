@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import pytest
-from helpers import all_copied
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -24,6 +23,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from model import QUEUED, SETTLED, Accounts, Model, ModelNotifier, Request
+from traffic import all_copied
 
 import uringzc
 from uringzc._uring import lib

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ending
+from processes import killed_at_exit
 
 from uringzc import testing
 
@@ -313,7 +313,7 @@ def test_killed_process_leaves_nothing() -> None:
     before = socket.if_nameindex()
     with (
         testing.sink() as box,
-        ending(
+        killed_at_exit(
             subprocess.Popen(
                 [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
