@@ -75,6 +75,7 @@ def words(lines: list[str]) -> list[str]:
     return " ".join(lines).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["", "80"])
 def test_to_a_pipe_each_row_is_a_line(columns: str) -> None:
     lines = in_pipe("doctor", "127.0.0.1", **({"COLUMNS": columns} if columns else {}))
@@ -88,6 +89,7 @@ def test_to_a_pipe_each_row_is_a_line(columns: str) -> None:
     assert [line for line in lines if line != line.rstrip() or line.startswith("   ")] == []
 
 
+@pytest.mark.slow
 def test_on_a_narrow_terminal_nothing_is_cut() -> None:
     narrow, wide = on_terminal(40, "doctor", "127.0.0.1"), in_pipe("doctor", "127.0.0.1")
     assert "…" not in "".join(narrow)
@@ -156,6 +158,7 @@ def to_full_disk(*arguments: str, **more: str) -> tuple[int, str]:
 FULL = (1, "Error: standard output can not be written to: No space left on device.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
 def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
     assert to_full_disk(*arguments) == FULL
@@ -165,6 +168,7 @@ def test_a_full_disk_is_one_line_unbuffered_too() -> None:
     assert to_full_disk(*COMMANDS["demo"], PYTHONUNBUFFERED="1") == FULL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"], COMMANDS["demo"]])
 def test_nobody_reads(arguments: list[str]) -> None:
     """As with `uringzc doctor | head -0`: it ends, and says nothing."""

@@ -134,6 +134,7 @@ def test_for_people(demo: Run, engine: str) -> None:
     assert "\x1b" not in result.output  # plain lines where there is no terminal
 
 
+@pytest.mark.slow
 def test_on_a_terminal(file: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
@@ -150,6 +151,7 @@ def test_on_a_terminal(file: Path) -> None:
     assert b"100%" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, PIECE - 1, PIECE, PIECE + 1, 256 * PIECE, 256 * PIECE + 1])
 def test_lengths(demo: Run, file: Path, length: int) -> None:
     file.write_bytes(random.Random(length).randbytes(length))
@@ -157,6 +159,7 @@ def test_lengths(demo: Run, file: Path, length: int) -> None:
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 9000, 65487])
 def test_sizes(demo: Run, size: int) -> None:
     assert demo(size=size).exit_code == 0
@@ -219,6 +222,7 @@ def nobody() -> list[str]:
     return [*who, "prlimit", f"--memlock={8 << 20}"]
 
 
+@pytest.mark.slow
 def test_as_nobody(nobody: list[str], file: Path) -> None:
     done = subprocess.run(
         [*nobody, *COMMAND, str(file)], capture_output=True, text=True, timeout=60, check=False
@@ -228,6 +232,7 @@ def test_as_nobody(nobody: list[str], file: Path) -> None:
     assert "CAP_NET_ADMIN" in done.stdout  # what the comparison needs
 
 
+@pytest.mark.slow
 @only_io_uring
 def test_little_memory_may_be_locked(nobody: list[str], file: Path) -> None:
     limited = [*nobody[:-1], "--memlock=65536"]
@@ -243,6 +248,7 @@ def test_little_memory_may_be_locked(nobody: list[str], file: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 def test_small_receive_buffer(demo: Run, faulty: Callable[..., None]) -> None:
     faulty(also="receiver.BUFFER = 4096")  # room for one datagram
     assert demo(size=61440).exit_code == 0
@@ -251,6 +257,7 @@ def test_small_receive_buffer(demo: Run, faulty: Callable[..., None]) -> None:
 # Loud when anything is wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
@@ -275,6 +282,7 @@ def test_faults_are_loud(demo: Run, faulty: Callable[..., None], fault: str, sen
     assert "Everything arrived" not in result.output
 
 
+@pytest.mark.slow
 def test_datagrams_that_the_kernel_drops(demo: Run, faulty: Callable[..., None]) -> None:
     faulty(
         "time.sleep(0.2 if number == 0 else 0); return datagram",
@@ -286,6 +294,7 @@ def test_datagrams_that_the_kernel_drops(demo: Run, faulty: Callable[..., None])
     assert "its socket dropped" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -349,6 +358,7 @@ def running(file: Path) -> Iterator[subprocess.Popen[str]]:
         yield process
 
 
+@pytest.mark.slow
 def test_ctrl_c(running: subprocess.Popen[str]) -> None:
     (child,) = child_pids(running.pid)
     time.sleep(0.3)  # somewhere in the middle
@@ -359,6 +369,7 @@ def test_ctrl_c(running: subprocess.Popen[str]) -> None:
     assert not alive(child)
 
 
+@pytest.mark.slow
 def test_killed(running: subprocess.Popen[str]) -> None:
     (child,) = child_pids(running.pid)
     running.kill()

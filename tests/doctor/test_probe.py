@@ -299,6 +299,7 @@ def _is_taken(sock: socket.socket) -> bool:
 # -- limits
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
 @pytest.mark.parametrize(
     ("kib", "arena", "reasons"),
@@ -420,6 +421,7 @@ def test_it_is_for_people_and_for_programs() -> None:
     assert uringzc.probe() == found
 
 
+@pytest.mark.slow
 def test_a_lack_of_descriptors_is_not_taken_for_what_the_kernel_can() -> None:
     """What io_uring offers is asked once, and kept: it is not asked halfway."""
     program = """

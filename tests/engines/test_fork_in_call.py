@@ -63,6 +63,7 @@ TCP = """
 """
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @pytest.mark.parametrize("mode", ["always", "never"])
 def test_udp(mode: str) -> None:
@@ -82,6 +83,7 @@ def test_udp(mode: str) -> None:
     assert got == list(range(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["always", "never"])
 def test_tcp(mode: str) -> None:
     pieces = [bytes([n]) * (1 << 20) for n in range(32)]

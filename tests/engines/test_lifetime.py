@@ -371,6 +371,7 @@ def test_interrupt_in_close_as_the_first_submission(
     wait_for_parked(fileno, other)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a Scheduler was closed:ResourceWarning")
 def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
     before, interrupted = ring_count(), 0
@@ -394,6 +395,7 @@ def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: urin
 # -- interpreter exit, the quiet ways; with sends held: test_traps.py
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["closed", "settled", "queued", pytest.param("ring", marks=needs_ring), "exception", "exit"]
 )

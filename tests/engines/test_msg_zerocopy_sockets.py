@@ -297,6 +297,7 @@ def test_linger_0_of_more_connections_than_one_look_asks(box: testing.Hold) -> N
             rx.close()
 
 
+@pytest.mark.slow
 @sandboxed
 def test_waiting_is_not_looking_again_and_again(
     box: testing.Hold, rx: socket.socket, monkeypatch: pytest.MonkeyPatch

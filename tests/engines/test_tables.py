@@ -53,6 +53,7 @@ FEW = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", ["io_uring", "auto"])
 @pytest.mark.parametrize("more", [0, 2048], ids=["hard", "soft"])
 @pytest.mark.parametrize("few", [16, 256, 1023, 1024])

@@ -113,6 +113,7 @@ LEAVING = [
 ]
 
 
+@pytest.mark.slow
 @NOT_CLOSED
 @pytest.mark.parametrize("leave", LEAVING)
 def test_what_a_thread_did_not_close_is_closed(leave: Callable[["Pair"], None], udp_pair: "Pair") -> None:
@@ -238,6 +239,7 @@ LEFT = """
 """
 
 
+@pytest.mark.slow
 @zero_copy_engines
 @testing.requires("net_admin")
 def test_what_the_kernel_holds_longer_stays_parked_for_good() -> None:
@@ -274,6 +276,7 @@ OPEN_ONLY = """
 """
 
 
+@pytest.mark.slow
 def test_control_what_is_parked_stays_open() -> None:
     parked, more = map(int, run_program(OPEN_ONLY, "open only")[0].split())
     assert parked == 11
@@ -323,6 +326,7 @@ DEADLINES = """
 """
 
 
+@pytest.mark.slow
 @zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("what", ["thread", "interpreter"])

@@ -494,6 +494,7 @@ for ids in kept:
 """
 
 
+@pytest.mark.slow
 def test_more_sockets_than_are_remembered() -> None:
     run_program(MANY)  # in a process of its own: these counters stay
 

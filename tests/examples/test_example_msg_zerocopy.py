@@ -90,6 +90,7 @@ def says(process: Program, line: str) -> bool:
 # -- the matrix
 
 
+@pytest.mark.slow
 @FAMILIES
 @PROTOCOLS
 @pytest.mark.parametrize("size", ["0", "137", "4096", "max"])
@@ -102,6 +103,7 @@ def test_packets(family: str, protocol: str, size: str, mode: str) -> None:
     assert said == (count, count if options and nbytes else 0, "n")
 
 
+@pytest.mark.slow
 @FAMILIES
 @pytest.mark.parametrize("size", ["0", "137", "max"])
 @pytest.mark.parametrize("mode", ["-z", "-z -m"])
@@ -113,12 +115,14 @@ def test_corked(family: str, size: str, mode: str) -> None:
     assert said == (count * parts, count * zero_copy, "n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param("io_uring", marks=testing.requires("send_zc")), "copy"])
 @PROTOCOLS
 def test_engines(engine: str, protocol: str) -> None:
     assert transfer("-4", protocol, 20, 4096, "-z", "-Z", 0, "--engine", engine) == (20, 20, "n")
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @FAMILIES
 @PROTOCOLS
@@ -127,6 +131,7 @@ def test_delivered_by_a_device(family: str, protocol: str, box: testing.Hold) ->
     assert transfer(family, protocol, 20, 1400, *options, box=box) == (20, 20, "n")
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @FAMILIES
 @pytest.mark.parametrize("size", ["1", "4096", "whole"])
@@ -139,6 +144,7 @@ def test_not_copied(family: str, size: str, wide: testing.Sandbox) -> None:
 # -- the controls: the same with the other expectation
 
 
+@pytest.mark.slow
 @FAMILIES
 @PROTOCOLS
 def test_control_copied(family: str, protocol: str) -> None:
@@ -199,6 +205,7 @@ def test_runs_for_its_time(wide: testing.Sandbox) -> None:
     assert said.completions == said.packets > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "data", "sentence"),
     [
@@ -226,6 +233,7 @@ def test_nobody_is_there(protocol: str) -> None:
     assert "Connection refused" in errors
 
 
+@pytest.mark.slow
 def test_nobody_reads() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     options = ("-4", "-D", "127.0.0.1", "-p", server.getsockname()[1], "-t", 0.1, "-z", "tcp")
@@ -235,6 +243,7 @@ def test_nobody_reads() -> None:
         assert finish(process, 1) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),  # of what argparse refuses itself, only what it is about
     [

@@ -63,6 +63,7 @@ def test_slots() -> None:
     ]
 
 
+@pytest.mark.slow
 @only_io_uring
 @pytest.mark.parametrize(
     ("protocol", "receiving", "sending"),
@@ -100,6 +101,7 @@ def test_send_zerocopy_does_not_say_more_than_the_kernel() -> None:
         assert "\ncopied=unknown, memory back" in finish(tx)
 
 
+@pytest.mark.slow
 @only_io_uring
 def test_send_zerocopy_ends_when_nobody_reads() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
@@ -115,6 +117,7 @@ def test_send_zerocopy_ends_when_nobody_is_there() -> None:
     finish(tx)  # long before
 
 
+@pytest.mark.slow
 @only_io_uring
 @pytest.mark.parametrize(
     ("options", "said"),  # of what argparse refuses itself, only what it is about

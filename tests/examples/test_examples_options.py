@@ -22,6 +22,7 @@ def ended(name: str, *options: str) -> tuple[int, str, str]:
     return process.returncode, output, error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_help(name: str) -> None:
     status, output, error = ended(name, "--help")
@@ -34,6 +35,7 @@ def test_help(name: str) -> None:
     assert "show this help message" in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_option_that_is_none(name: str) -> None:
     status, output, error = ended(name, "--nonsense")
@@ -49,6 +51,7 @@ def commands(name: str) -> list[list[str]]:
     return [shlex.split(line.rstrip(" &"), comments=True) for line in shown]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["msg_zerocopy.py", "send_zerocopy.py"])
 def test_the_two_commands_of_its_description_fit_together(name: str) -> None:
     receiving, sending = commands(name)
@@ -138,6 +141,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
 def test_what_is_wrong_is_said_in_one_line(wrong: str, tmp_path: Path) -> None:
     status, name, *options, sentence = WRONG[wrong]

@@ -8,6 +8,7 @@ import pytest
 from test_examples import finish, free_port, start, wait_for_port
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 100, 5_000_001])
 def test_tcp_file(tmp_path: Path, engine: str, size: int) -> None:
     data = random.Random(size).randbytes(size)
@@ -23,6 +24,7 @@ def test_tcp_file(tmp_path: Path, engine: str, size: int) -> None:
     assert (tmp_path / "copy").read_bytes() == data
 
 
+@pytest.mark.slow
 def test_tcp_file_to_a_receiver_that_goes_away(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(64 << 20))
     with socket.create_server(("127.0.0.1", 0)) as server:

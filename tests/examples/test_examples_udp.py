@@ -75,6 +75,7 @@ def check_messages(datagrams: list[bytes], count: int) -> None:
     assert {message[2].rstrip(b"\0") for message in messages} == {b"AAA.X", b"BBB.X", b"CCC.X", b"DDD.Y"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_publisher(host: str) -> None:
     with testing.receiver((host, 0)) as rx:
@@ -90,6 +91,7 @@ def test_publisher_to_a_group() -> None:
         check_messages(rx.wait(500), 500)
 
 
+@pytest.mark.slow
 def test_publisher_says_how_it_goes() -> None:
     with testing.receiver() as rx:
         output = run("publisher.py", *rx.address, "--rate", 500, "--seconds", 1.2)
@@ -98,6 +100,7 @@ def test_publisher_says_how_it_goes() -> None:
     assert re.fullmatch(line, output.splitlines()[0])
 
 
+@pytest.mark.slow
 def test_publisher_ends_orderly() -> None:
     """Ctrl-C: what was sent arrives, and the report comes all the same."""
     with (
@@ -111,6 +114,7 @@ def test_publisher_ends_orderly() -> None:
         check_messages(rx.wait(int(sent[1])), int(sent[1]))
 
 
+@pytest.mark.slow
 def test_publisher_reports_that_nobody_is_there() -> None:
     address = nobody()
     with started("publisher.py", *address, "--rate", 1000, "--count", 50) as process:
@@ -172,6 +176,7 @@ def capture(tmp_path: Path) -> Path:
     return tmp_path / "capture.pcap"
 
 
+@pytest.mark.slow
 def test_replay(capture: Path) -> None:
     sent = payloads(6000)  # more than send_slices looks at in one go
     write(capture, [frame(payload, link_of(i)) for i, payload in enumerate(sent)])
@@ -182,6 +187,7 @@ def test_replay(capture: Path) -> None:
     assert f"{len(sent)} datagrams, " in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_replay_with_timing(capture: Path, host: str) -> None:
     sent = payloads(300)
@@ -194,6 +200,7 @@ def test_replay_with_timing(capture: Path, host: str) -> None:
     assert float(took[1]) >= 2 * (299 * 0.004 / 8 - 0.001)  # not before they are due
 
 
+@pytest.mark.slow
 def test_replay_of_a_cooked_capture(capture: Path) -> None:
     sent = payloads(50)
     write(capture, [frame(payload, "cooked") for payload in sent], linktype=113, nano=True)
@@ -202,6 +209,7 @@ def test_replay_of_a_cooked_capture(capture: Path) -> None:
         assert rx.wait(50) == sent
 
 
+@pytest.mark.slow
 def test_replay_says_what_it_leaves_out(capture: Path) -> None:
     good = frame(b"good" * 30, "plain")
     others = [
@@ -222,6 +230,7 @@ def test_replay_says_what_it_leaves_out(capture: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_replay_of_a_capture_that_ends_early(capture: Path) -> None:
     write(capture, [frame(b"whole", "plain")] * 3)
     whole = capture.read_bytes()
@@ -239,6 +248,7 @@ def test_replay_of_a_capture_that_ends_early(capture: Path) -> None:
             assert rx.wait(before + left) == [b"whole"] * (before + left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", [0, 10])
 def test_replay_reports_that_nobody_is_there(speed: int, capture: Path) -> None:
     write(capture, [frame(b"hello" * i, "plain") for i in range(20)], step=0.02)
@@ -246,6 +256,7 @@ def test_replay_reports_that_nobody_is_there(speed: int, capture: Path) -> None:
     assert re.search(r"^\d+ times: Connection refused$", output, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"\xd4\xc3\xb2\xa1", bytes(100)])
 def test_replay_of_what_is_no_capture(content: bytes, capture: Path) -> None:
     capture.write_bytes(content)
@@ -255,6 +266,7 @@ def test_replay_of_what_is_no_capture(content: bytes, capture: Path) -> None:
     assert error == f"{capture} is no pcap file\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["dpkt", "rich"])
 def test_replay_without(missing: str, capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = capture.parent / "path" / missing
@@ -287,6 +299,7 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 1376 * 64, 300_001])
 def test_multicast_file(size: int, tmp_path: Path) -> None:
     source, copy, port = tmp_path / "source", tmp_path / "copy", free_port()
@@ -302,6 +315,7 @@ def test_multicast_file(size: int, tmp_path: Path) -> None:
     assert received == f"{size} of {size} bytes in {pieces} datagrams\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [GROUP, "ff15::77:7"])
 def test_multicast_file_between_networks(group: str, tmp_path: Path) -> None:
     """Where the kernel keeps what is sent for a while: blocks are not filled again before their time."""
@@ -321,6 +335,7 @@ def test_multicast_file_between_networks(group: str, tmp_path: Path) -> None:
     assert copy.read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     head = struct.Struct("!IIQQ")
@@ -353,6 +368,7 @@ def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     assert copy.read_bytes() == bytes(10) + b"b" * 10 + bytes(10) + b"d" * 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [

@@ -65,6 +65,7 @@ def status(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text()
 
 
+@pytest.mark.slow
 def test_a_publisher_ends_at_its_time() -> None:
     program = HERE.parent / "examples" / "publisher.py"
     with (
@@ -91,6 +92,7 @@ def test_control_signals_are_inherited() -> None:
     assert run_program(ODD + LOOK, CHILD)[0].strip() == "['SIG_IGN', 'SIG_IGN'] False 3"
 
 
+@pytest.mark.slow
 def test_tests_pass() -> None:
     """Those that interrupt a program, and one that interrupts itself."""
     program = ODD + (

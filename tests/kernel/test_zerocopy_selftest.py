@@ -171,6 +171,7 @@ def test_udp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> Non
             assert rx.wait(sent) == [ALPHABET] * sent
 
 
+@pytest.mark.slow
 @FAMILIES
 @MODES
 def test_tcp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> None:

@@ -92,6 +92,7 @@ def test_payloads_are_let_go(udp_pair: Pair, tx: UdpSender) -> None:
     assert sys.getrefcount(payload) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("later", [False, True])
 def test_a_mapped_file_that_was_truncated(tmp_path: Path, later: bool) -> None:
     """The send fails with EFAULT, as without debug mode, where a read would end the process (SIGBUS)."""

@@ -202,6 +202,7 @@ def test_too_many_regions() -> None:
         assert not is_held(data)
 
 
+@pytest.mark.slow
 @only_io_uring
 def test_region_across_registered_buffers(udp_pair: "Pair") -> None:
     gib, mib = 1 << 30, 1 << 20
@@ -341,6 +342,7 @@ NO_PROC = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mounted", pytest.param("not mounted", marks=testing.requires("net_admin"))])
 def test_without_proc(how: str, udp_pair: "Pair", tmp_path: Path, engine: str) -> None:
     """What may lie on huge pages, for all that is known, is sent unregistered."""
@@ -530,6 +532,7 @@ def test_debug_finds_it_at_close(udp_pair: "Pair") -> None:
     s.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "variable", "expected"),
     [

@@ -146,12 +146,14 @@ def run(kind: str, count: int, early: bool) -> tuple[int, int, int, int]:
         return came, wrong, twice, whole
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)
 def test_overwritten_at_the_notification(kind: str) -> None:
     assert run(kind, COUNT, early=False) == (COUNT, 0, 0, COUNT)
 
 
+@pytest.mark.slow
 @zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)

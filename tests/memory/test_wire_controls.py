@@ -141,6 +141,7 @@ def wrong_after_exit(box: testing.Hold, kind: str) -> int:
     return sum(data != b"%3d " % i * 350 for i, data in enumerate(came))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bytearrays", "bytes", "regions", "open", "queued", "debug"])
 def test_interpreter_exit_with_sends_held(box: testing.Hold, kind: str) -> None:
     assert wrong_after_exit(box, kind) == 0
@@ -388,6 +389,7 @@ OWNER_ENDS = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("guard", "drained", "expected"),
     [
@@ -448,6 +450,7 @@ FORK = """
 """
 
 
+@pytest.mark.slow
 def test_child_that_lives_on_does_not_keep_memory_pinned() -> None:
     assert run_program(FORK, "abandoned")[0].splitlines() == [
         "pinned True",
@@ -530,6 +533,7 @@ FORKED = """
 """
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 def test_parent_goes_on_after_fork() -> None:
     out, errors = run_program(FORKED)

@@ -275,6 +275,7 @@ LITTLE = """
 """
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
 @zero_copy_engines
 @pytest.mark.parametrize("kib", [512, 8 << 10])

@@ -202,6 +202,7 @@ def test_a_peer_that_goes_away(
         assert s.stats.in_flight == CountedBytes.left == 0
 
 
+@pytest.mark.slow
 @each_way
 def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
     with testing.hold() as box, tcp_connection(box) as (tx, _):

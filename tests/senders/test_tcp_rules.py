@@ -86,6 +86,7 @@ def test_closed(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(2, socket.MSG_WAITALL) == b"xy"
 
 
+@pytest.mark.slow
 def test_fork(engine: str) -> None:
     out, _ = run_program(
         """
@@ -119,6 +120,7 @@ def test_fork(engine: str) -> None:
     assert out.split() == ["ClosedError", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ends", "exits", "is dropped"])
 def test_a_program_that_does_not_close(how: str) -> None:
     """What was sent arrives."""
@@ -216,6 +218,7 @@ def test_a_constructor_that_fails_leaves_nothing(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.slow
 @each_way
 @pytest.mark.parametrize("interrupt", [False, True])
 def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair) -> None:
@@ -251,6 +254,7 @@ def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, t
         assert read.end() == data[:accepted] + b"after"
 
 
+@pytest.mark.slow
 @each_way
 def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     """What the stream has is what the statistics said, call by call, and all memory comes back."""

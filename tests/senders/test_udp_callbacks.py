@@ -92,6 +92,7 @@ log.setLevel(logging.INFO)
 """
 
 
+@pytest.mark.slow
 def test_a_handler_that_sends_log_lines_through_the_sender() -> None:
     """It waits for the sender inside its own lock: nobody may wait for that with the sender locked."""
     program = """
@@ -143,6 +144,7 @@ def test_no_handler_runs_in_the_timers_thread() -> None:
         assert out.splitlines() == ["then", "now MainThread"]
 
 
+@pytest.mark.slow
 def test_control_a_line_that_is_written_at_once() -> None:
     program = """
 class AtOnce(list):

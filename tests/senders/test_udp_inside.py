@@ -237,6 +237,7 @@ def test_a_send_that_raises_has_not_taken_it(udp_pair: Pair) -> None:
         assert tx.stats.datagrams == 1 + taken
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 def test_a_process_ends_although_a_thread_of_it_is_stuck(box: testing.Hold) -> None:
     program = """

@@ -423,6 +423,7 @@ FAST = settings(
 FAMILY = st.sampled_from([socket.AF_INET, socket.AF_INET, socket.AF_INET6])
 
 
+@pytest.mark.slow
 def test_arrives_over_loopback() -> None:
     @FAST
     @given(PROGRAMS, OPTIONS, st.booleans(), FAMILY)
@@ -517,6 +518,7 @@ class DoesNotCopy(Faulty):
     """Faulty itself: what it keeps was reused meanwhile."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [Swaps, Merges, DropsEmpty, Pads, Misdirects, DoesNotCopy])
 def test_control_a_wrong_rule_is_found(fault: type[Faulty]) -> None:
     @settings(FAST, phases=[Phase.generate], max_examples=150)

@@ -55,6 +55,7 @@ SLOW: dict[str, tuple[str, Setup, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SLOW)
 def test_order_is_kept_where_the_network_is_slower_than_the_program(net: testing.Hold, how: str) -> None:
     zero_copy, setup, size = SLOW[how]

@@ -71,6 +71,7 @@ def idle(tx: UdpSender) -> bool:
     return not is_readable(tx.fileno())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_copy", ["auto", "always"])
 @pytest.mark.parametrize("answers", ["late", "never"])
 def test_a_cold_destination(net: testing.Hold, answers: str, zero_copy: str) -> None:

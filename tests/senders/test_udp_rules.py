@@ -79,6 +79,7 @@ def test_closed(udp_pair: Pair) -> None:
     assert udp_pair.empty()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_delay", [None, 0.01])
 def test_fork(max_delay: float | None) -> None:
     """The child can do nothing with it, and ends as any program; what waits is sent once."""
@@ -195,6 +196,7 @@ class EnoughError(Exception):
     """A progress callback wants no more."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [EnoughError, KeyboardInterrupt])
 @pytest.mark.parametrize("slices", [False, True])
 def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> None:

@@ -54,6 +54,7 @@ def some(seed: int) -> list[bytes]:
     return [bytes(draw.choices(b"abcdefgh", k=size)) for size in [*sizes, 20_000, 1, 60_000, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
 @pytest.mark.parametrize("family", list(PORTS))
 def test_socat_agrees(box: testing.Hold, tmp_path: Path, family: int, zero_copy: str) -> None:

@@ -40,6 +40,7 @@ def wake_ups() -> int:
 # -- what it costs
 
 
+@pytest.mark.slow
 def test_a_lone_datagram_wakes_it_twice() -> None:
     """When it begins to wait, and when it is late; and an idle sender never does."""
     count = 10
@@ -76,6 +77,7 @@ def test_what_can_not_leave_is_tried_less_and_less_often() -> None:
         assert wake_ups() - before <= 50
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 def test_a_full_queue_on_the_way_is_not_waited_for_and_loses_nothing() -> None:
     """The timer does not sleep where it would keep others waiting, and tries again."""
@@ -207,6 +209,7 @@ def test_senders_that_are_dropped_while_it_sends() -> None:
         assert sorted(rx.wait(count)) == sorted(b"%d" % number for number in range(count))
 
 
+@pytest.mark.slow
 def test_the_interpreter_exits_with_senders() -> None:
     """The timer's thread sleeps then; what waits is sent."""
     program = """
@@ -230,6 +233,7 @@ def test_the_interpreter_exits_with_senders() -> None:
         assert {line for line in errors.splitlines() if "ResourceWarning" not in line} == set()
 
 
+@pytest.mark.slow
 def test_the_child_of_a_fork_has_one_of_its_own() -> None:
     """Also where the parent's was at work at that moment."""
     program = """
@@ -287,6 +291,7 @@ tx = uringzc.UdpSender(rx.getsockname(), max_inflight=64, arena=256 << 10, max_d
 """
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
 def test_no_thread_to_be_had() -> None:
     """max_delay is kept by the sender's next call, and explain() says so; later there is a thread again."""
@@ -319,6 +324,7 @@ def test_no_thread_to_be_had() -> None:
     assert not errors
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
 def test_a_program_that_never_gets_a_thread() -> None:
     program = (

@@ -113,6 +113,7 @@ tx = make()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_what_was_taken_is_sent_however_the_program_ends(end: str) -> None:
     with testing.receiver() as rx:
@@ -120,6 +121,7 @@ def test_what_was_taken_is_sent_however_the_program_ends(end: str) -> None:
         assert rx.wait(1) == [b"last"]
 
 
+@pytest.mark.slow
 def test_a_fork_sends_nothing_twice() -> None:
     program = PROGRAM + (
         "import os\ntx.send(b'one')\npid = os.fork()\n"
@@ -249,6 +251,7 @@ def test_many_senders_share_an_arena_that_has_not_a_block_for_each() -> None:
 # -- limits
 
 
+@pytest.mark.slow
 @only_io_uring
 @testing.requires("unprivileged")
 @pytest.mark.parametrize("kib", [8192, 1024, 320, 64])

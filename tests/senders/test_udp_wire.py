@@ -298,7 +298,7 @@ def wire(
 
 
 @pytest.mark.parametrize("path", PATHS)
-@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+@pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("given", "mtu"), [(False, 1500), (True, JUMBO)], ids=["own", "given, jumbo"])
 def test_arrives_as_it_was(
     box: testing.Hold, path: Path, family: int, given: bool, mtu: int, engine: str

@@ -455,11 +455,13 @@ def _would_be(notifier: ModelNotifier) -> Notification:
 MANY = settings(max_examples=120, stateful_step_count=60, phases=[Phase.generate, Phase.shrink])
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 def test_slots() -> None:
     run_state_machine_as_test(SlotsMachine, settings=MANY)
 
 
+@pytest.mark.slow
 def test_scheduler() -> None:
     run_state_machine_as_test(
         SchedulerMachine, settings=settings(MANY, max_examples=100, stateful_step_count=50)
@@ -550,6 +552,7 @@ WRONG = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.engines
 @pytest.mark.parametrize("wrong", WRONG)
 def test_a_wrong_rule_is_found(wrong: type[Model]) -> None:
@@ -561,6 +564,7 @@ def test_wrong_accounts_are_found() -> None:
     assert differs(type("Wrong", (SlotsMachine,), {"accounts_type": TooEarly}))
 
 
+@pytest.mark.slow
 @pytest.mark.engines("copy")
 @pytest.mark.parametrize("wrong", [SkippedSlotsCount, FailureKeepsItOpen, TagOfTheFlush])
 def test_a_wrong_rule_is_found_with_the_kernel(wrong: type[Model]) -> None:

@@ -202,6 +202,7 @@ def test_order_is_kept_whatever_processor_takes_packets_out_of_the_gate(
     assert swapped(box, family) == 0
 
 
+@pytest.mark.slow
 @needs_network
 @FAMILIES
 def test_control_each_processor_receives_what_it_takes_out(
@@ -228,6 +229,7 @@ def test_a_train_waits_and_arrives_whole(box: testing.Hold, family: int) -> None
         assert box.peer.run(lambda: counter("veth0", 1)) - before < 44  # the two, and what IPv6 has to say
 
 
+@pytest.mark.slow
 @needs_network
 @pytest.mark.parametrize("size", [100, 1400, 60000])
 def test_delay_is_what_a_full_buffer_waits(size: int) -> None:
@@ -354,6 +356,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_without_privileges_tests_are_skipped_by_name(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         textwrap.dedent("""
