@@ -77,7 +77,7 @@ def words(lines: list[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("columns", ["", "80"])
-def test_to_a_pipe_each_row_is_a_line(columns: str) -> None:
+def test_in_a_pipe_each_row_is_a_line(columns: str) -> None:
     lines = in_pipe("doctor", "127.0.0.1", **({"COLUMNS": columns} if columns else {}))
     (row,) = (line for line in lines if line.startswith("zero-copy"))
     assert row.endswith("and it copies from then on")
@@ -170,7 +170,7 @@ def test_a_full_disk_is_one_line_unbuffered_too() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"], COMMANDS["demo"]])
-def test_nobody_reads(arguments: list[str]) -> None:
+def test_a_closed_pipe_ends_it_silently(arguments: list[str]) -> None:
     """As with `uringzc doctor | head -0`: it ends, and says nothing."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -100,7 +100,7 @@ def alive(pid: int) -> bool:
 # What it says when all is well
 
 
-def test_json_tells_everything(demo: Run, file: Path) -> None:
+def test_json_has_all_results(demo: Run, file: Path) -> None:
     result = demo("--json", "--slots=3", "--times=2")
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
@@ -119,7 +119,7 @@ def test_json_tells_everything(demo: Run, file: Path) -> None:
     assert report["sink"] is None
 
 
-def test_for_people(demo: Run, engine: str) -> None:
+def test_text_output_in_a_pipe(demo: Run, engine: str) -> None:
     result = demo()
     assert result.exit_code == 0, result.output
     for word in (
@@ -135,7 +135,7 @@ def test_for_people(demo: Run, engine: str) -> None:
 
 
 @pytest.mark.slow
-def test_on_a_terminal(file: Path) -> None:
+def test_a_terminal_shows_colours_and_progress(file: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
     command = [*COMMAND, str(file), "--no-sink"]
@@ -153,7 +153,7 @@ def test_on_a_terminal(file: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("length", [1, PIECE - 1, PIECE, PIECE + 1, 256 * PIECE, 256 * PIECE + 1])
-def test_lengths(demo: Run, file: Path, length: int) -> None:
+def test_files_of_every_length_arrive(demo: Run, file: Path, length: int) -> None:
     file.write_bytes(random.Random(length).randbytes(length))
     result = demo("--slots=2", "--times=3")
     assert result.exit_code == 0, result.output
@@ -161,11 +161,11 @@ def test_lengths(demo: Run, file: Path, length: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 9000, 65487])
-def test_sizes(demo: Run, size: int) -> None:
+def test_datagrams_of_every_size_arrive(demo: Run, size: int) -> None:
     assert demo(size=size).exit_code == 0
 
 
-def test_ipv6(demo: Run) -> None:
+def test_a_file_arrives_over_ipv6(demo: Run) -> None:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.bind(("::1", 0))
@@ -175,7 +175,9 @@ def test_ipv6(demo: Run) -> None:
 
 
 @testing.requires("net_admin")
-def test_sink_compares(demo: Run, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_the_comparison_at_a_sink_reports_copies(
+    demo: Run, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
     monkeypatch.setattr("uringzc.cli.compare._ENOUGH", LENGTH)
     report = json.loads(demo("--json", sink=True, size=61440).output)
     copied = {kind: result["copied"] for kind, result in report["sink"].items()}
@@ -188,7 +190,7 @@ def test_sink_compares(demo: Run, monkeypatch: pytest.MonkeyPatch, engine: str) 
     }
 
 
-def test_no_sink_without_privileges(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_privileges_there_is_no_comparison(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "missing", lambda capability: f"needs {capability}")
     result = demo(sink=True)
     assert result.exit_code == 0
@@ -223,7 +225,7 @@ def nobody() -> list[str]:
 
 
 @pytest.mark.slow
-def test_as_nobody(nobody: list[str], file: Path) -> None:
+def test_it_works_without_privileges(nobody: list[str], file: Path) -> None:
     done = subprocess.run(
         [*nobody, *COMMAND, str(file)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -234,7 +236,7 @@ def test_as_nobody(nobody: list[str], file: Path) -> None:
 
 @pytest.mark.slow
 @only_io_uring
-def test_little_memory_may_be_locked(nobody: list[str], file: Path) -> None:
+def test_a_small_memlock_limit_is_named(nobody: list[str], file: Path) -> None:
     limited = [*nobody[:-1], "--memlock=65536"]
     done = subprocess.run(
         [*limited, *COMMAND, str(file)], capture_output=True, text=True, timeout=60, check=False
@@ -249,7 +251,7 @@ def test_little_memory_may_be_locked(nobody: list[str], file: Path) -> None:
 
 
 @pytest.mark.slow
-def test_small_receive_buffer(demo: Run, faulty: Callable[..., None]) -> None:
+def test_a_small_receive_buffer_is_enough(demo: Run, faulty: Callable[..., None]) -> None:
     faulty(also="receiver.BUFFER = 4096")  # room for one datagram
     assert demo(size=61440).exit_code == 0
 
@@ -274,7 +276,9 @@ def test_small_receive_buffer(demo: Run, faulty: Callable[..., None]) -> None:
         ),
     ],
 )
-def test_faults_are_loud(demo: Run, faulty: Callable[..., None], fault: str, sentence: str) -> None:
+def test_lost_or_changed_data_is_reported(
+    demo: Run, faulty: Callable[..., None], fault: str, sentence: str
+) -> None:
     faulty(fault)
     result = demo()
     assert result.exit_code == 1
@@ -283,7 +287,7 @@ def test_faults_are_loud(demo: Run, faulty: Callable[..., None], fault: str, sen
 
 
 @pytest.mark.slow
-def test_datagrams_that_the_kernel_drops(demo: Run, faulty: Callable[..., None]) -> None:
+def test_datagrams_that_the_kernel_drops_are_reported(demo: Run, faulty: Callable[..., None]) -> None:
     faulty(
         "time.sleep(0.2 if number == 0 else 0); return datagram",
         also="receiver.BUFFER = 4096; receiver.room_for = lambda size, granted: 300",
@@ -303,7 +307,7 @@ def test_datagrams_that_the_kernel_drops(demo: Run, faulty: Callable[..., None])
     ],
     ids=["other bytes", "shorter"],
 )
-def test_file_that_changes(
+def test_a_file_that_changes_is_reported(
     demo: Run, file: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], sentence: str
 ) -> None:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -318,7 +322,7 @@ def test_file_that_changes(
     assert sentence in result.output
 
 
-def test_wrong_files(tmp_path: Path) -> None:
+def test_unusable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
     for name, sentence in [
@@ -332,7 +336,7 @@ def test_wrong_files(tmp_path: Path) -> None:
         assert sentence in " ".join(result.output.split())
 
 
-def test_no_io_uring(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_engine_is_one_line(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> None:
         raise OSError(1, "io_uring can not be used: kernel.io_uring_disabled is 2")
 
@@ -359,7 +363,7 @@ def running(file: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.slow
-def test_ctrl_c(running: subprocess.Popen[str]) -> None:
+def test_ctrl_c_ends_both_processes(running: subprocess.Popen[str]) -> None:
     (child,) = child_pids(running.pid)
     time.sleep(0.3)  # somewhere in the middle
     running.send_signal(signal.SIGINT)
@@ -370,7 +374,7 @@ def test_ctrl_c(running: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.slow
-def test_killed(running: subprocess.Popen[str]) -> None:
+def test_a_killed_demo_leaves_no_receiver(running: subprocess.Popen[str]) -> None:
     (child,) = child_pids(running.pid)
     running.kill()
     _, error = running.communicate(timeout=20)

@@ -91,7 +91,7 @@ def test_where_nothing_is_refused_io_uring_is_picked() -> None:
     assert "Not better" not in found["sender"][1]
 
 
-def test_a_filter_of_something_else_changes_nothing() -> None:
+def test_a_seccomp_filter_of_another_call_changes_nothing() -> None:
     found = reported("forbid(999, errno.EPERM)")
     assert found["sender"][0] == "io_uring"
     assert found["errors"]["io_uring"] is None
@@ -147,7 +147,7 @@ def reported_under(sysctl: Sysctl, settings: dict[str, int], doing: str = "") ->
     return found
 
 
-def test_the_sysctl_switches_it_off(sysctl: Sysctl) -> None:
+def test_the_sysctl_disables_io_uring(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"kernel.io_uring_disabled": 2})
     assert found["sender"][0] == "msg_zerocopy"
     assert found["errors"]["io_uring"] == [
@@ -158,7 +158,7 @@ def test_the_sysctl_switches_it_off(sysctl: Sysctl) -> None:
 
 
 @testing.requires("unprivileged")
-def test_the_sysctl_wants_privileges(sysctl: Sysctl) -> None:
+def test_the_sysctl_restricts_io_uring_to_the_privileged(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"kernel.io_uring_disabled": 1}, "become_nobody()")
     assert found["sender"][0] == "msg_zerocopy"
     code, text = found["errors"]["io_uring"]
@@ -168,12 +168,12 @@ def test_the_sysctl_wants_privileges(sysctl: Sysctl) -> None:
 
 
 @testing.requires("unprivileged")
-def test_the_group_may(sysctl: Sysctl) -> None:
+def test_the_sysctls_group_may_use_io_uring(sysctl: Sysctl) -> None:
     settings = {"kernel.io_uring_disabled": 1, "kernel.io_uring_group": NOBODY}
     assert reported_under(sysctl, settings, "become_nobody()")["sender"][0] == "io_uring"
 
 
-def test_the_privileged_may_and_a_filter_is_told_from_the_sysctl(sysctl: Sysctl) -> None:
+def test_a_seccomp_filter_is_not_mistaken_for_the_sysctl(sysctl: Sysctl) -> None:
     if not capable(21):
         pytest.skip("needs CAP_SYS_ADMIN: run as root")
     settings = {"kernel.io_uring_disabled": 1}
@@ -181,7 +181,7 @@ def test_the_privileged_may_and_a_filter_is_told_from_the_sysctl(sysctl: Sysctl)
     assert names(reported_under(sysctl, settings, "forbid_rings()"))[0] == "seccomp_eperm"
 
 
-def test_it_says_so_too_when_io_uring_was_asked_before(sysctl: Sysctl) -> None:
+def test_the_sysctl_is_reported_after_io_uring_was_probed(sysctl: Sysctl) -> None:
     program = """
         from refusals import *
         assert refused("io_uring") is None  # what it offers is known from now on
@@ -199,7 +199,7 @@ def test_it_says_so_too_when_io_uring_was_asked_before(sysctl: Sysctl) -> None:
     assert "kernel.io_uring_disabled is 2; sysctl" in text
 
 
-def test_no_send_zc() -> None:
+def test_a_kernel_without_send_zc_falls_back_to_msg_zerocopy() -> None:
     """REGISTER_PROBE is refused: no opcode is known to be there."""
     found = reported("forbid(IO_URING_REGISTER, errno.EINVAL, 1, IORING_REGISTER_PROBE)")
     assert found["sender"][0] == "msg_zerocopy"
@@ -216,7 +216,7 @@ def test_no_send_zc() -> None:
 # -- no MSG_ZEROCOPY
 
 
-def test_no_so_zerocopy() -> None:
+def test_a_kernel_without_so_zerocopy_falls_back_to_copy() -> None:
     found = reported("forbid_zerocopy()", "forbid_rings()")
     assert found["sender"][0] == found["scheduler"] == "copy"
     assert names(found)[:2] == ["seccomp_eperm", "so_zerocopy"]
@@ -228,7 +228,7 @@ def test_no_so_zerocopy() -> None:
     assert "Each request is copied: this engine does nothing else" in found["sender"][1]
 
 
-def test_that_does_not_matter_to_io_uring() -> None:
+def test_io_uring_needs_no_so_zerocopy() -> None:
     found = reported("forbid_zerocopy()")
     assert found["sender"][0] == "io_uring"
     assert "so_zerocopy" not in names(found)
@@ -244,7 +244,7 @@ def test_that_does_not_matter_to_io_uring() -> None:
         (errno.EMFILE, "io_uring"),
     ],
 )
-def test_what_no_filter_and_no_sysctl_explains(code: int, name: str) -> None:
+def test_an_errno_without_filter_or_sysctl_has_its_own_reason(code: int, name: str) -> None:
     """The tests above are the controls: the same errno, and a filter or a sysctl that is found."""
     if status("Seccomp") != "0" or sysctl_now("kernel.io_uring_disabled"):
         pytest.skip("needs a process without a seccomp filter, and kernel.io_uring_disabled=0")
@@ -309,7 +309,7 @@ def _is_taken(sock: socket.socket) -> bool:
         (8192, 4096, set()),
     ],
 )
-def test_little_memory_may_be_locked(kib: int, arena: int, reasons: set[str]) -> None:
+def test_a_small_memlock_limit_is_reported_with_what_fits(kib: int, arena: int, reasons: set[str]) -> None:
     become = f"become_nobody({kib << 10})"
     found = reported(become, part="probe")
     assert found["probe"]["engine"] == "io_uring"
@@ -328,7 +328,7 @@ def test_little_memory_may_be_locked(kib: int, arena: int, reasons: set[str]) ->
 
 
 @testing.requires("unprivileged")
-def test_no_memory_may_be_locked_for_a_ring() -> None:
+def test_a_memlock_limit_too_small_for_a_ring_falls_back() -> None:
     found = reported("become_nobody(4096)")
     assert found["sender"][0] == "msg_zerocopy"
     code, text = found["errors"]["io_uring"]
@@ -337,7 +337,7 @@ def test_no_memory_may_be_locked_for_a_ring() -> None:
     assert "memlock" in names(found)
 
 
-def test_cap_ipc_lock_is_no_limit() -> None:
+def test_cap_ipc_lock_lifts_the_memlock_limit() -> None:
     if not capable(14):
         pytest.skip("needs CAP_IPC_LOCK: run as root")
     found = reported("resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))")
@@ -366,7 +366,9 @@ def test_wmem_max_limits_the_send_buffer(sysctl: Sysctl) -> None:
         ("fixed_message", "fixed_message"),
     ],
 )
-def test_a_feature_is_missing(lacking: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_feature_names_the_kernel_that_has_it(
+    lacking: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = {"send_zc": True, "sendmsg_zc": True, "report_usage": True, "fixed_message": True}
     monkeypatch.setattr(capabilities, "features", lambda: Features(**there | {lacking: False}))
     (reason,) = (each for each in uringzc.probe().details if each.name == name)
@@ -376,7 +378,7 @@ def test_a_feature_is_missing(lacking: str, name: str, monkeypatch: pytest.Monke
 # -- the environment
 
 
-def test_the_environment_is_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_chooses_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("URINGZC_ENGINE", "copy")
     found = uringzc.probe()
     assert found.engine == "copy"
@@ -392,7 +394,7 @@ def test_the_environment_is_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch
             uringzc.Scheduler(engine=wrong)
 
 
-def test_the_environment_names_an_engine_that_does_not_work() -> None:
+def test_an_engine_of_the_environment_that_does_not_work_is_reported() -> None:
     program = """
         from refusals import *
         os.environ["URINGZC_ENGINE"] = "io_uring"
@@ -409,7 +411,7 @@ def test_the_environment_names_an_engine_that_does_not_work() -> None:
 # -- what it is made of
 
 
-def test_it_is_for_people_and_for_programs() -> None:
+def test_probe_has_text_and_json() -> None:
     found = uringzc.probe()
     assert found.engine == "io_uring"
     assert str(found).startswith("engine: io_uring")
@@ -422,7 +424,7 @@ def test_it_is_for_people_and_for_programs() -> None:
 
 
 @pytest.mark.slow
-def test_a_lack_of_descriptors_is_not_taken_for_what_the_kernel_can() -> None:
+def test_emfile_is_not_remembered_as_a_missing_feature() -> None:
     """What io_uring offers is asked once, and kept: it is not asked halfway."""
     program = """
         import os, resource, sys, uringzc
@@ -441,13 +443,13 @@ def test_a_lack_of_descriptors_is_not_taken_for_what_the_kernel_can() -> None:
     assert [run_program(program, free)[0] for free in (1, 2)] == [f"{errno.EMFILE}\n{plain}"] * 2
 
 
-def test_a_reason_without_a_fix() -> None:
+def test_a_reason_prints_its_fix_if_it_has_one() -> None:
     assert str(Reason("name", "it is so", "")) == "it is so"
     assert str(Reason("name", "it is so", "change it")) == "it is so; change it"
     assert reason_of(OSError(errno.EMFILE, "Too many open files")).text == "Too many open files"
 
 
-def test_the_filter_of_these_tests_looks_at_arguments() -> None:
+def test_control_the_seccomp_filter_matches_arguments() -> None:
     """Or the tests above would show less than they seem to."""
     program = """
         from refusals import *

@@ -66,7 +66,7 @@ TCP = """
 @pytest.mark.slow
 @testing.requires("net_admin")
 @pytest.mark.parametrize("mode", ["always", "never"])
-def test_udp(mode: str) -> None:
+def test_a_fork_inside_a_udp_send(mode: str) -> None:
     count = 20000
     with testing.hold(mtu=1500) as box, testing.receiver(sock=box.receiver_socket()) as rx:
         with box.socket() as probe:  # the neighbour is known: what is awaited is room
@@ -85,7 +85,7 @@ def test_udp(mode: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["always", "never"])
-def test_tcp(mode: str) -> None:
+def test_a_fork_inside_a_tcp_send(mode: str) -> None:
     pieces = [bytes([n]) * (1 << 20) for n in range(32)]
     data = 'b"".join(bytes([n]) * (1 << 20) for n in range(32))'
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -104,7 +104,7 @@ def test_tcp(mode: str) -> None:
 
 @zero_copy_engines
 @testing.requires("net_admin")
-def test_scheduler() -> None:
+def test_a_fork_inside_a_drain() -> None:
     """Of a wait for notifications that are held."""
     with testing.hold() as box, testing.receiver(sock=box.receiver_socket()) as rx:
         box.stop()

@@ -91,7 +91,7 @@ def test_what_was_settled_can_be_reaped_after_close(udp_pair: "Pair") -> None:
 
 @zero_copy_engines
 @EITHER
-def test_close_with_sends_held(
+def test_close_parks_what_is_in_flight(
     make: Callable[[], uringzc.Scheduler | uringzc.Ring],
     box: testing.Hold,
     sock: socket.socket,
@@ -124,7 +124,9 @@ def test_close_with_sends_held(
 
 @zero_copy_engines
 @pytest.mark.parametrize("call", ["submit", "reap_completions", "reap_notifications", "drain", "close"])
-def test_any_engine_of_the_owner_sweeps(box: testing.Hold, sock: socket.socket, call: str) -> None:
+def test_any_call_of_another_engine_of_the_thread_ends_parked_ones(
+    box: testing.Hold, sock: socket.socket, call: str
+) -> None:
     with uringzc.Scheduler(max_inflight=8) as other:
         s = uringzc.Scheduler(completions="none")
         fileno = s.fileno()
@@ -164,7 +166,7 @@ def test_close_flushes_and_parks_everything_open(
 @zero_copy_engines
 @EITHER
 @pytest.mark.parametrize("held", [True, False])
-def test_dropped_without_close(
+def test_an_engine_dropped_without_close_is_parked(
     make: Callable[[], uringzc.Scheduler | uringzc.Ring],
     held: bool,
     box: testing.Hold,
@@ -193,7 +195,9 @@ def test_dropped_without_close(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+def test_an_engine_can_be_dropped_where_warnings_are_errors(
+    udp_pair: "Pair", other: uringzc.Scheduler
+) -> None:
     before = ring_count()
     data = bytearray(b"lost")
     s = uringzc.Scheduler()
@@ -209,7 +213,7 @@ def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Sche
     assert not is_held(data)
 
 
-def test_dropped_in_a_cycle_with_its_accounts() -> None:
+def test_an_engine_in_a_cycle_with_its_slots_is_collected() -> None:
     # in a process of its own: what failed was a use of freed memory
     program = """
         import gc, socket, warnings, uringzc
@@ -234,7 +238,7 @@ def test_dropped_in_a_cycle_with_its_accounts() -> None:
     assert out == "0\n", errors
 
 
-def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+def test_an_engine_in_a_cycle_is_collected(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
     class Owner:
         def __init__(self) -> None:
             self.me = self
@@ -253,7 +257,7 @@ def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
 
 
 @only_io_uring
-def test_closed_and_dropped_says_nothing() -> None:
+def test_a_closed_engine_is_dropped_without_a_warning() -> None:
     with uringzc.Scheduler() as s, uringzc.Ring() as r:
         pass
     with warnings.catch_warnings():
@@ -265,7 +269,7 @@ def test_closed_and_dropped_says_nothing() -> None:
 # -- exceptions
 
 
-def test_exception_in_the_block(udp_pair: "Pair") -> None:
+def test_an_exception_in_the_with_block_closes_the_engine(udp_pair: "Pair") -> None:
     before = ring_count()
     data = bytearray(b"sent")
     with pytest.raises(ZeroDivisionError), uringzc.Scheduler() as s:
@@ -277,7 +281,7 @@ def test_exception_in_the_block(udp_pair: "Pair") -> None:
 
 
 @zero_copy_engines
-def test_exception_in_the_block_while_held(
+def test_an_exception_in_the_with_block_parks_what_is_in_flight(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytearray(b"held")
@@ -298,7 +302,7 @@ def test_exception_in_the_block_while_held(
 
 
 @zero_copy_engines
-def test_interrupt_in_drain_leaves_it_usable(box: testing.Hold, sock: socket.socket) -> None:
+def test_an_interrupt_in_drain_leaves_the_engine_usable(box: testing.Hold, sock: socket.socket) -> None:
     data = bytearray(b"held")
     with uringzc.Scheduler() as s:
         with stopped(box):
@@ -315,7 +319,7 @@ def test_interrupt_in_drain_leaves_it_usable(box: testing.Hold, sock: socket.soc
 
 
 @zero_copy_engines
-def test_interrupt_in_close_parks_at_once(
+def test_an_interrupt_in_close_parks_at_once(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
     data = bytearray(b"held")
@@ -337,7 +341,7 @@ def test_interrupt_in_close_parks_at_once(
 
 
 @zero_copy_engines
-def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
+def test_an_unfinished_guard_of_a_thread_ends_no_engine(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
     s = uringzc.Scheduler()
@@ -352,7 +356,7 @@ def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
 
 
 @zero_copy_engines
-def test_interrupt_in_close_as_the_first_submission(
+def test_close_can_be_interrupted_in_its_first_submission(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
     # the results, too, are not there yet: the first entry into the kernel is the one that blocks
@@ -399,7 +403,7 @@ def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: urin
 @pytest.mark.parametrize(
     "how", ["closed", "settled", "queued", pytest.param("ring", marks=needs_ring), "exception", "exit"]
 )
-def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
+def test_what_was_sent_arrives_although_the_interpreter_exits(how: str, udp_pair: "Pair") -> None:
     program = """
         import socket, sys, uringzc
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -441,7 +445,7 @@ def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
 
 
 @only_io_uring
-def test_more_completions_than_the_queue_has_entries(
+def test_completions_that_overflow_the_queue_are_reaped(
     box: testing.Hold, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # without DEFER_TASKRUN notifications come by themselves, and overflow while nobody looks
@@ -473,7 +477,7 @@ def overflowed(info: Path) -> int:
 
 
 @only_io_uring
-def test_more_notifications_than_the_queue_has_entries(box: testing.Hold, sock: socket.socket) -> None:
+def test_notifications_that_overflow_the_queue_are_reaped(box: testing.Hold, sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
     with uringzc.Ring(entries=4, cq_entries=4, max_inflight=1024) as r:
         with stopped(box):
@@ -496,7 +500,7 @@ def refused(s: uringzc.Scheduler, text: str) -> Iterator[None]:
 
 
 @zero_copy_engines
-def test_too_many_requests(box: testing.Hold, sock: socket.socket) -> None:
+def test_requests_beyond_max_inflight_are_refused(box: testing.Hold, sock: socket.socket) -> None:
     with uringzc.Scheduler(max_inflight=4) as s:
         with stopped(box):
             for i in range(4):
@@ -514,7 +518,7 @@ def test_too_many_requests(box: testing.Hold, sock: socket.socket) -> None:
         assert s.send_run(sock, b"x", 1, 4, 0, flush=True) == 4
 
 
-def test_requests_of_open_notifiers_are_held(udp_pair: "Pair") -> None:
+def test_requests_of_open_notifiers_count_towards_max_inflight(udp_pair: "Pair") -> None:
     with uringzc.Scheduler(max_inflight=4, completions="none") as s:
         for _ in range(4):
             s.send(udp_pair.tx, b"x")
@@ -526,7 +530,7 @@ def test_requests_of_open_notifiers_are_held(udp_pair: "Pair") -> None:
         s.send(udp_pair.tx, b"x")
 
 
-def test_unread_completions(udp_pair: "Pair") -> None:
+def test_unread_completions_count_towards_max_inflight(udp_pair: "Pair") -> None:
     with uringzc.Scheduler(max_inflight=4) as s:
         for i in range(4):
             s.send(udp_pair.tx, b"x", user_data=i)
@@ -539,7 +543,7 @@ def test_unread_completions(udp_pair: "Pair") -> None:
         s.send(udp_pair.tx, b"x")
 
 
-def test_unread_notifications(udp_pair: "Pair") -> None:
+def test_unread_notifications_count_towards_max_inflight(udp_pair: "Pair") -> None:
     with uringzc.Scheduler(max_inflight=4, completions="none") as s:
         for _ in range(4):
             s.send(udp_pair.tx, b"x", flush=True)
@@ -551,7 +555,7 @@ def test_unread_notifications(udp_pair: "Pair") -> None:
         assert [n.sequence for n in s.reap_notifications(wait=1)] == [4]
 
 
-def test_a_full_run_says_how_many(box: testing.Hold, sock: socket.socket) -> None:
+def test_send_run_returns_how_many_fit(box: testing.Hold, sock: socket.socket) -> None:
     with uringzc.Scheduler(max_inflight=10) as s:
         region = s.register(4096)
         with stopped(box):
@@ -594,7 +598,7 @@ LITTLE = """
 
 @only_io_uring
 @testing.requires("unprivileged")
-def test_little_memory_to_lock(udp_pair: "Pair") -> None:
+def test_a_region_above_the_memlock_limit_is_refused(udp_pair: "Pair") -> None:
     out, errors = run_program(LITTLE, 256, udp_pair.rx.getsockname()[1])
     region, registered, results = out.splitlines()
     assert region.startswith("region 12 1048576 bytes can not be registered: the limit for locked memory")
@@ -606,7 +610,7 @@ def test_little_memory_to_lock(udp_pair: "Pair") -> None:
 
 @only_io_uring
 @testing.requires("unprivileged")
-def test_no_memory_to_lock(udp_pair: "Pair") -> None:
+def test_a_ring_above_the_memlock_limit_is_refused(udp_pair: "Pair") -> None:
     out, errors = run_program(LITTLE, 4, udp_pair.rx.getsockname()[1])
     assert "RLIMIT_MEMLOCK) is 4 KiB per user, more is needed; raise it with `ulimit -l`" in out, errors
     assert "Traceback" not in errors
@@ -614,7 +618,7 @@ def test_no_memory_to_lock(udp_pair: "Pair") -> None:
 
 @only_io_uring
 @testing.requires("unprivileged")
-def test_control_much_memory_to_lock(udp_pair: "Pair") -> None:
+def test_control_a_large_memlock_limit_is_enough(udp_pair: "Pair") -> None:
     out, errors = run_program(LITTLE, 8192, udp_pair.rx.getsockname()[1])
     assert out.splitlines() == ["True", "[4, 5]"], errors
 
@@ -624,7 +628,7 @@ def test_control_much_memory_to_lock(udp_pair: "Pair") -> None:
 
 @only_io_uring
 @testing.requires("net_admin")
-def test_poisoned() -> None:
+def test_a_dropped_completion_poisons_the_engine() -> None:
     program = """
         import uringzc
         from held_memory import drop_completion, is_held
@@ -677,7 +681,7 @@ def test_poisoned() -> None:
     assert "parked" in errors
 
 
-def test_control_not_poisoned(udp_pair: "Pair") -> None:
+def test_control_without_a_dropped_completion_memory_is_released(udp_pair: "Pair") -> None:
     data = bytearray(b"for now")
     with uringzc.Scheduler() as s:
         s.send(udp_pair.tx, data, flush=True)
@@ -685,7 +689,7 @@ def test_control_not_poisoned(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_descriptors_and_memory_come_back(udp_pair: "Pair") -> None:
+def test_close_releases_descriptors_and_memory(udp_pair: "Pair") -> None:
     before, open_rings = len(os.listdir("/proc/self/fd")), ring_count()
     for _ in range(50):
         with uringzc.Scheduler() as s:

@@ -125,7 +125,7 @@ each_way = pytest.mark.parametrize("fail", WAYS, ids=lambda fail: fail.__name__)
 
 
 @each_way
-def test_what_a_failure_does_to_the_counter(net: Net, fail: Fail) -> None:
+def test_which_failures_use_up_an_id(net: Net, fail: Fail) -> None:
     """The kernel's facts, which the others stand on."""
     with stopped(net.box):
         net.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
@@ -198,7 +198,7 @@ class Run:
 
 @pytest.mark.parametrize("batch", [1, 7])
 @each_way
-def test_memory_comes_back_with_its_own_notification(net: Net, fail: Fail, batch: int) -> None:
+def test_memory_is_released_by_its_own_notification(net: Net, fail: Fail, batch: int) -> None:
     chance = random.Random(f"{fail.__name__}{batch}")
     with uringzc.Scheduler() as s:
         net.box.stop()
@@ -221,7 +221,7 @@ def test_memory_comes_back_with_its_own_notification(net: Net, fail: Fail, batch
         assert s.stats.in_flight == 0
 
 
-def test_control_a_counter_that_is_off_by_one(net: Net) -> None:
+def test_control_a_counter_off_by_one_releases_memory_too_early(net: Net) -> None:
     """A number more is used up than is believed, as by a failure without doubt: wrong bytes arrive."""
     net.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
     assert kernel_number(net.tx, net.here) == 1
@@ -243,7 +243,7 @@ def test_control_a_counter_that_is_off_by_one(net: Net) -> None:
         assert s.stats.in_flight == 0  # a copy: nothing is believed of this socket any more
 
 
-def test_fragments_that_are_held_while_their_datagram_fails(net: Net) -> None:
+def test_a_failed_datagram_with_held_fragments_releases_nothing_else(net: Net) -> None:
     """Its notification comes after those of later sends, when nobody owns its number."""
     with uringzc.Scheduler() as s:
         net.box.stop()
@@ -261,7 +261,7 @@ def test_fragments_that_are_held_while_their_datagram_fails(net: Net) -> None:
         s.drain(10)
 
 
-def test_no_memory_for_notifications(net: Net) -> None:
+def test_sends_beyond_optmem_max_are_copied(net: Net) -> None:
     """net.core.optmem_max has room for some 157: others are copied, none fails, none is mistaken."""
     with uringzc.Scheduler() as s:
         net.box.stop()
@@ -294,7 +294,7 @@ def test_no_memory_for_notifications(net: Net) -> None:
         s.drain(10)
 
 
-def test_a_question_without_an_answer(net: Net) -> None:
+def test_a_probe_without_an_answer_settles_nothing(net: Net) -> None:
     """Without a route the question comes to no number, and what is in the error queue then is no answer."""
     with uringzc.Scheduler() as s:
         net.box.stop()

@@ -61,7 +61,7 @@ def extended(message: error_queue.ErrorMessage) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("asked", [0, 1])
-def test_word_of_a_refusal_fails_the_next_send(refused: socket.socket, asked: int) -> None:
+def test_a_pending_socket_error_fails_the_next_send(refused: socket.socket, asked: int) -> None:
     refused.setsockopt(socket.IPPROTO_IP, IP_RECVERR, asked)
     with uringzc.Scheduler() as s:
         assert one_by_one(s, refused, 6) == [100, REFUSED] * 3
@@ -70,7 +70,7 @@ def test_word_of_a_refusal_fails_the_next_send(refused: socket.socket, asked: in
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_icmp_errors_are_given_as_recvmsg_gives_them(make_udp: "MakePair", family: int) -> None:
+def test_icmp_errors_are_returned_as_recvmsg_has_them(make_udp: "MakePair", family: int) -> None:
     v6 = family == socket.AF_INET6
     pair = make_udp(family)
     there = pair.rx.getsockname()
@@ -89,7 +89,7 @@ def test_icmp_errors_are_given_as_recvmsg_gives_them(make_udp: "MakePair", famil
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_timestamps_between_notifications(udp_pair: "Pair", count: int) -> None:
+def test_timestamps_are_returned_and_are_no_failures(udp_pair: "Pair", count: int) -> None:
     flags = TX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
     udp_pair.tx.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
     with uringzc.Scheduler() as s:
@@ -112,7 +112,7 @@ def test_timestamps_between_notifications(udp_pair: "Pair", count: int) -> None:
         assert one_by_one(s, udp_pair.tx, 1)[-1] == 100  # a timestamp is no failure
 
 
-def test_errors_of_two_sockets_are_told_apart(make_udp: "MakePair") -> None:
+def test_each_socket_has_its_own_errors(make_udp: "MakePair") -> None:
     pairs = [make_udp() for _ in range(2)]
     for pair in pairs:
         pair.tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -125,12 +125,12 @@ def test_errors_of_two_sockets_are_told_apart(make_udp: "MakePair") -> None:
             assert [m.data for m in errors(s, pairs[i].tx)] == [bytes([i]) * 10]
 
 
-def test_errors_of_a_socket_that_never_sent(udp_pair: "Pair", tcp_pair: "Pair") -> None:
+def test_a_socket_that_never_sent_has_no_errors(udp_pair: "Pair", tcp_pair: "Pair") -> None:
     with uringzc.Scheduler() as s:
         assert errors(s, udp_pair.tx) == errors(s, tcp_pair.tx) == []
 
 
-def test_errors_of_a_closed_socket() -> None:
+def test_errors_of_a_closed_socket_raise_ebadf() -> None:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.close()
     with uringzc.Scheduler() as s, pytest.raises(OSError, match=os.strerror(errno.EBADF)):
@@ -138,7 +138,7 @@ def test_errors_of_a_closed_socket() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "socket", b"", object()], ids=lambda value: type(value).__name__)
-def test_errors_of_what_is_no_socket(wrong: Any) -> None:
+def test_errors_of_another_type_raise_typeerror(wrong: Any) -> None:
     with uringzc.Scheduler() as s, pytest.raises(TypeError, match=r"sock must be a socket.socket, not \w+"):
         errors(s, wrong)
 
@@ -165,7 +165,7 @@ GONE = """
 """
 
 
-def test_errors_of_an_engine_that_has_ended() -> None:
+def test_errors_of_an_ended_engine_raise_closederror() -> None:
     out, said = run_program(GONE)
     parents = "belongs to the parent of this process, which forked: make a new one here"
     assert out.splitlines() == [
@@ -177,7 +177,7 @@ def test_errors_of_an_engine_that_has_ended() -> None:
 
 
 @pytest.mark.engines("msg_zerocopy", "copy")
-def test_control_errors_of_an_engine_that_has_ended() -> None:
+def test_control_unchecked_errors_of_an_ended_engine_crash() -> None:
     unguarded = """
     from uringzc.engines import base
     base.Engine._native = property(lambda self: self._out[0])
@@ -211,7 +211,7 @@ DROPPED = """
 """
 
 
-def test_errors_in_the_clean_up_of_a_dropped_sender() -> None:
+def test_an_icmp_error_while_a_sender_is_dropped_raises_nothing() -> None:
     out, said = run_program(DROPPED)
     assert out == "0\nends\n", said
     assert "Exception ignored" not in said
@@ -219,7 +219,7 @@ def test_errors_in_the_clean_up_of_a_dropped_sender() -> None:
 
 @only_msg_zerocopy
 @testing.requires("net_admin")
-def test_asking_for_errors_takes_no_notification_away(box: testing.Hold) -> None:
+def test_reading_errors_keeps_notifications(box: testing.Hold) -> None:
     """Who waits on fileno() hears of what it found, and the socket is the program's alone again."""
     with box.receiver_socket(), box.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(box.address)
@@ -240,7 +240,7 @@ def test_asking_for_errors_takes_no_notification_away(box: testing.Hold) -> None
 
 
 @only_msg_zerocopy
-def test_copied_of_what_the_kernel_has_merged(udp_pair: "Pair") -> None:
+def test_copied_is_none_where_the_kernel_merged_notifications(udp_pair: "Pair") -> None:
     with uringzc.Scheduler() as s:
         for _ in range(3):
             s.send(udp_pair.tx, b"x", flush=True)
@@ -252,7 +252,7 @@ def test_copied_of_what_the_kernel_has_merged(udp_pair: "Pair") -> None:
 
 @only_msg_zerocopy
 @testing.requires("net_admin")
-def test_not_copied(sink: testing.Sandbox) -> None:
+def test_sends_to_a_device_are_not_copied(sink: testing.Sandbox) -> None:
     with sink.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(sink.address)
         one_by_one(s, sock, 3)
@@ -292,7 +292,7 @@ with uringzc.Scheduler() as s:
 @only_msg_zerocopy
 @testing.requires("net_admin")
 @testing.requires("unprivileged")
-def test_no_more_memory_may_be_locked(box: testing.Hold) -> None:
+def test_sends_beyond_the_memlock_limit_are_copied(box: testing.Hold) -> None:
     """The rest is copied, of other sockets too, and goes zero-copy again when there is room."""
     box.stop()
     with box.receiver_socket(), child(MEMLOCK, box=box) as program:

@@ -33,7 +33,7 @@ def received(rx: socket.socket, count: int) -> list[bytes]:
     return [rx.recv(65536) for _ in range(count)]
 
 
-def test_two_thousand_sockets(udp_pair: "Pair") -> None:
+def test_two_thousand_sockets_can_be_used(udp_pair: "Pair") -> None:
     with ExitStack() as stack, uringzc.Scheduler() as s:
         socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2000)]
         for _ in range(2):
@@ -63,7 +63,7 @@ with uringzc.Scheduler() as s:
 
 @only_msg_zerocopy
 @sandboxed
-def test_more_sockets_than_a_thousand_send_zero_copy(box: testing.Hold) -> None:
+def test_more_than_a_thousand_sockets_send_zero_copy(box: testing.Hold) -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096:
         pytest.skip("needs a hard limit of 4096 descriptors")
     with box.receiver_socket(), stopped(box), child(MANY, box=box) as program:
@@ -104,7 +104,7 @@ with uringzc.Scheduler() as s:
 @pytest.mark.engines("msg_zerocopy", "copy")
 @sandboxed
 @pytest.mark.parametrize("option", [SO_COOKIE, SO_NETNS_COOKIE])
-def test_a_descriptor_that_is_used_again_without_cookies(
+def test_a_reused_descriptor_is_recognised_without_cookies(
     box: testing.Hold, rx: socket.socket, option: int
 ) -> None:
     """Linux before 4.12 has no cookies; before 5.10 two sockets may have the same."""
@@ -143,7 +143,7 @@ with uringzc.Scheduler() as s:
 @pytest.mark.engines("msg_zerocopy", "copy")
 @sandboxed
 @pytest.mark.parametrize("how", ["drain", "poll"])
-def test_sockets_that_epoll_does_not_take(box: testing.Hold, rx: socket.socket, how: str) -> None:
+def test_sockets_that_epoll_refuses_are_polled(box: testing.Hold, rx: socket.socket, how: str) -> None:
     with stopped(box), child(UNWATCHED, how, box=box) as program:
         assert program.line() == "True True"
         box.release()

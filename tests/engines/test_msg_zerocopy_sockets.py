@@ -57,7 +57,7 @@ def read_to_the_end(rx: socket.socket) -> None:
 @sandboxed
 @pytest.mark.parametrize("unread", [False, True])
 @pytest.mark.parametrize("own", [0, 5])
-def test_datagram_socket_that_sent_zero_copy_before(
+def test_a_datagram_socket_may_have_sent_zero_copy_before(
     box: testing.Hold, rx: socket.socket, own: int, unread: bool
 ) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
@@ -79,7 +79,7 @@ def test_datagram_socket_that_sent_zero_copy_before(
 @only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("before", [False, True])
-def test_stream_that_had_so_zerocopy_before(box: testing.Hold, before: bool) -> None:
+def test_a_stream_may_have_had_so_zerocopy_before(box: testing.Hold, before: bool) -> None:
     with tcp_connection(box) as (tx, rx), uringzc.Scheduler() as s:
         if before:
             tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
@@ -92,7 +92,7 @@ def test_stream_that_had_so_zerocopy_before(box: testing.Hold, before: bool) -> 
 
 @only_msg_zerocopy
 @sandboxed
-def test_two_engines_on_a_socket(box: testing.Hold, rx: socket.socket) -> None:
+def test_the_second_engine_of_a_socket_copies(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock:
         sock.connect(box.address)
         with uringzc.Scheduler() as first, uringzc.Scheduler() as second:
@@ -113,7 +113,7 @@ def test_two_engines_on_a_socket(box: testing.Hold, rx: socket.socket) -> None:
 
 @only_msg_zerocopy
 @sandboxed
-def test_many_engines_on_a_socket_one_after_another(box: testing.Hold, rx: socket.socket) -> None:
+def test_engines_may_use_a_socket_one_after_another(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock:
         sock.connect(box.address)
         for i in range(20):
@@ -131,7 +131,7 @@ def test_many_engines_on_a_socket_one_after_another(box: testing.Hold, rx: socke
 
 @zero_copy_engines
 @sandboxed
-def test_closed_with_sends_held_and_its_number_used_again(box: testing.Hold, rx: socket.socket) -> None:
+def test_a_descriptor_may_be_reused_while_sends_are_in_flight(box: testing.Hold, rx: socket.socket) -> None:
     with uringzc.Scheduler() as s, ExitStack() as stack:
         with stopped(box):
             numbers = set()
@@ -151,7 +151,7 @@ def test_closed_with_sends_held_and_its_number_used_again(box: testing.Hold, rx:
 
 
 @sandboxed
-def test_waiting_requests_of_a_closed_socket_leave_through_no_other(
+def test_waiting_requests_of_a_closed_socket_leave_through_it(
     box: testing.Hold, rx: socket.socket, tcp_pair: "Pair"
 ) -> None:
     with uringzc.Scheduler() as s:
@@ -171,7 +171,7 @@ def test_waiting_requests_of_a_closed_socket_leave_through_no_other(
 
 @zero_copy_engines
 @sandboxed
-def test_one_socket_under_two_descriptors(box: testing.Hold, rx: socket.socket) -> None:
+def test_two_descriptors_of_a_socket_share_its_ids(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(box.address)
         other = sock.dup()
@@ -190,7 +190,7 @@ def test_one_socket_under_two_descriptors(box: testing.Hold, rx: socket.socket) 
 
 @zero_copy_engines
 @sandboxed
-def test_a_full_socket_keeps_no_other_from_leaving(
+def test_a_full_socket_does_not_block_others(
     box: testing.Hold, rx: socket.socket, udp_pair: "Pair", engine: str
 ) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
@@ -213,7 +213,7 @@ def test_a_full_socket_keeps_no_other_from_leaving(
 @only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("abort", [False, True])
-def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> None:
+def test_closing_with_linger_0_resets_the_connection(box: testing.Hold, abort: bool) -> None:
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(1)
         tx = box.socket(type=socket.SOCK_STREAM)
@@ -241,7 +241,7 @@ def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> N
 
 @only_msg_zerocopy
 @sandboxed
-def test_linger_0_takes_memory_back_from_a_peer_that_reads_no_more(box: testing.Hold) -> None:
+def test_linger_0_releases_memory_of_a_peer_that_stopped_reading(box: testing.Hold) -> None:
     with tcp_connection(box, window=4096) as (tx, _), uringzc.Scheduler() as s:
         assert send(s, tx, *[b"x" * 100_000] * 5) == [100_000] * 5
         assert s.stats.in_flight == 5
@@ -252,7 +252,7 @@ def test_linger_0_takes_memory_back_from_a_peer_that_reads_no_more(box: testing.
 
 @only_msg_zerocopy
 @sandboxed
-def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.Hold) -> None:
+def test_linger_0_does_not_reset_a_socket_with_another_descriptor(box: testing.Hold) -> None:
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(1)
         tx = box.socket(type=socket.SOCK_STREAM)
@@ -273,7 +273,7 @@ def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.H
 
 @only_msg_zerocopy
 @sandboxed
-def test_linger_0_of_more_connections_than_one_look_asks(box: testing.Hold) -> None:
+def test_linger_0_is_found_among_many_connections(box: testing.Hold) -> None:
     """All are asked before the engine sleeps: nothing else would wake it."""
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(300)
@@ -299,7 +299,7 @@ def test_linger_0_of_more_connections_than_one_look_asks(box: testing.Hold) -> N
 
 @pytest.mark.slow
 @sandboxed
-def test_waiting_is_not_looking_again_and_again(
+def test_waiting_does_not_poll_in_a_loop(
     box: testing.Hold, rx: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered = 0
@@ -327,7 +327,7 @@ def test_waiting_is_not_looking_again_and_again(
 # -- datagrams of nothing, and in parts
 
 
-def test_datagrams_of_nothing_between_others(udp_pair: "Pair") -> None:
+def test_empty_datagrams_arrive_between_others(udp_pair: "Pair") -> None:
     data = [b"", b"1", b"", b"", b"2", b""]
     with uringzc.Scheduler() as s:
         for _ in range(20):
@@ -338,7 +338,7 @@ def test_datagrams_of_nothing_between_others(udp_pair: "Pair") -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_corked(udp_pair: "Pair", failing: bool) -> None:
+def test_corked_parts_are_one_datagram(udp_pair: "Pair", failing: bool) -> None:
     with uringzc.Scheduler() as s:
         for _ in range(3):
             udp_pair.tx.setsockopt(socket.IPPROTO_UDP, UDP_CORK, 1)
@@ -364,7 +364,7 @@ def test_corked(udp_pair: "Pair", failing: bool) -> None:
 @zero_copy_engines
 @sandboxed
 @pytest.mark.parametrize("host", ["v6", "mapped"])
-def test_families(box: testing.Hold, host: str) -> None:
+def test_failed_sends_use_up_ids_over_ipv6_too(box: testing.Hold, host: str) -> None:
     family = socket.AF_INET6 if host == "v6" else socket.AF_INET
     to = box.address6 if host == "v6" else ("::ffff:" + box.address[0], box.address[1])
     with box.receiver_socket(family) as rx, box.socket(socket.AF_INET6) as sock, uringzc.Scheduler() as s:
@@ -383,7 +383,7 @@ def test_families(box: testing.Hold, host: str) -> None:
 
 @only_msg_zerocopy
 @sandboxed
-def test_fork_with_sends_held(box: testing.Hold, rx: socket.socket) -> None:
+def test_a_forked_child_copies_and_the_parent_goes_on(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(box.address)
         with stopped(box):

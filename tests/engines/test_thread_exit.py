@@ -127,7 +127,7 @@ def test_what_a_thread_did_not_close_is_closed(leave: Callable[["Pair"], None], 
 
 
 @NOT_CLOSED
-def test_what_nobody_ever_owned_ends_when_it_is_dropped(udp_pair: "Pair") -> None:
+def test_an_engine_without_owner_ends_when_it_is_dropped(udp_pair: "Pair") -> None:
     before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
         with pytest.warns(ResourceWarning, match="was not closed"):
@@ -140,7 +140,7 @@ def test_what_nobody_ever_owned_ends_when_it_is_dropped(udp_pair: "Pair") -> Non
 
 
 @NOT_CLOSED
-def test_collected_by_another_thread(udp_pair: "Pair") -> None:
+def test_an_engine_collected_by_another_thread_ends_with_its_own(udp_pair: "Pair") -> None:
     made, collected = threading.Event(), threading.Event()
     before = descriptors()
 
@@ -178,7 +178,7 @@ def leave_held(kind: str, sock: socket.socket) -> None:
 
 @zero_copy_engines
 @pytest.mark.parametrize("kind", ["Scheduler", "UdpSender"])
-def test_closed_too_early_and_delivered_before_the_thread_ends(
+def test_a_parked_engine_ends_with_its_thread(
     kind: str, box: testing.Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifetime, "DRAIN_AT_END", 60)  # it takes as long as the delivery
@@ -242,7 +242,7 @@ LEFT = """
 @pytest.mark.slow
 @zero_copy_engines
 @testing.requires("net_admin")
-def test_what_the_kernel_holds_longer_stays_parked_for_good() -> None:
+def test_memory_in_flight_at_the_threads_end_stays_parked() -> None:
     out, errors = run_program(LEFT)
     assert out.splitlines() == [
         "Scheduler was not closed",
@@ -277,7 +277,7 @@ OPEN_ONLY = """
 
 
 @pytest.mark.slow
-def test_control_what_is_parked_stays_open() -> None:
+def test_control_parked_engines_stay_open_if_only_open_ones_are_ended() -> None:
     parked, more = map(int, run_program(OPEN_ONLY, "open only")[0].split())
     assert parked == 11
     assert more >= 20
@@ -330,7 +330,7 @@ DEADLINES = """
 @zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("what", ["thread", "interpreter"])
-def test_all_engines_share_the_time_at_the_end(what: str) -> None:
+def test_all_engines_share_one_deadline_at_exit(what: str) -> None:
     """Nothing ever comes back, so the first takes all of it."""
     out, errors = run_program(DEADLINES, what)
     given = ["given 1", *["given 0"] * 4]
@@ -339,7 +339,7 @@ def test_all_engines_share_the_time_at_the_end(what: str) -> None:
 
 
 @zero_copy_engines
-def test_all_senders_share_the_time_of_close(box: testing.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_senders_share_the_timeout_of_close(box: testing.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
     close = uringzc.UdpSender.close
 
@@ -412,14 +412,14 @@ FORKED = """
 """
 
 
-def test_fork_beside_a_thread_and_what_is_parked(udp_pair: "Pair") -> None:
+def test_a_forked_child_leaves_parked_engines_to_the_parent(udp_pair: "Pair") -> None:
     out, errors = run_program(FORKED, "its thread's", udp_pair.rx.getsockname()[1])
     assert out.splitlines() == ["in the child 0", "it ends with 0", "parked 0"], errors
     assert udp_pair.receive(2) == [b"by a thread", b"by the parent"]
     assert udp_pair.empty()
 
 
-def test_control_a_guard_that_acts_for_any_thread(udp_pair: "Pair") -> None:
+def test_control_a_guard_that_acts_in_any_thread(udp_pair: "Pair") -> None:
     """The kernel gives the child no ring; elsewhere it sends what the parent had queued: twice, then."""
     with child(FORKED, "anybody's", udp_pair.rx.getsockname()[1]) as started:
         out, _ = started.end(None)
@@ -434,7 +434,7 @@ def test_control_a_guard_that_acts_for_any_thread(udp_pair: "Pair") -> None:
 
 @testing.requires("net_admin")
 @pytest.mark.parametrize("many", [1, 3])
-def test_close_ends_though_the_socket_takes_nothing(many: int, box: testing.Hold) -> None:
+def test_close_ends_although_the_socket_stays_full(many: int, box: testing.Hold) -> None:
     """Also of a sender that waits for the network: what does not leave in time is lost, and it says so."""
     with box.receiver_socket(), box.socket() as sock:
         sock.connect(box.address)

@@ -116,7 +116,7 @@ def test_another_thread_is_refused_while_the_owner_waits(box: testing.Hold) -> N
         assert errors == ["WrongThreadError"] * len(CALLS)
 
 
-def test_another_thread_can_not_get_in_the_owners_way(udp_pair: "Pair") -> None:
+def test_calls_of_another_thread_do_not_disturb_the_owner(udp_pair: "Pair") -> None:
     end = threading.Event()
     refused: list[type[Exception]] = []
 
@@ -148,7 +148,7 @@ def test_another_thread_can_not_get_in_the_owners_way(udp_pair: "Pair") -> None:
         assert set(refused) == {uringzc.WrongThreadError}
 
 
-def test_built_here_and_used_there(udp_pair: "Pair") -> None:
+def test_an_engine_may_be_built_in_another_thread(udp_pair: "Pair") -> None:
     s = S()
     region = s.register(4096)
     region.view[:5] = b"built"
@@ -189,7 +189,7 @@ def test_built_here_and_used_there(udp_pair: "Pair") -> None:
     assert udp_pair.receive(3) == [b"queued", b"built", bytes(3)]
 
 
-def test_builder_ends_before_it_is_used(udp_pair: "Pair") -> None:
+def test_the_building_thread_may_end_before_the_first_use(udp_pair: "Pair") -> None:
     s, region = elsewhere(lambda: (s := S(), s.register(1 << 20)))
     with s:
         s.send(udp_pair.tx, region, length=10, flush=True)
@@ -199,7 +199,7 @@ def test_builder_ends_before_it_is_used(udp_pair: "Pair") -> None:
         assert udp_pair.receive(1) == [bytes(10)]
 
 
-def test_looking_does_not_make_an_owner(udp_pair: "Pair") -> None:
+def test_calls_that_submit_nothing_make_no_owner(udp_pair: "Pair") -> None:
     with S() as s:
         for look in (s.reap_completions, s.reap_notifications, s.submit, s.drain):
             elsewhere(look)
@@ -212,7 +212,7 @@ def test_looking_does_not_make_an_owner(udp_pair: "Pair") -> None:
 # -- the owner ends
 
 
-def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
+def test_memory_is_released_when_the_owner_thread_ends(udp_pair: "Pair") -> None:
     before = ring_count()
     data = [bytearray(b"%d" % i) for i in range(4)]
 
@@ -237,7 +237,7 @@ def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
 
 @only_io_uring
 @testing.requires("net_admin")
-def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
+def test_an_engine_that_fails_at_thread_exit_does_not_stop_the_next() -> None:
     program = """
         import threading, uringzc, sys, socket
         from held_memory import ring_count
@@ -267,7 +267,7 @@ def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
     assert out.splitlines() == ["1 True 0 1"], errors
 
 
-def test_threads_with_engines_of_their_own(udp_pair: "Pair") -> None:
+def test_each_thread_may_have_its_own_engine(udp_pair: "Pair") -> None:
     before = ring_count()
 
     def work(number: int) -> int:
@@ -291,7 +291,7 @@ def test_threads_with_engines_of_their_own(udp_pair: "Pair") -> None:
 
 
 @zero_copy_engines
-def test_signal_handler_is_refused_while_waiting(box: testing.Hold) -> None:
+def test_a_signal_handler_is_refused_while_a_call_waits(box: testing.Hold) -> None:
     import signal
 
     outcomes: dict[str, str] = {}
@@ -322,7 +322,7 @@ def test_signal_handler_is_refused_while_waiting(box: testing.Hold) -> None:
         s.send(sock, b"usable", flush=True)
 
 
-def test_finalizer_is_refused_while_memory_is_let_go(udp_pair: "Pair") -> None:
+def test_a_finalizer_is_refused_while_memory_is_released(udp_pair: "Pair") -> None:
     outcomes: list[object] = []
 
     class Noisy(bytearray):
@@ -355,7 +355,7 @@ class Asked(socket.socket):
         return super().fileno()
 
 
-def test_code_in_the_middle_of_a_send_is_refused(make_udp: "Callable[..., Pair]") -> None:
+def test_a_call_from_inside_a_send_is_refused(make_udp: "Callable[..., Pair]") -> None:
     right, wrong = make_udp().rx, make_udp()
     outcomes: list[object] = []
     with Asked(socket.AF_INET, socket.SOCK_DGRAM) as sock, S() as s:
@@ -378,7 +378,7 @@ def test_code_in_the_middle_of_a_send_is_refused(make_udp: "Callable[..., Pair]"
 
 
 @zero_copy_engines
-def test_first_wait_can_be_interrupted(box: testing.Hold) -> None:
+def test_the_first_wait_can_be_interrupted(box: testing.Hold) -> None:
     # the very first call into the kernel is one that blocks
     with box.socket() as sock, box.receiver_socket(), S() as s, stopped(box):
         sock.connect(box.address)
@@ -390,7 +390,7 @@ def test_first_wait_can_be_interrupted(box: testing.Hold) -> None:
         assert s.stats.in_flight == 20
 
 
-def test_engines_are_collected() -> None:
+def test_a_closed_engine_is_collected() -> None:
     s = S()
     engine = weakref.ref(s._engine)
     s.close()
@@ -403,7 +403,7 @@ def test_engines_are_collected() -> None:
 
 
 @only_io_uring
-def test_control_the_kernel_refuses_and_the_notification_waits(box: testing.Hold) -> None:
+def test_control_io_uring_enter_of_another_thread_fails(box: testing.Hold) -> None:
     with box.socket() as sock, box.receiver_socket() as rx:
         sock.connect(box.address)
         engine = BareEngine()

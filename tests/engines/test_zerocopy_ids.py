@@ -86,7 +86,7 @@ starts = pytest.mark.parametrize("start", [0, 1000, WRAP - 3, 2**31 - 2])
 
 
 @starts
-def test_in_order(start: int) -> None:
+def test_ids_are_released_in_order(start: int) -> None:
     with Ids(start) as ids:
         ids.own(*range(1, 7))
         assert ids.next == (start + 6) % WRAP
@@ -97,7 +97,7 @@ def test_in_order(start: int) -> None:
 
 
 @starts
-def test_out_of_order_and_merged(start: int) -> None:
+def test_ids_are_released_out_of_order_and_in_ranges(start: int) -> None:
     with Ids(start) as ids:
         ids.own(*range(1, 9))
         assert ids.tell(start + 4, start + 6) == [5, 6, 7]
@@ -108,7 +108,7 @@ def test_out_of_order_and_merged(start: int) -> None:
 
 
 @starts
-def test_numbers_that_failed_sends_used_up(start: int) -> None:
+def test_ids_that_failed_sends_used_up_release_nothing(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1)
         ids.doubt()
@@ -123,7 +123,7 @@ def test_numbers_that_failed_sends_used_up(start: int) -> None:
 
 
 @starts
-def test_a_number_that_was_never_given(start: int) -> None:
+def test_an_id_that_was_never_given_invalidates_the_counter(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1, 2)
         assert ids.tell(start, start + 2) == []
@@ -134,13 +134,13 @@ def test_a_number_that_was_never_given(start: int) -> None:
         assert ids.next is None
 
 
-def test_nothing_is_given_back_before_it_was_sent() -> None:
+def test_an_id_reported_before_any_send_invalidates_the_counter() -> None:
     with Ids(0) as ids:
         assert ids.tell(0, 0) == []
         assert ids.next is None
 
 
-def test_a_number_that_is_given_already_is_not_the_next() -> None:
+def test_an_id_in_use_is_not_the_next_one() -> None:
     with Ids(10) as ids:
         ids.own(1, 2, 3)
         ids.doubt()
@@ -156,7 +156,7 @@ def test_a_number_that_is_given_already_is_not_the_next() -> None:
 
 
 @starts
-def test_far_apart(start: int) -> None:
+def test_ids_that_are_far_from_each_other_do_not_collide(start: int) -> None:
     """The oldest is told last, and would share entries with many."""
     with Ids(start) as ids:
         ids.own(1)
@@ -169,7 +169,7 @@ def test_far_apart(start: int) -> None:
 
 
 @starts
-def test_many_at_once_make_room_for_themselves(start: int) -> None:
+def test_the_table_of_ids_grows(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1, 2)
         ids.own(*range(3, 503))
@@ -177,7 +177,7 @@ def test_many_at_once_make_room_for_themselves(start: int) -> None:
 
 
 @starts
-def test_a_range_is_no_longer_than_what_is_outstanding(start: int) -> None:
+def test_a_range_is_clipped_to_outstanding_ids(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1, 2, 3)
         assert ids.clip(start - 2**31 + 10, start + 1) == (start % WRAP, (start + 1) % WRAP)
@@ -231,12 +231,12 @@ steps = st.lists(
 
 
 @given(steps, st.sampled_from([0, 77, WRAP - 1, WRAP - 100, 2**31 - 50]))
-def test_as_the_model(steps: list[Step], start: int) -> None:
+def test_ids_agree_with_a_model(steps: list[Step], start: int) -> None:
     play(steps, start)
 
 
 @pytest.mark.parametrize("fault", [-1, 1])
-def test_control_a_counter_that_is_off_by_one(fault: int) -> None:
+def test_control_a_counter_off_by_one_differs_from_the_model(fault: int) -> None:
     @settings(phases=[Phase.generate])
     @given(steps)
     def search(steps: list[Step]) -> None:
@@ -250,7 +250,7 @@ def test_control_a_counter_that_is_off_by_one(fault: int) -> None:
 
 
 @starts
-def test_a_right_guess_is_confirmed_by_what_is_reported_first(start: int) -> None:
+def test_a_right_guess_is_confirmed_by_the_first_report(start: int) -> None:
     with Ids(start) as ids:
         for _ in range(2):
             number = ids.next
@@ -265,7 +265,7 @@ def test_a_right_guess_is_confirmed_by_what_is_reported_first(start: int) -> Non
 
 @starts
 @pytest.mark.parametrize("more", [1, 3, 2**31])
-def test_of_a_wrong_guess_nothing_is_believed(start: int, more: int) -> None:
+def test_a_wrong_guess_releases_nothing(start: int, more: int) -> None:
     with Ids(start) as ids:
         ids.guess()
         ids.own(*range(1, 6))
@@ -282,7 +282,7 @@ def test_of_a_wrong_guess_nothing_is_believed(start: int, more: int) -> None:
         assert ids.tell(right + 5, right + 5) == [6]
 
 
-def test_a_guess_that_is_contradicted_by_the_order_is_wrong() -> None:
+def test_a_guess_that_the_order_contradicts_is_wrong() -> None:
     with Ids(0) as ids:
         ids.guess()
         ids.own(1, 2)
@@ -291,7 +291,7 @@ def test_a_guess_that_is_contradicted_by_the_order_is_wrong() -> None:
         assert ids.next == 2
 
 
-def test_what_others_sent_while_nothing_was_outstanding_makes_a_better_guess() -> None:
+def test_reports_of_others_sends_improve_the_guess() -> None:
     with Ids(0) as ids:
         ids.guess()
         assert ids.tell(0, 6) == []
@@ -302,7 +302,7 @@ def test_what_others_sent_while_nothing_was_outstanding_makes_a_better_guess() -
         assert ids.tell(7, 7) == [1]
 
 
-def test_what_is_lost_comes_back_when_the_kernel_holds_nothing() -> None:
+def test_all_ids_are_released_when_the_kernel_holds_nothing() -> None:
     with Ids(0) as ids:
         ids.own(1, 2)
         assert not ids.disbelieved
@@ -355,11 +355,11 @@ guesses = st.lists(
 
 
 @given(guesses)
-def test_guesses_as_the_model(steps: list[Step]) -> None:
+def test_guesses_agree_with_a_model(steps: list[Step]) -> None:
     play_guesses(steps, Ids.guess)
 
 
-def test_control_a_guess_that_is_believed() -> None:
+def test_control_an_unverified_guess_differs_from_the_model() -> None:
     @settings(phases=[Phase.generate], max_examples=1000)
     @given(guesses)
     def search(steps: list[Step]) -> None:
@@ -380,7 +380,7 @@ def opened(cookie: int, start: int | None = None, inode: int = 0) -> Ids | None:
     return Ids(start, pointer) if pointer else None
 
 
-def test_where_the_last_engine_ended_is_what_the_next_one_guesses() -> None:
+def test_the_next_engine_guesses_where_the_last_one_ended() -> None:
     cookie = fresh()
     for start in range(0, 9, 3):
         ids = opened(cookie)
@@ -393,7 +393,7 @@ def test_where_the_last_engine_ended_is_what_the_next_one_guesses() -> None:
             assert ids.tell(start, start + 2) == [1, 2, 3]
 
 
-def test_one_engine_at_a_time() -> None:
+def test_a_sockets_ids_have_one_engine_at_a_time() -> None:
     cookie = fresh()
     ids = opened(cookie, 0)
     assert ids
@@ -409,7 +409,7 @@ def test_one_engine_at_a_time() -> None:
         assert ids.next is None
 
 
-def test_what_an_engine_found_out_is_a_guess_of_the_next_one() -> None:
+def test_a_verified_counter_is_the_next_engines_guess() -> None:
     cookie = fresh()
     for _ in range(2):
         ids = opened(cookie)
@@ -428,7 +428,7 @@ def test_what_an_engine_found_out_is_a_guess_of_the_next_one() -> None:
 
 
 @pytest.mark.parametrize("why", ["outstanding", "never given"])
-def test_a_counter_that_can_not_be_handed_on(why: str) -> None:
+def test_a_counter_with_outstanding_ids_is_not_handed_on(why: str) -> None:
     cookie = fresh()
     ids = opened(cookie, 0)
     assert ids
@@ -440,7 +440,7 @@ def test_a_counter_that_can_not_be_handed_on(why: str) -> None:
     assert opened(cookie) is None
 
 
-def test_one_in_doubt_is_found_out_again() -> None:
+def test_an_invalidated_counter_is_not_the_next_engines_guess() -> None:
     cookie = fresh()
     ids = opened(cookie, 5)
     assert ids
@@ -453,7 +453,7 @@ def test_one_in_doubt_is_found_out_again() -> None:
         assert ids.next == 0
 
 
-def test_one_cookie_in_two_network_namespaces() -> None:
+def test_sockets_with_the_same_cookie_differ_by_their_inode() -> None:
     """Before Linux 5.10 there may be."""
     cookie = fresh()
     first, second = opened(cookie, 0, inode=1), opened(cookie, 0, inode=2)
@@ -495,7 +495,7 @@ for ids in kept:
 
 
 @pytest.mark.slow
-def test_more_sockets_than_are_remembered() -> None:
+def test_a_limited_number_of_counters_is_remembered() -> None:
     run_program(MANY)  # in a process of its own: these counters stay
 
 
@@ -525,6 +525,6 @@ with opened(cookies[1]) as again:
 """
 
 
-def test_after_a_fork() -> None:
+def test_a_forked_child_gets_no_counter_of_the_parent() -> None:
     assert hasattr(os, "fork")
     run_program(FORKED)

@@ -37,7 +37,7 @@ def wait_for_port(protocol: str, port: str) -> None:
     assert wait_until(lambda: is_bound(protocol, int(port)))
 
 
-def test_hello() -> None:
+def test_hello_prints_its_completion_and_notification() -> None:
     assert finish(start("hello.py")).splitlines() == [
         "Completion(user_data=7, result=5)",
         "Notification(tag=10, sequence=0, slot=0, requests=1, nbytes=5, copied=1, failed=0)",
@@ -49,7 +49,7 @@ def test_hello() -> None:
     assert f"```python\n{program}```" in readme  # it is the README's code
 
 
-def test_slots() -> None:
+def test_slots_prints_each_request_and_notifier() -> None:
     lines = finish(start("slots.py")).splitlines()
     requests = [line for line in lines if line.startswith("request")]
     assert sorted(requests) == sorted(
@@ -75,7 +75,7 @@ def test_slots() -> None:
     ],
     ids=["udp", "udp copying", "tcp", "tcp, threads, unregistered"],
 )
-def test_send_zerocopy(protocol: str, receiving: list[str], sending: list[str]) -> None:
+def test_send_zerocopy_sends_and_receives(protocol: str, receiving: list[str], sending: list[str]) -> None:
     port = free_port(socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
     size = sending[-2:] if "-s" in sending else []
     rx = start("send_zerocopy.py", "-4", "-R", "-p", port, "-t", "1", *receiving, *size, protocol)
@@ -93,7 +93,7 @@ def test_send_zerocopy(protocol: str, receiving: list[str], sending: list[str]) 
 
 
 @only_msg_zerocopy
-def test_send_zerocopy_does_not_say_more_than_the_kernel() -> None:
+def test_send_zerocopy_reports_unknown_copies() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rx:
         rx.bind(("127.0.0.1", 0))
         port = str(rx.getsockname()[1])
@@ -111,7 +111,7 @@ def test_send_zerocopy_ends_when_nobody_reads() -> None:
 
 
 @only_io_uring
-def test_send_zerocopy_ends_when_nobody_is_there() -> None:
+def test_send_zerocopy_ends_at_connection_refused() -> None:
     port = free_port(socket.SOCK_DGRAM)
     tx = start("send_zerocopy.py", "-4", "-D", "127.0.0.1", "-p", port, "-t", "20", "udp")
     finish(tx)  # long before
@@ -130,7 +130,7 @@ def test_send_zerocopy_ends_when_nobody_is_there() -> None:
         (["-4", "-D", "127.0.0.1", "sctp"], "'sctp'"),
     ],
 )
-def test_send_zerocopy_options(options: list[str], said: str) -> None:
+def test_send_zerocopy_refuses_bad_options(options: list[str], said: str) -> None:
     process = start("send_zerocopy.py", *options)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 2

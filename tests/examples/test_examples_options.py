@@ -24,7 +24,7 @@ def ended(name: str, *options: str) -> tuple[int, str, str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_help(name: str) -> None:
+def test_help_of_every_example(name: str) -> None:
     status, output, error = ended(name, "--help")
     assert (status, error) == (0, "")
     assert output.startswith(f"usage: {name} ")
@@ -37,7 +37,7 @@ def test_help(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
-def test_an_option_that_is_none(name: str) -> None:
+def test_an_unknown_option_is_refused(name: str) -> None:
     status, output, error = ended(name, "--nonsense")
     assert (status, output) == (2, "")
     assert error.startswith(f"usage: {name} ")
@@ -53,7 +53,7 @@ def commands(name: str) -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["msg_zerocopy.py", "send_zerocopy.py"])
-def test_the_two_commands_of_its_description_fit_together(name: str) -> None:
+def test_the_commands_of_a_description_work_together(name: str) -> None:
     receiving, sending = commands(name)
     port = free_port(socket.SOCK_DGRAM)
     rx = start(name, *receiving, "-p", port, "-t", "1")  # and not so long
@@ -143,7 +143,7 @@ WRONG = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("wrong", WRONG)
-def test_what_is_wrong_is_said_in_one_line(wrong: str, tmp_path: Path) -> None:
+def test_an_error_is_one_line(wrong: str, tmp_path: Path) -> None:
     status, name, *options, sentence = WRONG[wrong]
     assert isinstance(name, str)
     if name == "replay.py":

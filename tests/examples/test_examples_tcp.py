@@ -10,7 +10,7 @@ from test_examples import finish, free_port, start, wait_for_port
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 100, 5_000_001])
-def test_tcp_file(tmp_path: Path, engine: str, size: int) -> None:
+def test_tcp_file_arrives(tmp_path: Path, engine: str, size: int) -> None:
     data = random.Random(size).randbytes(size)
     (tmp_path / "file").write_bytes(data)
     port = free_port(socket.SOCK_STREAM)
@@ -25,7 +25,7 @@ def test_tcp_file(tmp_path: Path, engine: str, size: int) -> None:
 
 
 @pytest.mark.slow
-def test_tcp_file_to_a_receiver_that_goes_away(tmp_path: Path) -> None:
+def test_tcp_file_reports_a_receiver_that_closes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(64 << 20))
     with socket.create_server(("127.0.0.1", 0)) as server:
         tx = start("tcp_file.py", str(tmp_path / "file"), "127.0.0.1", str(server.getsockname()[1]))

@@ -47,7 +47,7 @@ def in_background(*command: object) -> "subprocess.Popen[str]":
 # -- programs
 
 
-def test_a_demo_ends_at_sigterm(tmp_path: Path) -> None:
+def test_a_demo_in_the_background_ends_at_sigterm(tmp_path: Path) -> None:
     """And its receiver with it. SIGINT it does not see, as whoever started it so wanted."""
     (tmp_path / "file").write_bytes(bytes(400_000))
     command = ("-m", "uringzc", "demo", tmp_path / "file", "--size=64", "--times=3000", "--no-sink")
@@ -66,7 +66,7 @@ def status(pid: int) -> str:
 
 
 @pytest.mark.slow
-def test_a_publisher_ends_at_its_time() -> None:
+def test_a_publisher_in_the_background_ends_at_its_time() -> None:
     program = HERE.parent / "examples" / "publisher.py"
     with (
         testing.receiver() as rx,
@@ -83,7 +83,7 @@ def test_a_publisher_ends_at_its_time() -> None:
 # -- the tests
 
 
-def test_what_tests_start_has_the_usual_signals() -> None:
+def test_children_of_tests_have_default_signals() -> None:
     program = ODD + "import processes\nprocesses.default_signals()\n" + LOOK
     assert run_program(program, CHILD)[0].strip() == "['SIG_DFL', 'SIG_DFL'] True 0"
 
@@ -93,7 +93,7 @@ def test_control_signals_are_inherited() -> None:
 
 
 @pytest.mark.slow
-def test_tests_pass() -> None:
+def test_tests_pass_with_signals_ignored() -> None:
     """Those that interrupt a program, and one that interrupts itself."""
     program = ODD + (
         "os.execv(sys.executable, [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',"
@@ -101,14 +101,14 @@ def test_tests_pass() -> None:
     )
     out, _ = run_program(
         program,
-        f"{HERE}/cli/test_demo.py::test_ctrl_c[copy]",
-        f"{HERE}/examples/test_examples_udp.py::test_publisher_ends_orderly[copy]",
+        f"{HERE}/cli/test_demo.py::test_ctrl_c_ends_both_processes[copy]",
+        f"{HERE}/examples/test_examples_udp.py::test_publisher_ends_at_ctrl_c_with_a_report[copy]",
         f"{HERE}/senders/test_udp_rules.py::test_an_iterable_may_call_the_sender_that_takes_from_it[copy]",
     )
     assert "3 passed" in out
 
 
-def test_what_a_test_leaves_running_is_ended() -> None:
+def test_children_that_a_test_leaves_are_killed() -> None:
     before = child_pids()
     program = [sys.executable, "-c", "import time; print('runs', flush=True); time.sleep(60)"]
     with killed_at_exit(subprocess.Popen(program, stdout=subprocess.PIPE, text=True)) as process:

@@ -99,7 +99,7 @@ def sock(box: testing.Hold) -> Any:
         yield sock
 
 
-def test_tag_without_a_use_comes_at_once(sock: socket.socket) -> None:
+def test_the_tag_of_an_unused_buffer_is_posted_at_once(sock: socket.socket) -> None:
     before = ring_fds()
     with uringzc.Scheduler() as s, Oracle(before, s) as oracle:
         s.send(sock, b"a ring that was never used is not looked at", flush=True)
@@ -111,7 +111,7 @@ def test_tag_without_a_use_comes_at_once(sock: socket.socket) -> None:
         assert oracle.tags() == [7]
 
 
-def test_tag_comes_with_the_notification_not_with_the_completions(
+def test_the_tag_is_posted_with_the_notification_not_with_the_completions(
     box: testing.Hold, sock: socket.socket
 ) -> None:
     before = ring_fds()

@@ -291,7 +291,7 @@ def queue(engine: Engine, request: Bad, **options: Any) -> None:
 
 
 @rows()
-def test_completions(
+def test_each_answer_has_its_cqes(
     request: pytest.FixtureRequest,
     udp_pair: "Pair",
     provoke: Callable[[World], Bad],
@@ -322,7 +322,7 @@ def test_completions(
 
 
 @rows()
-def test_accounts(
+def test_each_answer_is_accounted_for(
     request: pytest.FixtureRequest,
     udp_pair: "Pair",
     provoke: Callable[[World], Bad],
@@ -355,7 +355,7 @@ def test_accounts(
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "between", "flushing"])
 @rows(copying=False)
-def test_one_of_three(
+def test_each_answer_among_two_good_ones(
     request: pytest.FixtureRequest,
     udp_pair: "Pair",
     provoke: Callable[[World], Bad],
@@ -408,7 +408,7 @@ LOCKED = """
 
 
 @testing.requires("unprivileged")
-def test_too_little_memory_to_lock() -> None:
+def test_a_send_above_the_memlock_limit_fails_alone() -> None:
     out, errors = run_program(LOCKED)
     assert out.splitlines() == [
         f"[({2 << 20}, {-errno.ENOMEM}, {MORE}), {NOTIF}]",

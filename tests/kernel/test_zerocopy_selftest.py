@@ -159,7 +159,9 @@ def reading(sock: socket.socket) -> Iterator[bytearray]:
 
 @FAMILIES
 @MODES
-def test_udp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> None:
+def test_udp_datagrams_arrive_with_the_promised_cqes(
+    family: socket.AddressFamily, mode: str, wide: testing.Hold
+) -> None:
     with connected(wide, family, "udp") as (tx, sock), uringzc.Ring() as ring:
         sender = Sender(ring, tx, mode)
         for _ in range(BATCHES["udp"]):
@@ -174,7 +176,9 @@ def test_udp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> Non
 @pytest.mark.slow
 @FAMILIES
 @MODES
-def test_tcp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> None:
+def test_a_tcp_stream_arrives_with_the_promised_cqes(
+    family: socket.AddressFamily, mode: str, wide: testing.Hold
+) -> None:
     with connected(wide, family, "tcp") as (tx, sock), uringzc.Ring() as ring:
         sender = Sender(ring, tx, mode)
         expected = b""
@@ -193,7 +197,9 @@ def test_tcp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> Non
 
 @FAMILIES
 @MODES
-def test_corked(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> None:
+def test_corked_datagrams_arrive_with_the_promised_cqes(
+    family: socket.AddressFamily, mode: str, wide: testing.Hold
+) -> None:
     with connected(wide, family, "udp") as (tx, sock), uringzc.Ring() as ring:
         sender = Sender(ring, tx, mode, size=1000)
         for _ in range(BATCHES["udp"]):

@@ -42,7 +42,7 @@ def test_memory_may_be_written_when_the_notifier_is_done(udp_pair: Pair, tx: Udp
     region.view[:] = bytes(SIZE)
 
 
-def test_with_a_scheduler_that_is_shared(udp_pair: Pair) -> None:
+def test_a_shared_scheduler_does_not_report_a_senders_memory(udp_pair: Pair) -> None:
     """What a sender's memory did is not the news of the scheduler's next call."""
     with (
         uringzc.Scheduler(debug=True) as s,
@@ -61,7 +61,7 @@ def test_with_a_scheduler_that_is_shared(udp_pair: Pair) -> None:
 @zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("ending", ["wait", "drain", "close"])
-def test_what_is_written_too_early_is_found(box: testing.Hold, ending: str) -> None:
+def test_memory_written_too_early_is_found(box: testing.Hold, ending: str) -> None:
     """The control of the two above."""
     with testing.receiver(sock=box.receiver_socket()) as rx, box.socket() as sock:
         sock.connect(box.address)
@@ -81,7 +81,7 @@ def test_what_is_written_too_early_is_found(box: testing.Hold, ending: str) -> N
         rx.wait(1 + SIZE // SEGMENT)
 
 
-def test_payloads_are_let_go(udp_pair: Pair, tx: UdpSender) -> None:
+def test_payloads_are_released(udp_pair: Pair, tx: UdpSender) -> None:
     """Those of a sender too, whose program makes no call on a scheduler."""
     payload = bytes(20_000)
     before = sys.getrefcount(payload)
@@ -94,7 +94,7 @@ def test_payloads_are_let_go(udp_pair: Pair, tx: UdpSender) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("later", [False, True])
-def test_a_mapped_file_that_was_truncated(tmp_path: Path, later: bool) -> None:
+def test_a_truncated_mapped_file_fails_with_efault(tmp_path: Path, later: bool) -> None:
     """The send fails with EFAULT, as without debug mode, where a read would end the process (SIGBUS)."""
     out, _ = run_program(
         """

@@ -51,7 +51,7 @@ def settled(s: S) -> None:
     s.submit()
 
 
-def test_what_an_engine_had_locked_counts_no_more_when_it_is_closed() -> None:
+def test_a_closed_engine_has_unlocked_its_memory() -> None:
     """The kernel ends a ring some time later; what comes next is not to find the limit reached."""
     if reason := testing.missing("unprivileged"):
         pytest.skip(reason)
@@ -69,7 +69,7 @@ def test_what_an_engine_had_locked_counts_no_more_when_it_is_closed() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 100, PAGE, PAGE + 1, 1 << 20])
-def test_region(size: int, udp_pair: "Pair", engine: str) -> None:
+def test_a_region_of_any_size_is_sent(size: int, udp_pair: "Pair", engine: str) -> None:
     with S() as s, s.register(size) as region:
         assert region.registered == (engine == "io_uring")
         assert len(region) == len(region.view) == region.view.nbytes == size
@@ -100,7 +100,7 @@ def test_region_is_sent_from_where_it_is(udp_pair: "Pair") -> None:
 
 
 @only_io_uring
-def test_closed_region(held: Held) -> None:
+def test_a_closed_region_stays_registered_until_the_notification(held: Held) -> None:
     box, sock, rx = held
     with S() as s:
         region = s.register(8 << 20)
@@ -131,7 +131,7 @@ def test_closed_region(held: Held) -> None:
 
 
 @only_io_uring
-def test_closed_region_of_a_callers_buffer(held: Held) -> None:
+def test_a_closed_region_holds_the_callers_buffer_until_the_notification(held: Held) -> None:
     box, sock, _ = held
     with S() as s:
         data = bytearray(b"mine" * 1024)
@@ -148,7 +148,7 @@ def test_closed_region_of_a_callers_buffer(held: Held) -> None:
         assert not is_held(data)
 
 
-def test_control_region_that_was_not_sent_is_let_go_at_once() -> None:
+def test_control_a_closed_region_that_was_not_sent_is_released_at_once() -> None:
     with S() as s:
         data = bytearray(8192)
         region = s.register(data)
@@ -157,7 +157,7 @@ def test_control_region_that_was_not_sent_is_let_go_at_once() -> None:
         assert not is_held(data)
 
 
-def test_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
+def test_a_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
     with S() as s:
         region = s.register(8 << 20)
         s.send(udp_pair.tx, region, length=1, flush=True)
@@ -170,7 +170,7 @@ def test_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
 
 
 @only_io_uring
-def test_regions_by_the_thousand(udp_pair: "Pair") -> None:
+def test_thousands_of_regions_can_be_registered(udp_pair: "Pair") -> None:
     with S() as s:
         regions = [s.register(PAGE) for _ in range(3000)]
         assert pinned_kib() >= 3000 * PAGE // 1024
@@ -188,7 +188,7 @@ def test_regions_by_the_thousand(udp_pair: "Pair") -> None:
 
 
 @only_io_uring
-def test_too_many_regions() -> None:
+def test_regions_beyond_the_table_are_refused() -> None:
     with S() as s:
         regions = [s.register(1) for _ in range(16383)]
         data = bytearray(PAGE)
@@ -204,7 +204,7 @@ def test_too_many_regions() -> None:
 
 @pytest.mark.slow
 @only_io_uring
-def test_region_across_registered_buffers(udp_pair: "Pair") -> None:
+def test_a_region_may_span_registered_buffers(udp_pair: "Pair") -> None:
     gib, mib = 1 << 30, 1 << 20
     available = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) >> 10
     if available < 3072:
@@ -299,7 +299,9 @@ KINDS: list[tuple[str, Callable[[], Any], bool]] = [
 
 
 @pytest.mark.parametrize(("make", "registered"), [row[1:] for row in KINDS], ids=[row[0] for row in KINDS])
-def test_own_memory(make: Callable[[], Any], registered: bool, udp_pair: "Pair", engine: str) -> None:
+def test_memory_of_the_program_can_be_registered(
+    make: Callable[[], Any], registered: bool, udp_pair: "Pair", engine: str
+) -> None:
     data = make()
     content = bytes(memoryview(data).cast("B") if not isinstance(data, np.ndarray) else data.tobytes())
     assert len(content) == 8192
@@ -344,7 +346,9 @@ NO_PROC = """
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["mounted", pytest.param("not mounted", marks=testing.requires("net_admin"))])
-def test_without_proc(how: str, udp_pair: "Pair", tmp_path: Path, engine: str) -> None:
+def test_without_proc_memory_is_sent_unregistered(
+    how: str, udp_pair: "Pair", tmp_path: Path, engine: str
+) -> None:
     """What may lie on huge pages, for all that is known, is sent unregistered."""
     tmp_path.joinpath("file").write_bytes(b"file" * 1024)
     out, errors = run_program(NO_PROC, how, tmp_path / "file", udp_pair.rx.getsockname()[1])
@@ -385,7 +389,7 @@ def test_export_lasts_until_the_flush(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_references_are_given_back(udp_pair: "Pair") -> None:
+def test_references_are_released(udp_pair: "Pair") -> None:
     class Named(bytearray):
         pass
 
@@ -414,7 +418,7 @@ def test_references_are_given_back(udp_pair: "Pair") -> None:
         assert holders() == regions
 
 
-def test_memory_of_a_failed_request_is_given_back(udp_pair: "Pair") -> None:
+def test_memory_of_a_failed_request_is_released(udp_pair: "Pair") -> None:
     data = bytearray(60000)
     with S() as s:
         udp_pair.tx.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
@@ -426,7 +430,7 @@ def test_memory_of_a_failed_request_is_given_back(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_refused_send_holds_nothing(udp_pair: "Pair") -> None:
+def test_a_refused_send_holds_nothing(udp_pair: "Pair") -> None:
     data = bytearray(100)
     with S() as s:
         region = s.register(data)
@@ -485,7 +489,7 @@ def test_control_without_debug(udp_pair: "Pair") -> None:
 
 
 @zero_copy_engines
-def test_debug_knows_regions_and_runs(held: Held) -> None:
+def test_debug_checks_regions_and_runs(held: Held) -> None:
     box, sock, _ = held
     with S(debug=True) as s:
         region = s.register(4096)
@@ -502,7 +506,7 @@ def test_debug_knows_regions_and_runs(held: Held) -> None:
         assert len(s.reap_notifications()) == 3
 
 
-def test_debug_says_nothing_about_memory_that_is_the_programs(udp_pair: "Pair") -> None:
+def test_debug_accepts_changes_after_the_notification(udp_pair: "Pair") -> None:
     with S(debug=True) as s:
         region = s.register(4096)
         data = bytearray(4096)

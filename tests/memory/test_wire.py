@@ -149,7 +149,7 @@ def run(kind: str, count: int, early: bool) -> tuple[int, int, int, int]:
 @pytest.mark.slow
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)
-def test_overwritten_at_the_notification(kind: str) -> None:
+def test_memory_overwritten_at_the_notification_arrives_unchanged(kind: str) -> None:
     assert run(kind, COUNT, early=False) == (COUNT, 0, 0, COUNT)
 
 
@@ -157,7 +157,7 @@ def test_overwritten_at_the_notification(kind: str) -> None:
 @zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)
-def test_control_overwritten_at_the_completions(kind: str) -> None:
+def test_control_memory_overwritten_at_the_completions_arrives_changed(kind: str) -> None:
     count = WINDOWS * PER_WINDOW
     came, wrong, _, _ = run(kind, count, early=True)
     assert came == count

@@ -143,11 +143,11 @@ def wrong_after_exit(box: testing.Hold, kind: str) -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bytearrays", "bytes", "regions", "open", "queued", "debug"])
-def test_interpreter_exit_with_sends_held(box: testing.Hold, kind: str) -> None:
+def test_memory_in_flight_survives_interpreter_exit(box: testing.Hold, kind: str) -> None:
     assert wrong_after_exit(box, kind) == 0
 
 
-def test_control_interpreter_exit(box: testing.Hold) -> None:
+def test_control_memory_in_flight_does_not_survive_with_the_bare_engine(box: testing.Hold) -> None:
     assert wrong_after_exit(box, "unguarded") > 50
 
 
@@ -173,7 +173,7 @@ def first(rx: testing.Receiver) -> bytes:
 
 @pytest.mark.parametrize("zero_copy", [True, False])
 @pytest.mark.parametrize("use", [False, True], ids=["submit", "send"])
-def test_descriptor_reused_before_submit(use: bool, zero_copy: bool) -> None:
+def test_a_descriptor_reused_before_submit_gets_nothing(use: bool, zero_copy: bool) -> None:
     with testing.receiver(thread=False) as one, testing.receiver(thread=False) as two:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tx.connect(one.address)
@@ -194,7 +194,7 @@ def test_descriptor_reused_before_submit(use: bool, zero_copy: bool) -> None:
         assert first(one) == b"nothing else"
 
 
-def test_descriptor_reused_by_a_full_queue() -> None:
+def test_a_descriptor_reused_while_the_queue_is_full_gets_nothing() -> None:
     # the queue is full in the middle of a run: what was queued before the socket was closed fails
     with testing.receiver(thread=False) as one, testing.receiver(thread=False) as two:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -208,7 +208,7 @@ def test_descriptor_reused_by_a_full_queue() -> None:
         assert first(one) == b"nothing else"
 
 
-def test_detached_socket_is_closed_to_the_library() -> None:
+def test_a_detached_socket_counts_as_closed() -> None:
     with testing.receiver(thread=False) as rx, uringzc.Scheduler() as s:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tx.connect(rx.address)
@@ -222,7 +222,7 @@ def test_detached_socket_is_closed_to_the_library() -> None:
         assert first(rx) == b"nothing else"
 
 
-def test_control_descriptor_reused() -> None:
+def test_control_a_reused_descriptor_gets_what_the_bare_engine_sends() -> None:
     with testing.receiver(thread=False) as one, testing.receiver(thread=False) as two:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tx.connect(one.address)
@@ -236,7 +236,7 @@ def test_control_descriptor_reused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the library held it last, and dropped it
-def test_socket_is_held_and_what_was_submitted_leaves() -> None:
+def test_sockets_are_held_until_their_requests_are_sent() -> None:
     with testing.receiver() as rx, uringzc.Scheduler() as s:
         s.send(connected(rx), b"dropped", flush=True)  # nobody else has this socket
         s.submit()
@@ -257,7 +257,7 @@ def connected(rx: testing.Receiver) -> socket.socket:
 # -- an interrupt between recording and queuing
 
 
-def test_interrupts_lose_nothing() -> None:
+def test_interrupts_lose_no_references() -> None:
     with testing.receiver(limit=20_000) as rx, connected(rx) as tx:
         enlarge_sndbuf(tx)
         payloads = [bytearray(b"%08d" % i) for i in range(16)]
@@ -409,7 +409,7 @@ OWNER_ENDS = """
     ids=["drains", "parks", "control"],
 )
 @testing.requires("net_admin")
-def test_owner_ends_with_sends_in_flight(guard: str, drained: str, expected: list[str]) -> None:
+def test_the_owner_thread_may_end_with_sends_in_flight(guard: str, drained: str, expected: list[str]) -> None:
     out, _ = run_program(OWNER_ENDS, guard, drained)
     assert out.splitlines() == expected
 
@@ -451,7 +451,7 @@ FORK = """
 
 
 @pytest.mark.slow
-def test_child_that_lives_on_does_not_keep_memory_pinned() -> None:
+def test_a_forked_child_does_not_keep_memory_pinned() -> None:
     assert run_program(FORK, "abandoned")[0].splitlines() == [
         "pinned True",
         "has 0",
@@ -460,7 +460,7 @@ def test_child_that_lives_on_does_not_keep_memory_pinned() -> None:
     ]
 
 
-def test_control_child_that_keeps_the_ring() -> None:
+def test_control_a_forked_child_that_keeps_the_ring() -> None:
     assert run_program(FORK, "kept")[0].splitlines() == ["pinned True", "has 1", "alive True", "gone True"]
 
 
@@ -535,7 +535,7 @@ FORKED = """
 
 @pytest.mark.slow
 @testing.requires("net_admin")
-def test_parent_goes_on_after_fork() -> None:
+def test_the_parent_goes_on_after_a_fork() -> None:
     out, errors = run_program(FORKED)
     assert out.splitlines() == ["11 11", "[b'child ', b'parent', b'parent', b'queued'] 3 2"], errors
 

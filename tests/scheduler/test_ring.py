@@ -39,7 +39,7 @@ def all_of(ring: uringzc.Ring, count: int) -> list[RawCompletion]:
     return list(batch)
 
 
-def test_flags() -> None:
+def test_flags_of_a_raw_completion() -> None:
     result = RawCompletion(1, 5, MORE)
     assert (result.more, result.notif, result.copied) == (True, False, False)
     alone = RawCompletion(1, -errno.EINVAL, 0)
@@ -50,7 +50,7 @@ def test_flags() -> None:
     assert not RawCompletion(1, -(1 << 31), MORE).copied
 
 
-def test_error() -> None:
+def test_error_of_a_raw_completion() -> None:
     error = RawCompletion(1, -errno.ECONNREFUSED, MORE).error
     assert isinstance(error, ConnectionRefusedError)
     assert error.errno == errno.ECONNREFUSED
@@ -70,14 +70,14 @@ def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: "Pair") -> 
     assert len([cqe for cqe in cqes if cqe.res < 0]) > 1  # the control: the sign alone misleads
 
 
-def test_send(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_send_copies_and_completes_once(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     ring.send(udp_pair.tx, b"copied", user_data=7)
     assert all_of(ring, 1) == [RawCompletion(7, 6, 0)]
     assert udp_pair.receive(1) == [b"copied"]
     assert ring.stats.in_flight == 0
 
 
-def test_send_zc(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_send_zc_completes_and_notifies(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     data = bytearray(b"zero-copy")
     ring.send_zc(udp_pair.tx, data, user_data=7)
     result, notification = all_of(ring, 2)
@@ -124,7 +124,9 @@ def test_memory_is_held_until_the_last_completion(ring: uringzc.Ring, box: testi
     ids=["v4", "name", "v6", "v4 from v6", "mapped"],
 )
 @pytest.mark.parametrize("segment", [0, SEGMENT])
-def test_destinations(ring: uringzc.Ring, family: int, host: str, to: str, segment: int) -> None:
+def test_destinations_of_every_family_arrive(
+    ring: uringzc.Ring, family: int, host: str, to: str, segment: int
+) -> None:
     with testing.receiver((host, 0)) as rx, socket.socket(family, socket.SOCK_DGRAM) as sock:
         address = (to, rx.address[1])
         region = ring.register(4096)
@@ -186,7 +188,9 @@ def test_segments_of_many_sizes_at_once(ring: uringzc.Ring, udp_pair: "Pair") ->
     assert udp_pair.receive(len(expected)) == expected
 
 
-def test_sendmsg_zc(ring: uringzc.Ring, udp_pair: "Pair", tcp_pair: "Pair") -> None:
+def test_sendmsg_zc_sends_its_buffers_as_one_message(
+    ring: uringzc.Ring, udp_pair: "Pair", tcp_pair: "Pair"
+) -> None:
     first = bytearray(b"one ")
     parts: list[Any] = [first, b"", b"two ", memoryview(b"-three-")[1:6]]
     ring.sendmsg_zc(udp_pair.tx, parts, user_data=1)
@@ -216,7 +220,7 @@ def test_vectors_live_until_they_are_submitted(ring: uringzc.Ring, udp_pair: "Pa
     assert len(junk) == 1000
 
 
-def test_more_pieces_than_a_datagram_can_have(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_more_pieces_than_a_datagram_can_have_fail(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     region = ring.register(64 * 8192)
     pieces = [region.view[i * 8192 : i * 8192 + 10] for i in range(18)]
     ring.sendmsg_zc(udp_pair.tx, pieces[:17])
@@ -224,7 +228,7 @@ def test_more_pieces_than_a_datagram_can_have(ring: uringzc.Ring, udp_pair: "Pai
     assert sorted(c.res for c in all_of(ring, 4) if not c.notif) == [-errno.EMSGSIZE, 170]
 
 
-def test_registered_sockets(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_registered_sockets_keep_the_order(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     ring.send_zc(udp_pair.tx, b"0")
     ring.register_socket(udp_pair.tx)  # submits what goes by the descriptor
     assert ring.stats.requests == 1
@@ -237,7 +241,7 @@ def test_registered_sockets(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     assert udp_pair.receive(5) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_registered_socket_stays_open() -> None:
+def test_a_registered_socket_stays_open() -> None:
     with uringzc.Ring() as ring, testing.receiver() as rx:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind(("127.0.0.1", 0))
@@ -267,7 +271,7 @@ def test_failures_notify_too(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     assert ring.stats.failed == 2
 
 
-def test_msg_flags(ring: uringzc.Ring, box: testing.Hold) -> None:
+def test_msg_flags_reach_the_kernel(ring: uringzc.Ring, box: testing.Hold) -> None:
     with box.socket() as sock, box.receiver_socket(), stopped(box):
         sock.connect(box.address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -280,7 +284,7 @@ def test_msg_flags(ring: uringzc.Ring, box: testing.Hold) -> None:
 
 
 @pytest.mark.timeout(20)
-def test_submit(ring: uringzc.Ring, box: testing.Hold) -> None:
+def test_submit_returns_how_many_and_waits(ring: uringzc.Ring, box: testing.Hold) -> None:
     assert ring.submit() == 0
     assert ring.submit(wait=1) == 0  # nothing can come
     with box.socket() as sock, box.receiver_socket():
@@ -300,7 +304,7 @@ def test_submit(ring: uringzc.Ring, box: testing.Hold) -> None:
         assert len(ring.reap()) == 1
 
 
-def test_more_requests_than_entries(udp_pair: "Pair") -> None:
+def test_more_requests_than_entries_can_be_queued(udp_pair: "Pair") -> None:
     with uringzc.Ring(entries=4, max_inflight=1000) as ring:
         for i in range(1000):
             ring.send_zc(udp_pair.tx, b"%04d" % i, user_data=i)
@@ -325,7 +329,7 @@ def test_unread_completions_are_bounded(udp_pair: "Pair") -> None:
         ring.send_zc(udp_pair.tx, b"x")
 
 
-def test_reap_after_close(udp_pair: "Pair") -> None:
+def test_completions_can_be_reaped_after_close(udp_pair: "Pair") -> None:
     ring = uringzc.Ring()
     ring.send_zc(udp_pair.tx, b"x", user_data=9)
     ring.close()
@@ -379,7 +383,7 @@ def sendmsg_zc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return bool(request.param)
 
 
-def test_segments_without_sendmsg_zc(sink: testing.Sandbox, sendmsg_zc: bool) -> None:
+def test_segments_without_sendmsg_zc_are_copied(sink: testing.Sandbox, sendmsg_zc: bool) -> None:
     """What needs a message is copied then, and nothing else."""
     with sink.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(sink.address)
@@ -394,7 +398,7 @@ def test_segments_without_sendmsg_zc(sink: testing.Sandbox, sendmsg_zc: bool) ->
 
 
 @testing.requires("net_admin")
-def test_several_pieces_without_sendmsg_zc(box: testing.Hold, sendmsg_zc: bool) -> None:
+def test_several_pieces_without_sendmsg_zc_are_copied(box: testing.Hold, sendmsg_zc: bool) -> None:
     pieces = [bytes([number]) * 20_000 for number in range(5)]
     with tcp_connection(box) as (tx, rx), uringzc.TcpSender(tx, zero_copy="always") as sender:
         with stopped(box):
@@ -404,7 +408,7 @@ def test_several_pieces_without_sendmsg_zc(box: testing.Hold, sendmsg_zc: bool) 
         assert rx.recv(100_000, socket.MSG_WAITALL) == b"".join(pieces)
 
 
-def test_a_ring_says_that_it_has_no_sendmsg_zc(udp_pair: "Pair", sendmsg_zc: bool) -> None:
+def test_sendmsg_zc_without_its_opcode_is_refused(udp_pair: "Pair", sendmsg_zc: bool) -> None:
     with uringzc.Ring() as ring:
         calls: list[Callable[[], None]] = [
             lambda: ring.sendmsg_zc(udp_pair.tx, [b"two", b"parts"]),
@@ -424,13 +428,15 @@ def test_a_ring_says_that_it_has_no_sendmsg_zc(udp_pair: "Pair", sendmsg_zc: boo
 
 
 @pytest.mark.parametrize("setup", uring.SETUP, ids=hex)
-def test_every_setup(setup: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setup_of_a_ring_works(setup: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", (setup,))
     round_trip(udp_pair)
 
 
 @pytest.mark.parametrize("refused", range(1, len(uring.SETUP)))
-def test_steps_down(refused: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_setup_flags_fall_back_to_others(
+    refused: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch
+) -> None:
     unknown = 1 << 31  # a flag that no kernel knows: EINVAL
     known = uring.SETUP[refused:]
     monkeypatch.setattr(uring, "SETUP", (*(s | unknown for s in uring.SETUP[:refused]), *known))
@@ -439,13 +445,13 @@ def test_steps_down(refused: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPa
     round_trip(udp_pair)
 
 
-def test_no_setup_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_setup_the_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", tuple(s | 1 << 31 for s in uring.SETUP))
     with pytest.raises(OSError, match="io_uring_setup: Invalid argument"):
         uringzc.Scheduler(engine="io_uring")
 
 
-def test_other_errors_do_not_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_do_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -34,7 +34,7 @@ def sock(box: testing.Hold) -> Iterator[socket.socket]:
 # -- reap
 
 
-def test_without_wait_it_looks_and_does_not_submit(udp_pair: "Pair") -> None:
+def test_reap_without_wait_does_not_submit(udp_pair: "Pair") -> None:
     with S() as s:
         assert len(s.reap_completions()) == len(s.reap_notifications()) == 0
         s.send(udp_pair.tx, b"x", flush=True)
@@ -46,7 +46,7 @@ def test_without_wait_it_looks_and_does_not_submit(udp_pair: "Pair") -> None:
 
 
 @zero_copy_engines
-def test_without_wait_notifications_are_seen(box: testing.Hold, sock: socket.socket) -> None:
+def test_reap_without_wait_enters_the_kernel(box: testing.Hold, sock: socket.socket) -> None:
     # a DEFER_TASKRUN ring shows nothing until it is entered
     with S() as s:
         fd = s.fileno()
@@ -59,7 +59,7 @@ def test_without_wait_notifications_are_seen(box: testing.Hold, sock: socket.soc
         assert len(s.reap_notifications()) == 1
 
 
-def test_wait_submits(udp_pair: "Pair") -> None:
+def test_reap_with_wait_submits(udp_pair: "Pair") -> None:
     with S() as s:
         s.send(udp_pair.tx, b"1", user_data=1, flush=True)
         assert [c.user_data for c in s.reap_completions(wait=1)] == [1]
@@ -90,7 +90,9 @@ def test_wait_returns_all_there_is(udp_pair: "Pair") -> None:
 
 @zero_copy_engines
 @pytest.mark.parametrize("wait", [1, 2, 3])
-def test_wait_for_some_of_them(box: testing.Hold, sock: socket.socket, wait: int, udp_pair: "Pair") -> None:
+def test_a_wait_for_some_does_not_wait_for_all(
+    box: testing.Hold, sock: socket.socket, wait: int, udp_pair: "Pair"
+) -> None:
     with S() as s, stopped(box):
         s.send(sock, b"held", flush=True)
         for _ in range(wait):
@@ -114,7 +116,7 @@ def test_timeout_returns_what_there_is(
         assert s.stats.in_flight == 1
 
 
-def test_wait_wakes_up_for_what_comes(box: testing.Hold, sock: socket.socket) -> None:
+def test_a_wait_ends_when_the_last_notification_comes(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s, stopped(box):
         for i in range(5):
             s.send(sock, b"held", user_data=i, flush=True)
@@ -125,7 +127,7 @@ def test_wait_wakes_up_for_what_comes(box: testing.Hold, sock: socket.socket) ->
         later.join()
 
 
-def test_wait_for_results_that_are_late(box: testing.Hold, sock: socket.socket) -> None:
+def test_a_wait_for_late_results(box: testing.Hold, sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # most of them wait for room
     with S() as s, stopped(box):
         for i in range(20):
@@ -139,7 +141,7 @@ def test_wait_for_results_that_are_late(box: testing.Hold, sock: socket.socket) 
         later.join()
 
 
-def test_wait_for_many_with_few_entries(udp_pair: "Pair") -> None:
+def test_a_wait_for_more_than_the_queue_has_entries(udp_pair: "Pair") -> None:
     with S(max_inflight=2000) as s:
         udp_pair.tx.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
         for i in range(2000):
@@ -149,7 +151,9 @@ def test_wait_for_many_with_few_entries(udp_pair: "Pair") -> None:
 
 
 @pytest.mark.parametrize(("completions", "expected"), [("all", [1, -97]), ("failed", [-97]), ("none", [])])
-def test_what_is_kept(udp_pair: "Pair", completions: str, expected: list[int]) -> None:
+def test_completions_keeps_all_failed_ones_or_none(
+    udp_pair: "Pair", completions: str, expected: list[int]
+) -> None:
     with S(completions=completions) as s:
         s.send(udp_pair.tx, b"x", user_data=1)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
@@ -166,7 +170,7 @@ def test_what_is_kept(udp_pair: "Pair", completions: str, expected: list[int]) -
         assert s.stats.failed == 1
 
 
-def test_completion_error() -> None:
+def test_error_of_a_completion() -> None:
     assert Completion(1, 5).error is None
     assert Completion(1, 0).error is None
     error = Completion(1, -errno.ECONNREFUSED).error
@@ -177,7 +181,7 @@ def test_completion_error() -> None:
 # -- batches
 
 
-def test_batch(udp_pair: "Pair") -> None:
+def test_a_batch_is_a_sequence_and_a_numpy_array(udp_pair: "Pair") -> None:
     with S(tags=[5, 6]) as s:
         for i in range(10):
             s.send(udp_pair.tx, bytes(i), user_data=(1 << 64) - 1 - i, slot=i % 2, flush=True)
@@ -219,7 +223,7 @@ def test_batch(udp_pair: "Pair") -> None:
         assert not empty
 
 
-def test_batch_owns_its_records(udp_pair: "Pair") -> None:
+def test_a_batch_owns_its_records(udp_pair: "Pair") -> None:
     with S() as s:
         s.send(udp_pair.tx, b"first", user_data=1)
         batch = s.reap_completions(wait=1)
@@ -236,7 +240,7 @@ def test_batch_owns_its_records(udp_pair: "Pair") -> None:
 
 
 @zero_copy_engines
-def test_notifier(box: testing.Hold, sock: socket.socket) -> None:
+def test_a_notifier_waits_and_is_done(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         with stopped(box):
             assert s.flush(0) is None
@@ -264,7 +268,7 @@ def test_notifier(box: testing.Hold, sock: socket.socket) -> None:
     assert later.done
 
 
-def test_done_looks(box: testing.Hold, sock: socket.socket) -> None:
+def test_done_enters_the_kernel(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         fd = s.fileno()
         with stopped(box):
@@ -278,7 +282,7 @@ def test_done_looks(box: testing.Hold, sock: socket.socket) -> None:
 
 
 @zero_copy_engines
-def test_drain(box: testing.Hold, sock: socket.socket) -> None:
+def test_drain_waits_and_flushes_nothing(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         s.drain()
         with stopped(box):
@@ -300,7 +304,7 @@ def test_drain(box: testing.Hold, sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(("room", "first", "second"), [(10, 10, None), (64, 40, 24), (600, 40, 560)])
-def test_run_says_how_many_were_queued(
+def test_send_run_returns_how_many_were_queued(
     box: testing.Hold, sock: socket.socket, room: int, first: int, second: int | None
 ) -> None:
     sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
@@ -323,7 +327,7 @@ SETUPS = pytest.mark.parametrize("setup", [None, *uring.SETUP], ids=["usual", *m
 
 @zero_copy_engines
 @SETUPS
-def test_fileno(
+def test_fileno_is_readable_while_there_is_something_to_reap(
     box: testing.Hold, sock: socket.socket, setup: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if setup is not None:
@@ -351,7 +355,7 @@ def test_fileno(
 
 @zero_copy_engines
 @SETUPS
-def test_fileno_wakes_who_waits_already(
+def test_fileno_wakes_an_epoll_that_waits(
     box: testing.Hold, sock: socket.socket, setup: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if setup is not None:
@@ -372,7 +376,7 @@ def test_fileno_wakes_who_waits_already(
         assert poll.poll(0) == []
 
 
-def test_fileno_that_is_asked_for_late(box: testing.Hold, sock: socket.socket, udp_pair: "Pair") -> None:
+def test_fileno_may_be_asked_for_late(box: testing.Hold, sock: socket.socket, udp_pair: "Pair") -> None:
     with S() as s:
         s.send(udp_pair.tx, b"x", flush=True)
         s.submit()
@@ -388,7 +392,7 @@ def test_fileno_that_is_asked_for_late(box: testing.Hold, sock: socket.socket, u
         s.fileno()
 
 
-def test_fileno_after_flush(udp_pair: "Pair") -> None:
+def test_fileno_is_readable_after_a_flush_that_posts(udp_pair: "Pair") -> None:
     # the flush itself is what posts the notification of a notifier that is settled
     flushes: list[Callable[[S], object]] = [
         lambda s: s.flush(0),
@@ -409,7 +413,9 @@ def test_fileno_after_flush(udp_pair: "Pair") -> None:
 
 
 @only_io_uring
-def test_fileno_of_a_ring(box: testing.Hold, sock: socket.socket) -> None:
+def test_fileno_of_a_ring_is_readable_while_there_is_something_to_reap(
+    box: testing.Hold, sock: socket.socket
+) -> None:
     with uringzc.Ring() as ring:
         fd = ring.fileno()
         with stopped(box):
@@ -437,7 +443,7 @@ INTERRUPTED: list[tuple[str, Callable[[S, Any], object]]] = [
 
 @zero_copy_engines
 @pytest.mark.parametrize("call", [row[1] for row in INTERRUPTED], ids=[row[0] for row in INTERRUPTED])
-def test_interrupts_leave_everything_usable(
+def test_interrupts_leave_the_scheduler_usable(
     box: testing.Hold, sock: socket.socket, call: Callable[[S, Any], object], udp_pair: "Pair"
 ) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)

@@ -63,7 +63,7 @@ def test_bytes_are_held_until_the_notification(
 
 
 @zero_copy_engines
-def test_every_buffer_comes_back_once(
+def test_every_buffer_is_released_once(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
     tx, rx = stream
@@ -134,7 +134,7 @@ def test_more_than_may_be_in_flight_is_copied(
 
 @zero_copy_engines
 @pytest.mark.parametrize("shared", [False, True])
-def test_dropped_with_data_in_flight(
+def test_a_dropped_sender_keeps_memory_that_is_in_flight(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, shared: bool
 ) -> None:
     tx, rx = stream
@@ -157,7 +157,7 @@ def test_dropped_with_data_in_flight(
 
 
 @zero_copy_engines
-def test_closed_with_data_in_flight_it_is_parked(
+def test_a_closed_sender_parks_what_is_in_flight(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
     tx, rx = stream
@@ -179,7 +179,7 @@ def test_closed_with_data_in_flight_it_is_parked(
 
 
 @zero_copy_engines
-def test_closed_with_data_in_flight_on_a_shared_scheduler(
+def test_a_closed_sender_leaves_what_is_in_flight_to_a_shared_scheduler(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
     tx, rx = stream
@@ -200,7 +200,7 @@ def test_closed_with_data_in_flight_on_a_shared_scheduler(
 
 
 @zero_copy_engines
-def test_a_program_that_closes_its_socket(
+def test_the_program_may_close_its_socket_with_data_in_flight(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
     tx, rx = stream

@@ -44,7 +44,7 @@ def narrow() -> Iterator[Pair]:
 
 
 @each_way
-def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
+def test_a_peer_that_reads_slowly_gets_everything(engine: str, zero_copy: str) -> None:
     with narrow() as pair, StreamReader(pair.rx, 3000) as read:
         with TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
             assert s.send(BLOCK) == SIZE
@@ -67,7 +67,7 @@ def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
 
 @each_way
 @pytest.mark.parametrize("mode", ["O_NONBLOCK", "a timeout"])
-def test_the_sockets_own_timeout_means_nothing(engine: str, zero_copy: str, mode: str) -> None:
+def test_the_sockets_own_timeout_is_ignored(engine: str, zero_copy: str, mode: str) -> None:
     with narrow() as pair:
         pair.tx.settimeout(0.0 if mode == "O_NONBLOCK" else 0.001)
         with StreamReader(pair.rx, 3000) as read, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
@@ -77,7 +77,7 @@ def test_the_sockets_own_timeout_means_nothing(engine: str, zero_copy: str, mode
         assert read.end() == BLOCK
 
 
-def test_a_socket_that_is_still_connecting(box: testing.Hold, engine: str) -> None:
+def test_a_socket_that_is_still_connecting_is_waited_for(box: testing.Hold, engine: str) -> None:
     with (
         box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener,
         box.socket(type=socket.SOCK_STREAM) as tx,
@@ -99,7 +99,7 @@ def test_a_socket_that_is_still_connecting(box: testing.Hold, engine: str) -> No
 
 
 @each_way
-def test_not_blocking(engine: str, zero_copy: str) -> None:
+def test_non_blocking_sends_take_a_part(engine: str, zero_copy: str) -> None:
     with narrow() as pair, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy, blocking=False) as s:
         assert select.select([s], [], [], 20)[0]
         at = refused = 0
@@ -126,7 +126,7 @@ def test_not_blocking(engine: str, zero_copy: str) -> None:
 
 
 @each_way
-def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
+def test_non_blocking_send_buffers_takes_a_part(engine: str, zero_copy: str) -> None:
     pieces: list[Buffer] = [BLOCK[:5000], bytearray(BLOCK[5000:9000]), BLOCK[9000:]]
     with narrow() as pair, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy, blocking=False) as s:
         taken = s.send_buffers(pieces)
@@ -141,7 +141,7 @@ def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
 
 
 @zero_copy_engines
-def test_draining_without_waiting(box: testing.Hold, engine: str) -> None:
+def test_a_non_blocking_drain_raises_while_data_is_in_flight(box: testing.Hold, engine: str) -> None:
     with (
         tcp_connection(box) as (tx, rx),
         TcpSender(tx, engine=engine, zero_copy="always", blocking=False) as s,
@@ -167,7 +167,7 @@ def reset(sock: socket.socket) -> None:
 
 @each_way
 @pytest.mark.parametrize("end", [reset, socket.socket.close])
-def test_a_peer_that_goes_away(
+def test_a_peer_that_resets_or_closes_raises(
     tcp_pair: Pair, engine: str, zero_copy: str, end: Callable[[socket.socket], None]
 ) -> None:
     """While a call waits for it to read."""
@@ -204,7 +204,7 @@ def test_a_peer_that_goes_away(
 
 @pytest.mark.slow
 @each_way
-def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
+def test_a_peer_that_vanishes_raises_timeouterror(engine: str, zero_copy: str) -> None:
     with testing.hold() as box, tcp_connection(box) as (tx, _):
         tx.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
         with TcpSender(tx, engine=engine, zero_copy=zero_copy) as s:
@@ -236,7 +236,7 @@ def set_down(box: testing.Sandbox) -> None:
 
 
 @each_way
-def test_half_closed_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
+def test_after_shutdown_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
         s.send(BLOCK)
         s.shutdown()
@@ -249,7 +249,7 @@ def test_half_closed_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, 
         assert tcp_pair.tx.recv(100) == b"thanks"
 
 
-def test_requests_and_answers(tcp_pair: Pair, engine: str) -> None:
+def test_requests_are_on_their_way_without_a_flush(tcp_pair: Pair, engine: str) -> None:
     """Whatever is sent is on its way when the call returns: nobody has to flush."""
 
     def answer() -> None:

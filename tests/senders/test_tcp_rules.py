@@ -48,7 +48,7 @@ def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
 # -- whose it is
 
 
-def test_another_thread(tcp_pair: Pair, engine: str) -> None:
+def test_another_thread_is_refused(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"mine")
         before, found = s.stats, list[type | None]()
@@ -61,7 +61,7 @@ def test_another_thread(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(7, socket.MSG_WAITALL) == b"minetoo"
 
 
-def test_built_here_and_used_there(tcp_pair: Pair, engine: str) -> None:
+def test_a_sender_may_be_built_in_another_thread(tcp_pair: Pair, engine: str) -> None:
     s = TcpSender(tcp_pair.tx, engine=engine)
 
     def use() -> None:
@@ -75,7 +75,7 @@ def test_built_here_and_used_there(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(100) == b"from there"
 
 
-def test_closed(tcp_pair: Pair, engine: str) -> None:
+def test_a_closed_sender_refuses_every_call(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"x")
     assert set(refused(s, close=False)) == {ClosedError}
@@ -87,7 +87,7 @@ def test_closed(tcp_pair: Pair, engine: str) -> None:
 
 
 @pytest.mark.slow
-def test_fork(engine: str) -> None:
+def test_a_forked_child_is_refused_and_the_parent_goes_on(engine: str) -> None:
     out, _ = run_program(
         """
         import os, socket, sys, warnings
@@ -122,7 +122,7 @@ def test_fork(engine: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["ends", "exits", "is dropped"])
-def test_a_program_that_does_not_close(how: str) -> None:
+def test_what_was_sent_arrives_without_close(how: str) -> None:
     """What was sent arrives."""
     out, errors = run_program(
         """
@@ -181,7 +181,7 @@ def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
 
 
 @zero_copy_engines
-def test_a_callback_that_raises_is_told_the_rest_by_later_calls(tcp_pair: Pair, engine: str) -> None:
+def test_later_calls_report_the_rest_to_a_callback_that_raised(tcp_pair: Pair, engine: str) -> None:
     told: list[int] = []
 
     def notify(n: uringzc.Notification) -> None:
@@ -221,7 +221,9 @@ def test_a_constructor_that_fails_leaves_nothing(
 @pytest.mark.slow
 @each_way
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair) -> None:
+def test_a_signal_handler_while_send_waits(
+    engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair
+) -> None:
     """A handler's calls are refused; what it raises ends the call, and the sender is as good as before."""
     data = os.urandom(16 << 20)
     found: list[type | None] = []
@@ -332,7 +334,7 @@ def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: 
 # -- what is shared
 
 
-def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: str) -> None:
+def test_senders_may_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: str) -> None:
     first, second = make_tcp(), make_tcp()
     with uringzc.Scheduler(engine=engine) as scheduler:
         with StreamReader(first.rx) as one, StreamReader(second.rx) as two:
@@ -364,7 +366,7 @@ def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: s
 
 @testing.requires("net_admin")
 @zero_copy_engines
-def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
+def test_memory_is_released_when_the_owner_thread_ends(box: testing.Hold, engine: str) -> None:
     """Its thread drains what it has in flight."""
     with tcp_connection(box) as (tx, rx):
         box.stop()
@@ -385,7 +387,7 @@ def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
 
 
 @pytest.mark.parametrize("data", [b"x", bytes(1 << 20)])
-def test_a_scheduler_that_is_gone(tcp_pair: Pair, data: bytes) -> None:
+def test_a_sender_whose_scheduler_was_dropped_is_refused(tcp_pair: Pair, data: bytes) -> None:
     """Nothing is sent, not even what would need no engine."""
     scheduler = uringzc.Scheduler()
     sender = TcpSender(tcp_pair.tx, scheduler=scheduler)

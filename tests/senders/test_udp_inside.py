@@ -44,7 +44,7 @@ def until_raised(call: Callable[[], object]) -> Exception:
             return error
 
 
-def test_a_descriptor_that_became_anothers_carries_nothing(udp_pair: Pair) -> None:
+def test_a_reused_descriptor_gets_no_datagrams(udp_pair: Pair) -> None:
     """Closed in the middle of a batch that waits for room in the accounts, and its number taken at once."""
     with (
         testing.receiver() as theirs,
@@ -97,7 +97,7 @@ def test_closing_from_inside_is_refused_and_changes_nothing(udp_pair: Pair, what
     assert tx.stats.waiting == tx.stats.lost == tx.stats.in_flight == 0
 
 
-def test_a_lease_that_is_given_back_while_a_name_is_resolved(
+def test_a_lease_released_while_a_name_is_resolved_is_not_sent(
     udp_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -115,7 +115,7 @@ def test_a_lease_that_is_given_back_while_a_name_is_resolved(
     assert udp_pair.empty()
 
 
-def test_arrays_that_change_during_the_call(udp_pair: Pair) -> None:
+def test_arrays_that_change_during_the_call_are_refused(udp_pair: Pair) -> None:
     offsets, lengths = array("q", range(10_000)), array("q", [100] * 10_000)
 
     def change(_: int) -> None:
@@ -126,13 +126,13 @@ def test_arrays_that_change_during_the_call(udp_pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("kind", [int, "one of numpy's"])
-def test_what_has_an_index_is_a_size(udp_pair: Pair, kind: object) -> None:
+def test_a_size_may_be_any_object_with_an_index(udp_pair: Pair, kind: object) -> None:
     number = pytest.importorskip("numpy").int64 if kind is not int else int
     with sender_without_timer(udp_pair.rx) as tx, tx.lease(number(10)) as lease:
         assert lease.send(number(3)) == 3
 
 
-def test_addresses_may_take_their_time_too() -> None:
+def test_an_iterator_of_addresses_may_be_slow_and_send() -> None:
     with testing.receiver() as rx, UdpSender() as tx:
 
         def slowly() -> Iterator[Any]:
@@ -148,7 +148,7 @@ def test_addresses_may_take_their_time_too() -> None:
 
 @zero_copy_engines
 @testing.requires("net_admin")
-def test_what_close_could_not_send_is_told(box: testing.Hold) -> None:
+def test_close_reports_what_it_could_not_send(box: testing.Hold) -> None:
     told: list[SendError] = []
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
         sock.connect(box.address)
@@ -182,7 +182,7 @@ def still_parked() -> int:
 
 @zero_copy_engines
 @testing.requires("net_admin")
-def test_draining_without_waiting(box: testing.Hold) -> None:
+def test_a_non_blocking_drain_raises_while_requests_are_in_flight(box: testing.Hold) -> None:
     with (
         box.socket() as sock,
         testing.receiver(sock=box.receiver_socket()) as rx,
@@ -239,7 +239,7 @@ def test_a_send_that_raises_has_not_taken_it(udp_pair: Pair) -> None:
 
 @pytest.mark.slow
 @testing.requires("net_admin")
-def test_a_process_ends_although_a_thread_of_it_is_stuck(box: testing.Hold) -> None:
+def test_a_process_ends_while_a_daemon_thread_waits_in_send(box: testing.Hold) -> None:
     program = """
     import sys, threading, uringzc
     tx = uringzc.UdpSender((sys.argv[1], 9000))

@@ -424,7 +424,7 @@ FAMILY = st.sampled_from([socket.AF_INET, socket.AF_INET, socket.AF_INET6])
 
 
 @pytest.mark.slow
-def test_arrives_over_loopback() -> None:
+def test_random_programs_arrive_over_loopback() -> None:
     @FAST
     @given(PROGRAMS, OPTIONS, st.booleans(), FAMILY)
     def check(program: list[Operation], options: dict[str, Any], connected: bool, family: int) -> None:
@@ -434,7 +434,7 @@ def test_arrives_over_loopback() -> None:
 
 
 @testing.requires("net_admin")
-def test_arrives_over_a_device(box: testing.Hold) -> None:
+def test_random_programs_arrive_over_a_device(box: testing.Hold) -> None:
     """Past an MTU, and through a gate that stops: with blocking=False calls then take a part, or nothing."""
 
     @settings(FAST, max_examples=30)

@@ -89,7 +89,7 @@ def test_control_without_admission_order_is_lost(net: testing.Hold) -> None:
             assert inversions(numbers(rx.wait(count))) > 0
 
 
-def test_a_socket_buffer_smaller_than_a_datagram(net: testing.Hold) -> None:
+def test_a_socket_buffer_smaller_than_a_datagram_loses_nothing(net: testing.Hold) -> None:
     with testing.receiver(sock=net.receiver_socket()) as rx, net.socket() as sock:
         sock.connect(net.address)
         with uringzc.UdpSender(sock=sock) as tx:
@@ -139,7 +139,7 @@ def test_control_a_cold_neighbour_swallows_a_burst(net: testing.Hold) -> None:
 
 
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
-def test_an_mtu_below_the_segment(net: testing.Hold, zero_copy: str) -> None:
+def test_an_mtu_below_the_segment_sends_single_datagrams(net: testing.Hold, zero_copy: str) -> None:
     """On a socket that is not connected nothing is known of the path before the first train."""
     net.set_mtu(1300)
     net.release()
@@ -162,7 +162,7 @@ def test_an_mtu_below_the_segment(net: testing.Hold, zero_copy: str) -> None:
         assert tx.stats.reordered == 0
 
 
-def test_an_mtu_that_shrinks_while_trains_are_in_flight(net: testing.Hold) -> None:
+def test_an_mtu_that_shrinks_while_trains_are_in_flight_loses_nothing(net: testing.Hold) -> None:
     with testing.receiver(sock=net.receiver_socket()) as rx, sender(net) as tx:
         tx.send(numbered(0))
         tx.flush()
@@ -179,7 +179,7 @@ def test_an_mtu_that_shrinks_while_trains_are_in_flight(net: testing.Hold) -> No
         assert tx.stats.lost == 0
 
 
-def test_nobody_listens(net: testing.Hold) -> None:
+def test_icmp_errors_are_reported_and_fail_no_datagram(net: testing.Hold) -> None:
     """What the destination answers is told, and fails no datagram: here those that others are to get too."""
     errors: list[uringzc.SendError] = []
     net.release()
@@ -202,7 +202,7 @@ def test_nobody_listens(net: testing.Hold) -> None:
         assert tx.stats.lost == 0
 
 
-def test_a_connected_socket_whose_peer_is_gone(net: testing.Hold) -> None:
+def test_a_connected_socket_raises_connection_refused(net: testing.Hold) -> None:
     net.release()
     tx = net.run(lambda: uringzc.UdpSender((net.address[0], 9)))
 
@@ -219,7 +219,7 @@ def test_a_connected_socket_whose_peer_is_gone(net: testing.Hold) -> None:
 
 
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
-def test_a_queue_with_a_tiny_limit(net: testing.Hold, zero_copy: str) -> None:
+def test_a_full_queue_is_reported_for_each_lost_datagram(net: testing.Hold, zero_copy: str) -> None:
     """Full, it refuses: each datagram arrives, or is told."""
     net.limit(100_000)
     net.release()

@@ -74,7 +74,9 @@ def idle(tx: UdpSender) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("zero_copy", ["auto", "always"])
 @pytest.mark.parametrize("answers", ["late", "never"])
-def test_a_cold_destination(net: testing.Hold, answers: str, zero_copy: str) -> None:
+def test_a_cold_destination_wakes_the_program_when_a_datagram_arrived(
+    net: testing.Hold, answers: str, zero_copy: str
+) -> None:
     """Woken when the first datagram has left, or when that was waited for long enough."""
     count = 880
     with testing.receiver(sock=net.receiver_socket()) as rx, polling(net, zero_copy=zero_copy) as tx:
@@ -115,7 +117,7 @@ def check_held_back(net: testing.Hold, rx: testing.Receiver, tx: UdpSender, coun
 
 
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
-def test_a_full_socket(net: testing.Hold, zero_copy: str) -> None:
+def test_a_full_socket_wakes_the_program_when_there_is_room(net: testing.Hold, zero_copy: str) -> None:
     count = 3000
     with (
         testing.receiver(sock=net.receiver_socket()) as rx,
@@ -130,7 +132,7 @@ def test_a_full_socket(net: testing.Hold, zero_copy: str) -> None:
 
 
 @zero_copy_engines
-def test_a_full_arena(net: testing.Hold) -> None:
+def test_a_full_arena_wakes_the_program_when_there_is_room(net: testing.Hold) -> None:
     count = 1000
     with (
         testing.receiver(sock=net.receiver_socket()) as rx,
@@ -179,7 +181,7 @@ def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing
 
 
 @zero_copy_engines
-def test_draining(net: testing.Hold) -> None:
+def test_drain_wakes_the_program_when_memory_is_released(net: testing.Hold) -> None:
     """Woken when memory has come back, and not while it is away."""
     with testing.receiver(sock=net.receiver_socket()) as rx, polling(net, zero_copy="always") as tx:
         tx.send(b"warm")

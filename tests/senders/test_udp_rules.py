@@ -51,7 +51,7 @@ def refused(s: UdpSender, lease: uringzc.Lease, *, close: bool = True) -> list[t
     return found
 
 
-def test_another_thread(udp_pair: Pair) -> None:
+def test_another_thread_is_refused(udp_pair: Pair) -> None:
     with sender_without_timer(udp_pair.rx) as s:
         s.send(b"x" * 100)
         lease = s.lease(100)
@@ -68,7 +68,7 @@ def test_another_thread(udp_pair: Pair) -> None:
     assert udp_pair.empty()
 
 
-def test_closed(udp_pair: Pair) -> None:
+def test_a_closed_sender_refuses_every_call(udp_pair: Pair) -> None:
     with sender_without_timer(udp_pair.rx) as s:
         s.send(b"x" * 100)
         lease = s.lease(100)
@@ -81,7 +81,7 @@ def test_closed(udp_pair: Pair) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_delay", [None, 0.01])
-def test_fork(max_delay: float | None) -> None:
+def test_a_forked_child_is_refused_and_nothing_is_sent_twice(max_delay: float | None) -> None:
     """The child can do nothing with it, and ends as any program; what waits is sent once."""
     out, _ = run_program(
         """
@@ -199,7 +199,9 @@ class EnoughError(Exception):
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [EnoughError, KeyboardInterrupt])
 @pytest.mark.parametrize("slices", [False, True])
-def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> None:
+def test_progress_counts_and_may_end_the_call(
+    udp_pair: Pair, slices: bool, kind: type[BaseException]
+) -> None:
     """It counts up to the end; its exception ends the call, and what was taken until then is sent."""
     memory = b"".join(struct.pack("=Q", i) * 12 for i in range(14000))
     seen: list[int] = []
@@ -234,7 +236,7 @@ def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> No
 
 @zero_copy_engines
 @testing.requires("net_admin")
-def test_keyboard_interrupt_while_it_waits(box: testing.Hold) -> None:
+def test_an_interrupt_while_it_waits_leaves_the_sender_usable(box: testing.Hold) -> None:
     """More than the socket takes while nothing leaves; afterwards the sender is as good as before."""
     with (
         closing(box.socket()) as tx,
@@ -267,7 +269,7 @@ def test_keyboard_interrupt_while_it_waits(box: testing.Hold) -> None:
 
 
 @testing.requires("net_admin")
-def test_not_blocking(box: testing.Hold) -> None:
+def test_non_blocking_sends_take_a_part(box: testing.Hold) -> None:
     """BlockingIOError where it would wait; when its descriptor is readable, the call is worth a try."""
     with (
         closing(box.socket()) as tx,
@@ -338,7 +340,7 @@ def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> 
 
 
 @zero_copy_engines
-def test_explain(udp_pair: Pair, engine: str) -> None:
+def test_explain_describes_engine_arena_and_copies(udp_pair: Pair, engine: str) -> None:
     with sender_without_timer(udp_pair.rx, arena=1 << 20) as s:
         text = s.explain()
         for part in (engine, "1024 KiB", "trains of up to", "SO_SNDBUF is", "zero-copy"):
@@ -360,7 +362,7 @@ def test_explain(udp_pair: Pair, engine: str) -> None:
 
 
 @pytest.mark.engines("copy")
-def test_explain_copies(udp_pair: Pair) -> None:
+def test_explain_of_the_copy_engine(udp_pair: Pair) -> None:
     with sender_without_timer(udp_pair.rx, arena=1 << 20) as s:
         for part in ("copy", "1024 KiB", "trains of up to", "SO_SNDBUF is", "Each request is copied"):
             assert part in s.explain()

@@ -64,7 +64,7 @@ def test_one_thread_serves_every_sender() -> None:
 
 
 @testing.requires("net_admin")
-def test_what_can_not_leave_is_tried_less_and_less_often() -> None:
+def test_retries_get_rarer() -> None:
     """Behind the first datagram to a neighbour that does not answer: 0.2 s, at a max_delay of 1 ms."""
     with testing.hold() as net, net.run(lambda: UdpSender(net.address)) as tx:
         net.stop()
@@ -79,7 +79,7 @@ def test_what_can_not_leave_is_tried_less_and_less_often() -> None:
 
 @pytest.mark.slow
 @testing.requires("net_admin")
-def test_a_full_queue_on_the_way_is_not_waited_for_and_loses_nothing() -> None:
+def test_a_full_queue_is_retried_and_loses_nothing() -> None:
     """The timer does not sleep where it would keep others waiting, and tries again."""
     with (
         testing.hold() as net,
@@ -108,7 +108,7 @@ def test_a_full_queue_on_the_way_is_not_waited_for_and_loses_nothing() -> None:
 # -- what it survives
 
 
-def test_a_refused_datagram_does_not_end_it() -> None:
+def test_an_icmp_error_does_not_end_the_timer() -> None:
     """What the peer's host answers is read by the owner; max_delay is kept meanwhile, and after."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -141,7 +141,7 @@ def test_a_closed_socket_does_not_end_the_timer() -> None:
         assert rx.datagrams == [b"%d" % number for number in range(20)]
 
 
-def test_a_sender_that_is_inside_a_call_for_long_keeps_nobody_waiting(
+def test_a_long_call_does_not_delay_other_senders(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The timer passes it by, serves the others, and comes back when the call has ended: not before."""
@@ -169,7 +169,7 @@ def test_a_sender_that_is_inside_a_call_for_long_keeps_nobody_waiting(
         assert len(came) <= 20  # it was late for the others six times, and once in vain
 
 
-def test_what_a_datagram_held_is_let_go_by_the_owner() -> None:
+def test_memory_is_released_by_the_owner_thread() -> None:
     """That may run code of the program's, which the timer does not."""
     dropped: list[str] = []
 
@@ -189,7 +189,7 @@ def test_what_a_datagram_held_is_let_go_by_the_owner() -> None:
 # -- how senders end with it
 
 
-def test_senders_that_are_dropped_while_it_sends() -> None:
+def test_senders_may_be_dropped_while_the_timer_sends() -> None:
     """What they took arrives, and dropping them waits for nobody."""
     count = 300
 
@@ -210,7 +210,7 @@ def test_senders_that_are_dropped_while_it_sends() -> None:
 
 
 @pytest.mark.slow
-def test_the_interpreter_exits_with_senders() -> None:
+def test_what_waits_is_sent_when_the_interpreter_exits() -> None:
     """The timer's thread sleeps then; what waits is sent."""
     program = """
     import sys, threading, uringzc
@@ -234,7 +234,7 @@ def test_the_interpreter_exits_with_senders() -> None:
 
 
 @pytest.mark.slow
-def test_the_child_of_a_fork_has_one_of_its_own() -> None:
+def test_a_forked_child_has_its_own_timer() -> None:
     """Also where the parent's was at work at that moment."""
     program = """
     import os, sys, warnings, uringzc
@@ -257,7 +257,7 @@ def test_the_child_of_a_fork_has_one_of_its_own() -> None:
         assert sorted(rx.wait(20)) == [b"child"] * 10 + [b"parent"] * 10
 
 
-def test_dropping_a_sender_whose_socket_is_closed() -> None:
+def test_a_sender_whose_socket_is_closed_can_be_dropped() -> None:
     """It ends all the same, and nothing is raised that nobody could catch."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, testing.receiver() as rx:
         sock.connect(rx.address)
@@ -293,7 +293,7 @@ tx = uringzc.UdpSender(rx.getsockname(), max_inflight=64, arena=256 << 10, max_d
 
 @pytest.mark.slow
 @testing.requires("unprivileged")
-def test_no_thread_to_be_had() -> None:
+def test_without_a_thread_the_next_call_keeps_max_delay() -> None:
     """max_delay is kept by the sender's next call, and explain() says so; later there is a thread again."""
     program = NO_THREAD + (
         "print(tx.send(b'one'))\n"
@@ -326,7 +326,7 @@ def test_no_thread_to_be_had() -> None:
 
 @pytest.mark.slow
 @testing.requires("unprivileged")
-def test_a_program_that_never_gets_a_thread() -> None:
+def test_a_program_without_threads_sends_everything() -> None:
     program = (
         NO_THREAD
         + "for _ in range(1000): tx.send(b'x' * 100)\ntx.close(); rx.close(); print(tx.stats.datagrams)"

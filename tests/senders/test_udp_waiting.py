@@ -24,7 +24,7 @@ def quiet(rx: testing.Receiver) -> bool:
 
 
 @pytest.mark.parametrize("count", [1, 3, 200])
-def test_what_waits_leaves_by_itself(count: int) -> None:
+def test_the_timer_sends_what_waits(count: int) -> None:
     with testing.receiver() as rx, uringzc.UdpSender(rx.address) as tx:
         sent = [b"%04d" % number for number in range(count)]
         for datagram in sent:
@@ -35,7 +35,7 @@ def test_what_waits_leaves_by_itself(count: int) -> None:
         assert rx.wait(2 * count) == sent + sent
 
 
-def test_control_without_max_delay_it_stays() -> None:
+def test_control_without_max_delay_it_waits() -> None:
     with testing.receiver(thread=False) as rx, uringzc.UdpSender(rx.address, max_delay=None) as tx:
         tx.send(b"stays")
         time.sleep(0.05)  # fifty times what the timer would have waited
@@ -46,7 +46,7 @@ def test_control_without_max_delay_it_stays() -> None:
 
 
 @pytest.mark.parametrize("delay", [1e-9, 1e-12])
-def test_the_shortest_delay_is_one(delay: float) -> None:
+def test_the_shortest_max_delay_is_kept(delay: float) -> None:
     """Not none, although it is less than the clock can tell."""
     with testing.receiver() as rx, uringzc.UdpSender(rx.address, max_delay=delay) as tx:
         tx.send(b"soon")
@@ -155,7 +155,7 @@ def test_closing_a_sender_that_can_not_send_says_what_was_lost(box: testing.Hold
 # -- the arena
 
 
-def test_leases_that_hold_the_arena_are_said_to(box: testing.Hold) -> None:
+def test_an_arena_full_of_leases_is_named_in_the_error(box: testing.Hold) -> None:
     with testing.receiver() as rx, uringzc.UdpSender(rx.address, arena=256 << 10) as tx:
         leases = [tx.lease(32 << 10) for _ in range(8)]
         with pytest.raises(BlockingIOError, match="leases"):
@@ -219,7 +219,7 @@ def test_a_full_arena_waits_for_the_network_and_loses_nothing(box: testing.Hold)
         assert tx.stats.waits > 0
 
 
-def test_notifiers_of_the_program_hold_what_a_sender_needs(udp_pair: tuple[socket.socket, ...]) -> None:
+def test_open_notifiers_of_the_program_can_block_a_sender(udp_pair: tuple[socket.socket, ...]) -> None:
     with testing.receiver() as rx, uringzc.Scheduler(max_inflight=8, completions="none") as s:
         tx = uringzc.UdpSender(rx.address, scheduler=s, zero_copy="always", max_delay=None)
         for _ in range(8):
@@ -280,7 +280,7 @@ except OSError as error:
         assert ("arena of 4096 KiB" in out) == (kib > 4096)
 
 
-def test_what_did_not_work_leaves_nothing_behind() -> None:
+def test_a_failed_constructor_leaves_nothing() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for wrong in (
         {"zero_copy": "maybe"},

@@ -300,7 +300,7 @@ def wire(
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("given", "mtu"), [(False, 1500), (True, JUMBO)], ids=["own", "given, jumbo"])
-def test_arrives_as_it_was(
+def test_every_way_to_send_arrives_unchanged(
     box: testing.Hold, path: Path, family: int, given: bool, mtu: int, engine: str
 ) -> None:
     with wire(box, family, mtu, given) as w:
@@ -320,7 +320,7 @@ def test_arrives_as_it_was(
         del garbage
 
 
-def test_all_of_them_in_turn(box: testing.Hold, engine: str) -> None:
+def test_all_ways_to_send_of_one_sender_arrive_unchanged(box: testing.Hold, engine: str) -> None:
     """One sender, so that what one way leaves behind is what the next one finds."""
     with wire(box) as w:
         expected = Sent([], [])

@@ -82,5 +82,5 @@ def test_an_engine_is_claimed_by_one_thread(tmp_path: Path) -> None:
     assert claims(tmp_path) == (0, 20_000, 0)
 
 
-def test_control_a_test_and_then_a_set(tmp_path: Path) -> None:
+def test_control_without_an_atomic_claim_both_get_it(tmp_path: Path) -> None:
     assert claims(tmp_path, "-DPLAINLY") == (0, 0, 20_000)

@@ -84,7 +84,7 @@ class TooEarly(Accounts):
         return code
 
 
-def test_accounts_that_settle_at_the_result_are_found_out() -> None:
+def test_control_accounting_that_settles_at_the_result_is_found() -> None:
     """The control: accounts without the protection differ from the model."""
     lawful = [("flush", 0), ("result", 0), ("settle", 0)]
     assert play(lawful, (1,)) == (1, 0)
@@ -106,7 +106,7 @@ def test_nothing_is_posted_before_the_flush() -> None:
     assert accounts.take_notifications() == []
 
 
-def test_unsettled_counts_down_and_a_new_notifier_does_not_bring_it_back() -> None:
+def test_unsettled_counts_down_to_zero_for_good() -> None:
     accounts = Accounts(4)
     keys = [accounts.attach(0, i) for i in range(3)]
     number = accounts.flush(0)
@@ -129,7 +129,7 @@ def test_unsettled_counts_down_and_a_new_notifier_does_not_bring_it_back() -> No
 
 
 @pytest.mark.parametrize("copied", list(itertools.product([0, 1, -1], repeat=2)))
-def test_copied_is_unknown_where_one_is_and_ignores_failures(copied: tuple[int, int]) -> None:
+def test_copied_is_unknown_if_one_is_and_ignores_failures(copied: tuple[int, int]) -> None:
     accounts = Accounts(4)
     for result, word in [(10, copied[0]), (20, copied[1]), (-errno.EMSGSIZE, 1), (-errno.EFAULT, -1)]:
         key = accounts.attach(0, 0)
@@ -179,7 +179,7 @@ def test_invented_keys_are_counted(index: int, generation: int) -> None:
     assert accounts.stats()["in_flight"] == 2 - known
 
 
-def test_a_completion_of_the_entrys_last_user_is_not_believed() -> None:
+def test_a_completion_of_an_entrys_previous_request_is_ignored() -> None:
     """Why keys have generations: the control is the same test without them."""
 
     def late(key: Callable[[int, int], int]) -> list[Notification]:
@@ -203,7 +203,7 @@ def test_a_completion_of_the_entrys_last_user_is_not_believed() -> None:
 # -- bounds
 
 
-def test_table_full_until_the_references_went_back() -> None:
+def test_the_table_is_full_until_references_are_released() -> None:
     accounts = Accounts(3, completions="none")
     keys = [accounts.attach(0, i) for i in range(3)]
     assert accounts.attach(0, 9) == E_REQUESTS
@@ -219,7 +219,7 @@ def test_table_full_until_the_references_went_back() -> None:
 
 
 @pytest.mark.parametrize("mode", ["all", "failed"])
-def test_completions_that_are_unread_or_to_come_are_bounded(mode: str) -> None:
+def test_unread_and_awaited_completions_are_bounded(mode: str) -> None:
     accounts = Accounts(2, mode)
 
     def one(result: int) -> int:
@@ -245,7 +245,7 @@ def test_completions_that_are_unread_or_to_come_are_bounded(mode: str) -> None:
     assert accounts.attach(0, 0) == E_REQUESTS
 
 
-def test_a_completion_to_come_counts_with_those_unread() -> None:
+def test_awaited_completions_count_with_unread_ones() -> None:
     accounts = Accounts(2)
     done = accounts.attach(0, 0)
     accounts.result(done, 1)
@@ -258,7 +258,7 @@ def test_a_completion_to_come_counts_with_those_unread() -> None:
     assert accounts.attach(0, 2) >= 0
 
 
-def test_notifiers_that_are_open_pending_or_unread_are_bounded() -> None:
+def test_open_pending_and_unread_notifiers_are_bounded() -> None:
     accounts = Accounts(3, "none", tags=range(4))
     first = accounts.attach(0, 0)
     accounts.result(first, 1)
@@ -297,7 +297,7 @@ def test_a_refused_request_takes_no_sequence_number() -> None:
 
 
 @pytest.mark.parametrize("slots", [1, 32768])
-def test_slot_indices(slots: int) -> None:
+def test_slot_indices_out_of_range_are_refused(slots: int) -> None:
     accounts = Accounts(2, tags=range(slots))
     assert len(accounts.slots) == slots
     assert accounts.attach(slots - 1, 0) >= 0
@@ -306,7 +306,7 @@ def test_slot_indices(slots: int) -> None:
     assert accounts.stats()["requests"] == 1
 
 
-def test_how_many_slots_there_can_be() -> None:
+def test_one_to_32768_slots_can_be_registered() -> None:
     accounts = Accounts(1, tags=None)
     assert accounts.register([]) == accounts.register(range(32769)) == -errno.EINVAL
     assert accounts.attach(0, 0) == -errno.EINVAL
@@ -390,7 +390,7 @@ def test_a_raw_notification_without_a_result() -> None:
 
 
 @pytest.mark.parametrize("mode", ["all", "raw"])
-def test_completions_go_round_and_are_read_in_parts(mode: str) -> None:
+def test_the_ring_of_completions_wraps_and_is_read_in_parts(mode: str) -> None:
     accounts = Accounts(5, mode, tags=None if mode == "raw" else (0,))
     sent, read = 0, []
     out = ffi.new("uzc_completion[8]")
@@ -504,7 +504,7 @@ def test_generations_of_notifiers_wrap() -> None:
 # -- registration and the end
 
 
-def test_unregister_flushes_and_a_new_registration_starts_again() -> None:
+def test_unregister_flushes_and_a_new_registration_starts_at_zero() -> None:
     accounts = Accounts(8, tags=[10, 11, 12])
     first = [accounts.attach(slot, slot) for slot in (0, 2)]
     assert accounts.unregister() == 0
@@ -519,7 +519,7 @@ def test_unregister_flushes_and_a_new_registration_starts_again() -> None:
     assert [n[:3] for n in accounts.take_notifications()] == [(20, 0, 0), (12, 0, 2), (10, 0, 0)]
 
 
-def test_update() -> None:
+def test_update_flushes_slots_and_changes_tags() -> None:
     accounts = Accounts(16, "none", tags=[10, 11, 12, 13, 14])
 
     def use(*slots: int) -> None:
@@ -571,7 +571,7 @@ def test_close_flushes_and_takes_no_more() -> None:
     assert sorted(accounts.release()) == [0, 0, 1]
 
 
-def test_another_thread_is_refused_once_the_accounts_have_an_owner() -> None:
+def test_another_thread_is_refused_once_there_is_an_owner() -> None:
     accounts = Accounts(4)
     codes: list[int] = []
 
@@ -590,7 +590,7 @@ def test_another_thread_is_refused_once_the_accounts_have_an_owner() -> None:
     assert accounts.flush(0) == E_THREAD
 
 
-def test_the_oldest_request() -> None:
+def test_the_age_of_the_oldest_request_in_flight() -> None:
     accounts = Accounts(4)
     assert lib.uzc_slots_oldest(accounts.pointer, 1000) == 0
     keys = []

@@ -457,12 +457,12 @@ MANY = settings(max_examples=120, stateful_step_count=60, phases=[Phase.generate
 
 @pytest.mark.slow
 @pytest.mark.engines
-def test_slots() -> None:
+def test_slot_accounting_agrees_with_the_model() -> None:
     run_state_machine_as_test(SlotsMachine, settings=MANY)
 
 
 @pytest.mark.slow
-def test_scheduler() -> None:
+def test_a_scheduler_agrees_with_the_model() -> None:
     run_state_machine_as_test(
         SchedulerMachine, settings=settings(MANY, max_examples=100, stateful_step_count=50)
     )
@@ -555,18 +555,18 @@ WRONG = [
 @pytest.mark.slow
 @pytest.mark.engines
 @pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_rule_is_found(wrong: type[Model]) -> None:
+def test_control_a_wrong_rule_is_found(wrong: type[Model]) -> None:
     assert differs(type("Wrong", (SlotsMachine,), {"model_type": wrong}))
 
 
 @pytest.mark.engines
-def test_wrong_accounts_are_found() -> None:
+def test_control_accounting_that_settles_early_is_found() -> None:
     assert differs(type("Wrong", (SlotsMachine,), {"accounts_type": TooEarly}))
 
 
 @pytest.mark.slow
 @pytest.mark.engines("copy")
 @pytest.mark.parametrize("wrong", [SkippedSlotsCount, FailureKeepsItOpen, TagOfTheFlush])
-def test_a_wrong_rule_is_found_with_the_kernel(wrong: type[Model]) -> None:
+def test_control_a_wrong_rule_is_found_with_the_kernel(wrong: type[Model]) -> None:
     assert differs(type("Wrong", (SchedulerMachine,), {"model_type": wrong}))
     gc.collect()  # what the example that failed has left

@@ -119,7 +119,7 @@ def test_longer_than_the_mtu_is_copied(sink: testing.Sandbox) -> None:
 
 
 @pytest.mark.parametrize("mtu", [1279, 65536])
-def test_mtu_out_of_range(box: testing.Hold, mtu: int) -> None:
+def test_an_mtu_out_of_range_is_refused(box: testing.Hold, mtu: int) -> None:
     with pytest.raises(ValueError, match=str(mtu)):
         box.set_mtu(mtu)
 
@@ -148,7 +148,7 @@ def test_without_segmentation_the_kernel_cuts_and_does_not_copy(sink: testing.Sa
         assert packets <= received(sink) - before < packets + 5  # and what IPv6 has to say
 
 
-def test_offloads_of_a_hold(box: testing.Hold) -> None:
+def test_a_hold_without_offloads_receives_no_trains(box: testing.Hold) -> None:
     box.release()
     box.offload(checksum=False, scatter_gather=False, segmentation=False)
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
@@ -159,7 +159,7 @@ def test_offloads_of_a_hold(box: testing.Hold) -> None:
         assert received(box.peer) - before >= 10  # and not a train
 
 
-def test_offload_that_can_not_be(sink: testing.Sandbox) -> None:
+def test_an_offload_that_needs_another_is_refused(sink: testing.Sandbox) -> None:
     sink.offload(checksum=False)
     with pytest.raises(OSError, match="cannot switch tx-udp-segmentation of ifb0 on") as caught:
         sink.offload(segmentation=True)
@@ -257,6 +257,6 @@ def test_a_limit_leaves_what_waits_already(box: testing.Hold) -> None:
 
 
 @pytest.mark.parametrize("nbytes", [0, -1, (1 << 30) + 1])
-def test_limit_out_of_range(box: testing.Hold, nbytes: int) -> None:
+def test_a_limit_out_of_range_is_refused(box: testing.Hold, nbytes: int) -> None:
     with pytest.raises(ValueError, match=f"not {nbytes}"):
         box.limit(nbytes)

@@ -96,7 +96,7 @@ def test_sink_swallows_a_first_burst_at_once(family: int) -> None:
 
 @needs_network
 @pytest.mark.parametrize("mtu", [1279, 65536])
-def test_mtu_out_of_range(mtu: int) -> None:
+def test_an_mtu_out_of_range_is_refused(mtu: int) -> None:
     with pytest.raises(ValueError, match=str(mtu)), testing.sink(mtu=mtu):
         pass
 
@@ -132,7 +132,7 @@ def test_stop_holds_what_waits_already() -> None:
 
 
 @needs_network
-def test_stop_again_after_release(box: testing.Hold) -> None:
+def test_stop_and_release_can_be_repeated(box: testing.Hold) -> None:
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
         for turn in range(1, 6):
             box.stop()
@@ -267,7 +267,7 @@ def test_tcp_connects_and_stops(box: testing.Hold) -> None:
 
 
 @needs_network
-def test_nobody_else_notices() -> None:
+def test_sandboxes_change_nothing_outside() -> None:
     links = socket.if_nameindex
 
     mine, before, threads = namespace_of_this_thread(), links(), threading.active_count()
@@ -417,7 +417,7 @@ def test_requires_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("thread", [True, False])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_receiver(host: str, thread: bool) -> None:
+def test_a_receiver_counts_and_keeps_datagrams(host: str, thread: bool) -> None:
     with testing.receiver((host, 0), limit=3, thread=thread) as rx:
         with socket.socket(rx.sock.family, socket.SOCK_DGRAM) as sock:
             for data in (b"one", b"", bytes(60000), b"four"):
