@@ -71,7 +71,7 @@ def no_child_left() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing in flight, no engine parked or open, no reference held, no completion that matched nothing."""
-    made: list[Slots] = []  # the accounts outlive their engine, and do not keep it
+    made: list[Slots] = []  # slots outlive their engine, and do not keep it
     track = lifetime.track
 
     def track_here(engine: lifetime.Engine) -> None:

@@ -122,16 +122,16 @@ def drop_completion() -> None:
 
 
 class CountedBytes(bytes):
-    """Bytes that tell when they are let go: `left` counts those that were not."""
+    """Bytes whose living objects are counted."""
 
-    left = 0
+    living = 0
 
     def __new__(cls, data: bytes) -> "CountedBytes":
-        CountedBytes.left += 1
+        CountedBytes.living += 1
         return super().__new__(cls, data)
 
     def __del__(self) -> None:
-        CountedBytes.left -= 1
+        CountedBytes.living -= 1
 
 
 class Garbage:

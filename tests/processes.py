@@ -79,7 +79,7 @@ class Child:
             raise AssertionError(self.end(None)[1])
         return line.rstrip("\n")
 
-    def tell(self, line: str = "") -> None:
+    def write_line(self, line: str = "") -> None:
         """Writes a line to it."""
         assert self.process.stdin
         self.process.stdin.write(line + "\n")

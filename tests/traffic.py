@@ -60,7 +60,7 @@ def one_processor() -> Iterator[None]:
 
 @contextmanager
 def sender_without_timer(rx: socket.socket, **options: Any) -> Iterator[uringzc.UdpSender]:
-    """A sender to that receiver; what waits leaves only when it is told to."""
+    """A sender to that receiver; without a timer: what waits is sent by flush()."""
     with uringzc.UdpSender(rx.getsockname(), max_delay=None, **options) as s:
         yield s
 
@@ -77,7 +77,7 @@ def is_bound(protocol: str, port: int, pid: int | str = "self") -> bool:
 
 
 def wait_until(condition: Callable[[], object], timeout: float = 20.0) -> bool:
-    """Whether `condition` came true: for what the kernel does later and tells nobody."""
+    """Whether `condition` came true: for what the kernel does later, without an event."""
     end = time.monotonic() + timeout
     while not condition():
         if time.monotonic() > end:
@@ -96,11 +96,11 @@ def is_readable(fd: int) -> bool:
     return bool(select.select([fd], [], [], 0)[0])
 
 
-def all_copied(told: Notification) -> Notification:
-    """On loopback what succeeded was copied, also where the kernel has merged what it tells."""
-    if told.copied is None and os.environ.get("URINGZC_ENGINE") == "msg_zerocopy":
-        return told._replace(copied=told.requests - told.failed)
-    return told
+def all_copied(notification: Notification) -> Notification:
+    """On loopback what succeeded was copied, also where the kernel has merged its notifications."""
+    if notification.copied is None and os.environ.get("URINGZC_ENGINE") == "msg_zerocopy":
+        return notification._replace(copied=notification.requests - notification.failed)
+    return notification
 
 
 class StreamReader:

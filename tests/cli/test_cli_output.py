@@ -1,5 +1,4 @@
-"""The commands' output: whole on a narrow terminal, a line for each row in a pipe, text as it was given; and
-one line where nothing can be printed, or something is not installed."""
+"""The commands' output on terminals and in pipes; one line where printing fails or a package is missing."""
 
 import contextlib
 import fcntl

@@ -1,4 +1,4 @@
-"""`uringzc demo`, end to end: what it says when all is well, and that it is loud when anything is not."""
+"""`uringzc demo`, end to end: its output when all is well, and its errors when anything is not."""
 
 import hashlib
 import json

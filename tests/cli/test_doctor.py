@@ -1,4 +1,4 @@
-"""`uringzc doctor`: its words and its JSON are probe()'s, and it never ends in a traceback."""
+"""`uringzc doctor`: its text and its JSON are those of probe(), and it never ends in a traceback."""
 
 import json
 import socket
@@ -44,7 +44,7 @@ def doctor() -> Doctor:
 
 
 def row(output: str, name: str) -> str:
-    """A line of a table, its columns apart by one space."""
+    """A line of a table, with one space between its columns."""
     (found,) = (line for line in output.splitlines() if line.startswith(f"{name}  "))
     return " ".join(found.split())
 
@@ -75,10 +75,10 @@ def test_json_has_all_of_probe(doctor: Doctor) -> None:
     result = doctor("--json")
     assert result.exit_code == 0
     found = json.loads(result.output)
-    told: dict[str, Any] = json.loads(json.dumps(uringzc.probe().as_dict()))
-    assert {name: found[name] for name in told} == told
+    probed: dict[str, Any] = json.loads(json.dumps(uringzc.probe().as_dict()))
+    assert {name: found[name] for name in probed} == probed
     assert found["version"] == uringzc.__version__
-    assert {*found} - {*told} == {"version", "kernel", "machine", "python", "sender"}
+    assert {*found} - {*probed} == {"version", "kernel", "machine", "python", "sender"}
     assert found["sender"] is None
 
 

@@ -1,4 +1,4 @@
-"""probe(), the errors of forced engines, and "auto": each refusal is the kernel's own, in a child process."""
+"""probe(), forced engines and "auto" where the kernel refuses something: in child processes."""
 
 import errno
 import json
@@ -42,7 +42,7 @@ def names(found: Report) -> list[str]:
     return [reason["name"] for reason in found["probe"]["details"]]
 
 
-def told(found: Report, name: str) -> str:
+def reason_in(found: Report, name: str) -> str:
     """The reason of that name: probe() and its text for people have it, in one piece."""
     (reason,) = (each for each in found["probe"]["details"] if each["name"] == name)
     assert reason["text"] in found["probe"]["reasons"]
@@ -115,7 +115,7 @@ def test_a_seccomp_filter_refuses_rings(code: int, name: str, says: str) -> None
     assert says in text
     assert "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile" in text
     assert names(found)[0] == name
-    assert told(found, name) == text
+    assert reason_in(found, name) == text
     assert found["probe"]["engines"]["io_uring"]["name"] == name
     assert found["probe"]["features"] is None
     assert found["errors"]["msg_zerocopy"] is None
@@ -141,7 +141,7 @@ def reported_under(sysctl: Sysctl, settings: dict[str, int], doing: str = "") ->
         assert waiting.line() == "ready"
         for name, value in settings.items():
             sysctl(name, value)
-        waiting.tell()
+        waiting.write_line()
         found: Report = json.loads(waiting.line())
         waiting.end()
     return found
@@ -154,7 +154,7 @@ def test_the_sysctl_disables_io_uring(sysctl: Sysctl) -> None:
         errno.EPERM,
         "io_uring is switched off: kernel.io_uring_disabled is 2; sysctl kernel.io_uring_disabled=0",
     ]
-    assert told(found, "io_uring_disabled") == found["errors"]["io_uring"][1]
+    assert reason_in(found, "io_uring_disabled") == found["errors"]["io_uring"][1]
 
 
 @testing.requires("unprivileged")
@@ -164,7 +164,7 @@ def test_the_sysctl_restricts_io_uring_to_the_privileged(sysctl: Sysctl) -> None
     code, text = found["errors"]["io_uring"]
     assert code == errno.EPERM
     assert "kernel.io_uring_disabled is 1, and this one has no CAP_SYS_ADMIN and is not in the group" in text
-    assert told(found, "io_uring_group") == text
+    assert reason_in(found, "io_uring_group") == text
 
 
 @testing.requires("unprivileged")
@@ -192,7 +192,7 @@ def test_the_sysctl_is_reported_after_io_uring_was_probed(sysctl: Sysctl) -> Non
     with child(program) as waiting:
         assert waiting.line() == "ready"
         sysctl("kernel.io_uring_disabled", 2)
-        waiting.tell()
+        waiting.write_line()
         code, text = json.loads(waiting.line())
         waiting.end()
     assert code == errno.EPERM
@@ -209,7 +209,7 @@ def test_a_kernel_without_send_zc_falls_back_to_msg_zerocopy() -> None:
         text
         == "io_uring can not send zero-copy: this kernel has no IORING_OP_SEND_ZC; run Linux 6.0 or later"
     )
-    assert told(found, "send_zc") == text
+    assert reason_in(found, "send_zc") == text
     assert found["probe"]["features"] is None
 
 
@@ -223,7 +223,7 @@ def test_a_kernel_without_so_zerocopy_falls_back_to_copy() -> None:
     code, text = found["errors"]["msg_zerocopy"]
     assert code == errno.ENOPROTOOPT
     assert "sockets have no SO_ZEROCOPY here" in text
-    assert told(found, "so_zerocopy") == text
+    assert reason_in(found, "so_zerocopy") == text
     assert found["errors"]["copy"] is None
     assert "Each request is copied: this engine does nothing else" in found["sender"][1]
 
@@ -271,7 +271,7 @@ def test_optmem_max_limits_what_is_in_flight(box: testing.Hold, optmem: int) -> 
     assert found["probe"]["limits"]["optmem_sends"] == most
     assert ("optmem_max" in names(found)) == (optmem == 20480)
     if optmem == 20480:
-        assert f"net.core.optmem_max is 20480: {most} sends" in told(found, "optmem_max")
+        assert f"net.core.optmem_max is 20480: {most} sends" in reason_in(found, "optmem_max")
 
 
 def _sends_until_refused(box: testing.Hold) -> int:
@@ -317,7 +317,7 @@ def test_a_small_memlock_limit_is_reported_with_what_fits(kib: int, arena: int, 
     assert found["probe"]["limits"]["arena"] == arena << 10
     assert {*names(found)} - {"wmem_max"} == reasons
     if reasons:
-        said = told(found, "memlock")
+        said = reason_in(found, "memlock")
         assert f"of the 4096 KiB of an arena {f'only {arena} KiB' if arena else 'nothing'} can be" in said
         assert f"RLIMIT_MEMLOCK is {kib} KiB per user; raise it with `ulimit -l`" in said
     sender, says = reported(become, part="sender")["sender"]
@@ -350,7 +350,7 @@ def test_wmem_max_limits_the_send_buffer(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"net.core.wmem_max": 212992}, "become_nobody()")
     assert found["probe"]["limits"]["sndbuf"] == 2 * 212992
     said = "SO_SNDBUF gets 416 of 8192 KiB, net.core.wmem_max is 212992: less can be in flight; "
-    assert told(found, "wmem_max") == f"{said}sysctl net.core.wmem_max=4194304"
+    assert reason_in(found, "wmem_max") == f"{said}sysctl net.core.wmem_max=4194304"
     enough = reported_under(sysctl, {"net.core.wmem_max": 4194304}, "become_nobody()")
     assert "wmem_max" not in names(enough)
 

@@ -1,4 +1,4 @@
-"""What probe() says of a way, against what the kernel then does: sandboxes, whose devices can do less."""
+"""What probe() reports of a route agrees with what the kernel then does, whatever the device can do."""
 
 import builtins
 import errno

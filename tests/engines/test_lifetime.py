@@ -1,4 +1,4 @@
-"""The end of engines: closed, dropped, parked, poisoned, full; and that memory is held exactly so long."""
+"""Memory is held until the kernel has released it, however an engine ends: closed, dropped, poisoned."""
 
 # ruff: noqa: PT012, PT031 - what is to be raised or warned of comes at the end of what leads to it
 

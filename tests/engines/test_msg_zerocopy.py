@@ -1,4 +1,4 @@
-"""Numbers of MSG_ZEROCOPY sends: failures that use one up, and memory that comes back with its own.
+"""MSG_ZEROCOPY ids: sends that fail and use one up, and memory that only its own notification releases.
 
 One socket sends to two receivers: what goes near is delivered at once, a stopped gate holds what goes far.
 """
@@ -154,7 +154,7 @@ def fail_by_hand(net: Net, fail: Fail) -> None:
 
 
 class Run:
-    """Sends near, far and in vain, with a flush behind each; overwrites what is given back."""
+    """Sends near, far and in vain, with a flush behind each; overwrites memory that is released."""
 
     def __init__(self, net: Net, s: uringzc.Scheduler) -> None:
         self.net, self.s = net, s
@@ -181,11 +181,11 @@ class Run:
     def reap(self) -> None:
         """All that is due has to come; what is not due and comes is `early`. Overwrites both."""
         while True:
-            told = [n.sequence for n in self.s.reap_notifications(wait=1 if self.due else 0, timeout=10)]
-            assert told or not self.due, f"{self.due} are not given back"
-            self.early += set(told) - self.due
-            self.due -= set(told)
-            for number in told:
+            reported = [n.sequence for n in self.s.reap_notifications(wait=1 if self.due else 0, timeout=10)]
+            assert reported or not self.due, f"{self.due} are not released"
+            self.early += set(reported) - self.due
+            self.due -= set(reported)
+            for number in reported:
                 self.memory[number][:] = b"\xff" * len(self.memory[number])
             if not self.due:
                 return
@@ -231,7 +231,7 @@ def test_control_a_counter_off_by_one_releases_memory_too_early(net: Net) -> Non
         run = Run(net, s)
         for far in (False, True, True):
             run.send(far)
-        run.due = {1}  # what is told instead of the first
+        run.due = {1}  # what is reported instead of the first
         s.submit()
         run.reap()
         assert run.wrong() == [1]
@@ -279,10 +279,10 @@ def test_sends_beyond_optmem_max_are_copied(net: Net) -> None:
         assert 150 < held < 170
         run.due = set(range(len(run.memory))) - set(run.far)
         while run.due:
-            told = {n.sequence for n in s.reap_notifications(wait=1)}
-            for number in told:
+            reported = {n.sequence for n in s.reap_notifications(wait=1)}
+            for number in reported:
                 run.memory[number][:] = bytes(1000)
-            run.due -= told
+            run.due -= reported
         assert run.wrong() == []
         s.drain(10)
         assert all(c.result == 1000 for c in s.reap_completions())

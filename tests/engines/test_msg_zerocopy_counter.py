@@ -1,4 +1,4 @@
-"""Where a socket's zero-copy counter stands when an engine meets it, whoever has sent through it before.
+"""The zero-copy counter of a socket is found before its first request, whoever sent through it before.
 
 What an engine takes back is overwritten here at once: taken back too early, it arrives otherwise than it was
 sent. The controls believe what holds for the sockets that senders open themselves: that the counter is at 0.

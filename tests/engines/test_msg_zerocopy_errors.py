@@ -1,4 +1,4 @@
-"""What else is in an error queue, and what happens where memory for notifications, or to lock, is short."""
+"""Error queues with ICMP errors and timestamps between notifications; and limits of locked memory."""
 
 import errno
 import os
@@ -85,7 +85,7 @@ def test_icmp_errors_are_returned_as_recvmsg_has_them(make_udp: "MakePair", fami
         assert message.flags & MSG_ERRQUEUE
         assert message.address == there
         assert errors(s, pair.tx) == []
-        assert one_by_one(s, pair.tx, 1) == [100]  # who has read it is not told again
+        assert one_by_one(s, pair.tx, 1) == [100]  # once read, it is not reported again
 
 
 @pytest.mark.parametrize("count", [1, 100])
@@ -199,7 +199,7 @@ DROPPED = """
         sender = uringzc.UdpSender(to, scheduler=s, max_delay=None)
     sender.send(b"this one the kernel refuses")
     sender.flush()
-    sender.send(b"and this one hears of it")
+    sender.send(b"and this one fails with it")
     del s
     gc.collect()
     other.submit()
@@ -220,7 +220,7 @@ def test_an_icmp_error_while_a_sender_is_dropped_raises_nothing() -> None:
 @only_msg_zerocopy
 @testing.requires("net_admin")
 def test_reading_errors_keeps_notifications(box: testing.Hold) -> None:
-    """Who waits on fileno() hears of what it found, and the socket is the program's alone again."""
+    """fileno() is readable with what it found, and the engine's own descriptor is closed."""
     with box.receiver_socket(), box.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(box.address)
         fd = s.fileno()
@@ -299,11 +299,11 @@ def test_sends_beyond_the_memlock_limit_are_copied(box: testing.Hold) -> None:
         assert program.line() == "True 8"  # two pages each
         assert program.line() == "True 8"
         box.release()
-        program.tell()
+        program.write_line()
         assert program.line() == "drained"
         box.stop()
-        program.tell()
+        program.write_line()
         assert [program.line(), program.line()] == ["True 1", "True 2"]
         box.release()
-        program.tell()
+        program.write_line()
         program.end()

@@ -1,4 +1,4 @@
-"""Many sockets of an engine; what tells one from another; and those that epoll does not take."""
+"""Many sockets of one engine, how they are recognised, and sockets that epoll refuses."""
 
 import resource
 import socket
@@ -69,7 +69,7 @@ def test_more_than_a_thousand_sockets_send_zero_copy(box: testing.Hold) -> None:
     with box.receiver_socket(), stopped(box), child(MANY, box=box) as program:
         assert program.line() == "1500"
         box.release()
-        program.tell()
+        program.write_line()
         program.end()
 
 
@@ -111,7 +111,7 @@ def test_a_reused_descriptor_is_recognised_without_cookies(
     with stopped(box), child(REUSED, option, box=box) as program:
         assert program.line() == "received"
         box.release()
-        program.tell()
+        program.write_line()
         program.end()
     assert received(rx, 40) == [b"far" * 300] * 40
 
@@ -132,10 +132,10 @@ with uringzc.Scheduler() as s:
     sys.stdin.readline()
     if sys.argv[1] == "drain":
         s.drain(20)
-    told = len(s.reap_notifications())
-    while told < 43:
+    reported = len(s.reap_notifications())
+    while reported < 43:
         assert select.select([fd], [], [], 20)[0]
-        told += len(s.reap_notifications())
+        reported += len(s.reap_notifications())
     few.close(), full.close()
 """
 
@@ -147,6 +147,6 @@ def test_sockets_that_epoll_refuses_are_polled(box: testing.Hold, rx: socket.soc
     with stopped(box), child(UNWATCHED, how, box=box) as program:
         assert program.line() == "True True"
         box.release()
-        program.tell()
+        program.write_line()
         program.end()
     assert received(rx, 43) == [b"x" * 1000] * 43

@@ -1,4 +1,4 @@
-"""Whose a socket is: used before, by two engines, under two descriptors, closed with sends held, or full."""
+"""Sockets used before, with two engines or descriptors, closed with sends in flight, or full."""
 
 import errno
 import os

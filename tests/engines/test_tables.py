@@ -1,4 +1,4 @@
-"""The tables of a ring: of files, which it can do without, and of registered buffers."""
+"""The tables of a ring: registered files, which are optional, and registered buffers."""
 
 import errno
 import json

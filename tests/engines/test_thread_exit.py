@@ -1,4 +1,4 @@
-"""The end of a thread: what it leaves, closed or not, is let go as far as the kernel is done with it."""
+"""The end of a thread ends its engines and senders, as far as the kernel has released their memory."""
 
 import gc
 import os

@@ -1,4 +1,4 @@
-"""An engine belongs to the thread that submits first; nobody else, and nothing in between, can change it."""
+"""An engine belongs to the thread that submits first: others, handlers and finalizers are refused."""
 
 import ctypes
 import errno
@@ -410,7 +410,7 @@ def test_control_io_uring_enter_of_another_thread_fails(box: testing.Hold) -> No
         with stopped(box):
             engine.send(sock, b"held")
             engine.submit()
-        rx.recv(10)  # it left, its memory is free, and only the owner can be told
+        rx.recv(10)  # it left, its memory is free, and only the owner can see it
         assert elsewhere(lambda: entered(engine)) == -errno.EEXIST
         assert engine.stats.in_flight == 1
         engine.exit()

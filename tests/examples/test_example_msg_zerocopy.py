@@ -1,4 +1,4 @@
-"""examples/msg_zerocopy.py through the kernel's matrix: what it sends its receiver checks."""
+"""examples/msg_zerocopy.py in every mode of the kernel's selftest; its receiver checks what it sends."""
 
 import re
 import socket

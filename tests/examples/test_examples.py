@@ -1,4 +1,4 @@
-"""The examples run, and say what they are there to show."""
+"""The examples run, and print what they are to show."""
 
 import re
 import socket

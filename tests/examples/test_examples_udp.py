@@ -1,4 +1,4 @@
-"""The examples of UdpSender run: what they send arrives, each of it and in order."""
+"""The examples of UdpSender run: all that they send arrives, in order."""
 
 import itertools
 import random

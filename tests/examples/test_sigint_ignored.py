@@ -1,4 +1,4 @@
-"""In the background of a script, where SIGINT is ignored: programs end all the same, and the tests pass."""
+"""Started with SIGINT ignored, as in the background of a script, programs end and the tests pass."""
 
 import re
 import signal

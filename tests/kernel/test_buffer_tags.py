@@ -1,4 +1,4 @@
-"""The kernel's own word on when memory is free: a registered buffer's tag is posted after its last use."""
+"""No notification comes before the registered buffer's tag, which the kernel posts after the last use."""
 
 import ctypes
 import mmap
@@ -156,7 +156,7 @@ def test_no_tag_while_one_of_many_is_held(box: testing.Hold, sock: socket.socket
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_notification_before_its_tag(box: testing.Hold, sock: socket.socket, seed: int) -> None:
-    """Notifiers of one region each. What is told of them is never ahead of the kernel."""
+    """Notifiers of one region each. What is reported of them is never ahead of the kernel."""
     chance = random.Random(seed)
     slots, notifiers = 3, 60
     regions: dict[tuple[int, int], int] = {}
@@ -183,10 +183,10 @@ def test_no_notification_before_its_tag(box: testing.Hold, sock: socket.socket, 
             assert len(s.reap_completions(wait=requests)) == requests
             assert oracle.tags() == []
             assert len(s.reap_notifications()) == 0
-        told = 0
-        while told < notifiers:
+        reported = 0
+        while reported < notifiers:
             batch = s.reap_notifications(wait=1)
-            told += len(batch)
+            reported += len(batch)
             tags = oracle.tags()
             for done in batch:
                 assert regions[done.slot, done.sequence] in tags

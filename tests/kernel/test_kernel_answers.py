@@ -1,4 +1,4 @@
-"""What the kernel can answer to a send: how many CQEs, in which order, and that the accounts come out right.
+"""Each answer of the kernel to a send: its CQEs, their order, and the slot accounting that follows.
 
 Each row of the table makes one answer, of zero-copy and of copying sends. Rows that no send of this library
 can reach are not here: links, cancels, and SQE fields that it never sets.
@@ -136,7 +136,7 @@ def without_route(world: World) -> Bad:
 def nobody_listens(world: World) -> Bad:
     tx, rx = world.udp()
     rx.close()
-    tx.send(b"")  # sent; what came of it is told to the next
+    tx.send(b"")  # sent; the next one fails with its error
     erred(tx)
     return bad(tx)
 

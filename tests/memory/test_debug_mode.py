@@ -43,7 +43,7 @@ def test_memory_may_be_written_when_the_notifier_is_done(udp_pair: Pair, tx: Udp
 
 
 def test_a_shared_scheduler_does_not_report_a_senders_memory(udp_pair: Pair) -> None:
-    """What a sender's memory did is not the news of the scheduler's next call."""
+    """The scheduler's next call does not report the memory of a sender."""
     with (
         uringzc.Scheduler(debug=True) as s,
         UdpSender(udp_pair.rx.getsockname(), scheduler=s, max_delay=None) as tx,

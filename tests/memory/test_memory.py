@@ -1,4 +1,4 @@
-"""Memory that is sent: regions, the program's own buffers, when each comes back, and debug mode."""
+"""Memory that is sent: regions and the program's own buffers, held exactly until they are released."""
 
 # ruff: noqa: PT012 - what is to be raised or warned of comes at the end of what leads to it
 
@@ -45,7 +45,7 @@ def mappings(view: memoryview) -> list[dict[str, str]]:
 
 
 def settled(s: S) -> None:
-    """Flushes, waits, and lets go of what can be let go."""
+    """Flushes, waits, and releases references."""
     s.flush(0)
     s.drain()
     s.submit()

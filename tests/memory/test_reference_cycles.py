@@ -1,4 +1,4 @@
-"""What the program ties into cycles is collected: rings, arenas and memory do not stay."""
+"""Reference cycles through sockets, callbacks and buffers are collected, with rings, arenas and memory."""
 
 # ruff: noqa: PT012, PT031 - what is to be raised or warned of comes at the end of what leads to it
 

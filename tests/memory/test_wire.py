@@ -77,7 +77,7 @@ def fill(window: Window, first: int, sizes: list[int]) -> None:
 
 
 def send(s: uringzc.Scheduler, sock: socket.socket, window: Window, sizes: list[int], run: bool) -> None:
-    """One notifier, flushed and submitted. The user data tells the window."""
+    """One notifier, flushed and submitted. The user data has the window's number."""
     user_data = window.number * PER_WINDOW
     memory, slot, offset = window.memory, window.slot, window.base
     if run:

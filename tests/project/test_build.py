@@ -1,4 +1,4 @@
-"""What is said when the package can not be built, and what its files must agree about."""
+"""The error when the package can not be built, and facts that are written in several files."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""The house: who may import whom, and that stubs, constants and compiled modules say the same."""
+"""Python folders are layers: who may import whom; and stubs, constants and compiled modules agree."""
 
 import ast
 import graphlib

@@ -245,8 +245,13 @@ def test_a_scheduler_copies_for_sockets_without_zero_copy(kind: socket.SocketKin
     with tx, rx, S() as s:
         s.send(tx, b"by a copy", user_data=7, flush=True)
         assert list(s.reap_completions(wait=1)) == [(7, 9)]
-        (told,) = s.reap_notifications(wait=1)
-        assert (told.requests, told.nbytes, told.copied, told.failed) == (1, 9, 1, 0)
+        (notification,) = s.reap_notifications(wait=1)
+        assert (notification.requests, notification.nbytes, notification.copied, notification.failed) == (
+            1,
+            9,
+            1,
+            0,
+        )
         assert rx.recv(100) == b"by a copy"
 
 

@@ -1,4 +1,4 @@
-"""Compiled methods are methods: of a class, with its documentation, and a bound one keeps its object."""
+"""Compiled methods are methods of their class: documented, overridable, and bound ones keep their object."""
 
 import gc
 import inspect

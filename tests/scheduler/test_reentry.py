@@ -1,4 +1,4 @@
-"""What comes between two steps of a call, a reap in a signal handler or an interrupt, harms neither."""
+"""A reap in a signal handler, or an interrupt, between any two steps of a call harms neither."""
 
 import sys
 from collections.abc import Callable, Iterator

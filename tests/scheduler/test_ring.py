@@ -1,4 +1,4 @@
-"""Ring: io_uring as it is, with memory that is held until it is free."""
+"""Ring: io_uring's own completions, with memory that is held until its last one."""
 
 import dataclasses
 import errno
@@ -373,7 +373,7 @@ def round_trip(pair: "Pair") -> None:
 
 @pytest.fixture(params=[True, False], ids=["6.1", "6.0"])
 def sendmsg_zc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether rings are told that there is a SENDMSG_ZC. The other is the control: it would be used here."""
+    """Whether rings find a SENDMSG_ZC. The other is the control: it would be used here."""
     offered = features()
     if not offered.sendmsg_zc:
         pytest.skip("needs Linux 6.1")

@@ -1,4 +1,4 @@
-"""Waiting: for results, for notifications, for everything; how it ends, and what is there then."""
+"""Waiting for results, for notifications, for everything: when it ends, and what can be read then."""
 
 import errno
 import select

@@ -1,4 +1,4 @@
-"""Copy or zero-copy: the decisions alone, and on networks that copy and that do not."""
+"""Copy or zero-copy: the policy's decisions, alone and on devices that copy and that do not."""
 
 import pytest
 from hypothesis import given

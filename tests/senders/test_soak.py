@@ -1,4 +1,4 @@
-"""A short soak, and its controls: a sender that loses, and a program that keeps."""
+"""A short soak test, and its controls: a lost datagram, memory and leases that are kept."""
 
 import pytest
 import soak

@@ -1,4 +1,4 @@
-"""Whose memory it is: held until the notification, the program's again at once, parked at the end."""
+"""Memory of a TcpSender: held until the notification, copied where it can change, parked at the end."""
 
 import contextlib
 import socket
@@ -67,17 +67,20 @@ def test_every_buffer_is_released_once(
     box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
 ) -> None:
     tx, rx = stream
-    told: list[Notification] = []
-    with StreamReader(rx) as read, TcpSender(tx, engine=engine, zero_copy="always", notify=told.append) as s:
+    reported: list[Notification] = []
+    with (
+        StreamReader(rx) as read,
+        TcpSender(tx, engine=engine, zero_copy="always", notify=reported.append) as s,
+    ):
         with stopped(box):
             for i in range(20):
                 s.send(CountedBytes(bytes([i]) * MIN_ZERO_COPY))
-            assert CountedBytes.left == s.stats.in_flight == 20
+            assert CountedBytes.living == s.stats.in_flight == 20
         s.drain(20)
-        assert CountedBytes.left == 0
-        s.send(b"")  # told at the end of a call
-        assert sum(each.requests for each in told) == 20
-        assert sum(each.nbytes for each in told) == 20 * MIN_ZERO_COPY
+        assert CountedBytes.living == 0
+        s.send(b"")  # reported at the end of a call
+        assert sum(each.requests for each in reported) == 20
+        assert sum(each.nbytes for each in reported) == 20 * MIN_ZERO_COPY
         s.shutdown()
     assert read.end() == b"".join(bytes([i]) * MIN_ZERO_COPY for i in range(20))
 
@@ -146,14 +149,14 @@ def test_a_dropped_sender_keeps_memory_that_is_in_flight(
             fileno = s.fileno()
             with pytest.warns(ResourceWarning, match="TcpSender was not closed"):
                 del s
-            assert CountedBytes.left == 1
+            assert CountedBytes.living == 1
         assert receive(rx, SIZE) == b"x" * SIZE
         if shared:
             other.drain(20)
         else:
             wait_for_parked(fileno, other)
         other.submit()
-        assert CountedBytes.left == 0
+        assert CountedBytes.living == 0
 
 
 @zero_copy_engines
@@ -169,13 +172,13 @@ def test_a_closed_sender_parks_what_is_in_flight(
             with pytest.warns(ResourceWarning, match="is parked: 1 request is in flight"):
                 s.close(0.01)
             s.close()
-            assert (CountedBytes.left, len(lifetime.parked())) == (1, 1)
+            assert (CountedBytes.living, len(lifetime.parked())) == (1, 1)
             assert tx.fileno() >= 0  # the program's
             with pytest.raises(uringzc.ClosedError):
                 s.send(b"x")
         assert receive(rx, SIZE) == b"x" * SIZE
         wait_for_parked(fileno, other)
-        assert CountedBytes.left == 0
+        assert CountedBytes.living == 0
 
 
 @zero_copy_engines
@@ -188,7 +191,7 @@ def test_a_closed_sender_leaves_what_is_in_flight_to_a_shared_scheduler(
             with TcpSender(tx, scheduler=scheduler, zero_copy="always") as s:
                 s.send(CountedBytes(b"x" * SIZE))
                 s.close(0.01)
-            assert CountedBytes.left == 1
+            assert CountedBytes.living == 1
             s = TcpSender(tx, scheduler=scheduler, zero_copy="always")  # in a slot of its own
             s.send(b"y" * SIZE)
         assert receive(rx, 2 * SIZE) == b"x" * SIZE + b"y" * SIZE
@@ -196,7 +199,7 @@ def test_a_closed_sender_leaves_what_is_in_flight_to_a_shared_scheduler(
         s.close()
         scheduler.drain(20)
         scheduler.submit()
-        assert CountedBytes.left == 0
+        assert CountedBytes.living == 0
 
 
 @zero_copy_engines
@@ -209,10 +212,10 @@ def test_the_program_may_close_its_socket_with_data_in_flight(
             s.send(CountedBytes(b"x" * SIZE))
             tx.close()
             s.flush()
-            assert CountedBytes.left == 1
+            assert CountedBytes.living == 1
         assert receive(rx, SIZE) == b"x" * SIZE
         s.drain(20)
-        assert CountedBytes.left == 0
+        assert CountedBytes.living == 0
         assert receive(rx, 1) == b""  # nobody has it any more
 
 

@@ -171,7 +171,7 @@ def test_a_peer_that_resets_or_closes_raises(
     tcp_pair: Pair, engine: str, zero_copy: str, end: Callable[[socket.socket], None]
 ) -> None:
     """While a call waits for it to read."""
-    told: list[SendError] = []
+    reported: list[SendError] = []
 
     def read_a_little() -> None:
         left = 1 << 16
@@ -180,7 +180,7 @@ def test_a_peer_that_resets_or_closes_raises(
         end(tcp_pair.rx)
 
     thread = threading.Thread(target=read_a_little)
-    with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy, on_error=told.append) as s:
+    with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy, on_error=reported.append) as s:
         s.send(b"hello")
         thread.start()
         with pytest.raises(ConnectionError) as caught:
@@ -190,7 +190,7 @@ def test_a_peer_that_resets_or_closes_raises(
         assert isinstance(error, SendError)
         assert isinstance(error, (ConnectionResetError, BrokenPipeError))
         assert type(OSError(error.errno, "")) in type(error).__mro__
-        assert told == [error]
+        assert reported == [error]
         assert 0 < error.accepted < error.size == 64 * SIZE
         assert error.total == error.accepted + 5 == s.stats.nbytes
         assert f"took {error.accepted} of {error.size} bytes, {error.total} since the start" in str(error)
@@ -199,7 +199,7 @@ def test_a_peer_that_resets_or_closes_raises(
         caught.value.__traceback__ = None
         del caught, error
         s.drain(20)
-        assert s.stats.in_flight == CountedBytes.left == 0
+        assert s.stats.in_flight == CountedBytes.living == 0
 
 
 @pytest.mark.slow
@@ -219,7 +219,7 @@ def test_a_peer_that_vanishes_raises_timeouterror(engine: str, zero_copy: str) -
             assert error.total == s.stats.nbytes == error.accepted + 5
             del caught, error
             s.drain(20)
-            assert s.stats.in_flight == CountedBytes.left == 0
+            assert s.stats.in_flight == CountedBytes.living == 0
 
 
 def set_down(box: testing.Sandbox) -> None:

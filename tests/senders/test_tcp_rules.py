@@ -1,4 +1,4 @@
-"""Whose a TcpSender is, what may call it, what interrupts it, and what senders share."""
+"""TcpSender: threads, forks, callbacks, signals and interrupts, and shared schedulers."""
 
 import itertools
 import os
@@ -45,7 +45,7 @@ def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
     return found
 
 
-# -- whose it is
+# -- threads and forks
 
 
 def test_another_thread_is_refused(tcp_pair: Pair, engine: str) -> None:
@@ -151,10 +151,10 @@ def test_what_was_sent_arrives_without_close(how: str) -> None:
     assert "Traceback" not in errors
 
 
-# -- what interrupts
+# -- callbacks and interrupts
 
 
-class Inside:
+class CallsInside:
     """Calls the sender from where that is refused, and keeps what came of it."""
 
     def __init__(self) -> None:
@@ -167,7 +167,7 @@ class Inside:
 
 
 def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
-    inside = Inside()
+    inside = CallsInside()
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=inside, on_error=inside) as s:
         inside.s = s
         s.send(b"x" * 100)
@@ -182,10 +182,10 @@ def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
 
 @zero_copy_engines
 def test_later_calls_report_the_rest_to_a_callback_that_raised(tcp_pair: Pair, engine: str) -> None:
-    told: list[int] = []
+    reported: list[int] = []
 
     def notify(n: uringzc.Notification) -> None:
-        told.append(n.sequence)
+        reported.append(n.sequence)
         raise ArithmeticError
 
     with (
@@ -198,7 +198,7 @@ def test_later_calls_report_the_rest_to_a_callback_that_raised(tcp_pair: Pair, e
         for _ in range(10):
             with suppress(ArithmeticError):
                 s.drain(20)
-        assert sorted(told) == list(range(5))  # notifications come in any order
+        assert sorted(reported) == list(range(5))  # notifications come in any order
         s.shutdown()
 
 
@@ -382,7 +382,7 @@ def test_memory_is_released_when_the_owner_thread_ends(box: testing.Hold, engine
         thread.start()
         thread.join()
         assert kept[0].closed
-        assert CountedBytes.left == 0
+        assert CountedBytes.living == 0
         assert rx.recv(MIN_ZERO_COPY, socket.MSG_PEEK)
 
 

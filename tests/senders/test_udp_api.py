@@ -204,7 +204,7 @@ def test_an_error_of_an_earlier_datagram_says_so(udp_pair: Pair) -> None:
 
 @testing.requires("net_admin")
 def test_a_scoped_address_reaches_its_link(box: testing.Hold) -> None:
-    """All nodes of the link, which only the scope tells."""
+    """All nodes of the link, which only the scope identifies."""
     index = box.run(lambda: socket.if_nametoindex(box.device))
     with closing(box.peer.socket(socket.AF_INET6)) as rx, closing(box.socket(socket.AF_INET6)) as tx:
         rx.bind(("::", testing.PORT))

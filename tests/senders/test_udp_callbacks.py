@@ -1,4 +1,4 @@
-"""Code of the program's that a sender runs: callbacks and log handlers, when a call has ended, unlocked."""
+"""Callbacks and log handlers run at the end of a sender's call, without its lock."""
 
 from collections.abc import Callable
 
@@ -15,11 +15,11 @@ FORBIDDEN = ("255.255.255.255", 9)
 
 def test_what_a_callback_that_raised_left_is_reported_by_the_next_call() -> None:
     """It needs no new failure for that."""
-    told: list[int] = []
+    reported: list[int] = []
 
     def callback(error: SendError) -> None:
-        told.append(error.index)
-        if len(told) == 1:
+        reported.append(error.index)
+        if len(reported) == 1:
             raise ZeroDivisionError
 
     with UdpSender(max_delay=None, on_error=callback) as tx:
@@ -27,9 +27,9 @@ def test_what_a_callback_that_raised_left_is_reported_by_the_next_call() -> None
             tx.send(b"x", FORBIDDEN)
         with pytest.raises(ZeroDivisionError):
             tx.flush()
-        assert told == [0]
+        assert reported == [0]
         tx.flush()
-        assert told == [0, 1, 2]
+        assert reported == [0, 1, 2]
 
 
 def test_the_timer_sends_while_a_callback_runs() -> None:

@@ -1,4 +1,4 @@
-"""What comes in between: code of the program that runs while a sender is inside a call, or waits in it."""
+"""Code of the program that runs while a UdpSender is inside a call, or waits in it."""
 
 import errno
 import gc
@@ -45,7 +45,7 @@ def until_raised(call: Callable[[], object]) -> Exception:
 
 
 def test_a_reused_descriptor_gets_no_datagrams(udp_pair: Pair) -> None:
-    """Closed in the middle of a batch that waits for room in the accounts, and its number taken at once."""
+    """Closed in the middle of a batch that waits for free requests, and its number taken at once."""
     with (
         testing.receiver() as theirs,
         socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign,
@@ -149,10 +149,10 @@ def test_an_iterator_of_addresses_may_be_slow_and_send() -> None:
 @zero_copy_engines
 @testing.requires("net_admin")
 def test_close_reports_what_it_could_not_send(box: testing.Hold) -> None:
-    told: list[SendError] = []
+    reported: list[SendError] = []
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
         sock.connect(box.address)
-        tx = UdpSender(sock=sock, max_delay=None, blocking=False, on_error=told.append)
+        tx = UdpSender(sock=sock, max_delay=None, blocking=False, on_error=reported.append)
         tx.send(b"warm")
         tx.flush()
         rx.wait(1)
@@ -165,8 +165,8 @@ def test_close_reports_what_it_could_not_send(box: testing.Hold) -> None:
                 tx.close(timeout=0.1)
             taken, lost = tx.stats.datagrams, tx.stats.lost
             assert lost > 0
-            assert [error.errno for error in told] == [errno.ETIMEDOUT]
-            assert f" {lost} datagram{'' if lost == 1 else 's'} could not be sent" in str(told[0])
+            assert [error.errno for error in reported] == [errno.ETIMEDOUT]
+            assert f" {lost} datagram{'' if lost == 1 else 's'} could not be sent" in str(reported[0])
         rx.wait(taken - lost)
     box.release()
     with uringzc.Scheduler() as s:

@@ -1,4 +1,4 @@
-"""Leases: registered memory in the program's hands, and how it comes back."""
+"""Leases: registered memory that the program fills, and how it is released."""
 
 import gc
 import socket
@@ -65,7 +65,7 @@ def test_a_dropped_lease_returns_to_the_arena(udp_pair: Pair, how: str) -> None:
 
 
 def test_an_arena_full_of_leases_refuses_sends(udp_pair: Pair) -> None:
-    """Nothing else can be sent; one given back is enough."""
+    """Nothing else can be sent; one released lease is enough."""
     with sender(udp_pair) as s:
         leases = fill(s)
         with pytest.raises(BlockingIOError):

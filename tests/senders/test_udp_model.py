@@ -93,7 +93,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 def content(number: int, size: int) -> bytes:
-    """Bytes that tell datagrams apart."""
+    """Different bytes for each datagram."""
     return (struct.pack("<I", number * 2654435761 & 0xFFFFFFFF) * (size // 4 + 1))[:size]
 
 
@@ -148,7 +148,7 @@ class Player:
         return memoryview(self.scratch)[:size], data
 
     def partly(self, call: Callable[[], Any], lists: list[int], datagrams: list[bytes]) -> None:
-        """A call that takes many, or tells how many it took before it would have waited."""
+        """A call that takes many, or raises how many it took before it would have waited."""
         try:
             count = call()
             assert count == len(datagrams) or isinstance(count, uringzc.Notifier)
@@ -456,62 +456,62 @@ class Faulty:
         self._kept: list[tuple[Any, Any]] = []
 
     def __getattr__(self, name: str) -> Any:
-        self.let_go()
+        self.send_kept()
         return getattr(self._real, name)
 
     def send(self, data: Any, to: Any = None) -> int:
         self._kept.append((data, to))
         if len(self._kept) == 2:
-            self.let_go()
+            self.send_kept()
         return memoryview(data).nbytes
 
     def sendto(self, data: Any, to: Any) -> int:
         return self.send(data, to)
 
-    def let_go(self) -> None:
+    def send_kept(self) -> None:
         kept, self._kept = self._kept, []
         for data, to in kept:
             self._real.send(data, to)
 
 
 class Swaps(Faulty):
-    def let_go(self) -> None:
+    def send_kept(self) -> None:
         self._kept.reverse()
-        super().let_go()
+        super().send_kept()
 
 
 class Merges(Faulty):
-    def let_go(self) -> None:
+    def send_kept(self) -> None:
         if len(self._kept) == 2 and self._kept[0][1] == self._kept[1][1]:
             (one, to), (two, _) = self._kept
             if len(one) + len(two) < 65507:
                 self._kept = [(bytes(one) + bytes(two), to)]
-        super().let_go()
+        super().send_kept()
 
 
 class DropsEmpty(Faulty):
-    def let_go(self) -> None:
+    def send_kept(self) -> None:
         self._kept = [(data, to) for data, to in self._kept if len(data)]
-        super().let_go()
+        super().send_kept()
 
 
 class Pads(Faulty):
     """As if a shorter datagram did not end a train."""
 
-    def let_go(self) -> None:
+    def send_kept(self) -> None:
         if len(self._kept) == 2 and len(self._kept[1][0]) < len(self._kept[0][0]):
             (one, _), (two, to) = self._kept
             self._kept[1] = (bytes(two).ljust(len(one), b"\0"), to)
-        super().let_go()
+        super().send_kept()
 
 
 class Misdirects(Faulty):
     """As if neighbours of one size went to one destination."""
 
-    def let_go(self) -> None:
+    def send_kept(self) -> None:
         if len(self._kept) == 2 and len(self._kept[0][0]) == len(self._kept[1][0]):
             self._kept[1] = (self._kept[1][0], self._kept[0][1])
-        super().let_go()
+        super().send_kept()
 
 
 class DoesNotCopy(Faulty):

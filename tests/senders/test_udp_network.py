@@ -1,4 +1,4 @@
-"""Networks as they are: slow, cold, narrow, without offloads, full, or with nobody there."""
+"""UdpSender on networks that are slow, cold, narrow, without offloads, full, or without a receiver."""
 
 import errno
 import itertools
@@ -180,7 +180,7 @@ def test_an_mtu_that_shrinks_while_trains_are_in_flight_loses_nothing(net: testi
 
 
 def test_icmp_errors_are_reported_and_fail_no_datagram(net: testing.Hold) -> None:
-    """What the destination answers is told, and fails no datagram: here those that others are to get too."""
+    """Also where others are to get datagrams of the same sender."""
     errors: list[uringzc.SendError] = []
     net.release()
     with (
@@ -188,7 +188,7 @@ def test_icmp_errors_are_reported_and_fail_no_datagram(net: testing.Hold) -> Non
         net.socket() as sock,
         uringzc.UdpSender(net.address, sock=sock, on_error=errors.append) as tx,
     ):
-        sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: else only a connected one is told
+        sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: else only a connected socket gets it
         nobody = (net.address[0], 9)
         for number in range(1000):
             tx.send(numbered(number))
@@ -220,7 +220,7 @@ def test_a_connected_socket_raises_connection_refused(net: testing.Hold) -> None
 
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
 def test_a_full_queue_is_reported_for_each_lost_datagram(net: testing.Hold, zero_copy: str) -> None:
-    """Full, it refuses: each datagram arrives, or is told."""
+    """Full, it refuses: each datagram arrives, or is reported."""
     net.limit(100_000)
     net.release()
     errors: list[uringzc.SendError] = []
@@ -233,8 +233,8 @@ def test_a_full_queue_is_reported_for_each_lost_datagram(net: testing.Hold, zero
             tx.send(numbered(number))
         tx.flush()
         came = numbers(rx.wait(count - len(errors)))
-        told = [error.index for error in errors]
-        assert sorted(came + told) == list(range(count))
+        reported = [error.index for error in errors]
+        assert sorted(came + reported) == list(range(count))
         assert tx.stats.resent > 0
         assert tx.stats.lost == len(errors)
 

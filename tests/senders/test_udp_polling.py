@@ -203,12 +203,17 @@ def test_drain_wakes_the_program_when_memory_is_released(net: testing.Hold) -> N
 def test_errors_that_the_program_has_not_read_wake_nobody(net: testing.Hold) -> None:
     """The error queue of its socket is the program's: to poll, it is an event for as long as that likes."""
     net.release()
-    told: list[SendError] = []
+    reported: list[SendError] = []
     with (
         net.socket() as sock,
         testing.receiver(sock=net.receiver_socket()) as rx,
         UdpSender(
-            net.address, sock=sock, blocking=False, max_delay=None, zero_copy="never", on_error=told.append
+            net.address,
+            sock=sock,
+            blocking=False,
+            max_delay=None,
+            zero_copy="never",
+            on_error=reported.append,
         ) as tx,
         select.epoll() as plain,
     ):

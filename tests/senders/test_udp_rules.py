@@ -1,4 +1,4 @@
-"""Whose a UdpSender is, what may call it, what interrupts it, and what it tells."""
+"""UdpSender: threads, forks, callbacks, signals and interrupts, statistics and explain()."""
 
 import select
 import signal
@@ -19,7 +19,7 @@ from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThread
 from uringzc.engines.attached import MIN_ARENA
 from uringzc.senders.policy import TRIAL
 
-# -- whose it is
+# -- threads and forks
 
 
 def calls(s: UdpSender, lease: uringzc.Lease) -> list[Callable[[], object]]:
@@ -120,10 +120,10 @@ def test_a_forked_child_is_refused_and_nothing_is_sent_twice(max_delay: float | 
     assert out.splitlines() == ["ClosedError", "[6, 1000, 1000, 1000, 1000]", "no more"]
 
 
-# -- what interrupts
+# -- callbacks and interrupts
 
 
-class Inside:
+class CallsInside:
     """Calls the sender from where that is refused, and keeps what came of it."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ class Inside:
 
 
 def test_notify_may_not_call_the_sender(udp_pair: Pair) -> None:
-    inside = Inside()
+    inside = CallsInside()
     with sender_without_timer(udp_pair.rx, notify=inside) as s:
         inside.s = s
         s.send_many([b"x" * 1200] * 100)
@@ -159,7 +159,7 @@ def test_notify_may_not_call_the_sender(udp_pair: Pair) -> None:
 
 
 def test_on_error_may_not_call_the_sender() -> None:
-    inside = Inside()
+    inside = CallsInside()
     with UdpSender(max_delay=None, on_error=inside) as s:
         inside.s = s
         s.send(b"nowhere", to=("127.0.0.1", 0))
@@ -265,7 +265,7 @@ def test_an_interrupt_while_it_waits_leaves_the_sender_usable(box: testing.Hold)
         assert (stats.waiting, stats.lost, stats.reordered) == (0, 0, 0)
 
 
-# -- without waiting, and what is told
+# -- non-blocking, and what is reported
 
 
 @testing.requires("net_admin")
@@ -310,9 +310,9 @@ def test_non_blocking_sends_take_a_part(box: testing.Hold) -> None:
 
 @testing.requires("net_admin")
 def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> None:
-    told: list[Notification] = []
+    reported: list[Notification] = []
     with closing(box.socket()) as tx, testing.receiver(sock=box.receiver_socket()) as rx:
-        with UdpSender(box.address, sock=tx, max_delay=None, notify=told.append) as s:
+        with UdpSender(box.address, sock=tx, max_delay=None, notify=reported.append) as s:
             s.send(b"first")
             s.flush()
             plain = s.stats
@@ -329,13 +329,13 @@ def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> 
             assert (stats.datagrams, stats.nbytes) == (1013, 5 + 10 * 140_000 + 2400)
             assert (stats.waiting, stats.in_flight, stats.lost, stats.resent) == (0, 0, 0, 0)
             assert 0 < stats.zero_copy <= stats.requests < 100
-            if engine != "msg_zerocopy":  # which can not tell of each
+            if engine != "msg_zerocopy":  # which can not report each
                 assert stats.copied == stats.zero_copy  # what arrives was copied
             assert stats.unsegmented == 0
-            assert sum(one.requests for one in told) == stats.requests
-            assert sum(one.nbytes for one in told) == stats.nbytes - 5
-            assert sum(one.failed for one in told) == 0
-            assert sorted(one.sequence for one in told) == list(range(len(told)))  # in any order
+            assert sum(one.requests for one in reported) == stats.requests
+            assert sum(one.nbytes for one in reported) == stats.nbytes - 5
+            assert sum(one.failed for one in reported) == 0
+            assert sorted(one.sequence for one in reported) == list(range(len(reported)))  # in any order
         assert len(rx.wait(1013)) == 1013
 
 

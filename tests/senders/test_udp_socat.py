@@ -1,4 +1,4 @@
-"""A receiver that others wrote agrees on count, sizes and content: socat, behind a slow network."""
+"""socat, behind a slow network, receives the same number, sizes and content of datagrams."""
 
 import random
 import re

@@ -119,10 +119,10 @@ def test_an_icmp_error_does_not_end_the_timer() -> None:
             assert wait_until(lambda: not tx.stats.waiting, 5), f"datagram {number} waits"
         with pytest.raises(SendError) as caught:
             tx.flush()
-        told = [caught.value, *caught.value.others]
-        assert {(error.errno, error.index) for error in told} == {(errno.ECONNREFUSED, -1)}
+        reported = [caught.value, *caught.value.others]
+        assert {(error.errno, error.index) for error in reported} == {(errno.ECONNREFUSED, -1)}
         # None, "where the socket is connected to": of one that was in the queue when the one before was read
-        assert {error.to for error in told} <= {address, None}
+        assert {error.to for error in reported} <= {address, None}
         assert tx.stats.lost == 0
 
 

@@ -1,4 +1,4 @@
-"""When bytes leave: by themselves, at the end of a program however it ends, and what holds the arena."""
+"""When datagrams are sent: by the timer, at the end of a program however it ends, and with a full arena."""
 
 import gc
 import os
@@ -47,7 +47,7 @@ def test_control_without_max_delay_it_waits() -> None:
 
 @pytest.mark.parametrize("delay", [1e-9, 1e-12])
 def test_the_shortest_max_delay_is_kept(delay: float) -> None:
-    """Not none, although it is less than the clock can tell."""
+    """Not none, although it is less than the clock's resolution."""
     with testing.receiver() as rx, uringzc.UdpSender(rx.address, max_delay=delay) as tx:
         tx.send(b"soon")
         assert rx.wait(1) == [b"soon"]

@@ -1,4 +1,4 @@
-"""Every way to send, while nothing is delivered: what the program does then does not reach the wire."""
+"""Every way to send arrives unchanged, whatever the program does to its memory while nothing is delivered."""
 
 import ctypes
 import gc

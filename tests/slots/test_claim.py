@@ -1,4 +1,4 @@
-"""What several threads do to the accounts at the same moment: in C, where no GIL keeps them apart."""
+"""Of two threads that claim an engine at the same moment one gets it: in C, without a GIL."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ static void meet(atomic_int *step, int me, int i) {
 }
 
 static int claim(uzc_slots *s, int me, int i) {
-#ifdef PLAINLY
+#ifdef NOT_ATOMIC
     bool nobodys = !owner_of(s);
     meet(asked, me, i); /* what now and then happens by itself */
     if (nobodys)
@@ -83,4 +83,4 @@ def test_an_engine_is_claimed_by_one_thread(tmp_path: Path) -> None:
 
 
 def test_control_without_an_atomic_claim_both_get_it(tmp_path: Path) -> None:
-    assert claims(tmp_path, "-DPLAINLY") == (0, 0, 20_000)
+    assert claims(tmp_path, "-DNOT_ATOMIC") == (0, 0, 20_000)

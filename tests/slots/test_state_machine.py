@@ -1,4 +1,4 @@
-"""Random programs against the model: slots.c with an invented kernel, and a Scheduler with the real one.
+"""Random programs agree with the model: slot accounting without a kernel, a Scheduler with it.
 
 Each has its controls: the same programs against a wrong rule must end in a difference.
 """
@@ -22,7 +22,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model import QUEUED, SETTLED, Accounts, Model, ModelNotifier, Request
+from model import QUEUED, SETTLED, Model, ModelNotifier, Request, SlotAccounting
 from traffic import all_copied
 
 import uringzc
@@ -56,17 +56,17 @@ def one_of(things: Sequence[T], pick: int) -> T | None:
 
 
 class SlotsMachine(RuleBasedStateMachine):
-    """slots.c and the model hear the same, from a program and from a kernel that completes in any order."""
+    """The slot accounting and the model get the same calls, and completions in any order."""
 
     model_type = Model
-    accounts_type = Accounts
+    accounting_type = SlotAccounting
 
-    @initialize(most=st.sampled_from([1, 2, 3, 8, 30]), completions=COMPLETIONS, tags=TAGS)
-    def start(self, most: int, completions: str, tags: list[int]) -> None:
-        self.model = self.model_type(most, completions, tags)
-        self.accounts = self.accounts_type(most, completions, tags)
-        self.flying: list[tuple[Request, int]] = []
-        self.gone: list[int] = []
+    @initialize(max_inflight=st.sampled_from([1, 2, 3, 8, 30]), completions=COMPLETIONS, tags=TAGS)
+    def start(self, max_inflight: int, completions: str, tags: list[int]) -> None:
+        self.model = self.model_type(max_inflight, completions, tags)
+        self.accounting = self.accounting_type(max_inflight, completions, tags)
+        self.in_flight: list[tuple[Request, int]] = []
+        self.settled_keys: list[int] = []
         self.flushed: list[tuple[ModelNotifier, int]] = []
 
     @rule(
@@ -76,7 +76,7 @@ class SlotsMachine(RuleBasedStateMachine):
             ("update", COUNT, COUNT, st.none() | U64),
             ("register", RARELY, TAGS),
             *[("kernel", PICK, RESULTS, st.sampled_from([0, 1, -1]), RARELY)] * 4,
-            ("speak_of_the_dead", PICK, st.booleans()),
+            ("stale_key", PICK, st.booleans()),
             ("release",),
             ("read",),
         )
@@ -85,17 +85,17 @@ class SlotsMachine(RuleBasedStateMachine):
         getattr(self, step[0])(*step[1:])
 
     def send(self, slot: int, user_data: int, flush: bool) -> None:
-        request, key = self.model.attach(slot, user_data), self.accounts.attach(slot, user_data)
+        request, key = self.model.attach(slot, user_data), self.accounting.attach(slot, user_data)
         if isinstance(request, int):
             assert key == request
             return
         assert key >= 0
-        self.flying.append((request, key))
+        self.in_flight.append((request, key))
         if flush:
             self.flush(slot)
 
     def flush(self, slot: int) -> None:
-        notifier, number = self.model.flush(slot), self.accounts.flush(slot)
+        notifier, number = self.model.flush(slot), self.accounting.flush(slot)
         if isinstance(notifier, ModelNotifier):
             assert number > 0
             self.flushed.append((notifier, number))
@@ -103,60 +103,62 @@ class SlotsMachine(RuleBasedStateMachine):
             assert number == (notifier or 0)
 
     def update(self, first: int, count: int, tag: int | None) -> None:
-        assert self.accounts.update(first, count, tag) == self.model.update(first, count, tag)
+        assert self.accounting.update(first, count, tag) == self.model.update(first, count, tag)
 
     def register(self, unregister: bool, tags: list[int]) -> None:
         if unregister:
-            assert self.accounts.unregister() == self.model.unregister()
-        assert self.accounts.register(tags) == self.model.register(tags)
+            assert self.accounting.unregister() == self.model.unregister()
+        assert self.accounting.register(tags) == self.model.register(tags)
 
     def kernel(self, pick: int, result: int, copied: int, strange: bool) -> None:
         """A result, or the notification after it; strange: a notification alone, or a result alone."""
-        chosen = one_of(self.flying, pick)
+        chosen = one_of(self.in_flight, pick)
         if chosen is None:
             return
         request, key = chosen
         alone = request.state == QUEUED and strange and result < 0
         if request.state == QUEUED and not alone:
             self.model.result(request, result)
-            assert self.accounts.result(key, result) == 0
+            assert self.accounting.result(key, result) == 0
             if not strange:
                 return
         self.model.settle(request, copied)
-        assert self.accounts.settle(key, copied) == 0
-        self.flying.remove(chosen)
-        self.gone.append(key)
+        assert self.accounting.settle(key, copied) == 0
+        self.in_flight.remove(chosen)
+        self.settled_keys.append(key)
 
-    def speak_of_the_dead(self, pick: int, result: bool) -> None:
-        key = one_of(self.gone, pick)
+    def stale_key(self, pick: int, result: bool) -> None:
+        key = one_of(self.settled_keys, pick)
         if key is not None:
-            assert (self.accounts.result(key, 1) if result else self.accounts.settle(key)) == -errno.ENOENT
+            assert (
+                self.accounting.result(key, 1) if result else self.accounting.settle(key)
+            ) == -errno.ENOENT
             self.model.stray += 1
 
     def release(self) -> None:
-        assert sorted(self.accounts.release()) == sorted(self.model.release())
+        assert sorted(self.accounting.release()) == sorted(self.model.release())
 
     def read(self) -> None:
-        assert self.accounts.take_completions() == self.model.take_completions()
-        assert self.accounts.take_notifications() == self.model.take_notifications()
+        assert self.accounting.take_completions() == self.model.take_completions()
+        assert self.accounting.take_notifications() == self.model.take_notifications()
 
     @invariant()
     def same(self) -> None:
-        assert self.accounts.stats() == self.model.stats()
+        assert self.accounting.stats() == self.model.stats()
         for notifier, number in self.flushed[-8:]:
             left = sum(request.state != SETTLED for request in notifier.requests)
-            assert self.accounts.unsettled(number) == left
+            assert self.accounting.unsettled(number) == left
 
     def teardown(self) -> None:
         if not hasattr(self, "model"):
             return
         self.model.unregister()
-        lib.uzc_slots_close(self.accounts.pointer)
-        while self.flying:
-            self.kernel(len(self.flying), 1, 0, strange=False)
+        lib.uzc_slots_close(self.accounting.pointer)
+        while self.in_flight:
+            self.kernel(len(self.in_flight), 1, 0, strange=False)
         self.release()
         self.read()
-        stats = self.accounts.stats()
+        stats = self.accounting.stats()
         assert stats == self.model.stats()
         assert (stats["held"], stats["in_flight"], stats["awaiting"], stats["flushed"]) == (0, 0, 0, 0)
 
@@ -174,7 +176,7 @@ SEND = st.sampled_from(["plain", "zc", "zc", "region", "nobody", "broadcast", "c
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """A Scheduler and the model hear the same program. The kernel answers only one of them.
+    """A Scheduler and the model get the same calls. The kernel answers only one of them.
 
     Results come with the submit, as the model has them. When memory is free only the kernel knows: the model
     calls a request settled when the Scheduler has said so, and `_agree` makes both wait for all of it.
@@ -191,11 +193,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.unconnected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
-    @initialize(most=st.sampled_from(list(ENTRIES)), completions=COMPLETIONS, tags=TAGS)
-    def start(self, most: int, completions: str, tags: list[int]) -> None:
-        self.real = uringzc.Scheduler(tags, max_inflight=most, completions=completions)
-        self.model = self.model_type(most, completions, tags)
-        self.entries = ENTRIES[most]
+    @initialize(max_inflight=st.sampled_from(list(ENTRIES)), completions=COMPLETIONS, tags=TAGS)
+    def start(self, max_inflight: int, completions: str, tags: list[int]) -> None:
+        self.real = uringzc.Scheduler(tags, max_inflight=max_inflight, completions=completions)
+        self.model = self.model_type(max_inflight, completions, tags)
+        self.entries = ENTRIES[max_inflight]
         self.region = self.real.register(1 << 16)
         self.knows = os.environ["URINGZC_ENGINE"] != "msg_zerocopy"  # of each request whether it was copied
         self.expected: list[tuple[Request, int]] = []  # queued and not submitted: what the kernel will say
@@ -295,7 +297,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def send_run(self, slot: int, size: int, count: int, user_data: int, flush: bool) -> None:
         self._agree()  # so that there is room for all of them, or for none
-        room = self.model.most - max(
+        room = self.model.max_inflight - max(
             len(self.model.held),
             len(self.model.unread_completions),
             len(self.model.unread_notifications) + sum(not n.flushed for n in self.model.notifiers),
@@ -372,8 +374,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         due = len(self.model.unread_notifications) + len(flushed)
         reaped = list(self.real.reap_notifications(wait, timeout=30))
         assert len(reaped) >= min(wait, due)
-        for told in reaped:
-            notification = all_copied(told)
+        for notification in map(all_copied, reaped):
             if notification in self.model.unread_notifications:
                 self.model.unread_notifications.remove(notification)
                 continue
@@ -442,7 +443,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self._settled(notifier)
         assert list(self.real.reap_completions()) == self.model.take_completions()
         rest = sorted(self.model.take_notifications())
-        assert sorted(all_copied(told) for told in self.real.reap_notifications()) == rest
+        assert sorted(map(all_copied, self.real.reap_notifications())) == rest
         assert all(memory() is None for _, memory in self.memories)
 
 
@@ -471,7 +472,7 @@ def test_a_scheduler_agrees_with_the_model() -> None:
 # -- controls: each wrong rule is found
 
 
-class TooEarly(Accounts):
+class TooEarly(SlotAccounting):
     """Takes a request's result for the end of it."""
 
     def result(self, key: int, result: int, flags: int = 0) -> int:
@@ -561,7 +562,7 @@ def test_control_a_wrong_rule_is_found(wrong: type[Model]) -> None:
 
 @pytest.mark.engines
 def test_control_accounting_that_settles_early_is_found() -> None:
-    assert differs(type("Wrong", (SlotsMachine,), {"accounts_type": TooEarly}))
+    assert differs(type("Wrong", (SlotsMachine,), {"accounting_type": TooEarly}))
 
 
 @pytest.mark.slow

@@ -57,7 +57,7 @@ def received(box: testing.Sandbox) -> int:
 
 
 def refused(sock: socket.socket, data: bytes, to: tuple[str, int]) -> bool:
-    """Whether the send hears of a full queue."""
+    """Whether the send fails because a queue is full."""
     try:
         sock.sendto(data, socket.MSG_DONTWAIT, to)
     except OSError as error:
@@ -221,7 +221,7 @@ def test_a_full_queue_drops_and_says_so_if_asked(box: testing.Hold, family: int,
         sock.setsockopt(*ASK_FOR_ERRORS[family], ask)
         box.stop()
         box.limit(20_000)
-        heard = sum(refused(sock, bytes(1000), to) for _ in range(100))
+        reported = sum(refused(sock, bytes(1000), to) for _ in range(100))
         rx.read()
         assert rx.count == 0  # the gate stayed shut
         box.limit()
@@ -229,7 +229,7 @@ def test_a_full_queue_drops_and_says_so_if_asked(box: testing.Hold, family: int,
         box.release()
         arrived = len(wait_for_last(rx))
     assert 0 < arrived < 20  # of 1,000 bytes, and headers
-    assert heard == (100 - arrived if ask else 0)
+    assert reported == (100 - arrived if ask else 0)
 
 
 @pytest.mark.parametrize("ask", [True, False], ids=["asked", "silent"])
@@ -237,12 +237,12 @@ def test_a_burst_is_faster_than_a_slow_gate_with_a_limit(box: testing.Hold, ask:
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket(), thread=False) as rx:
         sock.setsockopt(*ASK_FOR_ERRORS[socket.AF_INET], ask)
         box.limit(20_000)
-        heard = sum(refused(sock, bytes(1000), box.address) for _ in range(1000))
+        reported = sum(refused(sock, bytes(1000), box.address) for _ in range(1000))
         box.limit()
         assert not refused(sock, b"last", box.address)
         lost = 1000 - len(wait_for_last(rx))
     assert lost > 0
-    assert heard == (lost if ask else 0)
+    assert reported == (lost if ask else 0)
 
 
 def test_a_limit_leaves_what_waits_already(box: testing.Hold) -> None:
