@@ -1,6 +1,6 @@
-"""Random programs agree with the model: slot accounting without a kernel, a Scheduler with it.
+"""Random programs agree with the model: a Scheduler, with the real kernel.
 
-Each has its controls: the same programs against a wrong rule must end in a difference.
+The control runs the same programs with a wrong rule, and must find a difference.
 """
 
 import errno
@@ -8,12 +8,12 @@ import gc
 import os
 import socket
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -22,148 +22,28 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from model import QUEUED, SETTLED, Model, ModelNotifier, Request, SlotAccounting
+from model import QUEUED, SETTLED, Model, ModelNotifier, Request
+from model_programs import (
+    COMPLETIONS,
+    COUNT,
+    MANY,
+    PICK,
+    RARELY,
+    SLOT,
+    TAGS,
+    U64,
+    FailureKeepsItOpen,
+    SkippedSlotsCount,
+    TagOfTheFlush,
+    differs,
+    one_of,
+    steps,
+)
 from traffic import all_copied
 
 import uringzc
-from uringzc._uring import lib
 from uringzc.errors import _FULL
 from uringzc.notif import Notification
-
-T = TypeVar("T")
-U64 = st.integers(0, 2**64 - 1)
-TAGS = st.lists(U64, min_size=1, max_size=4)
-SLOT = st.sampled_from([0, 0, 0, 0, 1, 1, 1, 2, 3, 4])
-COUNT = st.integers(0, 3) | st.sampled_from([4, 5, 2**32 - 1, 2**32 - 2])
-COMPLETIONS = st.sampled_from(["all", "failed", "none"])
-RARELY = st.integers(0, 7).map(lambda number: number == 7)
-PICK = st.integers(0, 99)
-RESULTS = st.integers(0, 65507) | st.sampled_from(
-    [-errno.EMSGSIZE, -errno.EAGAIN, -errno.ECANCELED, 2**31 - 1]
-)
-
-
-def steps(*kinds: tuple[Any, ...]) -> st.SearchStrategy[tuple[Any, ...]]:
-    """One step of a program: a method's name, and strategies for its arguments.
-
-    As one rule, because of several rules each example would use only some, and few that lead anywhere.
-    """
-    return st.one_of(*(st.tuples(st.just(name), *arguments) for name, *arguments in kinds))
-
-
-def one_of(things: Sequence[T], pick: int) -> T | None:
-    return things[pick % len(things)] if things else None
-
-
-class SlotsMachine(RuleBasedStateMachine):
-    """The slot accounting and the model get the same calls, and completions in any order."""
-
-    model_type = Model
-    accounting_type = SlotAccounting
-
-    @initialize(max_inflight=st.sampled_from([1, 2, 3, 8, 30]), completions=COMPLETIONS, tags=TAGS)
-    def start(self, max_inflight: int, completions: str, tags: list[int]) -> None:
-        self.model = self.model_type(max_inflight, completions, tags)
-        self.accounting = self.accounting_type(max_inflight, completions, tags)
-        self.in_flight: list[tuple[Request, int]] = []
-        self.settled_keys: list[int] = []
-        self.flushed: list[tuple[ModelNotifier, int]] = []
-
-    @rule(
-        step=steps(
-            *[("send", SLOT, st.integers(0, 2**63), st.booleans())] * 4,
-            ("flush", SLOT),
-            ("update", COUNT, COUNT, st.none() | U64),
-            ("register", RARELY, TAGS),
-            *[("kernel", PICK, RESULTS, st.sampled_from([0, 1, -1]), RARELY)] * 4,
-            ("stale_key", PICK, st.booleans()),
-            ("release",),
-            ("read",),
-        )
-    )
-    def step(self, step: tuple[Any, ...]) -> None:
-        getattr(self, step[0])(*step[1:])
-
-    def send(self, slot: int, user_data: int, flush: bool) -> None:
-        request, key = self.model.attach(slot, user_data), self.accounting.attach(slot, user_data)
-        if isinstance(request, int):
-            assert key == request
-            return
-        assert key >= 0
-        self.in_flight.append((request, key))
-        if flush:
-            self.flush(slot)
-
-    def flush(self, slot: int) -> None:
-        notifier, number = self.model.flush(slot), self.accounting.flush(slot)
-        if isinstance(notifier, ModelNotifier):
-            assert number > 0
-            self.flushed.append((notifier, number))
-        else:
-            assert number == (notifier or 0)
-
-    def update(self, first: int, count: int, tag: int | None) -> None:
-        assert self.accounting.update(first, count, tag) == self.model.update(first, count, tag)
-
-    def register(self, unregister: bool, tags: list[int]) -> None:
-        if unregister:
-            assert self.accounting.unregister() == self.model.unregister()
-        assert self.accounting.register(tags) == self.model.register(tags)
-
-    def kernel(self, pick: int, result: int, copied: int, strange: bool) -> None:
-        """A result, or the notification after it; strange: a notification alone, or a result alone."""
-        chosen = one_of(self.in_flight, pick)
-        if chosen is None:
-            return
-        request, key = chosen
-        alone = request.state == QUEUED and strange and result < 0
-        if request.state == QUEUED and not alone:
-            self.model.result(request, result)
-            assert self.accounting.result(key, result) == 0
-            if not strange:
-                return
-        self.model.settle(request, copied)
-        assert self.accounting.settle(key, copied) == 0
-        self.in_flight.remove(chosen)
-        self.settled_keys.append(key)
-
-    def stale_key(self, pick: int, result: bool) -> None:
-        key = one_of(self.settled_keys, pick)
-        if key is not None:
-            assert (
-                self.accounting.result(key, 1) if result else self.accounting.settle(key)
-            ) == -errno.ENOENT
-            self.model.stray += 1
-
-    def release(self) -> None:
-        assert sorted(self.accounting.release()) == sorted(self.model.release())
-
-    def read(self) -> None:
-        assert self.accounting.take_completions() == self.model.take_completions()
-        assert self.accounting.take_notifications() == self.model.take_notifications()
-
-    @invariant()
-    def same(self) -> None:
-        assert self.accounting.stats() == self.model.stats()
-        for notifier, number in self.flushed[-8:]:
-            left = sum(request.state != SETTLED for request in notifier.requests)
-            assert self.accounting.unsettled(number) == left
-
-    def teardown(self) -> None:
-        if not hasattr(self, "model"):
-            return
-        self.model.unregister()
-        lib.uzc_slots_close(self.accounting.pointer)
-        while self.in_flight:
-            self.kernel(len(self.in_flight), 1, 0, strange=False)
-        self.release()
-        self.read()
-        stats = self.accounting.stats()
-        assert stats == self.model.stats()
-        assert (stats["held"], stats["in_flight"], stats["awaiting"], stats["flushed"]) == (0, 0, 0, 0)
-
-
-# -- a Scheduler, the kernel, and sockets of this machine
 
 
 class Memory(bytearray):
@@ -453,116 +333,11 @@ def _would_be(notifier: ModelNotifier) -> Notification:
     return notifier.notification()._replace(copied=succeeded)
 
 
-MANY = settings(max_examples=120, stateful_step_count=60, phases=[Phase.generate, Phase.shrink])
-
-
-@pytest.mark.slow
-@pytest.mark.engines
-def test_slot_accounting_agrees_with_the_model() -> None:
-    run_state_machine_as_test(SlotsMachine, settings=MANY)
-
-
 @pytest.mark.slow
 def test_a_scheduler_agrees_with_the_model() -> None:
     run_state_machine_as_test(
         SchedulerMachine, settings=settings(MANY, max_examples=100, stateful_step_count=50)
     )
-
-
-# -- controls: each wrong rule is found
-
-
-class TooEarly(SlotAccounting):
-    """Takes a request's result for the end of it."""
-
-    def result(self, key: int, result: int, flags: int = 0) -> int:
-        code = super().result(key, result, flags)
-        super().settle(key)
-        return code
-
-
-class SkippedSlotsCount(Model):
-    """A flush of a slot without requests takes a sequence number."""
-
-    def flush(self, slot: int) -> ModelNotifier | int | None:
-        notifier = super().flush(slot)
-        if notifier is None:
-            self.slots[slot].sequence += 1
-        return notifier
-
-
-class UpdateTagsEmptySlots(Model):
-    """An update gives its tag to skipped slots too."""
-
-    def update(self, first: int, count: int, tag: int | None = None) -> int:
-        code = super().update(first, count, tag)
-        for slot in self.slots[first : first + count] if tag is not None and not code else []:
-            slot.tag = tag or 0
-        return code
-
-
-class RefusedTakesASequence(Model):
-    """A request that finds no room has made its notifier all the same."""
-
-    def attach(self, slot: int, user_data: int) -> Request | int:
-        refusal = self.refusal(slot)
-        if refusal and slot < len(self.slots) and self.slots[slot].active is None:
-            self.slots[slot].sequence += 1
-        return super().attach(slot, user_data)
-
-
-class FailureKeepsItOpen(Model):
-    """The withdrawn rule, as far as one can know it here: a failed request is not counted."""
-
-    def _post(self, notifier: ModelNotifier) -> None:
-        notifier.requests = [r for r in notifier.requests if r.state != SETTLED or r.result >= 0]
-        if notifier.requests:
-            super()._post(notifier)
-
-
-class FreeAtTheNotification(Model):
-    """Room is made by the notification, not when references have gone back."""
-
-    def _post(self, notifier: ModelNotifier) -> None:
-        super()._post(notifier)
-        self.held = [request for request in self.held if request not in self.released]
-
-
-class TagOfTheFlush(Model):
-    """The notification carries the tag that the slot has at the end, not at the first request."""
-
-    def update(self, first: int, count: int, tag: int | None = None) -> int:
-        for slot in self.slots[first : first + count] if tag is not None else []:
-            if slot.active:
-                slot.active.tag = tag or 0
-        return super().update(first, count, tag)
-
-
-def differs(machine: type[RuleBasedStateMachine]) -> bool:
-    find = settings(MANY, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
-    try:
-        run_state_machine_as_test(machine, settings=find)
-    except (AssertionError, StopIteration, IndexError):
-        return True
-    return False
-
-
-WRONG = [
-    *(SkippedSlotsCount, UpdateTagsEmptySlots, RefusedTakesASequence),
-    *(FailureKeepsItOpen, FreeAtTheNotification, TagOfTheFlush),
-]
-
-
-@pytest.mark.slow
-@pytest.mark.engines
-@pytest.mark.parametrize("wrong", WRONG)
-def test_control_a_wrong_rule_is_found(wrong: type[Model]) -> None:
-    assert differs(type("Wrong", (SlotsMachine,), {"model_type": wrong}))
-
-
-@pytest.mark.engines
-def test_control_accounting_that_settles_early_is_found() -> None:
-    assert differs(type("Wrong", (SlotsMachine,), {"accounting_type": TooEarly}))
 
 
 @pytest.mark.slow
