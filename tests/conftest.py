@@ -194,6 +194,29 @@ def box(_network: testing.Hold) -> Iterator[testing.Hold]:
     _network.release()
 
 
+@pytest.fixture
+def sock(box: testing.Hold) -> Iterator[socket.socket]:
+    """A socket whose datagrams `box.stop()` holds."""
+    with box.receiver_socket(), box.socket() as sock:
+        sock.connect(box.address)
+        yield sock
+
+
+@pytest.fixture
+def rx(box: testing.Hold) -> Iterator[socket.socket]:
+    """The receiver of what is sent to the sandbox."""
+    with box.receiver_socket() as rx:
+        rx.settimeout(20)
+        yield rx
+
+
+@pytest.fixture
+def net() -> Iterator[testing.Hold]:
+    """A sandbox of the test's own, whose MTU and offloads it may change."""
+    with one_processor(), testing.hold() as box:
+        yield box
+
+
 @pytest.fixture(scope="session")
 def sink() -> Iterator[testing.Sandbox]:
     """A sandbox that swallows everything, with an MTU of 1500."""

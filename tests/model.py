@@ -274,6 +274,11 @@ class SlotAccounting:
     def result(self, key: int, result: int, flags: int = 0) -> int:
         return int(lib.uzc_slots_result(self.pointer, key, result, flags))
 
+    def complete(self, key: int, result: int) -> None:
+        """A result, and its notification."""
+        self.result(key, result)
+        self.settle(key)
+
     def settle(self, key: int, copied: int = 0, flags: int = 0) -> int:
         return int(lib.uzc_slots_settle(self.pointer, key, copied, flags))
 

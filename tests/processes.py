@@ -1,4 +1,4 @@
-"""Child programs and their signals, for tests: started, read, interrupted, and never left running."""
+"""Child programs, threads and signals, for tests: run to their end, interrupted, and never left running."""
 
 import contextlib
 import gc
@@ -7,15 +7,19 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 import uringzc
 from uringzc import testing
 
+T = TypeVar("T")
 HERE = Path(__file__).parent
 
 
@@ -118,6 +122,22 @@ def run_program(program: str, *args: object, box: testing.Sandbox | None = None)
     """What a program prints, to stdout and stderr. It has to end with 0."""
     with child(program, *args, box=box) as started:
         return started.end()
+
+
+def in_thread(call: Callable[[], T], name: str | None = None) -> T:
+    """What `call` returns or raises in a thread of its own, which ends."""
+    outcome: Future[T] = Future()
+
+    def target() -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    thread = threading.Thread(target=target, name=name)
+    thread.start()
+    thread.join()
+    return outcome.result()
 
 
 def fork() -> int:

@@ -42,6 +42,18 @@ def unsent_bytes(sock: socket.socket) -> int:
     return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
 
 
+def received(rx: socket.socket, count: int) -> list[bytes]:
+    """The next datagrams."""
+    return [rx.recv(65536) for _ in range(count)]
+
+
+def warm_up(tx: uringzc.UdpSender, rx: testing.Receiver) -> None:
+    """The first datagram, which has arrived: the destination is known from then on."""
+    tx.send(b"warm-up")
+    tx.flush()
+    rx.wait(1)
+
+
 def enlarge_sndbuf(sock: socket.socket, size: int = 16 << 20) -> None:
     """A large SO_SNDBUF."""
     sock.setsockopt(socket.SOL_SOCKET, SO_SNDBUFFORCE, size)

@@ -30,14 +30,6 @@ EITHER = pytest.mark.parametrize(
 
 
 @pytest.fixture
-def sock(box: testing.Hold) -> Iterator[socket.socket]:
-    """A socket whose datagrams `box.stop()` holds."""
-    with box.receiver_socket(), box.socket() as sock:
-        sock.connect(box.address)
-        yield sock
-
-
-@pytest.fixture
 def other() -> Iterator[uringzc.Scheduler]:
     """Another engine of this thread, whose calls sweep the parked ones."""
     with uringzc.Scheduler(max_inflight=8) as other:

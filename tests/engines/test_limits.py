@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from conftest import Pair
 
 
-@pytest.fixture
-def sock(box: testing.Hold) -> Iterator[socket.socket]:
-    """A socket whose datagrams `box.stop()` holds."""
-    with box.receiver_socket(), box.socket() as sock:
-        sock.connect(box.address)
-        yield sock
-
-
 # -- bounds
 
 

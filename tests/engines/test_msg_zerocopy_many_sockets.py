@@ -3,14 +3,13 @@
 import resource
 import socket
 import struct
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 from marks import only_msg_zerocopy
 from processes import child
-from traffic import stopped
+from traffic import received, stopped
 
 import uringzc
 from uringzc import testing
@@ -20,17 +19,6 @@ if TYPE_CHECKING:
 
 sandboxed = testing.requires("net_admin")
 SO_COOKIE, SO_NETNS_COOKIE = 57, 71
-
-
-@pytest.fixture
-def rx(box: testing.Hold) -> Iterator[socket.socket]:
-    with box.receiver_socket() as rx:
-        rx.settimeout(20)
-        yield rx
-
-
-def received(rx: socket.socket, count: int) -> list[bytes]:
-    return [rx.recv(65536) for _ in range(count)]
 
 
 def test_two_thousand_sockets_can_be_used(udp_pair: "Pair") -> None:

@@ -5,14 +5,13 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from marks import only_msg_zerocopy, zero_copy_engines
 from processes import fork
-from traffic import enlarge_sndbuf, stopped, tcp_connection
+from traffic import enlarge_sndbuf, received, stopped, tcp_connection
 
 import uringzc
 from uringzc import testing
@@ -26,23 +25,12 @@ sandboxed = testing.requires("net_admin")
 SO_ZEROCOPY, MSG_ZEROCOPY, UDP_CORK = 60, 0x4000000, 1
 
 
-@pytest.fixture
-def rx(box: testing.Hold) -> Iterator[socket.socket]:
-    with box.receiver_socket() as rx:
-        rx.settimeout(20)
-        yield rx
-
-
 def send(s: uringzc.Scheduler, sock: socket.socket, *data: Any, **options: Any) -> list[int]:
     """Each with a notification of its own; the results of those that have one."""
     for each in data:
         s.send(sock, each, flush=True, **options)
     s.submit()
     return [c.result for c in s.reap_completions()]
-
-
-def received(rx: socket.socket, count: int) -> list[bytes]:
-    return [rx.recv(65536) for _ in range(count)]
 
 
 def read_to_the_end(rx: socket.socket) -> None:

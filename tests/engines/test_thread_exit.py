@@ -8,12 +8,12 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from held_memory import pinned_kib, wait_for_parked
 from marks import zero_copy_engines
-from processes import child, run_program
+from processes import child, in_thread, run_program
 from traffic import stopped, wait_until
 
 import uringzc
@@ -33,13 +33,6 @@ THREADS = 10
 def descriptors() -> int:
     """How many this process has."""
     return len(os.listdir("/proc/self/fd"))
-
-
-def ended(target: Callable[[], Any]) -> None:
-    """Runs it in a thread, to the end of that."""
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
 
 
 def udp(pair: "Pair") -> None:
@@ -117,10 +110,10 @@ LEAVING = [
 @NOT_CLOSED
 @pytest.mark.parametrize("leave", LEAVING)
 def test_what_a_thread_did_not_close_is_closed(leave: Callable[["Pair"], None], udp_pair: "Pair") -> None:
-    ended(lambda: leave(udp_pair))  # modules, and what is kept for good
+    in_thread(lambda: leave(udp_pair))  # modules, and what is kept for good
     before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
-        ended(lambda: leave(udp_pair))
+        in_thread(lambda: leave(udp_pair))
     assert lifetime.parked() == []
     assert descriptors() == before
     assert wait_until(lambda: pinned_kib() <= locked)
@@ -194,7 +187,7 @@ def test_a_parked_engine_ends_with_its_thread(
                 said.extend(str(warning.message).partition(",")[0] for warning in caught)
                 said.append(f"{len(lifetime.parked())} parked")
 
-        ended(own)
+        in_thread(own)
         assert said == [f"a {kind} was closed and is parked: 1 request is in flight", "1 parked"]
         assert lifetime.parked() == []
         assert descriptors() == before

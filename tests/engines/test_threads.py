@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from held_memory import BareEngine, is_held, ring_count
 from marks import only_io_uring, zero_copy_engines
-from processes import Alarms, run_program
+from processes import Alarms, in_thread, run_program
 from traffic import is_readable, stopped
 
 import uringzc
@@ -24,24 +24,7 @@ from uringzc import testing
 if TYPE_CHECKING:
     from conftest import Pair
 
-T = TypeVar("T")
 S = uringzc.Scheduler
-
-
-def elsewhere(call: Callable[[], T]) -> T:
-    """What `call` returns or raises in a thread of its own, that ends."""
-    outcome: Future[T] = Future()
-
-    def target() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    return outcome.result()
 
 
 CALLS: dict[str, Callable[[S, socket.socket, uringzc.Region], Any]] = {
@@ -80,7 +63,7 @@ def test_another_thread_changes_nothing(
             uringzc.WrongThreadError,
             match=r"Scheduler belongs to thread 'MainThread' \(id \d+\), the one that submitted first",
         ):
-            elsewhere(lambda: call(s, sock, region))
+            in_thread(lambda: call(s, sock, region))
         after = s.stats
         changing = {"oldest": after.oldest, "unread_completions": after.unread_completions}
         assert after == type(before)(**{**before.__dict__, **changing})
@@ -190,7 +173,7 @@ def test_an_engine_may_be_built_in_another_thread(udp_pair: "Pair") -> None:
 
 
 def test_the_building_thread_may_end_before_the_first_use(udp_pair: "Pair") -> None:
-    s, region = elsewhere(lambda: (s := S(), s.register(1 << 20)))
+    s, region = in_thread(lambda: (s := S(), s.register(1 << 20)))
     with s:
         s.send(udp_pair.tx, region, length=10, flush=True)
         s.submit()
@@ -202,9 +185,9 @@ def test_the_building_thread_may_end_before_the_first_use(udp_pair: "Pair") -> N
 def test_calls_that_submit_nothing_make_no_owner(udp_pair: "Pair") -> None:
     with S() as s:
         for look in (s.reap_completions, s.reap_notifications, s.submit, s.drain):
-            elsewhere(look)
-        elsewhere(lambda: s.send(udp_pair.tx, b"by one"))
-        elsewhere(lambda: s.flush(0))
+            in_thread(look)
+        in_thread(lambda: s.send(udp_pair.tx, b"by one"))
+        in_thread(lambda: s.flush(0))
         assert s.submit() == 1
         assert [c.result for c in s.reap_completions(wait=1)] == [6]
 
@@ -223,7 +206,7 @@ def test_memory_is_released_when_the_owner_thread_ends(udp_pair: "Pair") -> None
             s.submit()
         return made
 
-    made = elsewhere(own)
+    made = in_thread(own)
     assert ring_count() == before
     assert not any(map(is_held, data))
     for i, s in enumerate(made):
@@ -411,7 +394,7 @@ def test_control_io_uring_enter_of_another_thread_fails(box: testing.Hold) -> No
             engine.send(sock, b"held")
             engine.submit()
         rx.recv(10)  # it left, its memory is free, and only the owner can see it
-        assert elsewhere(lambda: entered(engine)) == -errno.EEXIST
+        assert in_thread(lambda: entered(engine)) == -errno.EEXIST
         assert engine.stats.in_flight == 1
         engine.exit()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from marks import zero_copy_engines
-from processes import fork
+from processes import fork, in_thread
 from traffic import stopped
 
 import uringzc
@@ -81,9 +81,7 @@ def elsewhere(call: Callable[[], object]) -> tuple[str, Exception]:
         except Exception as error:
             found.append(error)
 
-    thread = threading.Thread(target=work, name="other")
-    thread.start()
-    thread.join()
+    in_thread(work, name="other")
     thread_there, error = found
     return thread_there, error
 

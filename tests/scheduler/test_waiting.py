@@ -4,7 +4,7 @@ import errno
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,14 +21,6 @@ if TYPE_CHECKING:
     from conftest import Pair
 
 S = uringzc.Scheduler
-
-
-@pytest.fixture
-def sock(box: testing.Hold) -> Iterator[socket.socket]:
-    """A socket whose datagrams `box.stop()` holds."""
-    with box.receiver_socket(), box.socket() as sock:
-        sock.connect(box.address)
-        yield sock
 
 
 # -- reap

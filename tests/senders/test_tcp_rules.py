@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
@@ -14,7 +13,7 @@ import pytest
 from conftest import MakePair, Pair
 from held_memory import CountedBytes
 from marks import zero_copy_engines
-from processes import Alarms, run_program
+from processes import Alarms, in_thread, run_program
 from traffic import StreamReader, tcp_connection
 
 import uringzc
@@ -52,9 +51,7 @@ def test_another_thread_is_refused(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"mine")
         before, found = s.stats, list[type | None]()
-        thread = threading.Thread(target=lambda: found.extend(refused(s)))
-        thread.start()
-        thread.join()
+        in_thread(lambda: found.extend(refused(s)))
         assert set(found) == {WrongThreadError}
         assert s.stats == before
         s.send(b"too")
@@ -68,9 +65,7 @@ def test_a_sender_may_be_built_in_another_thread(tcp_pair: Pair, engine: str) ->
         with s:
             s.send(b"from there")
 
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join()
+    in_thread(use)
     assert s.closed
     assert tcp_pair.rx.recv(100) == b"from there"
 
@@ -378,9 +373,7 @@ def test_memory_is_released_when_the_owner_thread_ends(box: testing.Hold, engine
             box.release()
 
         kept: list[TcpSender] = []
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
+        in_thread(work)
         assert kept[0].closed
         assert CountedBytes.living == 0
         assert rx.recv(MIN_ZERO_COPY, socket.MSG_PEEK)

@@ -15,7 +15,7 @@ import pytest
 from conftest import Pair
 from marks import zero_copy_engines
 from processes import run_program
-from traffic import sender_without_timer, stopped
+from traffic import sender_without_timer, stopped, warm_up
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
@@ -153,9 +153,7 @@ def test_close_reports_what_it_could_not_send(box: testing.Hold) -> None:
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
         sock.connect(box.address)
         tx = UdpSender(sock=sock, max_delay=None, blocking=False, on_error=reported.append)
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         with stopped(box):
             with suppress(BlockingIOError):
@@ -188,9 +186,7 @@ def test_a_non_blocking_drain_raises_while_requests_are_in_flight(box: testing.H
         testing.receiver(sock=box.receiver_socket()) as rx,
         UdpSender(box.address, sock=sock, max_delay=None, blocking=False, zero_copy="always") as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         with stopped(box):
             tx.send(bytes(1400))
             tx.flush()

@@ -2,13 +2,13 @@
 
 import gc
 import socket
-import threading
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Pair
+from processes import in_thread
 
 import uringzc
 from uringzc import ClosedError, UdpSender
@@ -54,9 +54,7 @@ def test_a_dropped_lease_returns_to_the_arena(udp_pair: Pair, how: str) -> None:
             holder.append(holder)
             del holder
         if how == "thread":
-            thread = threading.Thread(target=leases.clear)
-            thread.start()
-            thread.join()
+            in_thread(leases.clear)
         leases.clear()
         gc.collect()
         assert s._arena.leases == 0

@@ -5,11 +5,10 @@ import itertools
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from marks import only_io_uring
-from traffic import one_processor
 
 import uringzc
 from uringzc import testing
@@ -30,13 +29,6 @@ def numbers(datagrams: list[bytes]) -> list[int]:
 
 def inversions(came: list[int]) -> int:
     return sum(before > after for before, after in itertools.pairwise(came))
-
-
-@pytest.fixture
-def net() -> Iterator[testing.Hold]:
-    """A sandbox of the test's own, to be spoilt."""
-    with one_processor(), testing.hold() as box:
-        yield box
 
 
 def sender(box: testing.Hold, **options: object) -> uringzc.UdpSender:

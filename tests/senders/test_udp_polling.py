@@ -3,13 +3,12 @@
 import select
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
 from marks import zero_copy_engines
-from traffic import is_readable, one_processor, stopped, wait_readable
+from traffic import is_readable, stopped, wait_readable, warm_up
 
 from uringzc import SendError, UdpSender, testing
 
@@ -17,13 +16,6 @@ pytestmark = testing.requires("net_admin")
 
 SIZE = 1400
 IP_RECVERR = 11
-
-
-@pytest.fixture
-def net() -> Iterator[testing.Hold]:
-    """A sandbox of the test's own, to be spoilt."""
-    with one_processor(), testing.hold() as box:
-        yield box
 
 
 class Came(NamedTuple):
@@ -124,9 +116,7 @@ def test_a_full_socket_wakes_the_program_when_there_is_room(net: testing.Hold, z
         net.socket() as sock,
         UdpSender(net.address, sock=sock, blocking=False, max_delay=None, zero_copy=zero_copy) as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 106_496)
         check_held_back(net, rx, tx, count)
 
@@ -138,9 +128,7 @@ def test_a_full_arena_wakes_the_program_when_there_is_room(net: testing.Hold) ->
         testing.receiver(sock=net.receiver_socket()) as rx,
         polling(net, zero_copy="always", arena=256 << 10) as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         check_held_back(net, rx, tx, count)
 
 
@@ -184,9 +172,7 @@ def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing
 def test_drain_wakes_the_program_when_memory_is_released(net: testing.Hold) -> None:
     """Woken when memory has come back, and not while it is away."""
     with testing.receiver(sock=net.receiver_socket()) as rx, polling(net, zero_copy="always") as tx:
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         with stopped(net):
             tx.send(numbered(1))
             tx.flush()

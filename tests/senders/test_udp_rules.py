@@ -4,14 +4,13 @@ import select
 import signal
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
 from conftest import Pair
 from marks import zero_copy_engines
-from processes import Alarms, run_program
+from processes import Alarms, in_thread, run_program
 from traffic import is_readable, sender_without_timer, stopped
 
 import uringzc
@@ -56,9 +55,7 @@ def test_another_thread_is_refused(udp_pair: Pair) -> None:
         s.send(b"x" * 100)
         lease = s.lease(100)
         before, found = s.stats, list[type | None]()
-        thread = threading.Thread(target=lambda: found.extend(refused(s, lease)))
-        thread.start()
-        thread.join()
+        in_thread(lambda: found.extend(refused(s, lease)))
         assert set(found) == {WrongThreadError}
         assert s.stats == before
         assert not s.closed

@@ -10,7 +10,7 @@ import time
 import pytest
 from marks import only_io_uring, zero_copy_engines
 from processes import run_program
-from traffic import stopped
+from traffic import stopped, warm_up
 
 import uringzc
 from uringzc import testing
@@ -175,9 +175,7 @@ def test_one_slow_notification_holds_one_block(box: testing.Hold) -> None:
         testing.receiver(sock=box.receiver_socket()) as far,
         box.run(lambda: uringzc.UdpSender(box.address, arena=256 << 10, zero_copy="always")) as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        far.wait(1)
+        warm_up(tx, far)
         with stopped(box):
             tx.send(bytes(1400))
             tx.flush()

@@ -2,12 +2,12 @@
 
 import errno
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from model import Model, Request, SlotAccounting
 from model_programs import SettlesAtResult
+from processes import in_thread
 
 from uringzc._uring import ffi, lib
 from uringzc.errors import E_CLOSED, E_COMPLETIONS, E_NOTIFICATIONS, E_REQUESTS, E_THREAD
@@ -89,8 +89,7 @@ def test_control_accounting_that_settles_at_the_result_is_found() -> None:
 def test_nothing_is_posted_before_the_flush() -> None:
     accounting = SlotAccounting(4)
     key = accounting.attach(0, 1)
-    accounting.result(key, 5)
-    accounting.settle(key)
+    accounting.complete(key, 5)
     assert accounting.take_notifications() == []
     assert accounting.release() == []
     number = accounting.flush(0)
@@ -106,8 +105,7 @@ def test_unsettled_counts_down_to_zero_for_good() -> None:
     number = accounting.flush(0)
     left = [accounting.unsettled(number)]
     for key in keys:
-        accounting.result(key, 1)
-        accounting.settle(key)
+        accounting.complete(key, 1)
         left.append(accounting.unsettled(number))
     assert left == [3, 2, 1, 0]
     accounting.release()
@@ -117,8 +115,7 @@ def test_unsettled_counts_down_to_zero_for_good() -> None:
     assert second != number
     assert accounting.unsettled(number) == 0
     assert accounting.unsettled(second) == 1
-    accounting.result(again, 1)
-    accounting.settle(again)
+    accounting.complete(again, 1)
     assert accounting.unsettled(second) == 0
 
 
@@ -179,8 +176,7 @@ def test_a_completion_of_an_entrys_previous_request_is_ignored() -> None:
     def late(key: Callable[[int, int], int]) -> list[Notification]:
         accounting = SlotAccounting(1, "none")
         first = accounting.attach(0, 1)
-        accounting.result(first, -errno.ECANCELED)
-        accounting.settle(first)
+        accounting.complete(first, -errno.ECANCELED)
         accounting.flush(0)
         accounting.release()
         accounting.take_notifications()
@@ -202,8 +198,7 @@ def test_the_table_is_full_until_references_are_released() -> None:
     keys = [accounting.attach(0, i) for i in range(3)]
     assert accounting.attach(0, 9) == E_REQUESTS
     for key in keys:
-        accounting.result(key, 1)
-        accounting.settle(key)
+        accounting.complete(key, 1)
         assert accounting.attach(0, 9) == E_REQUESTS  # settled, and held: its notifier was not posted
     accounting.flush(0)
     assert accounting.attach(0, 9) == E_REQUESTS  # posted, and its references are still here
@@ -219,8 +214,7 @@ def test_unread_and_awaited_completions_are_bounded(mode: str) -> None:
     def one(result: int) -> int:
         key = accounting.attach(0, 0)
         if key >= 0:
-            accounting.result(key, result)
-            accounting.settle(key)
+            accounting.complete(key, result)
             accounting.flush(0)
             accounting.release()
             accounting.take_notifications()
@@ -242,8 +236,7 @@ def test_unread_and_awaited_completions_are_bounded(mode: str) -> None:
 def test_awaited_completions_count_with_unread_ones() -> None:
     accounting = SlotAccounting(2)
     done = accounting.attach(0, 0)
-    accounting.result(done, 1)
-    accounting.settle(done)
+    accounting.complete(done, 1)
     accounting.flush(0)
     accounting.release()
     assert accounting.attach(0, 1) >= 0
@@ -255,8 +248,7 @@ def test_awaited_completions_count_with_unread_ones() -> None:
 def test_open_pending_and_unread_notifiers_are_bounded() -> None:
     accounting = SlotAccounting(3, "none", tags=range(4))
     first = accounting.attach(0, 0)
-    accounting.result(first, 1)
-    accounting.settle(first)
+    accounting.complete(first, 1)
     accounting.flush(0)
     assert accounting.release() == [0]  # one unread
     accounting.attach(1, 1)
@@ -273,8 +265,7 @@ def test_open_pending_and_unread_notifiers_are_bounded() -> None:
 def test_a_refused_request_takes_no_sequence_number() -> None:
     accounting = SlotAccounting(1)
     key = accounting.attach(0, 0)
-    accounting.result(key, 1)
-    accounting.settle(key)
+    accounting.complete(key, 1)
     accounting.flush(0)
     assert accounting.attach(0, 1) == E_REQUESTS
     accounting.release()
@@ -284,8 +275,7 @@ def test_a_refused_request_takes_no_sequence_number() -> None:
     assert accounting.attach(1, 1) == -errno.EINVAL
     accounting.take_notifications()
     key = accounting.attach(0, 1)
-    accounting.result(key, 1)
-    accounting.settle(key)
+    accounting.complete(key, 1)
     accounting.flush(0)
     assert [n.sequence for n in accounting.take_notifications()] == [1]
 
@@ -323,8 +313,7 @@ def test_unregister_flushes_and_a_new_registration_starts_at_zero() -> None:
     second = accounting.attach(0, 3)
     accounting.flush(0)
     for key in [second, *reversed(first)]:
-        accounting.result(key, 1)
-        accounting.settle(key)
+        accounting.complete(key, 1)
     assert [n[:3] for n in accounting.take_notifications()] == [(20, 0, 0), (12, 0, 2), (10, 0, 0)]
 
 
@@ -373,8 +362,7 @@ def test_close_flushes_and_takes_no_more() -> None:
     assert lib.uzc_slots_check(accounting.pointer) == E_CLOSED
     assert accounting.flush(0) == accounting.update(0, 1) == accounting.unregister() == E_CLOSED
     for key in keys:
-        accounting.result(key, 1)
-        accounting.settle(key)
+        accounting.complete(key, 1)
     assert [n[:4] for n in accounting.take_notifications()] == [(2, 0, 1, 1), (1, 0, 0, 2)]
     assert len(accounting.take_completions()) == 3
     assert sorted(accounting.release()) == [0, 0, 1]
@@ -391,9 +379,7 @@ def test_another_thread_is_refused_once_there_is_an_owner() -> None:
         codes.append(lib.uzc_slots_completions(accounting.pointer, ffi.NULL, 0))
 
     for expected in ([0, 1, 0, 0], [E_THREAD, 0, E_THREAD, E_THREAD]):
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
-        thread.join()
+        in_thread(elsewhere)
         assert codes == expected
         codes.clear()
     assert accounting.flush(0) == E_THREAD

@@ -96,8 +96,7 @@ def test_the_ring_of_completions_wraps_and_is_read_in_parts(mode: str) -> None:
             key = accounting.attach(0, sent)
             if key < 0:
                 break
-            accounting.result(key, sent)
-            accounting.settle(key)
+            accounting.complete(key, sent)
             sent += 1
         if mode == "all":
             accounting.flush(0)
@@ -157,8 +156,7 @@ def test_generations_of_requests_wrap() -> None:
     def once() -> int:
         key = accounting.attach(0, 0)
         assert key >= 0
-        accounting.result(key, 1)
-        accounting.settle(key)
+        accounting.complete(key, 1)
         accounting.flush(0)
         accounting.release()
         accounting.take_notifications()
@@ -182,8 +180,7 @@ def test_generations_of_notifiers_wrap() -> None:
         key = accounting.attach(0, 0)
         number = accounting.flush(0)
         assert accounting.unsettled(number) == 1
-        accounting.result(key, 1)
-        accounting.settle(key)
+        accounting.complete(key, 1)
         assert accounting.unsettled(number) == 0
         accounting.release()
         accounting.take_notifications()
