@@ -89,6 +89,7 @@ with uringzc.Scheduler() as s:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.engines("msg_zerocopy", "copy")
 @sandboxed
 @pytest.mark.parametrize("option", [SO_COOKIE, SO_NETNS_COOKIE])

@@ -180,6 +180,7 @@ def test_control_fragments_are_copied(family: str, wide: testing.Sandbox) -> Non
 # -- what else it says
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 def test_missing_notifications_are_reported(box: testing.Hold) -> None:
     options = ("-4", "-D", FAR["-4"], "-p", box.address[1], "-n", 3, "-s", 1000, "-z", "udp")

@@ -125,6 +125,7 @@ def test_random_programs_arrive_over_loopback() -> None:
     check()
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 def test_random_programs_arrive_over_a_device(box: testing.Hold) -> None:
     """Past an MTU, and through a gate that stops: with blocking=False calls then take a part, or nothing."""

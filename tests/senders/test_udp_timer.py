@@ -63,6 +63,7 @@ def test_one_thread_serves_every_sender() -> None:
         assert len(timers()) == 1
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 def test_retries_get_rarer() -> None:
     """Behind the first datagram to a neighbour that does not answer: 0.2 s, at a max_delay of 1 ms."""

@@ -299,7 +299,13 @@ def wire(
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("family", [socket.AF_INET, pytest.param(socket.AF_INET6, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("given", "mtu"), [(False, 1500), (True, JUMBO)], ids=["own", "given, jumbo"])
+@pytest.mark.parametrize(
+    ("given", "mtu"),
+    [
+        pytest.param(False, 1500, marks=pytest.mark.slow, id="own"),
+        pytest.param(True, JUMBO, id="given, jumbo"),
+    ],
+)
 def test_every_way_to_send_arrives_unchanged(
     box: testing.Hold, path: Path, family: int, given: bool, mtu: int, engine: str
 ) -> None:

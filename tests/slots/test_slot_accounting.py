@@ -60,6 +60,7 @@ def test_every_order_of_two_requests_and_a_flush() -> None:
     assert seen == {(1, 0), (1, 2), (1, 4)}  # an early notification, and then the result, are a stray each
 
 
+@pytest.mark.slow
 def test_every_order_of_three_requests_in_two_slots() -> None:
     events = [(what, index) for index in range(3) for what in ("result", "settle")]
     lawful = 0

@@ -192,6 +192,7 @@ def swapped(box: testing.Hold, family: int) -> int:
     return sum(before > after for before, after in itertools.pairwise(came))
 
 
+@pytest.mark.slow
 @needs_network
 @FAMILIES
 def test_order_is_kept_whatever_processor_takes_packets_out_of_the_gate(
