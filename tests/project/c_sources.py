@@ -99,18 +99,25 @@ class Tree:
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self.sources = {name: parse(text) for name, text in texts.items()}
-        self.home = {name: file for file, source in self.sources.items() for name in source.defines}
+        self.homes: dict[str, list[str]] = {}  # of what other files can use: the files that define it
+        for file, source in self.sources.items():
+            for name in source.defines:
+                self.homes.setdefault(name, []).append(file)
         includes = [Edge(file, to, "") for file, source in self.sources.items() for to in source.includes]
         self.edges = includes + [
-            Edge(file, self.home[name], f"uses {name}")
+            Edge(file, self.home(name, file), f"uses {name}")
             for file, source in self.sources.items()
-            for name in sorted(source.uses & self.home.keys())
-            if self.home[name] != file
+            for name in sorted(source.uses & self.homes.keys() - source.defines)
         ]
 
     @classmethod
     def read(cls, root: Path) -> "Tree":
         return cls({file.relative_to(root).as_posix(): file.read_text() for file in root.rglob("*.[ch]")})
+
+    def home(self, name: str, user: str) -> str:
+        """The file that defines a name as `user` means it: in its folder, if two modules have the name."""
+        files = self.homes.get(name, ["no file"])
+        return next((file for file in files if folder(file) == folder(user)), files[0])
 
     def upward(self, order: Iterable[Iterable[str]]) -> list[Edge]:
         """The edges between folders that do not lead to an earlier rank of `order`."""

@@ -33,7 +33,7 @@ def misplaced(tree: Tree) -> list[str]:
     """The headers that declare functions of another file than the .c of their name."""
     found = []
     for file, source in tree.sources.items():
-        homes = {tree.home.get(name, "no file") for name in source.declares} - {f"{unit(file)}.c"}
+        homes = {tree.home(name, file) for name in source.declares} - {f"{unit(file)}.c"}
         if homes and file != BOUNDARY:
             found.append(f"{file} declares functions of {', '.join(sorted(homes))}")
     return found
@@ -48,6 +48,10 @@ def crowded(tree: Tree, most: int = INCLUDED_AT_MOST) -> list[str]:
 def test_every_file_has_a_layer() -> None:
     names = {name for names in ORDER for name in names}
     assert {file if file in names else folder(file) for file in TREE.sources} == names
+
+
+def test_each_file_needs_only_what_stands_below_its_folder() -> None:
+    assert [str(edge) for edge in TREE.upward(ORDER)] == []
 
 
 def test_only_folders_that_define_python_types_include_its_header() -> None:
@@ -124,6 +128,14 @@ def test_control_an_upward_call_is_found(code: str) -> None:
 )
 def test_control_a_name_of_its_own_is_no_call(code: str) -> None:
     assert upward(changed("low/a.c", code)) == []
+
+
+def test_control_a_name_of_two_modules_is_that_of_the_folder() -> None:
+    tree = Tree(
+        {**CLEAN, "high/d.c": "int a(int x) {\n    return x;\n}\nint d(void) {\n    return a(1);\n}\n"}
+    )
+    assert (upward(tree), tree.circles()) == ([], [])
+    assert [str(edge) for edge in tree.edges if edge.why == "uses a"] == ["low/b.c uses a of low/a.c"]
 
 
 @pytest.mark.parametrize(
