@@ -6,10 +6,7 @@ from typing import Any, TypeVar
 
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
 from model import SETTLED, Model, ModelNotifier, Request, SlotAccounting
 
 T = TypeVar("T")

@@ -47,6 +47,18 @@ def received(rx: socket.socket, count: int) -> list[bytes]:
     return [rx.recv(65536) for _ in range(count)]
 
 
+def raised_by(*calls: Callable[[], object]) -> list[type | None]:
+    """The type of what each call raises."""
+    found: list[type | None] = []
+    for call in calls:
+        try:
+            call()
+            found.append(None)
+        except Exception as error:
+            found.append(type(error))
+    return found
+
+
 def warm_up(tx: uringzc.UdpSender, rx: testing.Receiver) -> None:
     """The first datagram, which has arrived: the destination is known from then on."""
     tx.send(b"warm-up")

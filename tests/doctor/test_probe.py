@@ -303,11 +303,7 @@ def _is_taken(sock: socket.socket) -> bool:
 @testing.requires("unprivileged")
 @pytest.mark.parametrize(
     ("kib", "arena", "reasons"),
-    [
-        (64, 0, {"memlock", "memlock_ring"}),
-        (2048, 1024, {"memlock"}),
-        (8192, 4096, set()),
-    ],
+    [(64, 0, {"memlock", "memlock_ring"}), (2048, 1024, {"memlock"}), (8192, 4096, set())],
 )
 def test_a_small_memlock_limit_is_reported_with_what_fits(kib: int, arena: int, reasons: set[str]) -> None:
     become = f"become_nobody({kib << 10})"
@@ -360,11 +356,7 @@ def test_wmem_max_limits_the_send_buffer(sysctl: Sysctl) -> None:
 
 @pytest.mark.parametrize(
     ("lacking", "name"),
-    [
-        ("report_usage", "report_usage"),
-        ("sendmsg_zc", "sendmsg_zc"),
-        ("fixed_message", "fixed_message"),
-    ],
+    [("report_usage", "report_usage"), ("sendmsg_zc", "sendmsg_zc"), ("fixed_message", "fixed_message")],
 )
 def test_a_missing_feature_names_the_kernel_that_has_it(
     lacking: str, name: str, monkeypatch: pytest.MonkeyPatch

@@ -8,9 +8,9 @@ import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import pytest
+from conftest import Pair
 from held_memory import is_held, ring_count, wait_for_parked
 from marks import only_io_uring, zero_copy_engines
 from processes import Alarms, run_program
@@ -19,9 +19,6 @@ from traffic import all_copied, stopped, wait_readable
 import uringzc
 from uringzc import Completion, Notification, testing
 from uringzc.engines import lifetime
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 needs_ring = testing.requires("send_zc")
 EITHER = pytest.mark.parametrize(
@@ -48,7 +45,7 @@ def queue(engine: uringzc.Scheduler | uringzc.Ring, sock: socket.socket, data: b
 
 @EITHER
 def test_close_waits_for_the_kernel(
-    make: Callable[[], uringzc.Scheduler | uringzc.Ring], udp_pair: "Pair"
+    make: Callable[[], uringzc.Scheduler | uringzc.Ring], udp_pair: Pair
 ) -> None:
     before = ring_count()
     engine = make()
@@ -66,7 +63,7 @@ def test_close_waits_for_the_kernel(
     assert not is_held(data)
 
 
-def test_what_was_settled_can_be_reaped_after_close(udp_pair: "Pair") -> None:
+def test_what_was_settled_can_be_reaped_after_close(udp_pair: Pair) -> None:
     s = uringzc.Scheduler(tags=[5, 6])
     s.send(udp_pair.tx, b"one", user_data=1, slot=1)
     s.send(udp_pair.tx, b"three", user_data=2, slot=1)
@@ -183,9 +180,7 @@ def test_an_engine_dropped_without_close_is_parked(
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_an_engine_can_be_dropped_where_warnings_are_errors(
-    udp_pair: "Pair", other: uringzc.Scheduler
-) -> None:
+def test_an_engine_can_be_dropped_where_warnings_are_errors(udp_pair: Pair, other: uringzc.Scheduler) -> None:
     before = ring_count()
     data = bytearray(b"lost")
     s = uringzc.Scheduler()
@@ -226,7 +221,7 @@ def test_an_engine_in_a_cycle_with_its_slots_is_collected() -> None:
     assert out == "0\n", errors
 
 
-def test_an_engine_in_a_cycle_is_collected(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+def test_an_engine_in_a_cycle_is_collected(udp_pair: Pair, other: uringzc.Scheduler) -> None:
     class Owner:
         def __init__(self) -> None:
             self.me = self
@@ -257,7 +252,7 @@ def test_a_closed_engine_is_dropped_without_a_warning() -> None:
 # -- exceptions
 
 
-def test_an_exception_in_the_with_block_closes_the_engine(udp_pair: "Pair") -> None:
+def test_an_exception_in_the_with_block_closes_the_engine(udp_pair: Pair) -> None:
     before = ring_count()
     data = bytearray(b"sent")
     with pytest.raises(ZeroDivisionError), uringzc.Scheduler() as s:
@@ -365,7 +360,7 @@ def test_close_can_be_interrupted_in_its_first_submission(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a Scheduler was closed:ResourceWarning")
-def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: Pair, other: uringzc.Scheduler) -> None:
     before, interrupted = ring_count(), 0
     for turn in range(3000):
         s = uringzc.Scheduler(max_inflight=8)
@@ -391,7 +386,7 @@ def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: urin
 @pytest.mark.parametrize(
     "how", ["closed", "settled", "queued", pytest.param("ring", marks=needs_ring), "exception", "exit"]
 )
-def test_what_was_sent_arrives_although_the_interpreter_exits(how: str, udp_pair: "Pair") -> None:
+def test_what_was_sent_arrives_although_the_interpreter_exits(how: str, udp_pair: Pair) -> None:
     program = """
         import socket, sys, uringzc
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -487,7 +482,7 @@ def test_a_dropped_completion_poisons_the_engine() -> None:
     assert "parked" in errors
 
 
-def test_control_without_a_dropped_completion_memory_is_released(udp_pair: "Pair") -> None:
+def test_control_without_a_dropped_completion_memory_is_released(udp_pair: Pair) -> None:
     data = bytearray(b"for now")
     with uringzc.Scheduler() as s:
         s.send(udp_pair.tx, data, flush=True)
@@ -495,7 +490,7 @@ def test_control_without_a_dropped_completion_memory_is_released(udp_pair: "Pair
         assert not is_held(data)
 
 
-def test_close_releases_descriptors_and_memory(udp_pair: "Pair") -> None:
+def test_close_releases_descriptors_and_memory(udp_pair: Pair) -> None:
     before, open_rings = len(os.listdir("/proc/self/fd")), ring_count()
     for _ in range(50):
         with uringzc.Scheduler() as s:

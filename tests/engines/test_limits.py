@@ -5,9 +5,9 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
+from conftest import Pair
 from held_memory import is_held, ring_fds
 from marks import only_io_uring, zero_copy_engines
 from processes import run_program
@@ -16,10 +16,6 @@ from traffic import stopped, wait_readable
 import uringzc
 from uringzc import testing
 from uringzc.engines import io_uring as uring
-
-if TYPE_CHECKING:
-    from conftest import Pair
-
 
 # -- bounds
 
@@ -98,7 +94,7 @@ def test_requests_beyond_max_inflight_are_refused(box: testing.Hold, sock: socke
         assert s.send_run(sock, b"x", 1, 4, 0, flush=True) == 4
 
 
-def test_requests_of_open_notifiers_count_towards_max_inflight(udp_pair: "Pair") -> None:
+def test_requests_of_open_notifiers_count_towards_max_inflight(udp_pair: Pair) -> None:
     with uringzc.Scheduler(max_inflight=4, completions="none") as s:
         for _ in range(4):
             s.send(udp_pair.tx, b"x")
@@ -110,7 +106,7 @@ def test_requests_of_open_notifiers_count_towards_max_inflight(udp_pair: "Pair")
         s.send(udp_pair.tx, b"x")
 
 
-def test_unread_completions_count_towards_max_inflight(udp_pair: "Pair") -> None:
+def test_unread_completions_count_towards_max_inflight(udp_pair: Pair) -> None:
     with uringzc.Scheduler(max_inflight=4) as s:
         for i in range(4):
             s.send(udp_pair.tx, b"x", user_data=i)
@@ -123,7 +119,7 @@ def test_unread_completions_count_towards_max_inflight(udp_pair: "Pair") -> None
         s.send(udp_pair.tx, b"x")
 
 
-def test_unread_notifications_count_towards_max_inflight(udp_pair: "Pair") -> None:
+def test_unread_notifications_count_towards_max_inflight(udp_pair: Pair) -> None:
     with uringzc.Scheduler(max_inflight=4, completions="none") as s:
         for _ in range(4):
             s.send(udp_pair.tx, b"x", flush=True)
@@ -178,7 +174,7 @@ LITTLE = """
 
 @only_io_uring
 @testing.requires("unprivileged")
-def test_a_region_above_the_memlock_limit_is_refused(udp_pair: "Pair") -> None:
+def test_a_region_above_the_memlock_limit_is_refused(udp_pair: Pair) -> None:
     out, errors = run_program(LITTLE, 256, udp_pair.rx.getsockname()[1])
     region, registered, results = out.splitlines()
     assert region.startswith("region 12 1048576 bytes can not be registered: the limit for locked memory")
@@ -190,7 +186,7 @@ def test_a_region_above_the_memlock_limit_is_refused(udp_pair: "Pair") -> None:
 
 @only_io_uring
 @testing.requires("unprivileged")
-def test_a_ring_above_the_memlock_limit_is_refused(udp_pair: "Pair") -> None:
+def test_a_ring_above_the_memlock_limit_is_refused(udp_pair: Pair) -> None:
     out, errors = run_program(LITTLE, 4, udp_pair.rx.getsockname()[1])
     assert "RLIMIT_MEMLOCK) is 4 KiB per user, more is needed; raise it with `ulimit -l`" in out, errors
     assert "Traceback" not in errors
@@ -198,6 +194,6 @@ def test_a_ring_above_the_memlock_limit_is_refused(udp_pair: "Pair") -> None:
 
 @only_io_uring
 @testing.requires("unprivileged")
-def test_control_a_large_memlock_limit_is_enough(udp_pair: "Pair") -> None:
+def test_control_a_large_memlock_limit_is_enough(udp_pair: Pair) -> None:
     out, errors = run_program(LITTLE, 8192, udp_pair.rx.getsockname()[1])
     assert out.splitlines() == ["True", "[4, 5]"], errors

@@ -7,9 +7,10 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from conftest import MakePair, Pair
 from marks import only_msg_zerocopy
 from processes import child, run_program
 from traffic import stopped, wait_readable
@@ -17,9 +18,6 @@ from traffic import stopped, wait_readable
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
-
-if TYPE_CHECKING:
-    from conftest import MakePair, Pair
 
 IP_RECVERR, IPV6_RECVERR, SO_TIMESTAMPING, SCM_TIMESTAMPING = 11, 25, 37, 37
 ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 1, 2, 3, 4
@@ -70,7 +68,7 @@ def test_a_pending_socket_error_fails_the_next_send(refused: socket.socket, aske
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_icmp_errors_are_returned_as_recvmsg_has_them(make_udp: "MakePair", family: int) -> None:
+def test_icmp_errors_are_returned_as_recvmsg_has_them(make_udp: MakePair, family: int) -> None:
     v6 = family == socket.AF_INET6
     pair = make_udp(family)
     there = pair.rx.getsockname()
@@ -89,7 +87,7 @@ def test_icmp_errors_are_returned_as_recvmsg_has_them(make_udp: "MakePair", fami
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_timestamps_are_returned_and_are_no_failures(udp_pair: "Pair", count: int) -> None:
+def test_timestamps_are_returned_and_are_no_failures(udp_pair: Pair, count: int) -> None:
     flags = TX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
     udp_pair.tx.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
     with uringzc.Scheduler() as s:
@@ -112,7 +110,7 @@ def test_timestamps_are_returned_and_are_no_failures(udp_pair: "Pair", count: in
         assert one_by_one(s, udp_pair.tx, 1)[-1] == 100  # a timestamp is no failure
 
 
-def test_each_socket_has_its_own_errors(make_udp: "MakePair") -> None:
+def test_each_socket_has_its_own_errors(make_udp: MakePair) -> None:
     pairs = [make_udp() for _ in range(2)]
     for pair in pairs:
         pair.tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -125,7 +123,7 @@ def test_each_socket_has_its_own_errors(make_udp: "MakePair") -> None:
             assert [m.data for m in errors(s, pairs[i].tx)] == [bytes([i]) * 10]
 
 
-def test_a_socket_that_never_sent_has_no_errors(udp_pair: "Pair", tcp_pair: "Pair") -> None:
+def test_a_socket_that_never_sent_has_no_errors(udp_pair: Pair, tcp_pair: Pair) -> None:
     with uringzc.Scheduler() as s:
         assert errors(s, udp_pair.tx) == errors(s, tcp_pair.tx) == []
 
@@ -240,7 +238,7 @@ def test_reading_errors_keeps_notifications(box: testing.Hold) -> None:
 
 
 @only_msg_zerocopy
-def test_copied_is_none_where_the_kernel_merged_notifications(udp_pair: "Pair") -> None:
+def test_copied_is_none_where_the_kernel_merged_notifications(udp_pair: Pair) -> None:
     with uringzc.Scheduler() as s:
         for _ in range(3):
             s.send(udp_pair.tx, b"x", flush=True)

@@ -4,9 +4,9 @@ import resource
 import socket
 import struct
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import pytest
+from conftest import Pair
 from marks import only_msg_zerocopy
 from processes import child
 from traffic import received, stopped
@@ -14,14 +14,11 @@ from traffic import received, stopped
 import uringzc
 from uringzc import testing
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
 sandboxed = testing.requires("net_admin")
 SO_COOKIE, SO_NETNS_COOKIE = 57, 71
 
 
-def test_two_thousand_sockets_can_be_used(udp_pair: "Pair") -> None:
+def test_two_thousand_sockets_can_be_used(udp_pair: Pair) -> None:
     with ExitStack() as stack, uringzc.Scheduler() as s:
         socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2000)]
         for _ in range(2):

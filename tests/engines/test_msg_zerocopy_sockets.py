@@ -6,9 +6,10 @@ import socket
 import struct
 import threading
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from conftest import Pair
 from marks import only_msg_zerocopy, zero_copy_engines
 from processes import fork
 from traffic import enlarge_sndbuf, received, stopped, tcp_connection
@@ -17,9 +18,6 @@ import uringzc
 from uringzc import testing
 from uringzc.engines.base import Engine
 from uringzc.kernel import error_queue
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 sandboxed = testing.requires("net_admin")
 SO_ZEROCOPY, MSG_ZEROCOPY, UDP_CORK = 60, 0x4000000, 1
@@ -140,7 +138,7 @@ def test_a_descriptor_may_be_reused_while_sends_are_in_flight(box: testing.Hold,
 
 @sandboxed
 def test_waiting_requests_of_a_closed_socket_leave_through_it(
-    box: testing.Hold, rx: socket.socket, tcp_pair: "Pair"
+    box: testing.Hold, rx: socket.socket, tcp_pair: Pair
 ) -> None:
     with uringzc.Scheduler() as s:
         with stopped(box):
@@ -179,7 +177,7 @@ def test_two_descriptors_of_a_socket_share_its_ids(box: testing.Hold, rx: socket
 @zero_copy_engines
 @sandboxed
 def test_a_full_socket_does_not_block_others(
-    box: testing.Hold, rx: socket.socket, udp_pair: "Pair", engine: str
+    box: testing.Hold, rx: socket.socket, udp_pair: Pair, engine: str
 ) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
@@ -315,7 +313,7 @@ def test_waiting_does_not_poll_in_a_loop(
 # -- datagrams of nothing, and in parts
 
 
-def test_empty_datagrams_arrive_between_others(udp_pair: "Pair") -> None:
+def test_empty_datagrams_arrive_between_others(udp_pair: Pair) -> None:
     data = [b"", b"1", b"", b"", b"2", b""]
     with uringzc.Scheduler() as s:
         for _ in range(20):
@@ -326,7 +324,7 @@ def test_empty_datagrams_arrive_between_others(udp_pair: "Pair") -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_corked_parts_are_one_datagram(udp_pair: "Pair", failing: bool) -> None:
+def test_corked_parts_are_one_datagram(udp_pair: Pair, failing: bool) -> None:
     with uringzc.Scheduler() as s:
         for _ in range(3):
             udp_pair.tx.setsockopt(socket.IPPROTO_UDP, UDP_CORK, 1)

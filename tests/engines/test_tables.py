@@ -7,18 +7,15 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import pytest
+from conftest import Pair
 from marks import only_io_uring
 from processes import run_program
 from raising import raises_errno
 
 import uringzc
 from uringzc.engines.tables import BUFFERS
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 pytestmark = only_io_uring
 S = uringzc.Scheduler
@@ -77,7 +74,7 @@ def test_a_full_file_table_is_refused() -> None:
         assert s._engine.sockets.registered == {sockets[0]: 0, sockets[2]: 2, sockets[3]: 1}  # type: ignore[attr-defined]
 
 
-def test_sockets_work_without_a_file_table(udp_pair: "Pair") -> None:
+def test_sockets_work_without_a_file_table(udp_pair: Pair) -> None:
     """Then sockets go by their descriptors, as on the other engines."""
     with S() as s:
         with descriptors(0):
@@ -105,7 +102,7 @@ def test_explain_names_a_missing_file_table() -> None:
     assert "Its socket is not registered: no table of files (Operation not permitted)." in said
 
 
-def test_control_explain_with_a_file_table(udp_pair: "Pair") -> None:
+def test_control_explain_with_a_file_table(udp_pair: Pair) -> None:
     with uringzc.UdpSender(udp_pair.rx.getsockname()) as sender:
         assert "not registered" not in sender.explain()
 

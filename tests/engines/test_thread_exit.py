@@ -8,9 +8,9 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING
 
 import pytest
+from conftest import Pair
 from held_memory import pinned_kib, wait_for_parked
 from marks import zero_copy_engines
 from processes import child, in_thread, run_program
@@ -19,9 +19,6 @@ from traffic import stopped, wait_until
 import uringzc
 from uringzc import testing
 from uringzc.engines import lifetime
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 NOT_CLOSED = pytest.mark.filterwarnings(
     "ignore:.* was not closed:ResourceWarning", "ignore:unclosed:ResourceWarning"
@@ -35,45 +32,45 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def udp(pair: "Pair") -> None:
+def udp(pair: Pair) -> None:
     sender = uringzc.UdpSender(pair.rx.getsockname())
     sender.send_many([bytes(1000)] * 3)
     sender.flush()
 
 
-def udp_that_waits(pair: "Pair") -> None:
+def udp_that_waits(pair: Pair) -> None:
     sender = uringzc.UdpSender(pair.rx.getsockname(), max_delay=None)
     sender.send(b"not flushed")
 
 
-def udp_unused(pair: "Pair") -> None:
+def udp_unused(pair: Pair) -> None:
     uringzc.UdpSender(pair.rx.getsockname())
 
 
-def submitted(pair: "Pair") -> None:
+def submitted(pair: Pair) -> None:
     s = uringzc.Scheduler()
     s.send(pair.tx, s.register(1 << 20), length=10)
     s.submit()
 
 
-def queued(pair: "Pair") -> None:
+def queued(pair: Pair) -> None:
     s = uringzc.Scheduler()
     s.register(1 << 20)
     s.send(pair.tx, b"not submitted")
 
 
-def unused(pair: "Pair") -> None:
+def unused(pair: Pair) -> None:
     uringzc.Scheduler().register(1 << 20)
 
 
-def shared(pair: "Pair") -> None:
+def shared(pair: Pair) -> None:
     s = uringzc.Scheduler()
     sender = uringzc.UdpSender(pair.rx.getsockname(), scheduler=s)
     sender.send_many([bytes(1000)] * 3)
     sender.flush()
 
 
-def udp_in_a_cycle(pair: "Pair") -> None:
+def udp_in_a_cycle(pair: Pair) -> None:
     class App:
         def __init__(self) -> None:
             self.me = self
@@ -82,12 +79,12 @@ def udp_in_a_cycle(pair: "Pair") -> None:
     App().sender.send_many([bytes(1000)] * 3)
 
 
-def collected(pair: "Pair") -> None:
+def collected(pair: Pair) -> None:
     udp_in_a_cycle(pair)
     gc.collect()
 
 
-def raw(pair: "Pair") -> None:
+def raw(pair: Pair) -> None:
     ring = uringzc.Ring()
     ring.send_zc(pair.tx, bytearray(10))
     ring.submit()
@@ -109,7 +106,7 @@ LEAVING = [
 @pytest.mark.slow
 @NOT_CLOSED
 @pytest.mark.parametrize("leave", LEAVING)
-def test_what_a_thread_did_not_close_is_closed(leave: Callable[["Pair"], None], udp_pair: "Pair") -> None:
+def test_what_a_thread_did_not_close_is_closed(leave: Callable[[Pair], None], udp_pair: Pair) -> None:
     in_thread(lambda: leave(udp_pair))  # modules, and what is kept for good
     before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
@@ -120,7 +117,7 @@ def test_what_a_thread_did_not_close_is_closed(leave: Callable[["Pair"], None], 
 
 
 @NOT_CLOSED
-def test_an_engine_without_owner_ends_when_it_is_dropped(udp_pair: "Pair") -> None:
+def test_an_engine_without_owner_ends_when_it_is_dropped(udp_pair: Pair) -> None:
     before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
         with pytest.warns(ResourceWarning, match="was not closed"):
@@ -133,7 +130,7 @@ def test_an_engine_without_owner_ends_when_it_is_dropped(udp_pair: "Pair") -> No
 
 
 @NOT_CLOSED
-def test_an_engine_collected_by_another_thread_ends_with_its_own(udp_pair: "Pair") -> None:
+def test_an_engine_collected_by_another_thread_ends_with_its_own(udp_pair: Pair) -> None:
     made, collected = threading.Event(), threading.Event()
     before = descriptors()
 
@@ -405,14 +402,14 @@ FORKED = """
 """
 
 
-def test_a_forked_child_leaves_parked_engines_to_the_parent(udp_pair: "Pair") -> None:
+def test_a_forked_child_leaves_parked_engines_to_the_parent(udp_pair: Pair) -> None:
     out, errors = run_program(FORKED, "its thread's", udp_pair.rx.getsockname()[1])
     assert out.splitlines() == ["in the child 0", "it ends with 0", "parked 0"], errors
     assert udp_pair.receive(2) == [b"by a thread", b"by the parent"]
     assert udp_pair.empty()
 
 
-def test_control_a_guard_that_acts_in_any_thread(udp_pair: "Pair") -> None:
+def test_control_a_guard_that_acts_in_any_thread(udp_pair: Pair) -> None:
     """The kernel gives the child no ring; elsewhere it sends what the parent had queued: twice, then."""
     with child(FORKED, "anybody's", udp_pair.rx.getsockname()[1]) as started:
         out, _ = started.end(None)

@@ -10,9 +10,10 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from conftest import Pair
 from held_memory import BareEngine, is_held, ring_count
 from marks import only_io_uring, zero_copy_engines
 from processes import Alarms, in_thread, run_program
@@ -20,9 +21,6 @@ from traffic import is_readable, stopped
 
 import uringzc
 from uringzc import testing
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 S = uringzc.Scheduler
 
@@ -99,7 +97,7 @@ def test_another_thread_is_refused_while_the_owner_waits(box: testing.Hold) -> N
         assert errors == ["WrongThreadError"] * len(CALLS)
 
 
-def test_calls_of_another_thread_do_not_disturb_the_owner(udp_pair: "Pair") -> None:
+def test_calls_of_another_thread_do_not_disturb_the_owner(udp_pair: Pair) -> None:
     end = threading.Event()
     refused: list[type[Exception]] = []
 
@@ -131,7 +129,7 @@ def test_calls_of_another_thread_do_not_disturb_the_owner(udp_pair: "Pair") -> N
         assert set(refused) == {uringzc.WrongThreadError}
 
 
-def test_an_engine_may_be_built_in_another_thread(udp_pair: "Pair") -> None:
+def test_an_engine_may_be_built_in_another_thread(udp_pair: Pair) -> None:
     s = S()
     region = s.register(4096)
     region.view[:5] = b"built"
@@ -172,7 +170,7 @@ def test_an_engine_may_be_built_in_another_thread(udp_pair: "Pair") -> None:
     assert udp_pair.receive(3) == [b"queued", b"built", bytes(3)]
 
 
-def test_the_building_thread_may_end_before_the_first_use(udp_pair: "Pair") -> None:
+def test_the_building_thread_may_end_before_the_first_use(udp_pair: Pair) -> None:
     s, region = in_thread(lambda: (s := S(), s.register(1 << 20)))
     with s:
         s.send(udp_pair.tx, region, length=10, flush=True)
@@ -182,7 +180,7 @@ def test_the_building_thread_may_end_before_the_first_use(udp_pair: "Pair") -> N
         assert udp_pair.receive(1) == [bytes(10)]
 
 
-def test_calls_that_submit_nothing_make_no_owner(udp_pair: "Pair") -> None:
+def test_calls_that_submit_nothing_make_no_owner(udp_pair: Pair) -> None:
     with S() as s:
         for look in (s.reap_completions, s.reap_notifications, s.submit, s.drain):
             in_thread(look)
@@ -195,7 +193,7 @@ def test_calls_that_submit_nothing_make_no_owner(udp_pair: "Pair") -> None:
 # -- the owner ends
 
 
-def test_memory_is_released_when_the_owner_thread_ends(udp_pair: "Pair") -> None:
+def test_memory_is_released_when_the_owner_thread_ends(udp_pair: Pair) -> None:
     before = ring_count()
     data = [bytearray(b"%d" % i) for i in range(4)]
 
@@ -250,7 +248,7 @@ def test_an_engine_that_fails_at_thread_exit_does_not_stop_the_next() -> None:
     assert out.splitlines() == ["1 True 0 1"], errors
 
 
-def test_each_thread_may_have_its_own_engine(udp_pair: "Pair") -> None:
+def test_each_thread_may_have_its_own_engine(udp_pair: Pair) -> None:
     before = ring_count()
 
     def work(number: int) -> int:
@@ -305,7 +303,7 @@ def test_a_signal_handler_is_refused_while_a_call_waits(box: testing.Hold) -> No
         s.send(sock, b"usable", flush=True)
 
 
-def test_a_finalizer_is_refused_while_memory_is_released(udp_pair: "Pair") -> None:
+def test_a_finalizer_is_refused_while_memory_is_released(udp_pair: Pair) -> None:
     outcomes: list[object] = []
 
     class Noisy(bytearray):
@@ -338,7 +336,7 @@ class Asked(socket.socket):
         return super().fileno()
 
 
-def test_a_call_from_inside_a_send_is_refused(make_udp: "Callable[..., Pair]") -> None:
+def test_a_call_from_inside_a_send_is_refused(make_udp: Callable[..., Pair]) -> None:
     right, wrong = make_udp().rx, make_udp()
     outcomes: list[object] = []
     with Asked(socket.AF_INET, socket.SOCK_DGRAM) as sock, S() as s:

@@ -341,10 +341,7 @@ def test_multicast_file_arrives_in_another_network(group: str, tmp_path: Path) -
 def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     head = struct.Struct("!IIQQ")
-    with (
-        group_receiver() as sock,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx,
-    ):
+    with group_receiver() as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
         address = sock.getsockname()
         sock.close()
         tx.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))

@@ -15,9 +15,10 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
+from conftest import Pair
 from marks import only_io_uring
 from processes import run_program
 from traffic import is_readable
@@ -25,9 +26,6 @@ from traffic import is_readable
 import uringzc
 from uringzc import Notification, RawCompletion, memory, testing
 from uringzc._uring import lib
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 pytestmark = only_io_uring
 
@@ -71,11 +69,11 @@ class World(NamedTuple):
     engine: Engine
     fixture: Callable[[str], Any]
 
-    def udp(self, **options: Any) -> "Pair":
+    def udp(self, **options: Any) -> Pair:
         pair: Pair = self.fixture("make_udp")(**options)
         return pair
 
-    def tcp(self) -> "Pair":
+    def tcp(self) -> Pair:
         pair: Pair = self.fixture("make_tcp")()
         return pair
 
@@ -90,6 +88,9 @@ def erred(sock: socket.socket) -> None:
     poll = select.poll()
     poll.register(sock, 0)
     assert poll.poll(20_000)
+
+
+Provoke = Callable[[World], Bad]
 
 
 # -- the rows
@@ -238,7 +239,7 @@ def file_instead(world: World) -> Bad:
 
 net_admin = testing.requires("net_admin")
 #: what is done, the result of a zero-copy send, and of a copying one; None where there is no such
-ROWS: list[tuple[Callable[[World], Bad], int, int | None, pytest.MarkDecorator | None]] = [
+ROWS: list[tuple[Provoke, int, int | None, pytest.MarkDecorator | None]] = [
     (sent, 5, 5, None),
     (sent_tcp, 5, 5, None),
     (sent_region, 5, 5, None),
@@ -292,11 +293,7 @@ def queue(engine: Engine, request: Bad, **options: Any) -> None:
 
 @rows()
 def test_each_answer_has_its_cqes(
-    request: pytest.FixtureRequest,
-    udp_pair: "Pair",
-    provoke: Callable[[World], Bad],
-    result: int,
-    zero_copy: bool,
+    request: pytest.FixtureRequest, udp_pair: Pair, provoke: Provoke, result: int, zero_copy: bool
 ) -> None:
     with uringzc.Ring() as ring:
         made = provoke(World(ring, request.getfixturevalue))
@@ -323,11 +320,7 @@ def test_each_answer_has_its_cqes(
 
 @rows()
 def test_each_answer_is_accounted_for(
-    request: pytest.FixtureRequest,
-    udp_pair: "Pair",
-    provoke: Callable[[World], Bad],
-    result: int,
-    zero_copy: bool,
+    request: pytest.FixtureRequest, udp_pair: Pair, provoke: Provoke, result: int, zero_copy: bool
 ) -> None:
     with uringzc.Scheduler(tags=[TAG], debug=False) as s:
         made = provoke(World(s, request.getfixturevalue))
@@ -356,12 +349,7 @@ def test_each_answer_is_accounted_for(
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "between", "flushing"])
 @rows(copying=False)
 def test_each_answer_among_two_good_ones(
-    request: pytest.FixtureRequest,
-    udp_pair: "Pair",
-    provoke: Callable[[World], Bad],
-    result: int,
-    zero_copy: bool,
-    place: int,
+    request: pytest.FixtureRequest, udp_pair: Pair, provoke: Provoke, result: int, zero_copy: bool, place: int
 ) -> None:
     with uringzc.Scheduler(tags=[TAG], debug=False) as s:
         made = provoke(World(s, request.getfixturevalue))

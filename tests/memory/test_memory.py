@@ -8,10 +8,11 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Pair
 from held_memory import is_held, pinned_kib
 from marks import only_io_uring, zero_copy_engines
 from processes import run_program
@@ -19,9 +20,6 @@ from traffic import stopped, wait_until
 
 import uringzc
 from uringzc import memory, testing
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 S = uringzc.Scheduler
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -67,7 +65,7 @@ def test_a_closed_engine_has_unlocked_its_memory() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 100, PAGE, PAGE + 1, 1 << 20])
-def test_a_region_of_any_size_is_sent(size: int, udp_pair: "Pair", engine: str) -> None:
+def test_a_region_of_any_size_is_sent(size: int, udp_pair: Pair, engine: str) -> None:
     with S() as s, s.register(size) as region:
         assert region.registered == (engine == "io_uring")
         assert len(region) == len(region.view) == region.view.nbytes == size
@@ -83,7 +81,7 @@ def test_a_region_of_any_size_is_sent(size: int, udp_pair: "Pair", engine: str) 
         assert f"Region of {size} bytes, {how}" in repr(region)
 
 
-def test_region_is_sent_from_where_it_is(udp_pair: "Pair") -> None:
+def test_region_is_sent_from_where_it_is(udp_pair: Pair) -> None:
     with S() as s:
         region = s.register(1 << 16)
         pattern = bytes(range(256)) * 256
@@ -155,7 +153,7 @@ def test_control_a_closed_region_that_was_not_sent_is_released_at_once() -> None
         assert not is_held(data)
 
 
-def test_a_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
+def test_a_dropped_region_is_unregistered(udp_pair: Pair) -> None:
     with S() as s:
         region = s.register(8 << 20)
         s.send(udp_pair.tx, region, length=1, flush=True)
@@ -168,7 +166,7 @@ def test_a_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
 
 
 @only_io_uring
-def test_thousands_of_regions_can_be_registered(udp_pair: "Pair") -> None:
+def test_thousands_of_regions_can_be_registered(udp_pair: Pair) -> None:
     with S() as s:
         regions = [s.register(PAGE) for _ in range(3000)]
         assert pinned_kib() >= 3000 * PAGE // 1024
@@ -202,7 +200,7 @@ def test_regions_beyond_the_table_are_refused() -> None:
 
 @pytest.mark.slow
 @only_io_uring
-def test_a_region_may_span_registered_buffers(udp_pair: "Pair") -> None:
+def test_a_region_may_span_registered_buffers(udp_pair: Pair) -> None:
     gib, mib = 1 << 30, 1 << 20
     available = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) >> 10
     if available < 3072:
@@ -226,7 +224,7 @@ def test_a_region_may_span_registered_buffers(udp_pair: "Pair") -> None:
 
 
 @only_io_uring
-def test_region_of_another_engine_is_refused(udp_pair: "Pair") -> None:
+def test_region_of_another_engine_is_refused(udp_pair: Pair) -> None:
     with S() as one, S() as two, uringzc.Ring() as ring:
         region, raw = one.register(4096), ring.register(4096)
         refusals: list[Callable[[], object]] = [
@@ -242,7 +240,7 @@ def test_region_of_another_engine_is_refused(udp_pair: "Pair") -> None:
         one.send(udp_pair.tx, region, length=1)
 
 
-def test_region_of_an_engine_that_is_gone_is_refused(udp_pair: "Pair") -> None:
+def test_region_of_an_engine_that_is_gone_is_refused(udp_pair: Pair) -> None:
     # the next engine is likely to lie where the last one lay
     for _ in range(20):
         one = S(max_inflight=64)
@@ -298,7 +296,7 @@ KINDS: list[tuple[str, Callable[[], Any], bool]] = [
 
 @pytest.mark.parametrize(("make", "registered"), [row[1:] for row in KINDS], ids=[row[0] for row in KINDS])
 def test_memory_of_the_program_can_be_registered(
-    make: Callable[[], Any], registered: bool, udp_pair: "Pair", engine: str
+    make: Callable[[], Any], registered: bool, udp_pair: Pair, engine: str
 ) -> None:
     data = make()
     content = bytes(memoryview(data).cast("B") if not isinstance(data, np.ndarray) else data.tobytes())
@@ -345,7 +343,7 @@ NO_PROC = """
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["mounted", pytest.param("not mounted", marks=testing.requires("net_admin"))])
 def test_without_proc_memory_is_sent_unregistered(
-    how: str, udp_pair: "Pair", tmp_path: Path, engine: str
+    how: str, udp_pair: Pair, tmp_path: Path, engine: str
 ) -> None:
     """What may lie on huge pages, for all that is known, is sent unregistered."""
     tmp_path.joinpath("file").write_bytes(b"file" * 1024)
@@ -376,7 +374,7 @@ def test_export_lasts_until_the_notification(held: Held) -> None:
         assert rx.wait(1) == [b"mine"]
 
 
-def test_export_lasts_until_the_flush(udp_pair: "Pair") -> None:
+def test_export_lasts_until_the_flush(udp_pair: Pair) -> None:
     data = bytearray(b"mine")
     with S() as s:
         s.send(udp_pair.tx, data)
@@ -387,7 +385,7 @@ def test_export_lasts_until_the_flush(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_references_are_released(udp_pair: "Pair") -> None:
+def test_references_are_released(udp_pair: Pair) -> None:
     class Named(bytearray):
         pass
 
@@ -416,7 +414,7 @@ def test_references_are_released(udp_pair: "Pair") -> None:
         assert holders() == regions
 
 
-def test_memory_of_a_failed_request_is_released(udp_pair: "Pair") -> None:
+def test_memory_of_a_failed_request_is_released(udp_pair: Pair) -> None:
     data = bytearray(60000)
     with S() as s:
         udp_pair.tx.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
@@ -428,7 +426,7 @@ def test_memory_of_a_failed_request_is_released(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_a_refused_send_holds_nothing(udp_pair: "Pair") -> None:
+def test_a_refused_send_holds_nothing(udp_pair: Pair) -> None:
     data = bytearray(100)
     with S() as s:
         region = s.register(data)

@@ -192,8 +192,7 @@ def test_constants_have_the_numbers_of_the_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("struct", "record"),
-    [("uzc_completion", notif.COMPLETION), ("uzc_notification", notif.NOTIFICATION)],
+    ("struct", "record"), [("uzc_completion", notif.COMPLETION), ("uzc_notification", notif.NOTIFICATION)]
 )
 def test_records_have_the_layout_of_the_structs(struct: str, record: "notif.Record[tuple[int, ...]]") -> None:
     kind = _uring.ffi.typeof(struct)

@@ -8,10 +8,11 @@ import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Pair
 from held_memory import is_held
 from marks import only_io_uring
 from raising import raises_errno
@@ -19,15 +20,12 @@ from raising import raises_errno
 import uringzc
 from uringzc.address import pack
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
 S = uringzc.Scheduler
 U32, U64 = 1 << 32, 1 << 64
 
 
 @pytest.fixture
-def s(udp_pair: "Pair") -> Iterator[S]:
+def s(udp_pair: Pair) -> Iterator[S]:
     """A scheduler; after the test, nothing was queued on it, and it still works."""
     with S(tags=[7, 8]) as s:
         sock = udp_pair.tx
@@ -117,7 +115,7 @@ SEND: list[Case] = [
 
 @cases(*SEND)
 def test_send_refuses_bad_arguments(
-    s: S, udp_pair: "Pair", arguments: dict[str, Any], kind: type[Exception], text: str
+    s: S, udp_pair: Pair, arguments: dict[str, Any], kind: type[Exception], text: str
 ) -> None:
     given: dict[str, Any] = {"sock": udp_pair.tx, "data": b"12345", "flush": True, **arguments}
     with pytest.raises(kind, match=text):
@@ -126,7 +124,7 @@ def test_send_refuses_bad_arguments(
 
 @cases(*(row for row in SEND if not row[0].startswith(("data", "sock"))))
 def test_send_of_a_region_refuses_bad_arguments(
-    s: S, udp_pair: "Pair", arguments: dict[str, Any], kind: type[Exception], text: str
+    s: S, udp_pair: Pair, arguments: dict[str, Any], kind: type[Exception], text: str
 ) -> None:
     data = bytearray(5)
     region = s.register(data)
@@ -138,7 +136,7 @@ def test_send_of_a_region_refuses_bad_arguments(
 
 @cases(*(row for row in SEND if not row[0].startswith(("slot", "keyword", "sock file"))))
 def test_send_in_debug_mode_refuses_bad_arguments(
-    udp_pair: "Pair", arguments: dict[str, Any], kind: type[Exception], text: str
+    udp_pair: Pair, arguments: dict[str, Any], kind: type[Exception], text: str
 ) -> None:
     data = bytearray(5)
     given: dict[str, Any] = {"sock": udp_pair.tx, "data": data, **arguments}
@@ -178,7 +176,7 @@ def test_send_in_debug_mode_refuses_bad_arguments(
 )
 @pytest.mark.parametrize("debug", [False, True])
 def test_send_run_refuses_bad_arguments(
-    udp_pair: "Pair", arguments: dict[str, Any], kind: type[Exception], text: str, debug: bool
+    udp_pair: Pair, arguments: dict[str, Any], kind: type[Exception], text: str, debug: bool
 ) -> None:
     with S(debug=debug) as s:
         region = s.register(100)
@@ -188,14 +186,14 @@ def test_send_run_refuses_bad_arguments(
         assert s.stats.requests == 0
 
 
-def test_send_run_of_no_datagrams_queues_nothing(s: S, udp_pair: "Pair") -> None:
+def test_send_run_of_no_datagrams_queues_nothing(s: S, udp_pair: Pair) -> None:
     region = s.register(100)
     assert s.send_run(udp_pair.tx, region, 10, 0) == 0
     assert s.send_run(udp_pair.tx, region, 10, 0, offset=100) == 0
     assert s.stats.requests == 0
 
 
-def test_send_names_missing_and_repeated_arguments(s: S, udp_pair: "Pair") -> None:
+def test_send_names_missing_and_repeated_arguments(s: S, udp_pair: Pair) -> None:
     calls: list[tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any], str]] = [
         (s.send, (), {}, r"send\(\) needs 'sock'"),
         (s.send, (udp_pair.tx,), {}, r"send\(\) needs 'data'"),
@@ -286,7 +284,7 @@ def test_closed_sockets_are_refused(s: S, how: str) -> None:
         os.close(left)
 
 
-def test_registering_sockets_refuses_bad_arguments(s: S, udp_pair: "Pair") -> None:
+def test_registering_sockets_refuses_bad_arguments(s: S, udp_pair: Pair) -> None:
     for nothing in (None, 5, Strange()):
         with pytest.raises(TypeError, match="sock must be a socket"):
             s.register_socket(nothing)  # type: ignore[arg-type]
@@ -442,7 +440,7 @@ def test_ring_refuses_bad_options(arguments: dict[str, Any], kind: type[Exceptio
     ("msg_flags", {"buffers": [b"x"], "msg_flags": 1 << 31}, ValueError, "msg_flags must be from 0"),
 )
 def test_sendmsg_zc_refuses_bad_arguments(
-    udp_pair: "Pair", arguments: dict[str, Any], kind: type[Exception], text: str
+    udp_pair: Pair, arguments: dict[str, Any], kind: type[Exception], text: str
 ) -> None:
     with uringzc.Ring() as ring:
         with pytest.raises(kind, match=text):
@@ -456,7 +454,7 @@ def test_sendmsg_zc_refuses_bad_arguments(
 @pytest.mark.parametrize(
     "argument", [*("offset", "length", "slot", "user_data"), *("size", "count", "stride")]
 )
-def test_an_index_method_may_close_the_engine(udp_pair: "Pair", argument: str) -> None:
+def test_an_index_method_may_close_the_engine(udp_pair: Pair, argument: str) -> None:
     outcomes: list[type[BaseException] | None] = []
 
     class Closing:
@@ -485,7 +483,7 @@ def test_an_index_method_may_close_the_engine(udp_pair: "Pair", argument: str) -
 
 
 @pytest.mark.parametrize("call", ["send", "register_socket"])
-def test_an_encrypted_socket_is_refused(tcp_pair: "Pair", call: str) -> None:
+def test_an_encrypted_socket_is_refused(tcp_pair: Pair, call: str) -> None:
     context = ssl.create_default_context()
     plain = tcp_pair.tx.dup()
     with context.wrap_socket(plain, do_handshake_on_connect=False, server_hostname="x") as sock, S() as s:

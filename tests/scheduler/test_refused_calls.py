@@ -5,18 +5,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from conftest import MakePair, Pair
 from marks import zero_copy_engines
 from processes import fork, in_thread
 from traffic import stopped
 
 import uringzc
 from uringzc import errors, testing
-
-if TYPE_CHECKING:
-    from conftest import MakePair, Pair
 
 #: what a program holds, how it is made, and a call of it
 Holder = uringzc.Scheduler | uringzc.Ring | uringzc.UdpSender | uringzc.TcpSender
@@ -27,7 +25,7 @@ VERB = {"Scheduler": "submitted", "Ring": "submitted", "UdpSender": "sent", "Tcp
 class Made:
     """One of them, connected, and the scheduler that it shares, if it shares one."""
 
-    def __init__(self, name: str, pair: "Pair", shared: uringzc.Scheduler | None = None) -> None:
+    def __init__(self, name: str, pair: Pair, shared: uringzc.Scheduler | None = None) -> None:
         self.sock = pair.tx
         self.it: Any
         if name == "UdpSender":
@@ -52,7 +50,7 @@ Make = Callable[..., Made]
 
 
 @pytest.fixture
-def make(make_udp: "MakePair", make_tcp: "MakePair") -> Iterator[Make]:
+def make(make_udp: MakePair, make_tcp: MakePair) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def one(name: str, shared: uringzc.Scheduler | None = None) -> Made:
@@ -229,7 +227,7 @@ INSIDE = (
 CALLBACK = ", or a callback (on_error, notify),"
 
 
-def test_a_callback_is_refused_inside_a_call(udp_pair: "Pair") -> None:
+def test_a_callback_is_refused_inside_a_call(udp_pair: Pair) -> None:
     said: list[str] = []
 
     def notify(_: uringzc.Notification) -> None:

@@ -4,9 +4,10 @@ import dataclasses
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
+from conftest import Pair
 from held_memory import is_held
 from marks import only_io_uring
 from raising import raises_errno
@@ -16,9 +17,6 @@ import uringzc
 from uringzc import RawCompletion, testing
 from uringzc.engines import io_uring as uring
 from uringzc.kernel.features import features
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 pytestmark = only_io_uring
 
@@ -60,7 +58,7 @@ def test_error_of_a_raw_completion() -> None:
     assert RawCompletion(1, -(1 << 31), NOTIF).error is None  # copied: that is no failure
 
 
-def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: Pair) -> None:
     ring.send_zc(udp_pair.tx, b"copied at delivery")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         ring.send_zc(sock, b"not zero-copy", user_data=1)
@@ -71,14 +69,14 @@ def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: "Pair") -> 
     assert len([cqe for cqe in cqes if cqe.res < 0]) > 1  # the control: the sign alone misleads
 
 
-def test_send_copies_and_completes_once(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_send_copies_and_completes_once(ring: uringzc.Ring, udp_pair: Pair) -> None:
     ring.send(udp_pair.tx, b"copied", user_data=7)
     assert all_of(ring, 1) == [RawCompletion(7, 6, 0)]
     assert udp_pair.receive(1) == [b"copied"]
     assert ring.stats.in_flight == 0
 
 
-def test_send_zc_completes_and_notifies(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_send_zc_completes_and_notifies(ring: uringzc.Ring, udp_pair: Pair) -> None:
     data = bytearray(b"zero-copy")
     ring.send_zc(udp_pair.tx, data, user_data=7)
     result, notification = all_of(ring, 2)
@@ -160,7 +158,7 @@ def test_many_destinations_of_one_socket(ring: uringzc.Ring) -> None:
 @pytest.mark.parametrize("kind", ["copied", "bytes", "region", "buffers"])
 @pytest.mark.parametrize(("length", "datagrams"), [(3500, 4), (3000, 3), (1000, 1), (10, 1), (40_000, 40)])
 def test_segments_arrive_as_datagrams(
-    ring: uringzc.Ring, udp_pair: "Pair", kind: str, length: int, datagrams: int
+    ring: uringzc.Ring, udp_pair: Pair, kind: str, length: int, datagrams: int
 ) -> None:
     train = b"".join(bytes([i]) * SEGMENT for i in range(40))[:length]
     if kind == "region":
@@ -179,7 +177,7 @@ def test_segments_arrive_as_datagrams(
     assert udp_pair.receive(datagrams) == expected
 
 
-def test_segments_of_many_sizes_at_once(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_segments_of_many_sizes_at_once(ring: uringzc.Ring, udp_pair: Pair) -> None:
     expected: list[bytes] = []
     for size in range(1, 200):
         train = bytes([size]) * (2 * size + size // 2)
@@ -190,7 +188,7 @@ def test_segments_of_many_sizes_at_once(ring: uringzc.Ring, udp_pair: "Pair") ->
 
 
 def test_sendmsg_zc_sends_its_buffers_as_one_message(
-    ring: uringzc.Ring, udp_pair: "Pair", tcp_pair: "Pair"
+    ring: uringzc.Ring, udp_pair: Pair, tcp_pair: Pair
 ) -> None:
     first = bytearray(b"one ")
     parts: list[Any] = [first, b"", b"two ", memoryview(b"-three-")[1:6]]
@@ -209,7 +207,7 @@ def test_sendmsg_zc_sends_its_buffers_as_one_message(
     assert [c.res for c in all_of(ring, 2) if c.more] == [400]
 
 
-def test_vectors_live_until_they_are_submitted(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_vectors_live_until_they_are_submitted(ring: uringzc.Ring, udp_pair: Pair) -> None:
     import gc
 
     for i in range(100):
@@ -221,7 +219,7 @@ def test_vectors_live_until_they_are_submitted(ring: uringzc.Ring, udp_pair: "Pa
     assert len(junk) == 1000
 
 
-def test_more_pieces_than_a_datagram_can_have_fail(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_more_pieces_than_a_datagram_can_have_fail(ring: uringzc.Ring, udp_pair: Pair) -> None:
     region = ring.register(64 * 8192)
     pieces = [region.view[i * 8192 : i * 8192 + 10] for i in range(18)]
     ring.sendmsg_zc(udp_pair.tx, pieces[:17])
@@ -229,7 +227,7 @@ def test_more_pieces_than_a_datagram_can_have_fail(ring: uringzc.Ring, udp_pair:
     assert sorted(c.res for c in all_of(ring, 4) if not c.notif) == [-errno.EMSGSIZE, 170]
 
 
-def test_registered_sockets_keep_the_order(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_registered_sockets_keep_the_order(ring: uringzc.Ring, udp_pair: Pair) -> None:
     ring.send_zc(udp_pair.tx, b"0")
     ring.register_socket(udp_pair.tx)  # submits what goes by the descriptor
     assert ring.stats.requests == 1
@@ -260,7 +258,7 @@ def test_a_registered_socket_stays_open() -> None:
             again.bind(name)
 
 
-def test_failures_notify_too(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_failures_notify_too(ring: uringzc.Ring, udp_pair: Pair) -> None:
     data = bytearray(3000)
     ring.send_zc(udp_pair.tx, data, segment=10, user_data=1)  # 300 segments
     failed, notification = all_of(ring, 2)
@@ -305,7 +303,7 @@ def test_submit_returns_how_many_and_waits(ring: uringzc.Ring, box: testing.Hold
         assert len(ring.reap()) == 1
 
 
-def test_more_requests_than_entries_can_be_queued(udp_pair: "Pair") -> None:
+def test_more_requests_than_entries_can_be_queued(udp_pair: Pair) -> None:
     with uringzc.Ring(entries=4, max_inflight=1000) as ring:
         for i in range(1000):
             ring.send_zc(udp_pair.tx, b"%04d" % i, user_data=i)
@@ -317,7 +315,7 @@ def test_more_requests_than_entries_can_be_queued(udp_pair: "Pair") -> None:
         assert udp_pair.receive(1000) == [b"%04d" % i for i in range(1000)]
 
 
-def test_unread_completions_are_bounded(udp_pair: "Pair") -> None:
+def test_unread_completions_are_bounded(udp_pair: Pair) -> None:
     with uringzc.Ring(max_inflight=4) as ring:
         for _ in range(2):
             for _ in range(2):
@@ -330,7 +328,7 @@ def test_unread_completions_are_bounded(udp_pair: "Pair") -> None:
         ring.send_zc(udp_pair.tx, b"x")
 
 
-def test_completions_can_be_reaped_after_close(udp_pair: "Pair") -> None:
+def test_completions_can_be_reaped_after_close(udp_pair: Pair) -> None:
     ring = uringzc.Ring()
     ring.send_zc(udp_pair.tx, b"x", user_data=9)
     ring.close()
@@ -353,7 +351,7 @@ def test_drain_says_what_is_missing(ring: uringzc.Ring, box: testing.Hold) -> No
 # -- stepping down
 
 
-def round_trip(pair: "Pair") -> None:
+def round_trip(pair: Pair) -> None:
     with uringzc.Scheduler() as s:
         region = s.register(8192)
         for i in range(3):
@@ -409,7 +407,7 @@ def test_several_pieces_without_sendmsg_zc_are_copied(box: testing.Hold, sendmsg
         assert rx.recv(100_000, socket.MSG_WAITALL) == b"".join(pieces)
 
 
-def test_sendmsg_zc_without_its_opcode_is_refused(udp_pair: "Pair", sendmsg_zc: bool) -> None:
+def test_sendmsg_zc_without_its_opcode_is_refused(udp_pair: Pair, sendmsg_zc: bool) -> None:
     with uringzc.Ring() as ring:
         calls: list[Callable[[], None]] = [
             lambda: ring.sendmsg_zc(udp_pair.tx, [b"two", b"parts"]),
@@ -428,14 +426,14 @@ def test_sendmsg_zc_without_its_opcode_is_refused(udp_pair: "Pair", sendmsg_zc: 
 
 
 @pytest.mark.parametrize("setup", uring.SETUP, ids=hex)
-def test_every_setup_of_a_ring_works(setup: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setup_of_a_ring_works(setup: int, udp_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", (setup,))
     round_trip(udp_pair)
 
 
 @pytest.mark.parametrize("refused", range(1, len(uring.SETUP)))
 def test_refused_setup_flags_fall_back_to_others(
-    refused: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch
+    refused: int, udp_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unknown = 1 << 31  # a flag that no kernel knows: EINVAL
     known = uring.SETUP[refused:]
@@ -486,7 +484,7 @@ def engine(s: uringzc.Scheduler) -> Any:
     return s._engine
 
 
-def test_submit_counts_what_a_full_queue_has_submitted(udp_pair: "Pair") -> None:
+def test_submit_counts_what_a_full_queue_has_submitted(udp_pair: Pair) -> None:
     """Each request once, whoever submitted it."""
     with uringzc.Ring(8) as ring:
         for count in (1, 8, 9, 30, 0):

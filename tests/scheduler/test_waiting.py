@@ -5,10 +5,11 @@ import select
 import socket
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
+from conftest import Pair
 from marks import only_io_uring, zero_copy_engines
 from processes import Alarms
 from traffic import is_readable, stopped, wait_readable
@@ -17,16 +18,13 @@ import uringzc
 from uringzc import Completion, Notification, testing
 from uringzc.engines import io_uring as uring
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
 S = uringzc.Scheduler
 
 
 # -- reap
 
 
-def test_reap_without_wait_does_not_submit(udp_pair: "Pair") -> None:
+def test_reap_without_wait_does_not_submit(udp_pair: Pair) -> None:
     with S() as s:
         assert len(s.reap_completions()) == len(s.reap_notifications()) == 0
         s.send(udp_pair.tx, b"x", flush=True)
@@ -51,7 +49,7 @@ def test_reap_without_wait_enters_the_kernel(box: testing.Hold, sock: socket.soc
         assert len(s.reap_notifications()) == 1
 
 
-def test_reap_with_wait_submits(udp_pair: "Pair") -> None:
+def test_reap_with_wait_submits(udp_pair: Pair) -> None:
     with S() as s:
         s.send(udp_pair.tx, b"1", user_data=1, flush=True)
         assert [c.user_data for c in s.reap_completions(wait=1)] == [1]
@@ -60,7 +58,7 @@ def test_reap_with_wait_submits(udp_pair: "Pair") -> None:
 
 
 @pytest.mark.timeout(20)
-def test_wait_ends_when_no_more_can_come(udp_pair: "Pair") -> None:
+def test_wait_ends_when_no_more_can_come(udp_pair: Pair) -> None:
     with S() as s:
         assert len(s.reap_completions(wait=5)) == len(s.reap_notifications(wait=5)) == 0
         for i in range(3):
@@ -71,7 +69,7 @@ def test_wait_ends_when_no_more_can_come(udp_pair: "Pair") -> None:
         assert len(s.reap_notifications(wait=100)) == 1
 
 
-def test_wait_returns_all_there_is(udp_pair: "Pair") -> None:
+def test_wait_returns_all_there_is(udp_pair: Pair) -> None:
     with S() as s:
         for _ in range(10):
             s.send(udp_pair.tx, b"x", flush=True)
@@ -83,7 +81,7 @@ def test_wait_returns_all_there_is(udp_pair: "Pair") -> None:
 @zero_copy_engines
 @pytest.mark.parametrize("wait", [1, 2, 3])
 def test_a_wait_for_some_does_not_wait_for_all(
-    box: testing.Hold, sock: socket.socket, wait: int, udp_pair: "Pair"
+    box: testing.Hold, sock: socket.socket, wait: int, udp_pair: Pair
 ) -> None:
     with S() as s, stopped(box):
         s.send(sock, b"held", flush=True)
@@ -96,7 +94,7 @@ def test_a_wait_for_some_does_not_wait_for_all(
 @zero_copy_engines
 @pytest.mark.parametrize("timeout", [0, 0.0, 0.02, -1])
 def test_timeout_returns_what_there_is(
-    box: testing.Hold, sock: socket.socket, timeout: float, udp_pair: "Pair"
+    box: testing.Hold, sock: socket.socket, timeout: float, udp_pair: Pair
 ) -> None:
     with S() as s, stopped(box):
         s.send(sock, b"held", user_data=1, flush=True)
@@ -133,7 +131,7 @@ def test_a_wait_for_late_results(box: testing.Hold, sock: socket.socket) -> None
         later.join()
 
 
-def test_a_wait_for_more_than_the_queue_has_entries(udp_pair: "Pair") -> None:
+def test_a_wait_for_more_than_the_queue_has_entries(udp_pair: Pair) -> None:
     with S(max_inflight=2000) as s:
         udp_pair.tx.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
         for i in range(2000):
@@ -144,7 +142,7 @@ def test_a_wait_for_more_than_the_queue_has_entries(udp_pair: "Pair") -> None:
 
 @pytest.mark.parametrize(("completions", "expected"), [("all", [1, -97]), ("failed", [-97]), ("none", [])])
 def test_completions_keeps_all_failed_ones_or_none(
-    udp_pair: "Pair", completions: str, expected: list[int]
+    udp_pair: Pair, completions: str, expected: list[int]
 ) -> None:
     with S(completions=completions) as s:
         s.send(udp_pair.tx, b"x", user_data=1)
@@ -173,7 +171,7 @@ def test_error_of_a_completion() -> None:
 # -- batches
 
 
-def test_a_batch_is_a_sequence_and_a_numpy_array(udp_pair: "Pair") -> None:
+def test_a_batch_is_a_sequence_and_a_numpy_array(udp_pair: Pair) -> None:
     with S(tags=[5, 6]) as s:
         for i in range(10):
             s.send(udp_pair.tx, bytes(i), user_data=(1 << 64) - 1 - i, slot=i % 2, flush=True)
@@ -215,7 +213,7 @@ def test_a_batch_is_a_sequence_and_a_numpy_array(udp_pair: "Pair") -> None:
         assert not empty
 
 
-def test_a_batch_owns_its_records(udp_pair: "Pair") -> None:
+def test_a_batch_owns_its_records(udp_pair: Pair) -> None:
     with S() as s:
         s.send(udp_pair.tx, b"first", user_data=1)
         batch = s.reap_completions(wait=1)
@@ -368,7 +366,7 @@ def test_fileno_wakes_an_epoll_that_waits(
         assert poll.poll(0) == []
 
 
-def test_fileno_may_be_asked_for_late(box: testing.Hold, sock: socket.socket, udp_pair: "Pair") -> None:
+def test_fileno_may_be_asked_for_late(box: testing.Hold, sock: socket.socket, udp_pair: Pair) -> None:
     with S() as s:
         s.send(udp_pair.tx, b"x", flush=True)
         s.submit()
@@ -384,7 +382,7 @@ def test_fileno_may_be_asked_for_late(box: testing.Hold, sock: socket.socket, ud
         s.fileno()
 
 
-def test_fileno_is_readable_after_a_flush_that_posts(udp_pair: "Pair") -> None:
+def test_fileno_is_readable_after_a_flush_that_posts(udp_pair: Pair) -> None:
     # the flush itself is what posts the notification of a notifier that is settled
     flushes: list[Callable[[S], object]] = [
         lambda s: s.flush(0),
@@ -436,7 +434,7 @@ INTERRUPTED: list[tuple[str, Callable[[S, Any], object]]] = [
 @zero_copy_engines
 @pytest.mark.parametrize("call", [row[1] for row in INTERRUPTED], ids=[row[0] for row in INTERRUPTED])
 def test_interrupts_leave_the_scheduler_usable(
-    box: testing.Hold, sock: socket.socket, call: Callable[[S, Any], object], udp_pair: "Pair"
+    box: testing.Hold, sock: socket.socket, call: Callable[[S, Any], object], udp_pair: Pair
 ) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with S() as s:

@@ -17,10 +17,11 @@ from uringzc.senders.tcp import MIN_ZERO_COPY
 
 pytestmark = testing.requires("net_admin")
 SIZE = 64 << 10
+Stream = tuple[socket.socket, socket.socket]
 
 
 @pytest.fixture
-def stream(box: testing.Hold) -> Iterator[tuple[socket.socket, socket.socket]]:
+def stream(box: testing.Hold) -> Iterator[Stream]:
     with tcp_connection(box) as pair:
         yield pair
 
@@ -35,7 +36,7 @@ def receive(sock: socket.socket, size: int) -> bytes:
 @zero_copy_engines
 @pytest.mark.parametrize("many", [False, True])
 def test_bytes_are_held_until_the_notification(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, many: bool
+    box: testing.Hold, stream: Stream, engine: str, many: bool
 ) -> None:
     tx, rx = stream
     first, second = bytes([1]) * SIZE, bytes([2]) * SIZE
@@ -63,9 +64,7 @@ def test_bytes_are_held_until_the_notification(
 
 
 @zero_copy_engines
-def test_every_buffer_is_released_once(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
-) -> None:
+def test_every_buffer_is_released_once(box: testing.Hold, stream: Stream, engine: str) -> None:
     tx, rx = stream
     reported: list[Notification] = []
     with (
@@ -87,7 +86,7 @@ def test_every_buffer_is_released_once(
 
 @pytest.mark.parametrize("size", [100, SIZE])
 def test_mutable_data_may_be_reused_at_once(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, size: int
+    box: testing.Hold, stream: Stream, engine: str, size: int
 ) -> None:
     tx, rx = stream
     data = bytearray(b"1") * size
@@ -103,7 +102,7 @@ def test_mutable_data_may_be_reused_at_once(
 
 @only_io_uring
 def test_control_zero_copy_of_mutable_data_sends_what_is_there_later(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket]
+    box: testing.Hold, stream: Stream
 ) -> None:
     tx, rx = stream
     data = bytearray(b"1") * SIZE
@@ -117,9 +116,7 @@ def test_control_zero_copy_of_mutable_data_sends_what_is_there_later(
 
 
 @zero_copy_engines
-def test_more_than_may_be_in_flight_is_copied(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
-) -> None:
+def test_more_than_may_be_in_flight_is_copied(box: testing.Hold, stream: Stream, engine: str) -> None:
     tx, rx = stream
     with (
         uringzc.Scheduler(engine=engine, max_inflight=4) as scheduler,
@@ -138,7 +135,7 @@ def test_more_than_may_be_in_flight_is_copied(
 @zero_copy_engines
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_dropped_sender_keeps_memory_that_is_in_flight(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, shared: bool
+    box: testing.Hold, stream: Stream, engine: str, shared: bool
 ) -> None:
     tx, rx = stream
     with uringzc.Scheduler(engine=engine) as other:
@@ -160,9 +157,7 @@ def test_a_dropped_sender_keeps_memory_that_is_in_flight(
 
 
 @zero_copy_engines
-def test_a_closed_sender_parks_what_is_in_flight(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
-) -> None:
+def test_a_closed_sender_parks_what_is_in_flight(box: testing.Hold, stream: Stream, engine: str) -> None:
     tx, rx = stream
     with uringzc.Scheduler(engine=engine) as other:
         s = TcpSender(tx, engine=engine, zero_copy="always")
@@ -183,7 +178,7 @@ def test_a_closed_sender_parks_what_is_in_flight(
 
 @zero_copy_engines
 def test_a_closed_sender_leaves_what_is_in_flight_to_a_shared_scheduler(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
+    box: testing.Hold, stream: Stream, engine: str
 ) -> None:
     tx, rx = stream
     with uringzc.Scheduler(engine=engine) as scheduler:
@@ -204,7 +199,7 @@ def test_a_closed_sender_leaves_what_is_in_flight_to_a_shared_scheduler(
 
 @zero_copy_engines
 def test_the_program_may_close_its_socket_with_data_in_flight(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
+    box: testing.Hold, stream: Stream, engine: str
 ) -> None:
     tx, rx = stream
     with TcpSender(tx, engine=engine, zero_copy="always") as s:
@@ -221,7 +216,7 @@ def test_the_program_may_close_its_socket_with_data_in_flight(
 
 @zero_copy_engines
 def test_another_senders_stream_does_not_hold_up_the_arena(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
+    box: testing.Hold, stream: Stream, engine: str
 ) -> None:
     """An arena full of leases is said to be that, whatever a stream still has in flight."""
     tx, rx = stream

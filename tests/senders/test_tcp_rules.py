@@ -5,7 +5,6 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
@@ -14,7 +13,7 @@ from conftest import MakePair, Pair
 from held_memory import CountedBytes
 from marks import zero_copy_engines
 from processes import Alarms, in_thread, run_program
-from traffic import StreamReader, tcp_connection
+from traffic import StreamReader, raised_by, tcp_connection
 
 import uringzc
 from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
@@ -25,7 +24,7 @@ each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
 
 def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
     """What each call raises."""
-    calls: list[Callable[[], object]] = [
+    return raised_by(
         lambda: s.send(b"x"),
         lambda: s.send(bytes(MIN_ZERO_COPY)),
         lambda: s.send_buffers([b"x"]),
@@ -33,15 +32,7 @@ def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
         s.drain,
         s.shutdown,
         *([s.close] if close else []),
-    ]
-    found: list[type | None] = []
-    for call in calls:
-        try:
-            call()
-            found.append(None)
-        except Exception as error:
-            found.append(type(error))
-    return found
+    )
 
 
 # -- threads and forks

@@ -46,10 +46,7 @@ def until_raised(call: Callable[[], object]) -> Exception:
 
 def test_a_reused_descriptor_gets_no_datagrams(udp_pair: Pair) -> None:
     """Closed in the middle of a batch that waits for free requests, and its number taken at once."""
-    with (
-        testing.receiver() as theirs,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign,
-    ):
+    with testing.receiver() as theirs, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
         foreign.connect(theirs.address)
         for turn in range(10):
             tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)

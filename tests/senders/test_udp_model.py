@@ -108,10 +108,7 @@ def run(
         assert sender._arena.leases == 0
 
 
-FAST = settings(
-    max_examples=150,
-    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
-)
+FAST = settings(max_examples=150, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 FAMILY = st.sampled_from([socket.AF_INET, socket.AF_INET, socket.AF_INET6])
 
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import Pair
 from marks import zero_copy_engines
 from processes import Alarms, in_thread, run_program
-from traffic import is_readable, sender_without_timer, stopped
+from traffic import is_readable, raised_by, sender_without_timer, stopped
 
 import uringzc
 from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
@@ -40,14 +40,7 @@ def calls(s: UdpSender, lease: uringzc.Lease) -> list[Callable[[], object]]:
 
 def refused(s: UdpSender, lease: uringzc.Lease, *, close: bool = True) -> list[type | None]:
     """What each call raises."""
-    found: list[type | None] = []
-    for call in [*calls(s, lease), *([s.close] if close else [])]:
-        try:
-            call()
-            found.append(None)
-        except Exception as error:
-            found.append(type(error))
-    return found
+    return raised_by(*calls(s, lease), *([s.close] if close else []))
 
 
 def test_another_thread_is_refused(udp_pair: Pair) -> None:
@@ -134,13 +127,7 @@ class CallsInside:
         if self.times > 2:  # it was not refused: each such call calls back again
             return
         s = self.s
-        tries: list[Callable[[], object]] = [lambda: s.send(b"x" * 100), s.flush, lambda: s.drain(1)]
-        for call in tries:
-            try:
-                call()
-                self.raised.append(None)
-            except Exception as error:
-                self.raised.append(type(error))
+        self.raised += raised_by(lambda: s.send(b"x" * 100), s.flush, lambda: s.drain(1))
 
 
 def test_notify_may_not_call_the_sender(udp_pair: Pair) -> None:

@@ -142,9 +142,7 @@ def test_a_closed_socket_does_not_end_the_timer() -> None:
         assert rx.datagrams == [b"%d" % number for number in range(20)]
 
 
-def test_a_long_call_does_not_delay_other_senders(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_long_call_does_not_delay_other_senders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer passes it by, serves the others, and comes back when the call has ended: not before."""
     real = socket.getaddrinfo
     came: list[object] = []

@@ -53,11 +53,7 @@ CALLS: dict[str, st.SearchStrategy[Operation]] = {
     "fan_out": st.tuples(st.just("fan_out"), SIZE, st.lists(TO, max_size=5), KIND),
     "lease": st.tuples(st.just("lease"), runs(), st.lists(SENT, min_size=1, max_size=4), TO, st.booleans()),
     "region": st.tuples(
-        st.just("region"),
-        SPAN,
-        st.sampled_from([1, 700, 1200, 1473, 16384, 32754, 65507]),
-        TO,
-        st.booleans(),
+        st.just("region"), SPAN, st.sampled_from([1, 700, 1200, 1473, 16384, 32754, 65507]), TO, st.booleans()
     ),
     "slices": st.tuples(
         st.just("slices"), st.lists(PIECE, max_size=6), st.integers(1, 40), TO, st.sampled_from("qQiIHl")

@@ -175,10 +175,7 @@ def test_an_offload_that_needs_another_is_refused(sink: testing.Sandbox) -> None
 @FAMILIES
 def test_a_forgotten_neighbour_loses_a_burst(box: testing.Hold, family: int) -> None:
     to = where(box, family)
-    with (
-        box.socket(family) as sock,
-        testing.receiver(sock=box.receiver_socket(family), thread=False) as rx,
-    ):
+    with box.socket(family) as sock, testing.receiver(sock=box.receiver_socket(family), thread=False) as rx:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 212_992)  # so that it is not what fills up
         box.stop()
         box.forget_neighbour()
@@ -214,10 +211,7 @@ def test_a_found_neighbour_loses_nothing(box: testing.Hold, family: int) -> None
 @pytest.mark.parametrize("ask", [True, False], ids=["asked", "silent"])
 def test_a_full_queue_drops_and_says_so_if_asked(box: testing.Hold, family: int, ask: bool) -> None:
     to = where(box, family)
-    with (
-        box.socket(family) as sock,
-        testing.receiver(sock=box.receiver_socket(family), thread=False) as rx,
-    ):
+    with box.socket(family) as sock, testing.receiver(sock=box.receiver_socket(family), thread=False) as rx:
         sock.setsockopt(*ASK_FOR_ERRORS[family], ask)
         box.stop()
         box.limit(20_000)
