@@ -27,6 +27,16 @@ ORDER = [
 PYTHON = {"request", "udp", "tcp", ""}  # folders that may include Python.h
 INCLUDED_AT_MOST = 10
 BOUNDARY = "uringzc.h"  # declares what Python calls, wherever it is defined
+#: what breaks a rule today, and is being changed; what is listed and breaks none any more is found too
+KNOWN = [
+    "engines/io_uring/ring engines/io_uring/submission",
+    "request/enter.h is included by 11 files",
+    "request/refuse.h is included by 19 files",
+    "udp/batcher.h is included by 15 files",
+    "engines/io_uring/ring.h declares functions of engines/io_uring/submission.c",
+    "slots/accounting.h declares functions of slots/notifiers.c, slots/owner.c, slots/registration.c",
+    "slots/slots.h declares functions of slots/notifiers.c, slots/owner.c",
+]
 
 
 def misplaced(tree: Tree) -> list[str]:
@@ -45,6 +55,14 @@ def crowded(tree: Tree, most: int = INCLUDED_AT_MOST) -> list[str]:
     return [f"{header} is included by {count} files" for header, count in counts.items() if count > most]
 
 
+def unknown(problems: list[str]) -> list[str]:
+    return [problem for problem in problems if problem not in KNOWN]
+
+
+def test_what_is_known_is_still_so() -> None:
+    assert set(KNOWN) <= {*TREE.circles(), *crowded(TREE), *misplaced(TREE)}
+
+
 def test_every_file_has_a_layer() -> None:
     names = {name for names in ORDER for name in names}
     assert {file if file in names else folder(file) for file in TREE.sources} == names
@@ -52,6 +70,18 @@ def test_every_file_has_a_layer() -> None:
 
 def test_each_file_needs_only_what_stands_below_its_folder() -> None:
     assert [str(edge) for edge in TREE.upward(ORDER)] == []
+
+
+def test_no_files_of_a_folder_need_each_other_in_a_circle() -> None:
+    assert unknown(TREE.circles()) == []
+
+
+def test_no_header_is_included_by_more_than_a_few_files() -> None:
+    assert unknown(crowded(TREE)) == []
+
+
+def test_what_a_header_declares_is_defined_in_the_file_of_its_name() -> None:
+    assert unknown(misplaced(TREE)) == []
 
 
 def test_only_folders_that_define_python_types_include_its_header() -> None:
