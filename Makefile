@@ -17,15 +17,16 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test bench soak check wheel clean
+.PHONY: help demo test test-quick bench soak check wheel clean
 help:
-	@echo 'make demo    watch zero-copy sends and their notifications   (ARGS: to uringzc demo)'
-	@echo 'make test    run the tests                                   (ARGS: to pytest)'
-	@echo 'make bench   measure                                         (ARGS: to python -m benchmarks)'
-	@echo 'make soak    send 100 million datagrams; memory stays flat   (ARGS: --count N)'
-	@echo 'make check   lint, types, formatting, and the C sources with -Werror'
-	@echo 'make wheel   a wheel for CPython 3.10 and later, with liburing inside, in dist/'
-	@echo 'make clean   remove all that these made'
+	@echo 'make demo        watch zero-copy sends and their notifications  (ARGS: to uringzc demo)'
+	@echo 'make test        run the tests                                  (ARGS: to pytest)'
+	@echo 'make test-quick  run those that are not marked slow: under a minute'
+	@echo 'make bench       measure                                        (ARGS: to python -m benchmarks)'
+	@echo 'make soak        send 100 million datagrams; memory stays flat  (ARGS: --count N)'
+	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
+	@echo 'make wheel       a wheel for CPython 3.10 and later, with liburing inside, in dist/'
+	@echo 'make clean       remove all that these made'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the interpreter. What is missing is installed: with apt-get, and into .venv.'
 
@@ -35,6 +36,9 @@ demo: $(PACKAGE)
 test: $(DEV)
 	@scripts/system-packages $(PYTHON) socat
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-quick: $(DEV)
+	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
 
 bench: $(DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)

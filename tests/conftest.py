@@ -1,5 +1,6 @@
 """Sockets and sandboxes to test with, and what is asserted after every test: that nothing is left behind."""
 
+import gc
 import os
 import select
 import socket
@@ -10,7 +11,8 @@ from typing import NamedTuple
 
 import hypothesis
 import pytest
-from helpers import children, end_children, one_processor, usual_signals
+from processes import child_pids, default_signals, kill_children
+from traffic import one_processor
 
 from uringzc import testing
 from uringzc._uring import ffi, lib
@@ -24,27 +26,23 @@ hypothesis.settings.load_profile("default")  # --hypothesis-profile=explore look
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    usual_signals()
+    default_signals()
     for name in ("FORCE_COLOR", "NO_COLOR", "PYTHON_COLORS", "COLUMNS", "LINES"):
         os.environ.pop(name, None)  # tests read what programs print
-    config.addinivalue_line("markers", "parks: leaves an engine parked on purpose, and sees to it itself")
-    config.addinivalue_line("markers", "strays: feeds an engine completions that match no request")
-    config.addinivalue_line("markers", "engines(*names): is about these, not about every one; (): about none")
 
 
 #: what an engine's tests need; the others work everywhere
 ENGINES = {"io_uring": "send_zc", "msg_zerocopy": "msg_zerocopy", "copy": ""}
-#: these make no engine, or only one that they name
-PURE = (
-    *("test_slot_accounting.py", "test_build.py", "test_policy.py", "test_sandbox_conditions.py"),
-    *("test_zerocopy_ids.py", "test_claim.py", "test_structure.py", "test_sandboxes.py"),
-)
+
+
+def pytest_collection_finish() -> None:
+    """What was collected lives to the end: no gc.collect() of a test has to look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test runs on every engine: on each of those that its mark names, if it has one."""
-    if metafunc.definition.path.name in PURE:
-        return
     marker = metafunc.definition.get_closest_marker("engines")
     names = marker.args if marker else tuple(ENGINES)
     if not names:
@@ -65,15 +63,15 @@ def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 @pytest.fixture(autouse=True)
 def no_child_left() -> Iterator[None]:
     """No program that the test started outlives it, however it ended."""
-    before = children()
+    before = child_pids()
     yield
-    assert end_children(but=before) == []
+    assert kill_children(but=before) == []
 
 
 @pytest.fixture(autouse=True)
 def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Nothing in flight, no engine parked or open, no reference held, no completion that matched nothing."""
-    made: list[Slots] = []  # the accounts outlive their engine, and do not keep it
+    made: list[Slots] = []  # slots outlive their engine, and do not keep it
     track = lifetime.track
 
     def track_here(engine: lifetime.Engine) -> None:
@@ -194,6 +192,29 @@ def box(_network: testing.Hold) -> Iterator[testing.Hold]:
     with one_processor():
         yield _network
     _network.release()
+
+
+@pytest.fixture
+def sock(box: testing.Hold) -> Iterator[socket.socket]:
+    """A socket whose datagrams `box.stop()` holds."""
+    with box.receiver_socket(), box.socket() as sock:
+        sock.connect(box.address)
+        yield sock
+
+
+@pytest.fixture
+def rx(box: testing.Hold) -> Iterator[socket.socket]:
+    """The receiver of what is sent to the sandbox."""
+    with box.receiver_socket() as rx:
+        rx.settimeout(20)
+        yield rx
+
+
+@pytest.fixture
+def net() -> Iterator[testing.Hold]:
+    """A sandbox of the test's own, whose MTU and offloads it may change."""
+    with one_processor(), testing.hold() as box:
+        yield box
 
 
 @pytest.fixture(scope="session")

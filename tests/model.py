@@ -1,7 +1,7 @@
-"""The rules of slots and notifiers, as plainly as they can be said, to hold the library against.
+"""The rules of slots and notifiers, written a second time and simply, to compare the library with.
 
 ``Model`` is written from the rules, not from the library: it keeps every request and notifier it ever saw
-in lists, and counts them when it is asked. ``Accounts`` is slots.c, without any engine, in the same clothes.
+in lists, and counts them when it is asked. ``SlotAccounting`` has the same methods, and is the C code.
 """
 
 import errno
@@ -18,18 +18,18 @@ QUEUED, PENDING, SETTLED = "queued", "pending", "settled"
 
 @dataclass(eq=False)
 class Request:
-    """One send: what it will be known by, and what the kernel has said of it."""
+    """One send: its user_data, and what the kernel has reported of it."""
 
     user_data: int
     notifier: "ModelNotifier"
     state: str = QUEUED
     result: int = 0
-    copied: int = 0  # as an engine tells it: 1, 0, -1 for unknown
+    copied: int = 0  # as an engine reports it: 1, 0, -1 for unknown
 
 
 @dataclass(eq=False)
 class ModelNotifier:
-    """What one notification will speak for."""
+    """What one notification will report."""
 
     slot: int
     tag: int
@@ -70,8 +70,10 @@ class ModelSlot:
 class Model:
     """The rules. Errors are returned, as -errno or a refusal of the library; then nothing was changed."""
 
-    def __init__(self, most: int, completions: str = "all", tags: Sequence[int] | None = (0,)) -> None:
-        self.most = most
+    def __init__(
+        self, max_inflight: int, completions: str = "all", tags: Sequence[int] | None = (0,)
+    ) -> None:
+        self.max_inflight = max_inflight
         self.completions = completions
         self.slots: list[ModelSlot] = []
         self.requests: list[Request] = []
@@ -146,13 +148,13 @@ class Model:
         """Why a request for the slot is refused now, or 0."""
         if slot >= len(self.slots):
             return -errno.EINVAL
-        if len(self.held) >= self.most:
+        if len(self.held) >= self.max_inflight:
             return E_REQUESTS
         still_to_come = sum(request.state == QUEUED for request in self.held)
-        if self.completions != "none" and len(self.unread_completions) + still_to_come >= self.most:
+        if self.completions != "none" and len(self.unread_completions) + still_to_come >= self.max_inflight:
             return E_COMPLETIONS
         unread = len(self.unread_notifications) + sum(not notifier.posted for notifier in self.notifiers)
-        if self.slots[slot].active is None and unread >= self.most:
+        if self.slots[slot].active is None and unread >= self.max_inflight:
             return E_NOTIFICATIONS
         return 0
 
@@ -190,7 +192,7 @@ class Model:
     # -- what comes out
 
     def release(self) -> list[int]:
-        """Whose references go back: the user_data of each. Only then is there room for others."""
+        """The user_data of each request whose references are released. Only then is there room for others."""
         released, self.released = self.released, []
         self.held = [request for request in self.held if request not in released]
         return [request.user_data for request in released]
@@ -232,11 +234,13 @@ class Model:
         }
 
 
-class Accounts:
-    """slots.c alone: what an engine tells it, what a program asks of it. No kernel, no memory, no socket."""
+class SlotAccounting:
+    """The slot accounting in C alone, without a kernel, memory or a socket."""
 
-    def __init__(self, most: int, completions: str = "all", tags: Sequence[int] | None = (0,)) -> None:
-        self.slots = Slots(most, {**COMPLETIONS, "raw": 3}[completions])
+    def __init__(
+        self, max_inflight: int, completions: str = "all", tags: Sequence[int] | None = (0,)
+    ) -> None:
+        self.slots = Slots(max_inflight, {**COMPLETIONS, "raw": 3}[completions])
         self.pointer = self.slots.pointer
         if tags is not None:
             assert self.register(tags) == 0
@@ -269,6 +273,11 @@ class Accounts:
 
     def result(self, key: int, result: int, flags: int = 0) -> int:
         return int(lib.uzc_slots_result(self.pointer, key, result, flags))
+
+    def complete(self, key: int, result: int) -> None:
+        """A result, and its notification."""
+        self.result(key, result)
+        self.settle(key)
 
     def settle(self, key: int, copied: int = 0, flags: int = 0) -> int:
         return int(lib.uzc_slots_settle(self.pointer, key, copied, flags))

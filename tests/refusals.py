@@ -1,4 +1,4 @@
-"""What a child process does to itself, so that the kernel refuses it something; and what it then reports.
+"""Seccomp filters and limits that a child process sets for itself, and what the library then reports there.
 
 A child calls these before anything else, and ends with ``report()``, whose JSON the tests read.
 """

@@ -1,5 +1,4 @@
-"""The commands' output: whole on a narrow terminal, a line for each row in a pipe, text as it was given; and
-one line where nothing can be printed, or something is not installed."""
+"""The commands' output on terminals and in pipes; one line where printing fails or a package is missing."""
 
 import contextlib
 import fcntl
@@ -75,8 +74,9 @@ def words(lines: list[str]) -> list[str]:
     return " ".join(lines).split()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("columns", ["", "80"])
-def test_to_a_pipe_each_row_is_a_line(columns: str) -> None:
+def test_in_a_pipe_each_row_is_a_line(columns: str) -> None:
     lines = in_pipe("doctor", "127.0.0.1", **({"COLUMNS": columns} if columns else {}))
     (row,) = (line for line in lines if line.startswith("zero-copy"))
     assert row.endswith("and it copies from then on")
@@ -88,6 +88,7 @@ def test_to_a_pipe_each_row_is_a_line(columns: str) -> None:
     assert [line for line in lines if line != line.rstrip() or line.startswith("   ")] == []
 
 
+@pytest.mark.slow
 def test_on_a_narrow_terminal_nothing_is_cut() -> None:
     narrow, wide = on_terminal(40, "doctor", "127.0.0.1"), in_pipe("doctor", "127.0.0.1")
     assert "…" not in "".join(narrow)
@@ -156,6 +157,7 @@ def to_full_disk(*arguments: str, **more: str) -> tuple[int, str]:
 FULL = (1, "Error: standard output can not be written to: No space left on device.\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
 def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
     assert to_full_disk(*arguments) == FULL
@@ -165,8 +167,9 @@ def test_a_full_disk_is_one_line_unbuffered_too() -> None:
     assert to_full_disk(*COMMANDS["demo"], PYTHONUNBUFFERED="1") == FULL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [["doctor"], ["doctor", "--json"], COMMANDS["demo"]])
-def test_nobody_reads(arguments: list[str]) -> None:
+def test_a_closed_pipe_ends_it_silently(arguments: list[str]) -> None:
     """As with `uringzc doctor | head -0`: it ends, and says nothing."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -1,4 +1,4 @@
-"""`uringzc demo`, end to end: what it says when all is well, and that it is loud when anything is not."""
+"""`uringzc demo`, end to end: its output when all is well, and its errors when anything is not."""
 
 import hashlib
 import json
@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import children, ending, io_uring
+from marks import only_io_uring
+from processes import child_pids, killed_at_exit
 
 from uringzc import testing
 from uringzc.cli import demo as demo_module
@@ -76,6 +77,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def make(fault: str = "return datagram", also: str = "") -> None:
         code = FAULTY.format(fault=fault, also=also)
         monkeypatch.setattr(peer, "RECEIVER", (sys.executable, "-c", code))
+        monkeypatch.setattr(peer, "PATIENCE", 0.05)  # a loss at the end is found after it
 
     return make
 
@@ -98,7 +100,7 @@ def alive(pid: int) -> bool:
 # What it says when all is well
 
 
-def test_json_tells_everything(demo: Run, file: Path) -> None:
+def test_json_has_all_results(demo: Run, file: Path) -> None:
     result = demo("--json", "--slots=3", "--times=2")
     assert result.exit_code == 0, result.output
     report = json.loads(result.output)
@@ -117,7 +119,7 @@ def test_json_tells_everything(demo: Run, file: Path) -> None:
     assert report["sink"] is None
 
 
-def test_for_people(demo: Run, engine: str) -> None:
+def test_text_output_in_a_pipe(demo: Run, engine: str) -> None:
     result = demo()
     assert result.exit_code == 0, result.output
     for word in (
@@ -132,11 +134,12 @@ def test_for_people(demo: Run, engine: str) -> None:
     assert "\x1b" not in result.output  # plain lines where there is no terminal
 
 
-def test_on_a_terminal(file: Path) -> None:
+@pytest.mark.slow
+def test_a_terminal_shows_colours_and_progress(file: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
     command = [*COMMAND, str(file), "--no-sink"]
-    with ending(subprocess.Popen(command, stdout=theirs, env=environment, text=True)) as process:
+    with killed_at_exit(subprocess.Popen(command, stdout=theirs, env=environment, text=True)) as process:
         os.close(theirs)
         shown = b""
         with suppress(OSError):  # the other side is closed
@@ -148,19 +151,21 @@ def test_on_a_terminal(file: Path) -> None:
     assert b"100%" in shown
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("length", [1, PIECE - 1, PIECE, PIECE + 1, 256 * PIECE, 256 * PIECE + 1])
-def test_lengths(demo: Run, file: Path, length: int) -> None:
+def test_files_of_every_length_arrive(demo: Run, file: Path, length: int) -> None:
     file.write_bytes(random.Random(length).randbytes(length))
     result = demo("--slots=2", "--times=3")
     assert result.exit_code == 0, result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [64, 9000, 65487])
-def test_sizes(demo: Run, size: int) -> None:
+def test_datagrams_of_every_size_arrive(demo: Run, size: int) -> None:
     assert demo(size=size).exit_code == 0
 
 
-def test_ipv6(demo: Run) -> None:
+def test_a_file_arrives_over_ipv6(demo: Run) -> None:
     try:
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as sock:
             sock.bind(("::1", 0))
@@ -170,7 +175,9 @@ def test_ipv6(demo: Run) -> None:
 
 
 @testing.requires("net_admin")
-def test_sink_compares(demo: Run, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+def test_the_comparison_at_a_sink_reports_copies(
+    demo: Run, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
     monkeypatch.setattr("uringzc.cli.compare._ENOUGH", LENGTH)
     report = json.loads(demo("--json", sink=True, size=61440).output)
     copied = {kind: result["copied"] for kind, result in report["sink"].items()}
@@ -183,7 +190,7 @@ def test_sink_compares(demo: Run, monkeypatch: pytest.MonkeyPatch, engine: str) 
     }
 
 
-def test_no_sink_without_privileges(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_privileges_there_is_no_comparison(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(testing, "missing", lambda capability: f"needs {capability}")
     result = demo(sink=True)
     assert result.exit_code == 0
@@ -217,7 +224,8 @@ def nobody() -> list[str]:
     return [*who, "prlimit", f"--memlock={8 << 20}"]
 
 
-def test_as_nobody(nobody: list[str], file: Path) -> None:
+@pytest.mark.slow
+def test_it_works_without_privileges(nobody: list[str], file: Path) -> None:
     done = subprocess.run(
         [*nobody, *COMMAND, str(file)], capture_output=True, text=True, timeout=60, check=False
     )
@@ -226,8 +234,9 @@ def test_as_nobody(nobody: list[str], file: Path) -> None:
     assert "CAP_NET_ADMIN" in done.stdout  # what the comparison needs
 
 
-@io_uring
-def test_little_memory_may_be_locked(nobody: list[str], file: Path) -> None:
+@pytest.mark.slow
+@only_io_uring
+def test_a_small_memlock_limit_is_named(nobody: list[str], file: Path) -> None:
     limited = [*nobody[:-1], "--memlock=65536"]
     done = subprocess.run(
         [*limited, *COMMAND, str(file)], capture_output=True, text=True, timeout=60, check=False
@@ -241,7 +250,8 @@ def test_little_memory_may_be_locked(nobody: list[str], file: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_small_receive_buffer(demo: Run, faulty: Callable[..., None]) -> None:
+@pytest.mark.slow
+def test_a_small_receive_buffer_is_enough(demo: Run, faulty: Callable[..., None]) -> None:
     faulty(also="receiver.BUFFER = 4096")  # room for one datagram
     assert demo(size=61440).exit_code == 0
 
@@ -249,6 +259,7 @@ def test_small_receive_buffer(demo: Run, faulty: Callable[..., None]) -> None:
 # Loud when anything is wrong
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [
@@ -265,7 +276,9 @@ def test_small_receive_buffer(demo: Run, faulty: Callable[..., None]) -> None:
         ),
     ],
 )
-def test_faults_are_loud(demo: Run, faulty: Callable[..., None], fault: str, sentence: str) -> None:
+def test_lost_or_changed_data_is_reported(
+    demo: Run, faulty: Callable[..., None], fault: str, sentence: str
+) -> None:
     faulty(fault)
     result = demo()
     assert result.exit_code == 1
@@ -273,7 +286,8 @@ def test_faults_are_loud(demo: Run, faulty: Callable[..., None], fault: str, sen
     assert "Everything arrived" not in result.output
 
 
-def test_datagrams_that_the_kernel_drops(demo: Run, faulty: Callable[..., None]) -> None:
+@pytest.mark.slow
+def test_datagrams_that_the_kernel_drops_are_reported(demo: Run, faulty: Callable[..., None]) -> None:
     faulty(
         "time.sleep(0.2 if number == 0 else 0); return datagram",
         also="receiver.BUFFER = 4096; receiver.room_for = lambda size, granted: 300",
@@ -284,6 +298,7 @@ def test_datagrams_that_the_kernel_drops(demo: Run, faulty: Callable[..., None])
     assert "its socket dropped" in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
@@ -292,7 +307,7 @@ def test_datagrams_that_the_kernel_drops(demo: Run, faulty: Callable[..., None])
     ],
     ids=["other bytes", "shorter"],
 )
-def test_file_that_changes(
+def test_a_file_that_changes_is_reported(
     demo: Run, file: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], sentence: str
 ) -> None:
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -307,7 +322,7 @@ def test_file_that_changes(
     assert sentence in result.output
 
 
-def test_wrong_files(tmp_path: Path) -> None:
+def test_unusable_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
     for name, sentence in [
@@ -321,7 +336,7 @@ def test_wrong_files(tmp_path: Path) -> None:
         assert sentence in " ".join(result.output.split())
 
 
-def test_no_io_uring(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_the_engine_is_one_line(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> None:
         raise OSError(1, "io_uring can not be used: kernel.io_uring_disabled is 2")
 
@@ -342,13 +357,14 @@ def running(file: Path) -> Iterator[subprocess.Popen[str]]:
     """A demo that would go on for long, and has its receiver."""
     command = [*COMMAND, str(file), *LONG]
     pipe = subprocess.PIPE
-    with ending(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)) as process:
-        until(lambda: children(process.pid))
+    with killed_at_exit(subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True)) as process:
+        until(lambda: child_pids(process.pid))
         yield process
 
 
-def test_ctrl_c(running: subprocess.Popen[str]) -> None:
-    (child,) = children(running.pid)
+@pytest.mark.slow
+def test_ctrl_c_ends_both_processes(running: subprocess.Popen[str]) -> None:
+    (child,) = child_pids(running.pid)
     time.sleep(0.3)  # somewhere in the middle
     running.send_signal(signal.SIGINT)
     _, error = running.communicate(timeout=20)
@@ -357,8 +373,9 @@ def test_ctrl_c(running: subprocess.Popen[str]) -> None:
     assert not alive(child)
 
 
-def test_killed(running: subprocess.Popen[str]) -> None:
-    (child,) = children(running.pid)
+@pytest.mark.slow
+def test_a_killed_demo_leaves_no_receiver(running: subprocess.Popen[str]) -> None:
+    (child,) = child_pids(running.pid)
     running.kill()
     _, error = running.communicate(timeout=20)
     assert error == ""

@@ -1,4 +1,4 @@
-"""`uringzc doctor`: its words and its JSON are probe()'s, and it never ends in a traceback."""
+"""`uringzc doctor`: its text and its JSON are those of probe(), and it never ends in a traceback."""
 
 import json
 import socket
@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
-from helpers import child, run
+from processes import child, run_program
 
 import uringzc
 from uringzc import testing
@@ -44,17 +44,17 @@ def doctor() -> Doctor:
 
 
 def row(output: str, name: str) -> str:
-    """A line of a table, its columns apart by one space."""
+    """A line of a table, with one space between its columns."""
     (found,) = (line for line in output.splitlines() if line.startswith(f"{name}  "))
     return " ".join(found.split())
 
 
 def refused(*doing: str, options: tuple[str, ...] = ()) -> str:
     """What it prints where something is refused; it has to end with 0."""
-    return run(REFUSED.format("\n".join(doing), options))[0]
+    return run_program(REFUSED.format("\n".join(doing), options))[0]
 
 
-def test_what_works(doctor: Doctor) -> None:
+def test_doctor_lists_what_works(doctor: Doctor) -> None:
     result = doctor()
     assert result.exit_code == 0
     for engine in ("io_uring", "msg_zerocopy", "copy"):
@@ -75,14 +75,14 @@ def test_json_has_all_of_probe(doctor: Doctor) -> None:
     result = doctor("--json")
     assert result.exit_code == 0
     found = json.loads(result.output)
-    told: dict[str, Any] = json.loads(json.dumps(uringzc.probe().as_dict()))
-    assert {name: found[name] for name in told} == told
+    probed: dict[str, Any] = json.loads(json.dumps(uringzc.probe().as_dict()))
+    assert {name: found[name] for name in probed} == probed
     assert found["version"] == uringzc.__version__
-    assert {*found} - {*told} == {"version", "kernel", "machine", "python", "sender"}
+    assert {*found} - {*probed} == {"version", "kernel", "machine", "python", "sender"}
     assert found["sender"] is None
 
 
-def test_what_does_not_work_and_the_fix() -> None:
+def test_doctor_names_what_does_not_work_and_the_fix() -> None:
     out = " ".join(refused("forbid_rings()", "os.environ['COLUMNS'] = '80'").split())
     assert "io_uring no seccomp_eperm: see below" in out
     assert 'msg_zerocopy yes what engine="auto" picks' in out
@@ -92,13 +92,13 @@ def test_what_does_not_work_and_the_fix() -> None:
     assert "Nothing is in the way" not in out
 
 
-def test_what_does_not_work_and_does_not_matter() -> None:
+def test_an_engine_that_is_not_needed_has_no_fix() -> None:
     out = " ".join(refused("forbid_zerocopy()").split())
     assert 'io_uring yes what engine="auto" picks' in out
     assert "msg_zerocopy no MSG_ZEROCOPY can not be used: sockets have no SO_ZEROCOPY here" in out
 
 
-def test_json_of_a_refusal() -> None:
+def test_json_has_the_refusals() -> None:
     out = refused("forbid_rings(errno.ENOSYS)", "forbid_zerocopy()", options=("127.0.0.1", "--json"))
     found = json.loads(out)
     assert found["engine"] == "copy"
@@ -109,7 +109,7 @@ def test_json_of_a_refusal() -> None:
     assert found["sender"]["explain"].startswith("copy, trains of up to")
 
 
-def test_nothing_works() -> None:
+def test_without_a_working_engine_the_status_is_1() -> None:
     doing = "os.environ['URINGZC_ENGINE'] = 'io_uring'\nforbid_rings()"
     with child(REFUSED.format(doing, ("127.0.0.1", "--json"))) as started:
         out, errors = started.end(1)
@@ -123,7 +123,7 @@ def test_nothing_works() -> None:
 
 
 @testing.requires("net_admin")
-def test_the_way_to_a_host(doctor: Doctor, sink: testing.Sandbox) -> None:
+def test_doctor_describes_the_route_to_a_host(doctor: Doctor, sink: testing.Sandbox) -> None:
     out = doctor("10.0.0.2", box=sink).output
     assert "The way to 10.0.0.2" in out
     assert row(out, "device") == "device ifb0 ifb"
@@ -137,7 +137,7 @@ def test_the_way_to_a_host(doctor: Doctor, sink: testing.Sandbox) -> None:
 
 
 @testing.requires("net_admin")
-def test_what_copies_on_the_way(doctor: Doctor, sink: testing.Sandbox) -> None:
+def test_doctor_names_what_copies_on_the_route(doctor: Doctor, sink: testing.Sandbox) -> None:
     sink.offload(checksum=False)
     try:
         result = doctor("fd00::2", "--json", box=sink)
@@ -172,7 +172,7 @@ def test_nothing_is_sent_to_the_host(doctor: Doctor, sink: testing.Sandbox) -> N
     assert sink.run(sent) > before
 
 
-def test_loopback(doctor: Doctor) -> None:
+def test_doctor_says_that_loopback_copies(doctor: Doctor) -> None:
     out = doctor("localhost").output
     assert "zero-copy" in out
     assert "a sender sees it after 4 requests, and it copies from then on" in " ".join(out.split())
@@ -180,9 +180,7 @@ def test_loopback(doctor: Doctor) -> None:
 
 @testing.requires("net_admin")
 @pytest.mark.parametrize("checksum", [True, False])
-def test_what_a_sender_says_fits_what_the_way_does(
-    doctor: Doctor, sink: testing.Sandbox, checksum: bool
-) -> None:
+def test_explain_agrees_with_the_route(doctor: Doctor, sink: testing.Sandbox, checksum: bool) -> None:
     sink.offload(checksum=checksum)
     try:
         found = json.loads(doctor("10.0.0.2", "--json", box=sink).output)["sender"]
@@ -206,7 +204,7 @@ AS_NOBODY = "from uringzc import _send, cli\nbecome_nobody({})"
         (65536, "at most 64 KiB, in at most 8 sends, can be in flight without a copy: RLIMIT_MEMLOCK is 64 "),
     ],
 )
-def test_little_memory_may_be_locked(memlock: int, sentence: str) -> None:
+def test_a_small_memlock_limit_is_named(memlock: int, sentence: str) -> None:
     out = refused(AS_NOBODY.format(memlock), "os.environ['URINGZC_ENGINE'] = 'msg_zerocopy'")
     assert sentence in out
     assert row(out, "MSG_ZEROCOPY").startswith(f"MSG_ZEROCOPY {memlock // 8192} sends in flight, by locked")
@@ -215,7 +213,7 @@ def test_little_memory_may_be_locked(memlock: int, sentence: str) -> None:
 @testing.requires("unprivileged")
 @testing.requires("net_admin")
 @pytest.mark.parametrize(("memlock", "copied"), [(0, 1), (4096, 1), (65536, 0)])
-def test_too_little_for_one_send_is_a_copy(sink: testing.Sandbox, memlock: int, copied: int) -> None:
+def test_a_send_above_the_memlock_limit_is_a_copy(sink: testing.Sandbox, memlock: int, copied: int) -> None:
     """To a device that copies nothing; the last is the control."""
     program = f"""
 from refusals import *
@@ -228,7 +226,7 @@ with uringzc.Scheduler(engine="msg_zerocopy") as s:
 limits = uringzc.probe().limits
 print(limits.memlock_sends > 0)
 """
-    assert run(program, box=sink)[0].splitlines() == [str([copied]), str(not copied)]
+    assert run_program(program, box=sink)[0].splitlines() == [str([copied]), str(not copied)]
 
 
 # -- errors
@@ -250,27 +248,29 @@ def test_a_link_local_host_needs_a_scope(
 
 @testing.requires("net_admin")
 @pytest.mark.parametrize("options", [("--json",), ()])
-def test_no_way(doctor: Doctor, sink: testing.Sandbox, options: tuple[str, ...]) -> None:
+def test_an_unreachable_host_is_an_error(
+    doctor: Doctor, sink: testing.Sandbox, options: tuple[str, ...]
+) -> None:
     result = doctor("10.9.9.9", *options, box=sink)
     assert result.exit_code == 1
     assert result.output == "Error: there is no way to 10.9.9.9: Network is unreachable.\n"
 
 
 @testing.requires("net_admin")
-def test_no_such_host(doctor: Doctor, sink: testing.Sandbox) -> None:
+def test_an_unknown_host_is_an_error(doctor: Doctor, sink: testing.Sandbox) -> None:
     result = doctor("no such host", box=sink)
     assert result.exit_code == 1
     assert result.output.startswith("Error: 'no such host' is no host: ")
 
 
 @testing.requires("net_admin")
-def test_broadcast(doctor: Doctor, sink: testing.Sandbox) -> None:
+def test_a_broadcast_address_is_an_error(doctor: Doctor, sink: testing.Sandbox) -> None:
     result = doctor("10.0.0.255", box=sink)
     assert result.exit_code == 1
     assert result.output.startswith("Error: 10.0.0.255 is a broadcast address: give a `sock` that has ")
 
 
-def test_without_pyroute2(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_needs_pyroute2(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     def find_route(host: str) -> route.Route:
         raise ModuleNotFoundError("finding a route needs pyroute2: pip install 'uringzc[cli]'")
 
@@ -281,7 +281,7 @@ def test_without_pyroute2(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> No
     assert doctor().exit_code == 0
 
 
-def test_the_environment_names_no_engine(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bad_environment_variable_is_an_error(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("URINGZC_ENGINE", "io-uring")
     result = doctor()
     assert result.exit_code == 1
@@ -289,12 +289,12 @@ def test_the_environment_names_no_engine(doctor: Doctor, monkeypatch: pytest.Mon
     assert "not 'io-uring'" in result.output
 
 
-def test_wrong_options(doctor: Doctor) -> None:
+def test_bad_options_have_status_2(doctor: Doctor) -> None:
     assert doctor("--nope").exit_code == 2
     assert doctor("one", "two").exit_code == 2
 
 
-def test_it_is_a_command() -> None:
+def test_doctor_is_a_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "uringzc", "doctor", "--json"], capture_output=True, text=True, check=True
     )

@@ -1,4 +1,4 @@
-"""probe(), the errors of forced engines, and "auto": each refusal is the kernel's own, in a child process."""
+"""probe(), forced engines and "auto" where the kernel refuses something: in child processes."""
 
 import errno
 import json
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import child, run
+from processes import child, run_program
 from refusals import NOBODY
 
 import uringzc
@@ -30,7 +30,9 @@ Report = dict[str, Any]
 
 def reported(*doing: str, box: testing.Sandbox | None = None, part: str = "") -> Report:
     """What a child says that has done this to itself. It really sends, whatever it was refused."""
-    out, _ = run("\n".join(["import errno", "from refusals import *", *doing, f"report({part})"]), box=box)
+    out, _ = run_program(
+        "\n".join(["import errno", "from refusals import *", *doing, f"report({part})"]), box=box
+    )
     found: Report = json.loads(out)
     assert part or found["probe"]["engine"] == found["sender"][0]
     return found
@@ -40,7 +42,7 @@ def names(found: Report) -> list[str]:
     return [reason["name"] for reason in found["probe"]["details"]]
 
 
-def told(found: Report, name: str) -> str:
+def reason_in(found: Report, name: str) -> str:
     """The reason of that name: probe() and its text for people have it, in one piece."""
     (reason,) = (each for each in found["probe"]["details"] if each["name"] == name)
     assert reason["text"] in found["probe"]["reasons"]
@@ -89,7 +91,7 @@ def test_where_nothing_is_refused_io_uring_is_picked() -> None:
     assert "Not better" not in found["sender"][1]
 
 
-def test_a_filter_of_something_else_changes_nothing() -> None:
+def test_a_seccomp_filter_of_another_call_changes_nothing() -> None:
     found = reported("forbid(999, errno.EPERM)")
     assert found["sender"][0] == "io_uring"
     assert found["errors"]["io_uring"] is None
@@ -113,7 +115,7 @@ def test_a_seccomp_filter_refuses_rings(code: int, name: str, says: str) -> None
     assert says in text
     assert "allow io_uring_setup, io_uring_enter and io_uring_register in the seccomp profile" in text
     assert names(found)[0] == name
-    assert told(found, name) == text
+    assert reason_in(found, name) == text
     assert found["probe"]["engines"]["io_uring"]["name"] == name
     assert found["probe"]["features"] is None
     assert found["errors"]["msg_zerocopy"] is None
@@ -139,39 +141,39 @@ def reported_under(sysctl: Sysctl, settings: dict[str, int], doing: str = "") ->
         assert waiting.line() == "ready"
         for name, value in settings.items():
             sysctl(name, value)
-        waiting.tell()
+        waiting.write_line()
         found: Report = json.loads(waiting.line())
         waiting.end()
     return found
 
 
-def test_the_sysctl_switches_it_off(sysctl: Sysctl) -> None:
+def test_the_sysctl_disables_io_uring(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"kernel.io_uring_disabled": 2})
     assert found["sender"][0] == "msg_zerocopy"
     assert found["errors"]["io_uring"] == [
         errno.EPERM,
         "io_uring is switched off: kernel.io_uring_disabled is 2; sysctl kernel.io_uring_disabled=0",
     ]
-    assert told(found, "io_uring_disabled") == found["errors"]["io_uring"][1]
+    assert reason_in(found, "io_uring_disabled") == found["errors"]["io_uring"][1]
 
 
 @testing.requires("unprivileged")
-def test_the_sysctl_wants_privileges(sysctl: Sysctl) -> None:
+def test_the_sysctl_restricts_io_uring_to_the_privileged(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"kernel.io_uring_disabled": 1}, "become_nobody()")
     assert found["sender"][0] == "msg_zerocopy"
     code, text = found["errors"]["io_uring"]
     assert code == errno.EPERM
     assert "kernel.io_uring_disabled is 1, and this one has no CAP_SYS_ADMIN and is not in the group" in text
-    assert told(found, "io_uring_group") == text
+    assert reason_in(found, "io_uring_group") == text
 
 
 @testing.requires("unprivileged")
-def test_the_group_may(sysctl: Sysctl) -> None:
+def test_the_sysctls_group_may_use_io_uring(sysctl: Sysctl) -> None:
     settings = {"kernel.io_uring_disabled": 1, "kernel.io_uring_group": NOBODY}
     assert reported_under(sysctl, settings, "become_nobody()")["sender"][0] == "io_uring"
 
 
-def test_the_privileged_may_and_a_filter_is_told_from_the_sysctl(sysctl: Sysctl) -> None:
+def test_a_seccomp_filter_is_not_mistaken_for_the_sysctl(sysctl: Sysctl) -> None:
     if not capable(21):
         pytest.skip("needs CAP_SYS_ADMIN: run as root")
     settings = {"kernel.io_uring_disabled": 1}
@@ -179,7 +181,7 @@ def test_the_privileged_may_and_a_filter_is_told_from_the_sysctl(sysctl: Sysctl)
     assert names(reported_under(sysctl, settings, "forbid_rings()"))[0] == "seccomp_eperm"
 
 
-def test_it_says_so_too_when_io_uring_was_asked_before(sysctl: Sysctl) -> None:
+def test_the_sysctl_is_reported_after_io_uring_was_probed(sysctl: Sysctl) -> None:
     program = """
         from refusals import *
         assert refused("io_uring") is None  # what it offers is known from now on
@@ -190,14 +192,14 @@ def test_it_says_so_too_when_io_uring_was_asked_before(sysctl: Sysctl) -> None:
     with child(program) as waiting:
         assert waiting.line() == "ready"
         sysctl("kernel.io_uring_disabled", 2)
-        waiting.tell()
+        waiting.write_line()
         code, text = json.loads(waiting.line())
         waiting.end()
     assert code == errno.EPERM
     assert "kernel.io_uring_disabled is 2; sysctl" in text
 
 
-def test_no_send_zc() -> None:
+def test_a_kernel_without_send_zc_falls_back_to_msg_zerocopy() -> None:
     """REGISTER_PROBE is refused: no opcode is known to be there."""
     found = reported("forbid(IO_URING_REGISTER, errno.EINVAL, 1, IORING_REGISTER_PROBE)")
     assert found["sender"][0] == "msg_zerocopy"
@@ -207,26 +209,26 @@ def test_no_send_zc() -> None:
         text
         == "io_uring can not send zero-copy: this kernel has no IORING_OP_SEND_ZC; run Linux 6.0 or later"
     )
-    assert told(found, "send_zc") == text
+    assert reason_in(found, "send_zc") == text
     assert found["probe"]["features"] is None
 
 
 # -- no MSG_ZEROCOPY
 
 
-def test_no_so_zerocopy() -> None:
+def test_a_kernel_without_so_zerocopy_falls_back_to_copy() -> None:
     found = reported("forbid_zerocopy()", "forbid_rings()")
     assert found["sender"][0] == found["scheduler"] == "copy"
     assert names(found)[:2] == ["seccomp_eperm", "so_zerocopy"]
     code, text = found["errors"]["msg_zerocopy"]
     assert code == errno.ENOPROTOOPT
     assert "sockets have no SO_ZEROCOPY here" in text
-    assert told(found, "so_zerocopy") == text
+    assert reason_in(found, "so_zerocopy") == text
     assert found["errors"]["copy"] is None
     assert "Each request is copied: this engine does nothing else" in found["sender"][1]
 
 
-def test_that_does_not_matter_to_io_uring() -> None:
+def test_io_uring_needs_no_so_zerocopy() -> None:
     found = reported("forbid_zerocopy()")
     assert found["sender"][0] == "io_uring"
     assert "so_zerocopy" not in names(found)
@@ -242,7 +244,7 @@ def test_that_does_not_matter_to_io_uring() -> None:
         (errno.EMFILE, "io_uring"),
     ],
 )
-def test_what_no_filter_and_no_sysctl_explains(code: int, name: str) -> None:
+def test_an_errno_without_filter_or_sysctl_has_its_own_reason(code: int, name: str) -> None:
     """The tests above are the controls: the same errno, and a filter or a sysctl that is found."""
     if status("Seccomp") != "0" or sysctl_now("kernel.io_uring_disabled"):
         pytest.skip("needs a process without a seccomp filter, and kernel.io_uring_disabled=0")
@@ -269,7 +271,7 @@ def test_optmem_max_limits_what_is_in_flight(box: testing.Hold, optmem: int) -> 
     assert found["probe"]["limits"]["optmem_sends"] == most
     assert ("optmem_max" in names(found)) == (optmem == 20480)
     if optmem == 20480:
-        assert f"net.core.optmem_max is 20480: {most} sends" in told(found, "optmem_max")
+        assert f"net.core.optmem_max is 20480: {most} sends" in reason_in(found, "optmem_max")
 
 
 def _sends_until_refused(box: testing.Hold) -> int:
@@ -297,16 +299,13 @@ def _is_taken(sock: socket.socket) -> bool:
 # -- limits
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
 @pytest.mark.parametrize(
     ("kib", "arena", "reasons"),
-    [
-        (64, 0, {"memlock", "memlock_ring"}),
-        (2048, 1024, {"memlock"}),
-        (8192, 4096, set()),
-    ],
+    [(64, 0, {"memlock", "memlock_ring"}), (2048, 1024, {"memlock"}), (8192, 4096, set())],
 )
-def test_little_memory_may_be_locked(kib: int, arena: int, reasons: set[str]) -> None:
+def test_a_small_memlock_limit_is_reported_with_what_fits(kib: int, arena: int, reasons: set[str]) -> None:
     become = f"become_nobody({kib << 10})"
     found = reported(become, part="probe")
     assert found["probe"]["engine"] == "io_uring"
@@ -314,7 +313,7 @@ def test_little_memory_may_be_locked(kib: int, arena: int, reasons: set[str]) ->
     assert found["probe"]["limits"]["arena"] == arena << 10
     assert {*names(found)} - {"wmem_max"} == reasons
     if reasons:
-        said = told(found, "memlock")
+        said = reason_in(found, "memlock")
         assert f"of the 4096 KiB of an arena {f'only {arena} KiB' if arena else 'nothing'} can be" in said
         assert f"RLIMIT_MEMLOCK is {kib} KiB per user; raise it with `ulimit -l`" in said
     sender, says = reported(become, part="sender")["sender"]
@@ -325,7 +324,7 @@ def test_little_memory_may_be_locked(kib: int, arena: int, reasons: set[str]) ->
 
 
 @testing.requires("unprivileged")
-def test_no_memory_may_be_locked_for_a_ring() -> None:
+def test_a_memlock_limit_too_small_for_a_ring_falls_back() -> None:
     found = reported("become_nobody(4096)")
     assert found["sender"][0] == "msg_zerocopy"
     code, text = found["errors"]["io_uring"]
@@ -334,7 +333,7 @@ def test_no_memory_may_be_locked_for_a_ring() -> None:
     assert "memlock" in names(found)
 
 
-def test_cap_ipc_lock_is_no_limit() -> None:
+def test_cap_ipc_lock_lifts_the_memlock_limit() -> None:
     if not capable(14):
         pytest.skip("needs CAP_IPC_LOCK: run as root")
     found = reported("resource.setrlimit(resource.RLIMIT_MEMLOCK, (4096, 4096))")
@@ -347,7 +346,7 @@ def test_wmem_max_limits_the_send_buffer(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"net.core.wmem_max": 212992}, "become_nobody()")
     assert found["probe"]["limits"]["sndbuf"] == 2 * 212992
     said = "SO_SNDBUF gets 416 of 8192 KiB, net.core.wmem_max is 212992: less can be in flight; "
-    assert told(found, "wmem_max") == f"{said}sysctl net.core.wmem_max=4194304"
+    assert reason_in(found, "wmem_max") == f"{said}sysctl net.core.wmem_max=4194304"
     enough = reported_under(sysctl, {"net.core.wmem_max": 4194304}, "become_nobody()")
     assert "wmem_max" not in names(enough)
 
@@ -357,13 +356,11 @@ def test_wmem_max_limits_the_send_buffer(sysctl: Sysctl) -> None:
 
 @pytest.mark.parametrize(
     ("lacking", "name"),
-    [
-        ("report_usage", "report_usage"),
-        ("sendmsg_zc", "sendmsg_zc"),
-        ("fixed_message", "fixed_message"),
-    ],
+    [("report_usage", "report_usage"), ("sendmsg_zc", "sendmsg_zc"), ("fixed_message", "fixed_message")],
 )
-def test_a_feature_is_missing(lacking: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_feature_names_the_kernel_that_has_it(
+    lacking: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = {"send_zc": True, "sendmsg_zc": True, "report_usage": True, "fixed_message": True}
     monkeypatch.setattr(capabilities, "features", lambda: Features(**there | {lacking: False}))
     (reason,) = (each for each in uringzc.probe().details if each.name == name)
@@ -373,7 +370,7 @@ def test_a_feature_is_missing(lacking: str, name: str, monkeypatch: pytest.Monke
 # -- the environment
 
 
-def test_the_environment_is_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_variable_chooses_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("URINGZC_ENGINE", "copy")
     found = uringzc.probe()
     assert found.engine == "copy"
@@ -389,14 +386,14 @@ def test_the_environment_is_what_auto_stands_for(monkeypatch: pytest.MonkeyPatch
             uringzc.Scheduler(engine=wrong)
 
 
-def test_the_environment_names_an_engine_that_does_not_work() -> None:
+def test_an_engine_of_the_environment_that_does_not_work_is_reported() -> None:
     program = """
         from refusals import *
         os.environ["URINGZC_ENGINE"] = "io_uring"
         forbid_rings()
         print(json.dumps([uringzc.probe().as_dict(), refused("auto")]))
     """
-    found, (code, text) = json.loads(run(program)[0])
+    found, (code, text) = json.loads(run_program(program)[0])
     assert found["engine"] == "none"
     assert [each["name"] for each in found["details"]][:2] == ["environment", "seccomp_eperm"]
     assert code == errno.EPERM
@@ -406,7 +403,7 @@ def test_the_environment_names_an_engine_that_does_not_work() -> None:
 # -- what it is made of
 
 
-def test_it_is_for_people_and_for_programs() -> None:
+def test_probe_has_text_and_json() -> None:
     found = uringzc.probe()
     assert found.engine == "io_uring"
     assert str(found).startswith("engine: io_uring")
@@ -418,7 +415,8 @@ def test_it_is_for_people_and_for_programs() -> None:
     assert uringzc.probe() == found
 
 
-def test_a_lack_of_descriptors_is_not_taken_for_what_the_kernel_can() -> None:
+@pytest.mark.slow
+def test_emfile_is_not_remembered_as_a_missing_feature() -> None:
     """What io_uring offers is asked once, and kept: it is not asked halfway."""
     program = """
         import os, resource, sys, uringzc
@@ -433,17 +431,17 @@ def test_a_lack_of_descriptors_is_not_taken_for_what_the_kernel_can() -> None:
         found = uringzc.probe()
         print(found.engine, found.features)
     """
-    plain = run(program, 100)[0]
-    assert [run(program, free)[0] for free in (1, 2)] == [f"{errno.EMFILE}\n{plain}"] * 2
+    plain = run_program(program, 100)[0]
+    assert [run_program(program, free)[0] for free in (1, 2)] == [f"{errno.EMFILE}\n{plain}"] * 2
 
 
-def test_a_reason_without_a_fix() -> None:
+def test_a_reason_prints_its_fix_if_it_has_one() -> None:
     assert str(Reason("name", "it is so", "")) == "it is so"
     assert str(Reason("name", "it is so", "change it")) == "it is so; change it"
     assert reason_of(OSError(errno.EMFILE, "Too many open files")).text == "Too many open files"
 
 
-def test_the_filter_of_these_tests_looks_at_arguments() -> None:
+def test_control_the_seccomp_filter_matches_arguments() -> None:
     """Or the tests above would show less than they seem to."""
     program = """
         from refusals import *
@@ -455,4 +453,4 @@ def test_the_filter_of_these_tests_looks_at_arguments() -> None:
             except OSError as error:
                 print(error.errno)
     """
-    assert run(program)[0] == f"{errno.ENOPROTOOPT}\n"
+    assert run_program(program)[0] == f"{errno.ENOPROTOOPT}\n"

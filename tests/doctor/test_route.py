@@ -1,4 +1,4 @@
-"""What probe() says of a way, against what the kernel then does: sandboxes, whose devices can do less."""
+"""What probe() reports of a route agrees with what the kernel then does, whatever the device can do."""
 
 import builtins
 import errno
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import until
+from traffic import wait_until
 
 import uringzc
 from uringzc import testing
@@ -61,7 +61,9 @@ def device(sink: testing.Sandbox) -> Iterator[testing.Sandbox]:
         ({"scatter_gather": False}, ["no_scatter_gather"]),
     ],
 )
-def test_offloads(device: testing.Sandbox, off: dict[str, bool], reasons: list[str], six: bool) -> None:
+def test_offloads_decide_whether_the_kernel_copies(
+    device: testing.Sandbox, off: dict[str, bool], reasons: list[str], six: bool
+) -> None:
     device.offload(**off)
     host = (device.address6 if six else device.address)[0]
     found = device.run(lambda: uringzc.probe(host))
@@ -78,7 +80,7 @@ def test_offloads(device: testing.Sandbox, off: dict[str, bool], reasons: list[s
 
 @pytest.mark.parametrize("six", [False, True])
 @pytest.mark.parametrize("mtu", [1500, 9000])
-def test_mtu(device: testing.Sandbox, mtu: int, six: bool) -> None:
+def test_datagrams_above_the_mtu_are_copied(device: testing.Sandbox, mtu: int, six: bool) -> None:
     device.set_mtu(mtu)
     found = looked(device, (device.address6 if six else device.address)[0])
     assert (found.mtu, found.payload) == (mtu, mtu - (48 if six else 28))
@@ -88,14 +90,14 @@ def test_mtu(device: testing.Sandbox, mtu: int, six: bool) -> None:
     assert copied(device, found.payload + 1, six)
 
 
-def test_an_mtu_that_fragments_nothing(device: testing.Sandbox) -> None:
+def test_the_largest_mtu_fragments_nothing(device: testing.Sandbox) -> None:
     device.set_mtu(65535)
     found = looked(device, device.address[0])
     assert found.payload == 65507  # the most that UDP carries
     assert found.reasons() == ()
 
 
-def test_fixes_switch_on_what_is_off(device: testing.Sandbox) -> None:
+def test_fixes_name_the_ethtool_commands(device: testing.Sandbox) -> None:
     device.offload(checksum=False, scatter_gather=False, segmentation=False)
     fixes = [reason.fix.partition(",")[0] for reason in looked(device, device.address[0]).reasons()]
     assert fixes[:2] == ["ethtool -K ifb0 tx on", "ethtool -K ifb0 sg on"]
@@ -116,7 +118,7 @@ def test_a_veth_pair_delivers_copies(box: testing.Hold, six: bool) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "10.0.0.1", "fd00::1"])
-def test_loopback_always_copies(sink: testing.Sandbox, host: str) -> None:
+def test_loopback_is_reported_to_copy(sink: testing.Sandbox, host: str) -> None:
     found = sink.run(lambda: uringzc.probe(host))
     assert found.route is not None
     assert (found.route.device, found.route.kind) == ("lo", "loopback")
@@ -124,7 +126,7 @@ def test_loopback_always_copies(sink: testing.Sandbox, host: str) -> None:
     assert found.route.copies == found.details[-1]
 
 
-def test_it_does_on_loopback() -> None:
+def test_loopback_does_copy() -> None:
     with testing.receiver() as rx, uringzc.UdpSender(rx.address, zero_copy="always", max_delay=None) as tx:
         tx.send_many([bytes(1400)] * 8)
         tx.drain()
@@ -142,7 +144,7 @@ def test_a_tap_delivers_copies(sink: testing.Sandbox) -> None:
             sock.connect(("10.7.0.2", 9))
             scheduler.send(sock, bytes(1400), flush=True)
             scheduler.submit()
-            assert until(lambda: len(os.read(tap, 2000)) > 1400)
+            assert wait_until(lambda: len(os.read(tap, 2000)) > 1400)
             (notification,) = scheduler.reap_notifications(wait=1, timeout=10)
         assert bool(notification.copied) == bool(found.copies)
         assert found.copies
@@ -182,7 +184,9 @@ def _open_tap() -> int:
         ("10.0.0.2:9000", None, "'10.0.0.2:9000' is no host"),
     ],
 )
-def test_there_is_no_way(sink: testing.Sandbox, host: str, code: int | None, says: str) -> None:
+def test_an_unreachable_or_unknown_host_raises(
+    sink: testing.Sandbox, host: str, code: int | None, says: str
+) -> None:
     with pytest.raises(OSError, match="is no") as caught:
         sink.run(lambda: uringzc.probe(host))
     assert says in str(caught.value)
@@ -192,7 +196,7 @@ def test_there_is_no_way(sink: testing.Sandbox, host: str, code: int | None, say
         assert isinstance(caught.value, socket.gaierror)
 
 
-def test_without_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_needs_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
     honest = builtins.__import__
 
     def missing(name: str, *args: Any, **options: Any) -> Any:
@@ -206,7 +210,7 @@ def test_without_pyroute2(monkeypatch: pytest.MonkeyPatch) -> None:
     assert uringzc.probe().engine == "io_uring"  # needs none
 
 
-def test_offloads_that_can_not_be_asked_are_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offloads_that_can_not_be_read_are_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pyroute2.Ethtool.get_features", lambda *_: 1 / 0)
     found = route.find_route("127.0.0.1")
     assert (found.checksum, found.scatter_gather, found.segmentation) == (None, None, None)

@@ -6,7 +6,9 @@ The engine, and what was not sent, are the parent's.
 import socket
 
 import pytest
-from helpers import Reading, child, holding
+from marks import zero_copy_engines
+from processes import child
+from traffic import StreamReader
 
 from uringzc import testing
 
@@ -61,9 +63,10 @@ TCP = """
 """
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @pytest.mark.parametrize("mode", ["always", "never"])
-def test_udp(mode: str) -> None:
+def test_a_fork_inside_a_udp_send(mode: str) -> None:
     count = 20000
     with testing.hold(mtu=1500) as box, testing.receiver(sock=box.receiver_socket()) as rx:
         with box.socket() as probe:  # the neighbour is known: what is awaited is room
@@ -80,8 +83,9 @@ def test_udp(mode: str) -> None:
     assert got == list(range(count))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["always", "never"])
-def test_tcp(mode: str) -> None:
+def test_a_fork_inside_a_tcp_send(mode: str) -> None:
     pieces = [bytes([n]) * (1 << 20) for n in range(32)]
     data = 'b"".join(bytes([n]) * (1 << 20) for n in range(32))'
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -91,16 +95,16 @@ def test_tcp(mode: str) -> None:
             with rx:
                 assert started.line() == "blocked"
                 assert started.line() == "child ClosedError"
-                with Reading(rx) as reading:
+                with StreamReader(rx) as reading:
                     got = reading.end()
             assert started.line() == "parent nothing"
             started.end()
     assert got == b"".join(pieces)
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
-def test_scheduler() -> None:
+def test_a_fork_inside_a_drain() -> None:
     """Of a wait for notifications that are held."""
     with testing.hold() as box, testing.receiver(sock=box.receiver_socket()) as rx:
         box.stop()

@@ -1,53 +1,29 @@
-"""The end of engines: closed, dropped, parked, poisoned, full; and that memory is held exactly so long."""
+"""Memory is held until the kernel has released it, however an engine ends: closed, dropped, poisoned."""
 
 # ruff: noqa: PT012, PT031 - what is to be raised or warned of comes at the end of what leads to it
 
-import errno
 import gc
 import os
 import socket
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
-from helpers import (
-    Alarms,
-    all_copied,
-    holding,
-    io_uring,
-    is_held,
-    let_go,
-    ring_fds,
-    rings,
-    run,
-    stopped,
-    wait_readable,
-)
+from conftest import Pair
+from held_memory import is_held, ring_count, wait_for_parked
+from marks import only_io_uring, zero_copy_engines
+from processes import Alarms, run_program
+from traffic import all_copied, stopped, wait_readable
 
 import uringzc
 from uringzc import Completion, Notification, testing
-from uringzc.engines import io_uring as uring
 from uringzc.engines import lifetime
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 needs_ring = testing.requires("send_zc")
 EITHER = pytest.mark.parametrize(
     "make", [uringzc.Scheduler, pytest.param(uringzc.Ring, marks=needs_ring, id="Ring")]
 )
-
-
-@pytest.fixture
-def sock(box: testing.Hold) -> Iterator[socket.socket]:
-    """A socket whose datagrams `box.stop()` holds."""
-    with box.receiver_socket(), box.socket() as sock:
-        sock.connect(box.address)
-        yield sock
 
 
 @pytest.fixture
@@ -69,16 +45,16 @@ def queue(engine: uringzc.Scheduler | uringzc.Ring, sock: socket.socket, data: b
 
 @EITHER
 def test_close_waits_for_the_kernel(
-    make: Callable[[], uringzc.Scheduler | uringzc.Ring], udp_pair: "Pair"
+    make: Callable[[], uringzc.Scheduler | uringzc.Ring], udp_pair: Pair
 ) -> None:
-    before = rings()
+    before = ring_count()
     engine = make()
     data = bytearray(b"last")
     queue(engine, udp_pair.tx, data)
     assert is_held(data)
     engine.close()
     assert not is_held(data)
-    assert rings() == before
+    assert ring_count() == before
     assert udp_pair.receive(1) == [b"last"]  # what was queued, too, was sent
     engine.close()
     engine.close(0)
@@ -87,7 +63,7 @@ def test_close_waits_for_the_kernel(
     assert not is_held(data)
 
 
-def test_what_was_settled_can_be_reaped_after_close(udp_pair: "Pair") -> None:
+def test_what_was_settled_can_be_reaped_after_close(udp_pair: Pair) -> None:
     s = uringzc.Scheduler(tags=[5, 6])
     s.send(udp_pair.tx, b"one", user_data=1, slot=1)
     s.send(udp_pair.tx, b"three", user_data=2, slot=1)
@@ -98,15 +74,15 @@ def test_what_was_settled_can_be_reaped_after_close(udp_pair: "Pair") -> None:
     assert "closed" in repr(s)
 
 
-@holding
+@zero_copy_engines
 @EITHER
-def test_close_with_sends_held(
+def test_close_parks_what_is_in_flight(
     make: Callable[[], uringzc.Scheduler | uringzc.Ring],
     box: testing.Hold,
     sock: socket.socket,
     other: uringzc.Scheduler,
 ) -> None:
-    before = rings()
+    before = ring_count()
     engine = make()
     data = bytearray(b"held")
     fileno = engine.fileno()
@@ -124,16 +100,18 @@ def test_close_with_sends_held(
         other.submit()  # sweeps, and finds that the kernel is not done
         assert len(lifetime.parked()) == 1
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
     assert sys.getrefcount(sock) == references
-    assert rings() == before
+    assert ring_count() == before
     engine.close()
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("call", ["submit", "reap_completions", "reap_notifications", "drain", "close"])
-def test_any_engine_of_the_owner_sweeps(box: testing.Hold, sock: socket.socket, call: str) -> None:
+def test_any_call_of_another_engine_of_the_thread_ends_parked_ones(
+    box: testing.Hold, sock: socket.socket, call: str
+) -> None:
     with uringzc.Scheduler(max_inflight=8) as other:
         s = uringzc.Scheduler(completions="none")
         fileno = s.fileno()
@@ -151,7 +129,7 @@ def test_any_engine_of_the_owner_sweeps(box: testing.Hold, sock: socket.socket, 
     assert len(s.reap_notifications()) == 1
 
 
-@holding
+@zero_copy_engines
 def test_close_flushes_and_parks_everything_open(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
@@ -162,7 +140,7 @@ def test_close_flushes_and_parks_everything_open(
         for i in range(3):
             s.send(sock, data[i], slot=i)
         s.close(0.01)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not any(map(is_held, data))
     assert sorted(n.tag for n in s.reap_notifications()) == [1, 2, 3]
 
@@ -170,17 +148,17 @@ def test_close_flushes_and_parks_everything_open(
 # -- dropped
 
 
-@holding
+@zero_copy_engines
 @EITHER
 @pytest.mark.parametrize("held", [True, False])
-def test_dropped_without_close(
+def test_an_engine_dropped_without_close_is_parked(
     make: Callable[[], uringzc.Scheduler | uringzc.Ring],
     held: bool,
     box: testing.Hold,
     sock: socket.socket,
     other: uringzc.Scheduler,
 ) -> None:
-    before = rings()
+    before = ring_count()
     data = bytearray(b"lost")
     with stopped(box):
         engine = make()
@@ -196,14 +174,14 @@ def test_dropped_without_close(
         other.submit()  # what was only queued is submitted by the sweep
         assert len(lifetime.parked()) == 1
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
-    assert rings() == before
+    assert ring_count() == before
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
-    before = rings()
+def test_an_engine_can_be_dropped_where_warnings_are_errors(udp_pair: Pair, other: uringzc.Scheduler) -> None:
+    before = ring_count()
     data = bytearray(b"lost")
     s = uringzc.Scheduler()
     s.send(udp_pair.tx, data)
@@ -214,11 +192,11 @@ def test_dropped_where_warnings_are_errors(udp_pair: "Pair", other: uringzc.Sche
     assert len(lifetime.parked()) == 1
     other.submit()
     assert lifetime.parked() == []
-    assert rings() == before
+    assert ring_count() == before
     assert not is_held(data)
 
 
-def test_dropped_in_a_cycle_with_its_accounts() -> None:
+def test_an_engine_in_a_cycle_with_its_slots_is_collected() -> None:
     # in a process of its own: what failed was a use of freed memory
     program = """
         import gc, socket, warnings, uringzc
@@ -239,11 +217,11 @@ def test_dropped_in_a_cycle_with_its_accounts() -> None:
             other.submit()
             print(len(lifetime.parked()))
     """
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out == "0\n", errors
 
 
-def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
+def test_an_engine_in_a_cycle_is_collected(udp_pair: Pair, other: uringzc.Scheduler) -> None:
     class Owner:
         def __init__(self) -> None:
             self.me = self
@@ -261,8 +239,8 @@ def test_dropped_in_a_cycle(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
     assert not is_held(data)
 
 
-@io_uring
-def test_closed_and_dropped_says_nothing() -> None:
+@only_io_uring
+def test_a_closed_engine_is_dropped_without_a_warning() -> None:
     with uringzc.Scheduler() as s, uringzc.Ring() as r:
         pass
     with warnings.catch_warnings():
@@ -274,19 +252,19 @@ def test_closed_and_dropped_says_nothing() -> None:
 # -- exceptions
 
 
-def test_exception_in_the_block(udp_pair: "Pair") -> None:
-    before = rings()
+def test_an_exception_in_the_with_block_closes_the_engine(udp_pair: Pair) -> None:
+    before = ring_count()
     data = bytearray(b"sent")
     with pytest.raises(ZeroDivisionError), uringzc.Scheduler() as s:
         s.send(udp_pair.tx, data)
         raise ZeroDivisionError
     assert not is_held(data)
-    assert rings() == before
+    assert ring_count() == before
     assert udp_pair.receive(1) == [b"sent"]
 
 
-@holding
-def test_exception_in_the_block_while_held(
+@zero_copy_engines
+def test_an_exception_in_the_with_block_parks_what_is_in_flight(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = bytearray(b"held")
@@ -302,12 +280,12 @@ def test_exception_in_the_block_while_held(
             s.send(sock, data)
             raise ZeroDivisionError
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
 
 
-@holding
-def test_interrupt_in_drain_leaves_it_usable(box: testing.Hold, sock: socket.socket) -> None:
+@zero_copy_engines
+def test_an_interrupt_in_drain_leaves_the_engine_usable(box: testing.Hold, sock: socket.socket) -> None:
     data = bytearray(b"held")
     with uringzc.Scheduler() as s:
         with stopped(box):
@@ -323,8 +301,8 @@ def test_interrupt_in_drain_leaves_it_usable(box: testing.Hold, sock: socket.soc
     assert lifetime.parked() == []
 
 
-@holding
-def test_interrupt_in_close_parks_at_once(
+@zero_copy_engines
+def test_an_interrupt_in_close_parks_at_once(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
     data = bytearray(b"held")
@@ -341,12 +319,12 @@ def test_interrupt_in_close_parks_at_once(
             s.close(timeout=60)
         assert len(lifetime.parked()) == 1
         assert is_held(data)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
     assert not is_held(data)
 
 
-@holding
-def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
+@zero_copy_engines
+def test_an_unfinished_guard_of_a_thread_ends_no_engine(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
     s = uringzc.Scheduler()
@@ -357,11 +335,11 @@ def test_a_guard_that_an_interrupt_keeps_from_its_place_ends_nothing(
         lifetime._ThreadEnd.__new__(lifetime._ThreadEnd)  # dropped: interrupted before its __init__,
         lifetime._ThreadEnd()  # and after it
         assert lifetime._orphaned == []
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
 
 
-@holding
-def test_interrupt_in_close_as_the_first_submission(
+@zero_copy_engines
+def test_close_can_be_interrupted_in_its_first_submission(
     box: testing.Hold, sock: socket.socket, other: uringzc.Scheduler
 ) -> None:
     # the results, too, are not there yet: the first entry into the kernel is the one that blocks
@@ -377,12 +355,13 @@ def test_interrupt_in_close_as_the_first_submission(
             Alarms(0.05, repeat=False),
         ):
             s.close(timeout=10)
-    let_go(fileno, other)
+    wait_for_parked(fileno, other)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:a Scheduler was closed:ResourceWarning")
-def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: uringzc.Scheduler) -> None:
-    before, interrupted = rings(), 0
+def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: Pair, other: uringzc.Scheduler) -> None:
+    before, interrupted = ring_count(), 0
     for turn in range(3000):
         s = uringzc.Scheduler(max_inflight=8)
         s.send(udp_pair.tx, b"x")
@@ -397,16 +376,17 @@ def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: "Pair", other: urin
         other.submit()
         assert lifetime.parked() == []
     assert interrupted > 100
-    assert rings() == before
+    assert ring_count() == before
 
 
 # -- interpreter exit, the quiet ways; with sends held: test_traps.py
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", ["closed", "settled", "queued", pytest.param("ring", marks=needs_ring), "exception", "exit"]
 )
-def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
+def test_what_was_sent_arrives_although_the_interpreter_exits(how: str, udp_pair: Pair) -> None:
     program = """
         import socket, sys, uringzc
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -431,210 +411,28 @@ def test_interpreter_exit(how: str, udp_pair: "Pair") -> None:
         program = program.replace(
             "sock = socket", "atexit.register(lambda: print('after'))\n        sock = socket", 1
         )
-        from helpers import child
+        from processes import child
 
         with child(program, how, port) as started:
             out, errors = started.end(1 if how == "exception" else 3)
         assert out == "after\n"
         assert ("ZeroDivisionError" in errors) == (how == "exception")
     else:
-        out, errors = run(program, how, port)
+        out, errors = run_program(program, how, port)
     assert "parked" not in errors
     assert "Exception ignored" not in errors
     assert udp_pair.receive(2) == [bytes(10)] * 2
 
 
-# -- bounds
-
-
-@io_uring
-def test_more_completions_than_the_queue_has_entries(
-    box: testing.Hold, sock: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # without DEFER_TASKRUN notifications come by themselves, and overflow while nobody looks
-    monkeypatch.setattr(uring, "SETUP", (uring.SETUP[-1],))
-    sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
-    before = ring_fds()
-    with uringzc.Ring(entries=8, cq_entries=8, max_inflight=256) as r:
-        (fd,) = ring_fds() - before
-        info = Path(f"/proc/self/fdinfo/{fd}")
-        with stopped(box):
-            for i in range(200):
-                r.send_zc(sock, b"%03d" % i, user_data=i)
-            r.submit()
-            assert len(r.reap()) == 200
-        wait_readable(r.fileno())
-        while (
-            overflowed(info) < 192
-        ):  # all but what the queue holds; each look at the file is a call that takes notifications in
-            pass
-        notifications = r.reap()  # one look takes in all of them
-        assert sorted(c.user_data for c in notifications) == list(range(200))
-        assert all(c.notif for c in notifications)
-        assert r.stats.stray == 0
-        assert r.stats.in_flight == 0
-
-
-def overflowed(info: Path) -> int:
-    return info.read_text().partition("CqOverflowList:")[2].count("user_data")
-
-
-@io_uring
-def test_more_notifications_than_the_queue_has_entries(box: testing.Hold, sock: socket.socket) -> None:
-    sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
-    with uringzc.Ring(entries=4, cq_entries=4, max_inflight=1024) as r:
-        with stopped(box):
-            for i in range(1000):
-                r.send_zc(sock, b"%03d" % i, user_data=i)
-            r.submit(wait=1000)
-            assert [c.user_data for c in r.reap()] == list(range(1000))
-        r.submit(wait=1000)
-        assert sorted(c.user_data for c in r.reap()) == list(range(1000))
-
-
-@contextmanager
-def refused(s: uringzc.Scheduler, text: str) -> Iterator[None]:
-    """The block raises BlockingIOError that says `text`, and queues nothing."""
-    before = s.stats.requests
-    with pytest.raises(BlockingIOError, match=text) as caught:
-        yield
-    assert caught.value.errno == errno.EAGAIN
-    assert s.stats.requests == before
-
-
-@holding
-def test_too_many_requests(box: testing.Hold, sock: socket.socket) -> None:
-    with uringzc.Scheduler(max_inflight=4) as s:
-        with stopped(box):
-            for i in range(4):
-                s.send(sock, b"x", user_data=i, flush=True)
-            data = bytearray(1)
-            with refused(s, "max_inflight requests are held: wait for notifications"):
-                s.send(sock, data)
-            with refused(s, "max_inflight requests are held"):
-                s.send_run(sock, data, 1, 1)
-            assert not is_held(data)
-            s.reap_completions()
-            with refused(s, "max_inflight requests are held"):  # results do not help
-                s.send(sock, data)
-        s.reap_notifications(wait=4)
-        assert s.send_run(sock, b"x", 1, 4, 0, flush=True) == 4
-
-
-def test_requests_of_open_notifiers_are_held(udp_pair: "Pair") -> None:
-    with uringzc.Scheduler(max_inflight=4, completions="none") as s:
-        for _ in range(4):
-            s.send(udp_pair.tx, b"x")
-        s.drain()
-        assert s.stats.in_flight == 0
-        with refused(s, "max_inflight requests are held: .* flush"):
-            s.send(udp_pair.tx, b"x")
-        s.flush(0)
-        s.send(udp_pair.tx, b"x")
-
-
-def test_unread_completions(udp_pair: "Pair") -> None:
-    with uringzc.Scheduler(max_inflight=4) as s:
-        for i in range(4):
-            s.send(udp_pair.tx, b"x", user_data=i)
-        s.flush(0)
-        s.drain()
-        s.reap_notifications()
-        with refused(s, r"max_inflight completions are unread or to come: call reap_completions\(\)"):
-            s.send(udp_pair.tx, b"x")
-        assert [c.user_data for c in s.reap_completions()] == [0, 1, 2, 3]
-        s.send(udp_pair.tx, b"x")
-
-
-def test_unread_notifications(udp_pair: "Pair") -> None:
-    with uringzc.Scheduler(max_inflight=4, completions="none") as s:
-        for _ in range(4):
-            s.send(udp_pair.tx, b"x", flush=True)
-            s.drain()
-        with refused(s, r"max_inflight notifications are unread or to come: call reap_notifications\(\)"):
-            s.send(udp_pair.tx, b"x")
-        assert [n.sequence for n in s.reap_notifications()] == [0, 1, 2, 3]
-        s.send(udp_pair.tx, b"x", flush=True)
-        assert [n.sequence for n in s.reap_notifications(wait=1)] == [4]
-
-
-def test_a_full_run_says_how_many(box: testing.Hold, sock: socket.socket) -> None:
-    with uringzc.Scheduler(max_inflight=10) as s:
-        region = s.register(4096)
-        with stopped(box):
-            assert s.send_run(sock, region, 100, 4) == 4
-            assert s.send_run(sock, region, 100, 40, user_data=4) == 6
-            with refused(s, "max_inflight requests are held"):
-                s.send_run(sock, region, 100, 40)
-            assert s.stats.requests == 10
-        assert sorted(c.user_data for c in s.reap_completions(wait=10)) == list(range(10))
-
-
-# -- little memory to lock
-
-LITTLE = """
-    import encodings.idna, os, resource, socket, sys, uringzc
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (int(sys.argv[1]) << 10,) * 2)
-    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    sock.connect(("127.0.0.1", int(sys.argv[2])))
-    try:
-        s = uringzc.Scheduler(engine="io_uring", max_inflight=64)
-    except OSError as error:
-        print("scheduler", error.errno, error.strerror)
-        sys.exit()
-    try:
-        s.register(1 << 20)
-    except OSError as error:
-        print("region", error.errno, error.strerror)
-    small = s.register(4096)
-    print(small.registered)
-    s.send(sock, small, length=4, flush=True)
-    s.send(sock, b"plain", flush=True)
-    s.submit()
-    print([c.result for c in s.reap_completions(wait=2)])
-    s.close()
-"""
-
-
-@io_uring
-@testing.requires("unprivileged")
-def test_little_memory_to_lock(udp_pair: "Pair") -> None:
-    out, errors = run(LITTLE, 256, udp_pair.rx.getsockname()[1])
-    region, registered, results = out.splitlines()
-    assert region.startswith("region 12 1048576 bytes can not be registered: the limit for locked memory")
-    assert "(RLIMIT_MEMLOCK) is 256 KiB per user, 1024 KiB are needed; raise it with `ulimit -l`" in region
-    assert "LimitMEMLOCK=" in region
-    assert (registered, results) == ("True", "[4, 5]"), errors
-    assert sorted(udp_pair.receive(2)) == [bytes(4), b"plain"]
-
-
-@io_uring
-@testing.requires("unprivileged")
-def test_no_memory_to_lock(udp_pair: "Pair") -> None:
-    out, errors = run(LITTLE, 4, udp_pair.rx.getsockname()[1])
-    assert "RLIMIT_MEMLOCK) is 4 KiB per user, more is needed; raise it with `ulimit -l`" in out, errors
-    assert "Traceback" not in errors
-
-
-@io_uring
-@testing.requires("unprivileged")
-def test_control_much_memory_to_lock(udp_pair: "Pair") -> None:
-    out, errors = run(LITTLE, 8192, udp_pair.rx.getsockname()[1])
-    assert out.splitlines() == ["True", "[4, 5]"], errors
-
-
 # -- a completion that the kernel dropped
 
 
-@io_uring
+@only_io_uring
 @testing.requires("net_admin")
-def test_poisoned() -> None:
+def test_a_dropped_completion_poisons_the_engine() -> None:
     program = """
         import uringzc
-        from helpers import drop_a_completion, is_held
+        from held_memory import drop_completion, is_held
         from uringzc import testing
         from uringzc.engines import lifetime
         lifetime.DRAIN_AT_END = 0.01
@@ -645,7 +443,7 @@ def test_poisoned() -> None:
             data = bytearray(b"for ever")
             s.send(sock, data)
             s.submit()
-            drop_a_completion()
+            drop_completion()
             for call in (
                 lambda: s.submit(),
                 lambda: s.send(sock, b"x"),
@@ -673,7 +471,7 @@ def test_poisoned() -> None:
             print(len(lifetime.parked()), is_held(data))
             other.close()
     """
-    out, errors = run(program)
+    out, errors = run_program(program)
     lines = out.splitlines()
     refusal = (
         "the kernel dropped a completion: what is in flight is never released, and this Scheduler takes no "
@@ -684,7 +482,7 @@ def test_poisoned() -> None:
     assert "parked" in errors
 
 
-def test_control_not_poisoned(udp_pair: "Pair") -> None:
+def test_control_without_a_dropped_completion_memory_is_released(udp_pair: Pair) -> None:
     data = bytearray(b"for now")
     with uringzc.Scheduler() as s:
         s.send(udp_pair.tx, data, flush=True)
@@ -692,8 +490,8 @@ def test_control_not_poisoned(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_descriptors_and_memory_come_back(udp_pair: "Pair") -> None:
-    before, open_rings = len(os.listdir("/proc/self/fd")), rings()
+def test_close_releases_descriptors_and_memory(udp_pair: Pair) -> None:
+    before, open_rings = len(os.listdir("/proc/self/fd")), ring_count()
     for _ in range(50):
         with uringzc.Scheduler() as s:
             s.fileno()
@@ -702,4 +500,4 @@ def test_descriptors_and_memory_come_back(udp_pair: "Pair") -> None:
             s.send(udp_pair.tx, region, length=100, flush=True)
             s.submit()
     assert len(os.listdir("/proc/self/fd")) == before
-    assert rings() == open_rings
+    assert ring_count() == open_rings

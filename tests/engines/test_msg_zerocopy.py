@@ -1,4 +1,4 @@
-"""Numbers of MSG_ZEROCOPY sends: failures that use one up, and memory that comes back with its own.
+"""MSG_ZEROCOPY ids: sends that fail and use one up, and memory that only its own notification releases.
 
 One socket sends to two receivers: what goes near is delivered at once, a stopped gate holds what goes far.
 """
@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import pytest
-from helpers import room, stopped
+from marks import only_msg_zerocopy
+from traffic import enlarge_sndbuf, stopped
 
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
 
-pytestmark = [pytest.mark.engines("msg_zerocopy"), testing.requires("net_admin")]
+pytestmark = [only_msg_zerocopy, testing.requires("net_admin")]
 
 SO_ZEROCOPY, MSG_ZEROCOPY = 60, 0x4000000
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR, UDP_CORK, UDP_SEGMENT = 10, 2, 11, 1, 103
@@ -59,7 +60,7 @@ def net(network: testing.Hold) -> Iterator[Net]:
         near.bind(("127.0.0.1", 0))
         near.settimeout(10)
         far.settimeout(10)
-        room(tx)
+        enlarge_sndbuf(tx)
         yield Net(network, tx, near, far)
     network.limit()
     network.release()
@@ -124,7 +125,7 @@ each_way = pytest.mark.parametrize("fail", WAYS, ids=lambda fail: fail.__name__)
 
 
 @each_way
-def test_what_a_failure_does_to_the_counter(net: Net, fail: Fail) -> None:
+def test_which_failures_use_up_an_id(net: Net, fail: Fail) -> None:
     """The kernel's facts, which the others stand on."""
     with stopped(net.box):
         net.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
@@ -153,7 +154,7 @@ def fail_by_hand(net: Net, fail: Fail) -> None:
 
 
 class Run:
-    """Sends near, far and in vain, with a flush behind each; overwrites what is given back."""
+    """Sends near, far and in vain, with a flush behind each; overwrites memory that is released."""
 
     def __init__(self, net: Net, s: uringzc.Scheduler) -> None:
         self.net, self.s = net, s
@@ -180,11 +181,11 @@ class Run:
     def reap(self) -> None:
         """All that is due has to come; what is not due and comes is `early`. Overwrites both."""
         while True:
-            told = [n.sequence for n in self.s.reap_notifications(wait=1 if self.due else 0, timeout=10)]
-            assert told or not self.due, f"{self.due} are not given back"
-            self.early += set(told) - self.due
-            self.due -= set(told)
-            for number in told:
+            reported = [n.sequence for n in self.s.reap_notifications(wait=1 if self.due else 0, timeout=10)]
+            assert reported or not self.due, f"{self.due} are not released"
+            self.early += set(reported) - self.due
+            self.due -= set(reported)
+            for number in reported:
                 self.memory[number][:] = b"\xff" * len(self.memory[number])
             if not self.due:
                 return
@@ -197,7 +198,7 @@ class Run:
 
 @pytest.mark.parametrize("batch", [1, 7])
 @each_way
-def test_memory_comes_back_with_its_own_notification(net: Net, fail: Fail, batch: int) -> None:
+def test_memory_is_released_by_its_own_notification(net: Net, fail: Fail, batch: int) -> None:
     chance = random.Random(f"{fail.__name__}{batch}")
     with uringzc.Scheduler() as s:
         net.box.stop()
@@ -220,7 +221,7 @@ def test_memory_comes_back_with_its_own_notification(net: Net, fail: Fail, batch
         assert s.stats.in_flight == 0
 
 
-def test_control_a_counter_that_is_off_by_one(net: Net) -> None:
+def test_control_a_counter_off_by_one_releases_memory_too_early(net: Net) -> None:
     """A number more is used up than is believed, as by a failure without doubt: wrong bytes arrive."""
     net.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
     assert kernel_number(net.tx, net.here) == 1
@@ -230,7 +231,7 @@ def test_control_a_counter_that_is_off_by_one(net: Net) -> None:
         run = Run(net, s)
         for far in (False, True, True):
             run.send(far)
-        run.due = {1}  # what is told instead of the first
+        run.due = {1}  # what is reported instead of the first
         s.submit()
         run.reap()
         assert run.wrong() == [1]
@@ -242,7 +243,7 @@ def test_control_a_counter_that_is_off_by_one(net: Net) -> None:
         assert s.stats.in_flight == 0  # a copy: nothing is believed of this socket any more
 
 
-def test_fragments_that_are_held_while_their_datagram_fails(net: Net) -> None:
+def test_a_failed_datagram_with_held_fragments_releases_nothing_else(net: Net) -> None:
     """Its notification comes after those of later sends, when nobody owns its number."""
     with uringzc.Scheduler() as s:
         net.box.stop()
@@ -260,7 +261,7 @@ def test_fragments_that_are_held_while_their_datagram_fails(net: Net) -> None:
         s.drain(10)
 
 
-def test_no_memory_for_notifications(net: Net) -> None:
+def test_sends_beyond_optmem_max_are_copied(net: Net) -> None:
     """net.core.optmem_max has room for some 157: others are copied, none fails, none is mistaken."""
     with uringzc.Scheduler() as s:
         net.box.stop()
@@ -278,10 +279,10 @@ def test_no_memory_for_notifications(net: Net) -> None:
         assert 150 < held < 170
         run.due = set(range(len(run.memory))) - set(run.far)
         while run.due:
-            told = {n.sequence for n in s.reap_notifications(wait=1)}
-            for number in told:
+            reported = {n.sequence for n in s.reap_notifications(wait=1)}
+            for number in reported:
                 run.memory[number][:] = bytes(1000)
-            run.due -= told
+            run.due -= reported
         assert run.wrong() == []
         s.drain(10)
         assert all(c.result == 1000 for c in s.reap_completions())
@@ -293,7 +294,7 @@ def test_no_memory_for_notifications(net: Net) -> None:
         s.drain(10)
 
 
-def test_a_question_without_an_answer(net: Net) -> None:
+def test_a_probe_without_an_answer_settles_nothing(net: Net) -> None:
     """Without a route the question comes to no number, and what is in the error queue then is no answer."""
     with uringzc.Scheduler() as s:
         net.box.stop()

@@ -1,4 +1,4 @@
-"""Where a socket's zero-copy counter stands when an engine meets it, whoever has sent through it before.
+"""The zero-copy counter of a socket is found before its first request, whoever sent through it before.
 
 What an engine takes back is overwritten here at once: taken back too early, it arrives otherwise than it was
 sent. The controls believe what holds for the sockets that senders open themselves: that the counter is at 0.
@@ -13,13 +13,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import pytest
-from helpers import charged, room, stopped, stream_in, until
+from marks import only_msg_zerocopy
+from traffic import enlarge_sndbuf, stopped, tcp_connection, unsent_bytes, wait_until
 
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
 
-pytestmark = [pytest.mark.engines("msg_zerocopy"), testing.requires("net_admin")]
+pytestmark = [only_msg_zerocopy, testing.requires("net_admin")]
 
 SO_ATTACH_FILTER, SO_MEMINFO, SO_ZEROCOPY, MSG_ZEROCOPY = 26, 55, 60, 0x4000000
 controlled = pytest.mark.parametrize("control", [False, True], ids=["", "control"])
@@ -59,7 +60,7 @@ class Used:
             to = [self.near.getsockname()] if self.near else []
             self.tx.sendmsg([b"own"], [], MSG_ZEROCOPY, *to)
             assert receive(self.near or self.rx, 3) == b"own"
-        assert until(lambda: not charged(self.tx))
+        assert wait_until(lambda: not unsent_bytes(self.tx))
         if read:
             error_queue.read(self.tx)
             assert held(self.tx) == 0
@@ -93,7 +94,7 @@ class Used:
 
 @contextmanager
 def stream(box: testing.Hold, window: int = 0) -> Iterator[Used]:
-    with stream_in(box, window) as (tx, rx):
+    with tcp_connection(box, window) as (tx, rx):
         yield Used(tx, rx)
 
 
@@ -103,7 +104,7 @@ def datagrams(box: testing.Hold) -> Iterator[Used]:
         near.bind(("127.0.0.1", 0))
         for each in (rx, near):
             each.settimeout(20)
-        room(tx)
+        enlarge_sndbuf(tx)
         yield Used(tx, rx, near)
 
 
@@ -117,7 +118,9 @@ def used(request: pytest.FixtureRequest, box: testing.Hold) -> Iterator[Used]:
 
 
 @controlled
-def test_what_somebody_left_unread_settles_nothing(box: testing.Hold, used: Used, control: bool) -> None:
+def test_unread_notifications_of_the_program_settle_nothing(
+    box: testing.Hold, used: Used, control: bool
+) -> None:
     used.own(3)
     with uringzc.Scheduler() as s:
         if control:
@@ -131,7 +134,7 @@ def test_what_somebody_left_unread_settles_nothing(box: testing.Hold, used: Used
 
 
 @controlled
-def test_what_somebody_has_sent_and_read_shifts_nothing(box: testing.Hold, control: bool) -> None:
+def test_sends_of_the_program_do_not_shift_the_counter(box: testing.Hold, control: bool) -> None:
     """The peer reads little at a time: what is acknowledged is free, the rest is not."""
     with stream(box, window=100_000) as used, uringzc.Scheduler() as s:
         used.own(2, read=True)
@@ -154,7 +157,9 @@ def test_what_somebody_has_sent_and_read_shifts_nothing(box: testing.Hold, contr
 
 @pytest.mark.parametrize("read", [False, True])
 @controlled
-def test_the_program_sends_while_nothing_is_in_flight(box: testing.Hold, read: bool, control: bool) -> None:
+def test_the_program_may_send_while_nothing_is_in_flight(
+    box: testing.Hold, read: bool, control: bool
+) -> None:
     with stream(box, window=100_000) as used, uringzc.Scheduler() as s:
         if control:
             s._engine.own_socket(used.tx)
@@ -175,7 +180,7 @@ def test_the_program_sends_while_nothing_is_in_flight(box: testing.Hold, read: b
         s.drain(10)
 
 
-def test_the_next_engine_does_not_believe_the_last_one(box: testing.Hold, used: Used) -> None:
+def test_the_next_engine_verifies_the_counter_again(box: testing.Hold, used: Used) -> None:
     with uringzc.Scheduler() as s:
         used.send(s, 3)
         assert used.wrong() == []
@@ -200,7 +205,9 @@ def has_unread(sock: socket.socket) -> None:
 
 
 @controlled
-def test_a_connection_made_anew_while_the_old_one_holds_memory(box: testing.Hold, control: bool) -> None:
+def test_a_reconnected_socket_copies_while_the_old_connection_holds_memory(
+    box: testing.Hold, control: bool
+) -> None:
     """The counter goes on, and what TCP_INFO counts has begun again."""
     libc = ctypes.CDLL(None, use_errno=True)
     with stream(box) as old, box.socket(type=socket.SOCK_STREAM) as listener, uringzc.Scheduler() as s:
@@ -226,7 +233,7 @@ def test_a_connection_made_anew_while_the_old_one_holds_memory(box: testing.Hold
             s.drain(10)
 
 
-def test_zero_copy_switched_off_while_requests_wait(box: testing.Hold) -> None:
+def test_so_zerocopy_may_be_cleared_while_requests_wait(box: testing.Hold) -> None:
     """The kernel ignores MSG_ZEROCOPY then, and gives no number."""
     with datagrams(box) as used, uringzc.Scheduler() as s:
         used.tx.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
@@ -255,7 +262,7 @@ def test_a_stream_is_zero_copy_from_its_first_request_on(box: testing.Hold, befo
         s.drain(10)
 
 
-def test_a_stream_whose_memory_others_hold_is_copied_meanwhile(box: testing.Hold) -> None:
+def test_a_stream_copies_while_sends_of_the_program_hold_memory(box: testing.Hold) -> None:
     with stream(box) as used, uringzc.TcpSender(used.tx, zero_copy="always") as tx:
         used.tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
         with stopped(box):
@@ -264,7 +271,7 @@ def test_a_stream_whose_memory_others_hold_is_copied_meanwhile(box: testing.Hold
             assert tx.stats.in_flight == 0
             assert OTHERS in tx.explain()
         assert receive(used.rx, 20_003) == b"own" + b"x" * 20_000
-        assert until(lambda: not charged(used.tx))
+        assert wait_until(lambda: not unsent_bytes(used.tx))
         with stopped(box):
             tx.send(b"y" * 20_000)
             assert tx.stats.in_flight == 1
@@ -272,7 +279,7 @@ def test_a_stream_whose_memory_others_hold_is_copied_meanwhile(box: testing.Hold
         assert receive(used.rx, 20_000) == b"y" * 20_000
 
 
-def test_a_stream_with_a_filter_is_copied(box: testing.Hold) -> None:
+def test_a_stream_with_a_bpf_filter_copies(box: testing.Hold) -> None:
     """The filter is charged as zero-copy sends are."""
     accept = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xFFFF))  # BPF_RET
     with stream(box) as used, uringzc.TcpSender(used.tx, zero_copy="always") as tx:
@@ -286,7 +293,7 @@ def test_a_stream_with_a_filter_is_copied(box: testing.Hold) -> None:
         assert receive(used.rx, 20_000) == b"x" * 20_000
 
 
-def test_a_filter_that_comes_later_holds_nothing_up(box: testing.Hold) -> None:
+def test_a_bpf_filter_attached_later_delays_nothing(box: testing.Hold) -> None:
     accept = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xFFFF))
     with stream(box) as used, uringzc.Scheduler() as s:
         with stopped(box):
@@ -305,7 +312,7 @@ def numbers(sock: socket.socket, to: tuple[str, int]) -> int:
 
 
 @pytest.mark.parametrize("shared", [False, True])
-def test_a_socket_that_a_sender_opens_is_not_asked(shared: bool) -> None:
+def test_no_probe_is_sent_through_a_socket_that_a_sender_opened(shared: bool) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rx, ExitStack() as stack:
         rx.bind(("127.0.0.1", 0))
         s = stack.enter_context(uringzc.Scheduler()) if shared else None
@@ -318,7 +325,7 @@ def test_a_socket_that_a_sender_opens_is_not_asked(shared: bool) -> None:
         assert numbers(tx._sock, rx.getsockname()) == tx.stats.zero_copy
 
 
-def test_a_route_that_fails_as_the_question_does_is_no_answer(box: testing.Hold) -> None:
+def test_a_route_error_is_not_taken_for_the_answer_to_a_probe(box: testing.Hold) -> None:
     from pyroute2 import IPRoute
 
     def change(command: str) -> None:
@@ -341,7 +348,7 @@ def test_a_route_that_fails_as_the_question_does_is_no_answer(box: testing.Hold)
         assert s._engine.why_copied(used.tx) == ""
 
 
-def test_explain_names_who_else_sends(box: testing.Hold) -> None:
+def test_explain_names_other_zero_copy_users_of_the_socket(box: testing.Hold) -> None:
     with stream(box) as used, uringzc.Scheduler() as first:
         used.send(first, 1)
         with uringzc.TcpSender(used.tx, zero_copy="always") as tx:

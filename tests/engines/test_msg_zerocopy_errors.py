@@ -1,4 +1,4 @@
-"""What else is in an error queue, and what happens where memory for notifications, or to lock, is short."""
+"""Error queues with ICMP errors and timestamps between notifications; and limits of locked memory."""
 
 import errno
 import os
@@ -7,19 +7,18 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from helpers import child, run, stopped, wait_readable
+from conftest import MakePair, Pair
+from marks import only_msg_zerocopy
+from processes import child, run_program
+from traffic import stopped, wait_readable
 
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
 
-if TYPE_CHECKING:
-    from conftest import MakePair, Pair
-
-msg_zerocopy = pytest.mark.engines("msg_zerocopy")
 IP_RECVERR, IPV6_RECVERR, SO_TIMESTAMPING, SCM_TIMESTAMPING = 11, 25, 37, 37
 ORIGIN_LOCAL, ORIGIN_ICMP, ORIGIN_ICMP6, ORIGIN_TIMESTAMPING = 1, 2, 3, 4
 TX_SOFTWARE, SOFTWARE, OPT_ID, OPT_TSONLY = 2, 16, 128, 2048
@@ -60,7 +59,7 @@ def extended(message: error_queue.ErrorMessage) -> tuple[int, ...]:
 
 
 @pytest.mark.parametrize("asked", [0, 1])
-def test_word_of_a_refusal_fails_the_next_send(refused: socket.socket, asked: int) -> None:
+def test_a_pending_socket_error_fails_the_next_send(refused: socket.socket, asked: int) -> None:
     refused.setsockopt(socket.IPPROTO_IP, IP_RECVERR, asked)
     with uringzc.Scheduler() as s:
         assert one_by_one(s, refused, 6) == [100, REFUSED] * 3
@@ -69,7 +68,7 @@ def test_word_of_a_refusal_fails_the_next_send(refused: socket.socket, asked: in
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
-def test_icmp_errors_are_given_as_recvmsg_gives_them(make_udp: "MakePair", family: int) -> None:
+def test_icmp_errors_are_returned_as_recvmsg_has_them(make_udp: MakePair, family: int) -> None:
     v6 = family == socket.AF_INET6
     pair = make_udp(family)
     there = pair.rx.getsockname()
@@ -84,11 +83,11 @@ def test_icmp_errors_are_given_as_recvmsg_gives_them(make_udp: "MakePair", famil
         assert message.flags & MSG_ERRQUEUE
         assert message.address == there
         assert errors(s, pair.tx) == []
-        assert one_by_one(s, pair.tx, 1) == [100]  # who has read it is not told again
+        assert one_by_one(s, pair.tx, 1) == [100]  # once read, it is not reported again
 
 
 @pytest.mark.parametrize("count", [1, 100])
-def test_timestamps_between_notifications(udp_pair: "Pair", count: int) -> None:
+def test_timestamps_are_returned_and_are_no_failures(udp_pair: Pair, count: int) -> None:
     flags = TX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
     udp_pair.tx.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
     with uringzc.Scheduler() as s:
@@ -111,7 +110,7 @@ def test_timestamps_between_notifications(udp_pair: "Pair", count: int) -> None:
         assert one_by_one(s, udp_pair.tx, 1)[-1] == 100  # a timestamp is no failure
 
 
-def test_errors_of_two_sockets_are_told_apart(make_udp: "MakePair") -> None:
+def test_each_socket_has_its_own_errors(make_udp: MakePair) -> None:
     pairs = [make_udp() for _ in range(2)]
     for pair in pairs:
         pair.tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
@@ -124,12 +123,12 @@ def test_errors_of_two_sockets_are_told_apart(make_udp: "MakePair") -> None:
             assert [m.data for m in errors(s, pairs[i].tx)] == [bytes([i]) * 10]
 
 
-def test_errors_of_a_socket_that_never_sent(udp_pair: "Pair", tcp_pair: "Pair") -> None:
+def test_a_socket_that_never_sent_has_no_errors(udp_pair: Pair, tcp_pair: Pair) -> None:
     with uringzc.Scheduler() as s:
         assert errors(s, udp_pair.tx) == errors(s, tcp_pair.tx) == []
 
 
-def test_errors_of_a_closed_socket() -> None:
+def test_errors_of_a_closed_socket_raise_ebadf() -> None:
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.close()
     with uringzc.Scheduler() as s, pytest.raises(OSError, match=os.strerror(errno.EBADF)):
@@ -137,7 +136,7 @@ def test_errors_of_a_closed_socket() -> None:
 
 
 @pytest.mark.parametrize("wrong", [None, 3, "socket", b"", object()], ids=lambda value: type(value).__name__)
-def test_errors_of_what_is_no_socket(wrong: Any) -> None:
+def test_errors_of_another_type_raise_typeerror(wrong: Any) -> None:
     with uringzc.Scheduler() as s, pytest.raises(TypeError, match=r"sock must be a socket.socket, not \w+"):
         errors(s, wrong)
 
@@ -164,8 +163,8 @@ GONE = """
 """
 
 
-def test_errors_of_an_engine_that_has_ended() -> None:
-    out, said = run(GONE)
+def test_errors_of_an_ended_engine_raise_closederror() -> None:
+    out, said = run_program(GONE)
     parents = "belongs to the parent of this process, which forked: make a new one here"
     assert out.splitlines() == [
         "this Scheduler is closed: make a new one",  # in the child
@@ -176,7 +175,7 @@ def test_errors_of_an_engine_that_has_ended() -> None:
 
 
 @pytest.mark.engines("msg_zerocopy", "copy")
-def test_control_errors_of_an_engine_that_has_ended() -> None:
+def test_control_unchecked_errors_of_an_ended_engine_crash() -> None:
     unguarded = """
     from uringzc.engines import base
     base.Engine._native = property(lambda self: self._out[0])
@@ -198,7 +197,7 @@ DROPPED = """
         sender = uringzc.UdpSender(to, scheduler=s, max_delay=None)
     sender.send(b"this one the kernel refuses")
     sender.flush()
-    sender.send(b"and this one hears of it")
+    sender.send(b"and this one fails with it")
     del s
     gc.collect()
     other.submit()
@@ -210,16 +209,16 @@ DROPPED = """
 """
 
 
-def test_errors_in_the_clean_up_of_a_dropped_sender() -> None:
-    out, said = run(DROPPED)
+def test_an_icmp_error_while_a_sender_is_dropped_raises_nothing() -> None:
+    out, said = run_program(DROPPED)
     assert out == "0\nends\n", said
     assert "Exception ignored" not in said
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @testing.requires("net_admin")
-def test_asking_for_errors_takes_no_notification_away(box: testing.Hold) -> None:
-    """Who waits on fileno() hears of what it found, and the socket is the program's alone again."""
+def test_reading_errors_keeps_notifications(box: testing.Hold) -> None:
+    """fileno() is readable with what it found, and the engine's own descriptor is closed."""
     with box.receiver_socket(), box.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(box.address)
         fd = s.fileno()
@@ -238,8 +237,8 @@ def test_asking_for_errors_takes_no_notification_away(box: testing.Hold) -> None
         assert len(s.reap_notifications()) == 1
 
 
-@msg_zerocopy
-def test_copied_of_what_the_kernel_has_merged(udp_pair: "Pair") -> None:
+@only_msg_zerocopy
+def test_copied_is_none_where_the_kernel_merged_notifications(udp_pair: Pair) -> None:
     with uringzc.Scheduler() as s:
         for _ in range(3):
             s.send(udp_pair.tx, b"x", flush=True)
@@ -249,9 +248,9 @@ def test_copied_of_what_the_kernel_has_merged(udp_pair: "Pair") -> None:
         assert [n.copied for n in s.reap_notifications()] == [1, 1]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @testing.requires("net_admin")
-def test_not_copied(sink: testing.Sandbox) -> None:
+def test_sends_to_a_device_are_not_copied(sink: testing.Sandbox) -> None:
     with sink.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(sink.address)
         one_by_one(s, sock, 3)
@@ -260,11 +259,11 @@ def test_not_copied(sink: testing.Sandbox) -> None:
 
 MEMLOCK = """
 import os, resource, sys, uringzc
-from helpers import room
+from traffic import enlarge_sndbuf
 import socket
 socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
 for sock in socks:
-    room(sock)
+    enlarge_sndbuf(sock)
     sock.connect(("10.0.0.2", 9000))
 resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10, 64 << 10))
 os.setresuid(65534, 65534, 65534)
@@ -288,21 +287,21 @@ with uringzc.Scheduler() as s:
 """
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @testing.requires("net_admin")
 @testing.requires("unprivileged")
-def test_no_more_memory_may_be_locked(box: testing.Hold) -> None:
+def test_sends_beyond_the_memlock_limit_are_copied(box: testing.Hold) -> None:
     """The rest is copied, of other sockets too, and goes zero-copy again when there is room."""
     box.stop()
     with box.receiver_socket(), child(MEMLOCK, box=box) as program:
         assert program.line() == "True 8"  # two pages each
         assert program.line() == "True 8"
         box.release()
-        program.tell()
+        program.write_line()
         assert program.line() == "drained"
         box.stop()
-        program.tell()
+        program.write_line()
         assert [program.line(), program.line()] == ["True 1", "True 2"]
         box.release()
-        program.tell()
+        program.write_line()
         program.end()

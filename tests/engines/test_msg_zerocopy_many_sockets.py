@@ -1,37 +1,24 @@
-"""Many sockets of an engine; what tells one from another; and those that epoll does not take."""
+"""Many sockets of one engine, how they are recognised, and sockets that epoll refuses."""
 
 import resource
 import socket
 import struct
-from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 import pytest
-from helpers import child, stopped
+from conftest import Pair
+from marks import only_msg_zerocopy
+from processes import child
+from traffic import received, stopped
 
 import uringzc
 from uringzc import testing
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 sandboxed = testing.requires("net_admin")
 SO_COOKIE, SO_NETNS_COOKIE = 57, 71
 
 
-@pytest.fixture
-def rx(box: testing.Hold) -> Iterator[socket.socket]:
-    with box.receiver_socket() as rx:
-        rx.settimeout(20)
-        yield rx
-
-
-def received(rx: socket.socket, count: int) -> list[bytes]:
-    return [rx.recv(65536) for _ in range(count)]
-
-
-def test_two_thousand_sockets(udp_pair: "Pair") -> None:
+def test_two_thousand_sockets_can_be_used(udp_pair: Pair) -> None:
     with ExitStack() as stack, uringzc.Scheduler() as s:
         socks = [stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) for _ in range(2000)]
         for _ in range(2):
@@ -59,15 +46,15 @@ with uringzc.Scheduler() as s:
 """
 
 
-@pytest.mark.engines("msg_zerocopy")
+@only_msg_zerocopy
 @sandboxed
-def test_more_sockets_than_a_thousand_send_zero_copy(box: testing.Hold) -> None:
+def test_more_than_a_thousand_sockets_send_zero_copy(box: testing.Hold) -> None:
     if resource.getrlimit(resource.RLIMIT_NOFILE)[1] < 4096:
         pytest.skip("needs a hard limit of 4096 descriptors")
     with box.receiver_socket(), stopped(box), child(MANY, box=box) as program:
         assert program.line() == "1500"
         box.release()
-        program.tell()
+        program.write_line()
         program.end()
 
 
@@ -99,17 +86,18 @@ with uringzc.Scheduler() as s:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.engines("msg_zerocopy", "copy")
 @sandboxed
 @pytest.mark.parametrize("option", [SO_COOKIE, SO_NETNS_COOKIE])
-def test_a_descriptor_that_is_used_again_without_cookies(
+def test_a_reused_descriptor_is_recognised_without_cookies(
     box: testing.Hold, rx: socket.socket, option: int
 ) -> None:
     """Linux before 4.12 has no cookies; before 5.10 two sockets may have the same."""
     with stopped(box), child(REUSED, option, box=box) as program:
         assert program.line() == "received"
         box.release()
-        program.tell()
+        program.write_line()
         program.end()
     assert received(rx, 40) == [b"far" * 300] * 40
 
@@ -130,10 +118,10 @@ with uringzc.Scheduler() as s:
     sys.stdin.readline()
     if sys.argv[1] == "drain":
         s.drain(20)
-    told = len(s.reap_notifications())
-    while told < 43:
+    reported = len(s.reap_notifications())
+    while reported < 43:
         assert select.select([fd], [], [], 20)[0]
-        told += len(s.reap_notifications())
+        reported += len(s.reap_notifications())
     few.close(), full.close()
 """
 
@@ -141,10 +129,10 @@ with uringzc.Scheduler() as s:
 @pytest.mark.engines("msg_zerocopy", "copy")
 @sandboxed
 @pytest.mark.parametrize("how", ["drain", "poll"])
-def test_sockets_that_epoll_does_not_take(box: testing.Hold, rx: socket.socket, how: str) -> None:
+def test_sockets_that_epoll_refuses_are_polled(box: testing.Hold, rx: socket.socket, how: str) -> None:
     with stopped(box), child(UNWATCHED, how, box=box) as program:
         assert program.line() == "True True"
         box.release()
-        program.tell()
+        program.write_line()
         program.end()
     assert received(rx, 43) == [b"x" * 1000] * 43

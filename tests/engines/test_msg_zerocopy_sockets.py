@@ -1,35 +1,26 @@
-"""Whose a socket is: used before, by two engines, under two descriptors, closed with sends held, or full."""
+"""Sockets used before, with two engines or descriptors, closed with sends in flight, or full."""
 
 import errno
 import os
 import socket
 import struct
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from helpers import fork, holding, room, stopped, stream_in
+from conftest import Pair
+from marks import only_msg_zerocopy, zero_copy_engines
+from processes import fork
+from traffic import enlarge_sndbuf, received, stopped, tcp_connection
 
 import uringzc
 from uringzc import testing
 from uringzc.engines.base import Engine
 from uringzc.kernel import error_queue
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
-msg_zerocopy = pytest.mark.engines("msg_zerocopy")
 sandboxed = testing.requires("net_admin")
 SO_ZEROCOPY, MSG_ZEROCOPY, UDP_CORK = 60, 0x4000000, 1
-
-
-@pytest.fixture
-def rx(box: testing.Hold) -> Iterator[socket.socket]:
-    with box.receiver_socket() as rx:
-        rx.settimeout(20)
-        yield rx
 
 
 def send(s: uringzc.Scheduler, sock: socket.socket, *data: Any, **options: Any) -> list[int]:
@@ -40,10 +31,6 @@ def send(s: uringzc.Scheduler, sock: socket.socket, *data: Any, **options: Any) 
     return [c.result for c in s.reap_completions()]
 
 
-def received(rx: socket.socket, count: int) -> list[bytes]:
-    return [rx.recv(65536) for _ in range(count)]
-
-
 def read_to_the_end(rx: socket.socket) -> None:
     while rx.recv(1 << 16):
         pass
@@ -52,11 +39,11 @@ def read_to_the_end(rx: socket.socket) -> None:
 # -- used before
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("unread", [False, True])
 @pytest.mark.parametrize("own", [0, 5])
-def test_datagram_socket_that_sent_zero_copy_before(
+def test_a_datagram_socket_may_have_sent_zero_copy_before(
     box: testing.Hold, rx: socket.socket, own: int, unread: bool
 ) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
@@ -75,11 +62,11 @@ def test_datagram_socket_that_sent_zero_copy_before(
         assert [n.sequence for n in s.reap_notifications()] == [0, 1]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("before", [False, True])
-def test_stream_that_had_so_zerocopy_before(box: testing.Hold, before: bool) -> None:
-    with stream_in(box) as (tx, rx), uringzc.Scheduler() as s:
+def test_a_stream_may_have_had_so_zerocopy_before(box: testing.Hold, before: bool) -> None:
+    with tcp_connection(box) as (tx, rx), uringzc.Scheduler() as s:
         if before:
             tx.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
         with stopped(box):
@@ -89,9 +76,9 @@ def test_stream_that_had_so_zerocopy_before(box: testing.Hold, before: bool) -> 
         assert rx.recv(10000, socket.MSG_WAITALL) == b"x" * 5000 + b"y" * 5000
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
-def test_two_engines_on_a_socket(box: testing.Hold, rx: socket.socket) -> None:
+def test_the_second_engine_of_a_socket_copies(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock:
         sock.connect(box.address)
         with uringzc.Scheduler() as first, uringzc.Scheduler() as second:
@@ -110,9 +97,9 @@ def test_two_engines_on_a_socket(box: testing.Hold, rx: socket.socket) -> None:
         assert received(rx, 7) == [b"1", b"2", b"3", b"4", b"5", b"6", b"7"]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
-def test_many_engines_on_a_socket_one_after_another(box: testing.Hold, rx: socket.socket) -> None:
+def test_engines_may_use_a_socket_one_after_another(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock:
         sock.connect(box.address)
         for i in range(20):
@@ -128,9 +115,9 @@ def test_many_engines_on_a_socket_one_after_another(box: testing.Hold, rx: socke
 # -- descriptors
 
 
-@holding
+@zero_copy_engines
 @sandboxed
-def test_closed_with_sends_held_and_its_number_used_again(box: testing.Hold, rx: socket.socket) -> None:
+def test_a_descriptor_may_be_reused_while_sends_are_in_flight(box: testing.Hold, rx: socket.socket) -> None:
     with uringzc.Scheduler() as s, ExitStack() as stack:
         with stopped(box):
             numbers = set()
@@ -150,8 +137,8 @@ def test_closed_with_sends_held_and_its_number_used_again(box: testing.Hold, rx:
 
 
 @sandboxed
-def test_waiting_requests_of_a_closed_socket_leave_through_no_other(
-    box: testing.Hold, rx: socket.socket, tcp_pair: "Pair"
+def test_waiting_requests_of_a_closed_socket_leave_through_it(
+    box: testing.Hold, rx: socket.socket, tcp_pair: Pair
 ) -> None:
     with uringzc.Scheduler() as s:
         with stopped(box):
@@ -168,9 +155,9 @@ def test_waiting_requests_of_a_closed_socket_leave_through_no_other(
         assert tcp_pair.empty()
 
 
-@holding
+@zero_copy_engines
 @sandboxed
-def test_one_socket_under_two_descriptors(box: testing.Hold, rx: socket.socket) -> None:
+def test_two_descriptors_of_a_socket_share_its_ids(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(box.address)
         other = sock.dup()
@@ -187,10 +174,10 @@ def test_one_socket_under_two_descriptors(box: testing.Hold, rx: socket.socket) 
 # -- full sockets
 
 
-@holding
+@zero_copy_engines
 @sandboxed
-def test_a_full_socket_keeps_no_other_from_leaving(
-    box: testing.Hold, rx: socket.socket, udp_pair: "Pair", engine: str
+def test_a_full_socket_does_not_block_others(
+    box: testing.Hold, rx: socket.socket, udp_pair: Pair, engine: str
 ) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20000)
@@ -209,14 +196,14 @@ def test_a_full_socket_keeps_no_other_from_leaving(
         assert (sorted(came) if engine == "io_uring" else came) == [b"%3d" % i * 300 for i in range(40)]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
 @pytest.mark.parametrize("abort", [False, True])
-def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> None:
+def test_closing_with_linger_0_resets_the_connection(box: testing.Hold, abort: bool) -> None:
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(1)
         tx = box.socket(type=socket.SOCK_STREAM)
-        room(tx)
+        enlarge_sndbuf(tx)
         tx.connect(listener.getsockname())
         rx, _ = listener.accept()
         with rx:
@@ -238,10 +225,10 @@ def test_linger_0_ends_a_connection_at_once(box: testing.Hold, abort: bool) -> N
                 read_to_the_end(rx)
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
-def test_linger_0_takes_memory_back_from_a_peer_that_reads_no_more(box: testing.Hold) -> None:
-    with stream_in(box, window=4096) as (tx, _), uringzc.Scheduler() as s:
+def test_linger_0_releases_memory_of_a_peer_that_stopped_reading(box: testing.Hold) -> None:
+    with tcp_connection(box, window=4096) as (tx, _), uringzc.Scheduler() as s:
         assert send(s, tx, *[b"x" * 100_000] * 5) == [100_000] * 5
         assert s.stats.in_flight == 5
         tx.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -249,9 +236,9 @@ def test_linger_0_takes_memory_back_from_a_peer_that_reads_no_more(box: testing.
         s.drain(10)
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
-def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.Hold) -> None:
+def test_linger_0_does_not_reset_a_socket_with_another_descriptor(box: testing.Hold) -> None:
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(1)
         tx = box.socket(type=socket.SOCK_STREAM)
@@ -270,9 +257,9 @@ def test_linger_0_does_not_end_what_is_open_by_another_descriptor(box: testing.H
             assert rx.recv(5008, socket.MSG_WAITALL) == b"x" * 5000 + b"and this"
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
-def test_linger_0_of_more_connections_than_one_look_asks(box: testing.Hold) -> None:
+def test_linger_0_is_found_among_many_connections(box: testing.Hold) -> None:
     """All are asked before the engine sleeps: nothing else would wake it."""
     with box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener, uringzc.Scheduler() as s:
         listener.listen(300)
@@ -296,8 +283,9 @@ def test_linger_0_of_more_connections_than_one_look_asks(box: testing.Hold) -> N
             rx.close()
 
 
+@pytest.mark.slow
 @sandboxed
-def test_waiting_is_not_looking_again_and_again(
+def test_waiting_does_not_poll_in_a_loop(
     box: testing.Hold, rx: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entered = 0
@@ -325,7 +313,7 @@ def test_waiting_is_not_looking_again_and_again(
 # -- datagrams of nothing, and in parts
 
 
-def test_datagrams_of_nothing_between_others(udp_pair: "Pair") -> None:
+def test_empty_datagrams_arrive_between_others(udp_pair: Pair) -> None:
     data = [b"", b"1", b"", b"", b"2", b""]
     with uringzc.Scheduler() as s:
         for _ in range(20):
@@ -336,7 +324,7 @@ def test_datagrams_of_nothing_between_others(udp_pair: "Pair") -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_corked(udp_pair: "Pair", failing: bool) -> None:
+def test_corked_parts_are_one_datagram(udp_pair: Pair, failing: bool) -> None:
     with uringzc.Scheduler() as s:
         for _ in range(3):
             udp_pair.tx.setsockopt(socket.IPPROTO_UDP, UDP_CORK, 1)
@@ -359,10 +347,10 @@ def test_corked(udp_pair: "Pair", failing: bool) -> None:
 # -- families, forks
 
 
-@holding
+@zero_copy_engines
 @sandboxed
 @pytest.mark.parametrize("host", ["v6", "mapped"])
-def test_families(box: testing.Hold, host: str) -> None:
+def test_failed_sends_use_up_ids_over_ipv6_too(box: testing.Hold, host: str) -> None:
     family = socket.AF_INET6 if host == "v6" else socket.AF_INET
     to = box.address6 if host == "v6" else ("::ffff:" + box.address[0], box.address[1])
     with box.receiver_socket(family) as rx, box.socket(socket.AF_INET6) as sock, uringzc.Scheduler() as s:
@@ -379,9 +367,9 @@ def test_families(box: testing.Hold, host: str) -> None:
             assert received(rx, 3) == [b"1", b"2", b"3"]
 
 
-@msg_zerocopy
+@only_msg_zerocopy
 @sandboxed
-def test_fork_with_sends_held(box: testing.Hold, rx: socket.socket) -> None:
+def test_a_forked_child_copies_and_the_parent_goes_on(box: testing.Hold, rx: socket.socket) -> None:
     with box.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(box.address)
         with stopped(box):

@@ -1,4 +1,4 @@
-"""The end of a thread: what it leaves, closed or not, is let go as far as the kernel is done with it."""
+"""The end of a thread ends its engines and senders, as far as the kernel has released their memory."""
 
 import gc
 import os
@@ -8,17 +8,17 @@ import threading
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Any
 
 import pytest
-from helpers import child, holding, let_go, pinned, run, stopped, until
+from conftest import Pair
+from held_memory import pinned_kib, wait_for_parked
+from marks import zero_copy_engines
+from processes import child, in_thread, run_program
+from traffic import stopped, wait_until
 
 import uringzc
 from uringzc import testing
 from uringzc.engines import lifetime
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 NOT_CLOSED = pytest.mark.filterwarnings(
     "ignore:.* was not closed:ResourceWarning", "ignore:unclosed:ResourceWarning"
@@ -32,52 +32,45 @@ def descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def ended(target: Callable[[], Any]) -> None:
-    """Runs it in a thread, to the end of that."""
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-
-
-def udp(pair: "Pair") -> None:
+def udp(pair: Pair) -> None:
     sender = uringzc.UdpSender(pair.rx.getsockname())
     sender.send_many([bytes(1000)] * 3)
     sender.flush()
 
 
-def udp_that_waits(pair: "Pair") -> None:
+def udp_that_waits(pair: Pair) -> None:
     sender = uringzc.UdpSender(pair.rx.getsockname(), max_delay=None)
     sender.send(b"not flushed")
 
 
-def udp_unused(pair: "Pair") -> None:
+def udp_unused(pair: Pair) -> None:
     uringzc.UdpSender(pair.rx.getsockname())
 
 
-def submitted(pair: "Pair") -> None:
+def submitted(pair: Pair) -> None:
     s = uringzc.Scheduler()
     s.send(pair.tx, s.register(1 << 20), length=10)
     s.submit()
 
 
-def queued(pair: "Pair") -> None:
+def queued(pair: Pair) -> None:
     s = uringzc.Scheduler()
     s.register(1 << 20)
     s.send(pair.tx, b"not submitted")
 
 
-def unused(pair: "Pair") -> None:
+def unused(pair: Pair) -> None:
     uringzc.Scheduler().register(1 << 20)
 
 
-def shared(pair: "Pair") -> None:
+def shared(pair: Pair) -> None:
     s = uringzc.Scheduler()
     sender = uringzc.UdpSender(pair.rx.getsockname(), scheduler=s)
     sender.send_many([bytes(1000)] * 3)
     sender.flush()
 
 
-def udp_in_a_cycle(pair: "Pair") -> None:
+def udp_in_a_cycle(pair: Pair) -> None:
     class App:
         def __init__(self) -> None:
             self.me = self
@@ -86,12 +79,12 @@ def udp_in_a_cycle(pair: "Pair") -> None:
     App().sender.send_many([bytes(1000)] * 3)
 
 
-def collected(pair: "Pair") -> None:
+def collected(pair: Pair) -> None:
     udp_in_a_cycle(pair)
     gc.collect()
 
 
-def raw(pair: "Pair") -> None:
+def raw(pair: Pair) -> None:
     ring = uringzc.Ring()
     ring.send_zc(pair.tx, bytearray(10))
     ring.submit()
@@ -110,21 +103,22 @@ LEAVING = [
 ]
 
 
+@pytest.mark.slow
 @NOT_CLOSED
 @pytest.mark.parametrize("leave", LEAVING)
-def test_what_a_thread_did_not_close_is_closed(leave: Callable[["Pair"], None], udp_pair: "Pair") -> None:
-    ended(lambda: leave(udp_pair))  # modules, and what is kept for good
-    before, locked = descriptors(), pinned()
+def test_what_a_thread_did_not_close_is_closed(leave: Callable[[Pair], None], udp_pair: Pair) -> None:
+    in_thread(lambda: leave(udp_pair))  # modules, and what is kept for good
+    before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
-        ended(lambda: leave(udp_pair))
+        in_thread(lambda: leave(udp_pair))
     assert lifetime.parked() == []
     assert descriptors() == before
-    assert until(lambda: pinned() <= locked)
+    assert wait_until(lambda: pinned_kib() <= locked)
 
 
 @NOT_CLOSED
-def test_what_nobody_ever_owned_ends_when_it_is_dropped(udp_pair: "Pair") -> None:
-    before, locked = descriptors(), pinned()
+def test_an_engine_without_owner_ends_when_it_is_dropped(udp_pair: Pair) -> None:
+    before, locked = descriptors(), pinned_kib()
     for _ in range(THREADS):
         with pytest.warns(ResourceWarning, match="was not closed"):
             unused(udp_pair)
@@ -132,11 +126,11 @@ def test_what_nobody_ever_owned_ends_when_it_is_dropped(udp_pair: "Pair") -> Non
             udp_unused(udp_pair)
         assert lifetime.parked() == []
     assert descriptors() == before
-    assert until(lambda: pinned() <= locked)
+    assert wait_until(lambda: pinned_kib() <= locked)
 
 
 @NOT_CLOSED
-def test_collected_by_another_thread(udp_pair: "Pair") -> None:
+def test_an_engine_collected_by_another_thread_ends_with_its_own(udp_pair: Pair) -> None:
     made, collected = threading.Event(), threading.Event()
     before = descriptors()
 
@@ -172,9 +166,9 @@ def leave_held(kind: str, sock: socket.socket) -> None:
         sender.close(0.01)
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("kind", ["Scheduler", "UdpSender"])
-def test_closed_too_early_and_delivered_before_the_thread_ends(
+def test_a_parked_engine_ends_with_its_thread(
     kind: str, box: testing.Hold, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(lifetime, "DRAIN_AT_END", 60)  # it takes as long as the delivery
@@ -190,7 +184,7 @@ def test_closed_too_early_and_delivered_before_the_thread_ends(
                 said.extend(str(warning.message).partition(",")[0] for warning in caught)
                 said.append(f"{len(lifetime.parked())} parked")
 
-        ended(own)
+        in_thread(own)
         assert said == [f"a {kind} was closed and is parked: 1 request is in flight", "1 parked"]
         assert lifetime.parked() == []
         assert descriptors() == before
@@ -201,7 +195,7 @@ def test_closed_too_early_and_delivered_before_the_thread_ends(
 
 LEFT = """
     import sys, threading, warnings, uringzc
-    from helpers import is_held
+    from held_memory import is_held
     from uringzc import testing
     from uringzc.engines import lifetime
     lifetime.DRAIN_AT_END = 0.05
@@ -235,10 +229,11 @@ LEFT = """
 """
 
 
-@holding
+@pytest.mark.slow
+@zero_copy_engines
 @testing.requires("net_admin")
-def test_what_the_kernel_holds_longer_stays_parked_for_good() -> None:
-    out, errors = run(LEFT)
+def test_memory_in_flight_at_the_threads_end_stays_parked() -> None:
+    out, errors = run_program(LEFT)
     assert out.splitlines() == [
         "Scheduler was not closed",
         "a Scheduler was closed and is parked: 1 request is in flight",
@@ -271,11 +266,12 @@ OPEN_ONLY = """
 """
 
 
-def test_control_what_is_parked_stays_open() -> None:
-    parked, more = map(int, run(OPEN_ONLY, "open only")[0].split())
+@pytest.mark.slow
+def test_control_parked_engines_stay_open_if_only_open_ones_are_ended() -> None:
+    parked, more = map(int, run_program(OPEN_ONLY, "open only")[0].split())
     assert parked == 11
     assert more >= 20
-    assert run(OPEN_ONLY, "all")[0] == "0 0\n"
+    assert run_program(OPEN_ONLY, "all")[0] == "0 0\n"
 
 
 # -- one deadline for all
@@ -320,19 +316,20 @@ DEADLINES = """
 """
 
 
-@holding
+@pytest.mark.slow
+@zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("what", ["thread", "interpreter"])
-def test_all_engines_share_the_time_at_the_end(what: str) -> None:
+def test_all_engines_share_one_deadline_at_exit(what: str) -> None:
     """Nothing ever comes back, so the first takes all of it."""
-    out, errors = run(DEADLINES, what)
+    out, errors = run_program(DEADLINES, what)
     given = ["given 1", *["given 0"] * 4]
     assert out.splitlines() == ([*given, "ended"] if what == "thread" else given), errors
     assert errors == ""
 
 
-@holding
-def test_all_senders_share_the_time_of_close(box: testing.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
+@zero_copy_engines
+def test_all_senders_share_the_timeout_of_close(box: testing.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[float] = []
     close = uringzc.UdpSender.close
 
@@ -357,7 +354,7 @@ def test_all_senders_share_the_time_of_close(box: testing.Hold, monkeypatch: pyt
                 s.close(0.05)
         assert 0 < given[0] <= 0.05
         assert given[1:] == [0.0] * 3
-        let_go(fileno, other)
+        wait_for_parked(fileno, other)
 
 
 # -- forks
@@ -405,14 +402,14 @@ FORKED = """
 """
 
 
-def test_fork_beside_a_thread_and_what_is_parked(udp_pair: "Pair") -> None:
-    out, errors = run(FORKED, "its thread's", udp_pair.rx.getsockname()[1])
+def test_a_forked_child_leaves_parked_engines_to_the_parent(udp_pair: Pair) -> None:
+    out, errors = run_program(FORKED, "its thread's", udp_pair.rx.getsockname()[1])
     assert out.splitlines() == ["in the child 0", "it ends with 0", "parked 0"], errors
     assert udp_pair.receive(2) == [b"by a thread", b"by the parent"]
     assert udp_pair.empty()
 
 
-def test_control_a_guard_that_acts_for_any_thread(udp_pair: "Pair") -> None:
+def test_control_a_guard_that_acts_in_any_thread(udp_pair: Pair) -> None:
     """The kernel gives the child no ring; elsewhere it sends what the parent had queued: twice, then."""
     with child(FORKED, "anybody's", udp_pair.rx.getsockname()[1]) as started:
         out, _ = started.end(None)
@@ -427,7 +424,7 @@ def test_control_a_guard_that_acts_for_any_thread(udp_pair: "Pair") -> None:
 
 @testing.requires("net_admin")
 @pytest.mark.parametrize("many", [1, 3])
-def test_close_ends_though_the_socket_takes_nothing(many: int, box: testing.Hold) -> None:
+def test_close_ends_although_the_socket_stays_full(many: int, box: testing.Hold) -> None:
     """Also of a sender that waits for the network: what does not leave in time is lost, and it says so."""
     with box.receiver_socket(), box.socket() as sock:
         sock.connect(box.address)

@@ -1,4 +1,4 @@
-"""An engine belongs to the thread that submits first; nobody else, and nothing in between, can change it."""
+"""An engine belongs to the thread that submits first: others, handlers and finalizers are refused."""
 
 import ctypes
 import errno
@@ -10,35 +10,19 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
 import pytest
-from helpers import Alarms, Unguarded, holding, io_uring, is_held, readable, rings, run, stopped
+from conftest import Pair
+from held_memory import BareEngine, is_held, ring_count
+from marks import only_io_uring, zero_copy_engines
+from processes import Alarms, in_thread, run_program
+from traffic import is_readable, stopped
 
 import uringzc
 from uringzc import testing
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
-T = TypeVar("T")
 S = uringzc.Scheduler
-
-
-def elsewhere(call: Callable[[], T]) -> T:
-    """What `call` returns or raises in a thread of its own, that ends."""
-    outcome: Future[T] = Future()
-
-    def target() -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    thread = threading.Thread(target=target)
-    thread.start()
-    thread.join()
-    return outcome.result()
 
 
 CALLS: dict[str, Callable[[S, socket.socket, uringzc.Region], Any]] = {
@@ -60,7 +44,7 @@ CALLS: dict[str, Callable[[S, socket.socket, uringzc.Region], Any]] = {
 ANY_CALL = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 
 
-@holding
+@zero_copy_engines
 @ANY_CALL
 def test_another_thread_changes_nothing(
     call: Callable[[S, socket.socket, uringzc.Region], Any], box: testing.Hold
@@ -77,7 +61,7 @@ def test_another_thread_changes_nothing(
             uringzc.WrongThreadError,
             match=r"Scheduler belongs to thread 'MainThread' \(id \d+\), the one that submitted first",
         ):
-            elsewhere(lambda: call(s, sock, region))
+            in_thread(lambda: call(s, sock, region))
         after = s.stats
         changing = {"oldest": after.oldest, "unread_completions": after.unread_completions}
         assert after == type(before)(**{**before.__dict__, **changing})
@@ -113,7 +97,7 @@ def test_another_thread_is_refused_while_the_owner_waits(box: testing.Hold) -> N
         assert errors == ["WrongThreadError"] * len(CALLS)
 
 
-def test_another_thread_can_not_get_in_the_owners_way(udp_pair: "Pair") -> None:
+def test_calls_of_another_thread_do_not_disturb_the_owner(udp_pair: Pair) -> None:
     end = threading.Event()
     refused: list[type[Exception]] = []
 
@@ -145,7 +129,7 @@ def test_another_thread_can_not_get_in_the_owners_way(udp_pair: "Pair") -> None:
         assert set(refused) == {uringzc.WrongThreadError}
 
 
-def test_built_here_and_used_there(udp_pair: "Pair") -> None:
+def test_an_engine_may_be_built_in_another_thread(udp_pair: Pair) -> None:
     s = S()
     region = s.register(4096)
     region.view[:5] = b"built"
@@ -186,8 +170,8 @@ def test_built_here_and_used_there(udp_pair: "Pair") -> None:
     assert udp_pair.receive(3) == [b"queued", b"built", bytes(3)]
 
 
-def test_builder_ends_before_it_is_used(udp_pair: "Pair") -> None:
-    s, region = elsewhere(lambda: (s := S(), s.register(1 << 20)))
+def test_the_building_thread_may_end_before_the_first_use(udp_pair: Pair) -> None:
+    s, region = in_thread(lambda: (s := S(), s.register(1 << 20)))
     with s:
         s.send(udp_pair.tx, region, length=10, flush=True)
         s.submit()
@@ -196,12 +180,12 @@ def test_builder_ends_before_it_is_used(udp_pair: "Pair") -> None:
         assert udp_pair.receive(1) == [bytes(10)]
 
 
-def test_looking_does_not_make_an_owner(udp_pair: "Pair") -> None:
+def test_calls_that_submit_nothing_make_no_owner(udp_pair: Pair) -> None:
     with S() as s:
         for look in (s.reap_completions, s.reap_notifications, s.submit, s.drain):
-            elsewhere(look)
-        elsewhere(lambda: s.send(udp_pair.tx, b"by one"))
-        elsewhere(lambda: s.flush(0))
+            in_thread(look)
+        in_thread(lambda: s.send(udp_pair.tx, b"by one"))
+        in_thread(lambda: s.flush(0))
         assert s.submit() == 1
         assert [c.result for c in s.reap_completions(wait=1)] == [6]
 
@@ -209,8 +193,8 @@ def test_looking_does_not_make_an_owner(udp_pair: "Pair") -> None:
 # -- the owner ends
 
 
-def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
-    before = rings()
+def test_memory_is_released_when_the_owner_thread_ends(udp_pair: Pair) -> None:
+    before = ring_count()
     data = [bytearray(b"%d" % i) for i in range(4)]
 
     def own() -> list[S]:
@@ -220,8 +204,8 @@ def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
             s.submit()
         return made
 
-    made = elsewhere(own)
-    assert rings() == before
+    made = in_thread(own)
+    assert ring_count() == before
     assert not any(map(is_held, data))
     for i, s in enumerate(made):
         with pytest.raises(uringzc.ClosedError):
@@ -232,12 +216,12 @@ def test_owner_ends_and_everything_is_let_go(udp_pair: "Pair") -> None:
     assert sorted(udp_pair.receive(4)) == [b"0", b"1", b"2", b"3"]
 
 
-@io_uring
+@only_io_uring
 @testing.requires("net_admin")
-def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
+def test_an_engine_that_fails_at_thread_exit_does_not_stop_the_next() -> None:
     program = """
         import threading, uringzc, sys, socket
-        from helpers import rings
+        from held_memory import ring_count
         from uringzc import testing
         from uringzc.engines import lifetime
         lifetime.DRAIN_AT_END = 0.01
@@ -257,15 +241,15 @@ def test_one_engine_that_fails_does_not_keep_the_guard_from_the_next() -> None:
             thread = threading.Thread(target=own)
             thread.start()
             thread.join()
-            print(len(lifetime.parked()), two._engine.closed, two.stats.in_flight, rings())
+            print(len(lifetime.parked()), two._engine.closed, two.stats.in_flight, ring_count())
             box.release()
     """
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out.splitlines() == ["1 True 0 1"], errors
 
 
-def test_threads_with_engines_of_their_own(udp_pair: "Pair") -> None:
-    before = rings()
+def test_each_thread_may_have_its_own_engine(udp_pair: Pair) -> None:
+    before = ring_count()
 
     def work(number: int) -> int:
         with S() as s:
@@ -281,14 +265,14 @@ def test_threads_with_engines_of_their_own(udp_pair: "Pair") -> None:
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(4))) == [400] * 4
-    assert rings() == before
+    assert ring_count() == before
 
 
 # -- what comes in between
 
 
-@holding
-def test_signal_handler_is_refused_while_waiting(box: testing.Hold) -> None:
+@zero_copy_engines
+def test_a_signal_handler_is_refused_while_a_call_waits(box: testing.Hold) -> None:
     import signal
 
     outcomes: dict[str, str] = {}
@@ -319,7 +303,7 @@ def test_signal_handler_is_refused_while_waiting(box: testing.Hold) -> None:
         s.send(sock, b"usable", flush=True)
 
 
-def test_finalizer_is_refused_while_memory_is_let_go(udp_pair: "Pair") -> None:
+def test_a_finalizer_is_refused_while_memory_is_released(udp_pair: Pair) -> None:
     outcomes: list[object] = []
 
     class Noisy(bytearray):
@@ -352,7 +336,7 @@ class Asked(socket.socket):
         return super().fileno()
 
 
-def test_code_in_the_middle_of_a_send_is_refused(make_udp: "Callable[..., Pair]") -> None:
+def test_a_call_from_inside_a_send_is_refused(make_udp: Callable[..., Pair]) -> None:
     right, wrong = make_udp().rx, make_udp()
     outcomes: list[object] = []
     with Asked(socket.AF_INET, socket.SOCK_DGRAM) as sock, S() as s:
@@ -371,11 +355,11 @@ def test_code_in_the_middle_of_a_send_is_refused(make_udp: "Callable[..., Pair]"
         s.drain()
     assert outcomes == ["busy"]
     assert [right.recv(10), right.recv(10)] == [b"first", b"second"]
-    assert not readable(wrong.rx.fileno())
+    assert not is_readable(wrong.rx.fileno())
 
 
-@holding
-def test_first_wait_can_be_interrupted(box: testing.Hold) -> None:
+@zero_copy_engines
+def test_the_first_wait_can_be_interrupted(box: testing.Hold) -> None:
     # the very first call into the kernel is one that blocks
     with box.socket() as sock, box.receiver_socket(), S() as s, stopped(box):
         sock.connect(box.address)
@@ -387,7 +371,7 @@ def test_first_wait_can_be_interrupted(box: testing.Hold) -> None:
         assert s.stats.in_flight == 20
 
 
-def test_engines_are_collected() -> None:
+def test_a_closed_engine_is_collected() -> None:
     s = S()
     engine = weakref.ref(s._engine)
     s.close()
@@ -399,21 +383,21 @@ def test_engines_are_collected() -> None:
 # -- the control: what the kernel says to a thread that is not the owner
 
 
-@io_uring
-def test_control_the_kernel_refuses_and_the_notification_waits(box: testing.Hold) -> None:
+@only_io_uring
+def test_control_io_uring_enter_of_another_thread_fails(box: testing.Hold) -> None:
     with box.socket() as sock, box.receiver_socket() as rx:
         sock.connect(box.address)
-        engine = Unguarded()
+        engine = BareEngine()
         with stopped(box):
             engine.send(sock, b"held")
             engine.submit()
-        rx.recv(10)  # it left, its memory is free, and only the owner can be told
-        assert elsewhere(lambda: entered(engine)) == -errno.EEXIST
+        rx.recv(10)  # it left, its memory is free, and only the owner can see it
+        assert in_thread(lambda: entered(engine)) == -errno.EEXIST
         assert engine.stats.in_flight == 1
         engine.exit()
 
 
-def entered(engine: Unguarded) -> int:
+def entered(engine: BareEngine) -> int:
     """io_uring_enter() with GETEVENTS, past every check of the library."""
     libc = ctypes.CDLL(None, use_errno=True)
     return 0 if libc.syscall(426, engine.fd, 0, 0, 1, None, 0) >= 0 else -ctypes.get_errno()

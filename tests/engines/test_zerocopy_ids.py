@@ -1,19 +1,16 @@
-"""Whose a zero-copy number is: the accounting alone, without a socket."""
+"""Zero-copy ids are matched to the sends that have them: the accounting alone, without a socket."""
 
-import os
 from collections.abc import Callable
-from itertools import count
 from typing import Any
 
 import hypothesis.strategies as st
 import pytest
-from helpers import run
 from hypothesis import Phase, given, settings
 
 from uringzc._uring import ffi, lib
 
+pytestmark = pytest.mark.engines()
 WRAP = 2**32
-REMEMBERED = 4096  # sockets that no engine has
 Step = tuple[str, int, int]
 
 
@@ -72,8 +69,8 @@ class Ids:
     def take(self, number: int) -> int:
         return int(lib.uzc_ids_take(self.pointer, number % WRAP))
 
-    def tell(self, first: int, last: int) -> list[int]:
-        """The keys of a range that the kernel tells of."""
+    def report(self, first: int, last: int) -> list[int]:
+        """The keys of a range that the kernel reports."""
         part = self.clip(first, last)
         if part is None:
             return []
@@ -85,61 +82,61 @@ starts = pytest.mark.parametrize("start", [0, 1000, WRAP - 3, 2**31 - 2])
 
 
 @starts
-def test_in_order(start: int) -> None:
+def test_ids_are_released_in_order(start: int) -> None:
     with Ids(start) as ids:
         ids.own(*range(1, 7))
         assert ids.next == (start + 6) % WRAP
         for i in range(6):
-            assert ids.tell(start + i, start + i) == [i + 1]
+            assert ids.report(start + i, start + i) == [i + 1]
         assert ids.outstanding == 0
-        assert ids.tell(start, start + 5) == []
+        assert ids.report(start, start + 5) == []
 
 
 @starts
-def test_out_of_order_and_merged(start: int) -> None:
+def test_ids_are_released_out_of_order_and_in_ranges(start: int) -> None:
     with Ids(start) as ids:
         ids.own(*range(1, 9))
-        assert ids.tell(start + 4, start + 6) == [5, 6, 7]
+        assert ids.report(start + 4, start + 6) == [5, 6, 7]
         assert ids.outstanding == 5
-        assert ids.tell(start, start + 3) == [1, 2, 3, 4]
-        assert ids.tell(start, start + 7) == [8]
+        assert ids.report(start, start + 3) == [1, 2, 3, 4]
+        assert ids.report(start, start + 7) == [8]
         assert ids.outstanding == 0
 
 
 @starts
-def test_numbers_that_failed_sends_used_up(start: int) -> None:
+def test_ids_that_failed_sends_used_up_release_nothing(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1)
         ids.doubt()
         assert ids.next is None
         assert (
-            ids.tell(start + 1, start + 1) == []
+            ids.report(start + 1, start + 1) == []
         )  # the failed one's, and it is no reason to doubt everything
         ids.set(start + 2)
         ids.own(2)
-        assert ids.tell(start + 1, start + 1) == []
-        assert ids.tell(start, start + 2) == [1, 2]
+        assert ids.report(start + 1, start + 1) == []
+        assert ids.report(start, start + 2) == [1, 2]
 
 
 @starts
-def test_a_number_that_was_never_given(start: int) -> None:
+def test_an_id_that_was_never_given_invalidates_the_counter(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1, 2)
-        assert ids.tell(start, start + 2) == []
+        assert ids.report(start, start + 2) == []
         assert ids.next is None
         assert ids.outstanding == 2
-        assert ids.tell(start, start + 1) == []  # nothing is believed any more
+        assert ids.report(start, start + 1) == []  # nothing is believed any more
         ids.set(start + 3)
         assert ids.next is None
 
 
-def test_nothing_is_given_back_before_it_was_sent() -> None:
+def test_an_id_reported_before_any_send_invalidates_the_counter() -> None:
     with Ids(0) as ids:
-        assert ids.tell(0, 0) == []
+        assert ids.report(0, 0) == []
         assert ids.next is None
 
 
-def test_a_number_that_is_given_already_is_not_the_next() -> None:
+def test_an_id_in_use_is_not_the_next_one() -> None:
     with Ids(10) as ids:
         ids.own(1, 2, 3)
         ids.doubt()
@@ -149,40 +146,40 @@ def test_a_number_that_is_given_already_is_not_the_next() -> None:
         )  # still unknown: its answer would be an entry that is taken, in a table of any size
         ids.set(14)
         ids.own(4)
-        assert ids.tell(10, 14) == [1, 2, 3, 4]
+        assert ids.report(10, 14) == [1, 2, 3, 4]
         ids.set(7)  # nothing is outstanding: whatever was found out
         assert ids.next == 7
 
 
 @starts
-def test_far_apart(start: int) -> None:
-    """The oldest is told last, and would share entries with many."""
+def test_ids_that_are_far_from_each_other_do_not_collide(start: int) -> None:
+    """The oldest is reported last, and would share entries with many."""
     with Ids(start) as ids:
         ids.own(1)
         for i in range(1, 1000):
             ids.own(i + 1)
             if i % 3:
-                assert ids.tell(start + i, start + i) == [i + 1]
+                assert ids.report(start + i, start + i) == [i + 1]
         assert ids.outstanding == 334
-        assert ids.tell(start, start + 999) == [i + 1 for i in range(0, 1000, 3)]
+        assert ids.report(start, start + 999) == [i + 1 for i in range(0, 1000, 3)]
 
 
 @starts
-def test_many_at_once_make_room_for_themselves(start: int) -> None:
+def test_the_table_of_ids_grows(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1, 2)
         ids.own(*range(3, 503))
-        assert ids.tell(start, start + 501) == list(range(1, 503))
+        assert ids.report(start, start + 501) == list(range(1, 503))
 
 
 @starts
-def test_a_range_is_no_longer_than_what_is_outstanding(start: int) -> None:
+def test_a_range_is_clipped_to_outstanding_ids(start: int) -> None:
     with Ids(start) as ids:
         ids.own(1, 2, 3)
         assert ids.clip(start - 2**31 + 10, start + 1) == (start % WRAP, (start + 1) % WRAP)
-        assert ids.tell(start, start + 1) == [1, 2]
+        assert ids.report(start, start + 1) == [1, 2]
         assert ids.clip(start - 2**30, start + 2) == ((start + 2) % WRAP,) * 2
-        assert ids.tell(start + 2, start + 2) == [3]
+        assert ids.report(start + 2, start + 2) == [3]
         assert ids.clip(start - 2**30, start + 2) is None
         ids.doubt()
         assert ids.clip(start, start + 2**30) is None  # of failed sends, as far as anybody knows
@@ -192,9 +189,9 @@ def test_a_range_is_no_longer_than_what_is_outstanding(start: int) -> None:
 
 
 def play(steps: list[Step], start: int, found: Callable[[int], int] = lambda number: number) -> None:
-    """A kernel that gives numbers, and tells each once. `found`: what is learned of its counter."""
+    """A kernel that gives numbers, and reports each once. `found`: what is learned of its counter."""
     owners: dict[int, int] = {}
-    untold: list[int] = []
+    unreported: list[int] = []
     following, key = start, 0
     with Ids(start) as ids:
         for step, a, b in steps:
@@ -202,20 +199,20 @@ def play(steps: list[Step], start: int, found: Callable[[int], int] = lambda num
                 keys = range(key + 1, key + 1 + a)
                 ids.own(*keys)
                 owners.update(zip(range(following, following + a), keys, strict=True))
-                untold += range(following, following + a)
+                unreported += range(following, following + a)
                 key, following = key + a, following + a
             elif step == "fail":
                 ids.doubt()
-                untold += range(following, following + a)
+                unreported += range(following, following + a)
                 following += a
                 ids.set(found(following))
-            elif untold:
-                first = last = untold[a % len(untold)]
-                while last + 1 in untold and last - first < b:
+            elif unreported:
+                first = last = unreported[a % len(unreported)]
+                while last + 1 in unreported and last - first < b:
                     last += 1
-                untold = [number for number in untold if not first <= number <= last]
-                told = [owners.pop(i) for i in range(first, last + 1) if i in owners]
-                assert ids.tell(first, last) == told
+                unreported = [number for number in unreported if not first <= number <= last]
+                settled = [owners.pop(i) for i in range(first, last + 1) if i in owners]
+                assert ids.report(first, last) == settled
             assert ids.outstanding == len(owners)
 
 
@@ -223,19 +220,19 @@ steps = st.lists(
     st.one_of(
         st.tuples(st.just("send"), st.integers(1, 40), st.just(0)),
         st.tuples(st.just("fail"), st.integers(0, 3), st.just(0)),
-        st.tuples(st.just("tell"), st.integers(0, 200), st.integers(0, 100)),
+        st.tuples(st.just("report"), st.integers(0, 200), st.integers(0, 100)),
     ),
     max_size=60,
 )
 
 
 @given(steps, st.sampled_from([0, 77, WRAP - 1, WRAP - 100, 2**31 - 50]))
-def test_as_the_model(steps: list[Step], start: int) -> None:
+def test_ids_agree_with_a_model(steps: list[Step], start: int) -> None:
     play(steps, start)
 
 
 @pytest.mark.parametrize("fault", [-1, 1])
-def test_control_a_counter_that_is_off_by_one(fault: int) -> None:
+def test_control_a_counter_off_by_one_differs_from_the_model(fault: int) -> None:
     @settings(phases=[Phase.generate])
     @given(steps)
     def search(steps: list[Step]) -> None:
@@ -249,63 +246,63 @@ def test_control_a_counter_that_is_off_by_one(fault: int) -> None:
 
 
 @starts
-def test_a_right_guess_is_confirmed_by_what_is_reported_first(start: int) -> None:
+def test_a_right_guess_is_confirmed_by_the_first_report(start: int) -> None:
     with Ids(start) as ids:
         for _ in range(2):
             number = ids.next
             assert number is not None
             ids.guess()
             ids.own(1, 2, 3)
-            assert ids.tell(number, number) == [1]
-            assert ids.tell(number + 2, number + 2) == [3]  # in any order, after that
+            assert ids.report(number, number) == [1]
+            assert ids.report(number + 2, number + 2) == [3]  # in any order, after that
             assert not ids.disbelieved
-            assert ids.tell(number + 1, number + 1) == [2]
+            assert ids.report(number + 1, number + 1) == [2]
 
 
 @starts
 @pytest.mark.parametrize("more", [1, 3, 2**31])
-def test_of_a_wrong_guess_nothing_is_believed(start: int, more: int) -> None:
+def test_a_wrong_guess_releases_nothing(start: int, more: int) -> None:
     with Ids(start) as ids:
         ids.guess()
         ids.own(*range(1, 6))
         right = start + more
-        assert ids.tell(right, right) == []
+        assert ids.report(right, right) == []
         assert ids.disbelieved
         assert ids.next is None  # no more zero-copy sends, so that it comes to an end
-        assert ids.tell(right + 1, right + 3) == ids.tell(right + 4, right + 4) == []
+        assert ids.report(right + 1, right + 3) == ids.report(right + 4, right + 4) == []
         assert ids.take_all() == [1, 2, 3, 4, 5]
         assert not ids.disbelieved
         ids.guess()
         assert ids.next == (right + 5) % WRAP
         ids.own(6)
-        assert ids.tell(right + 5, right + 5) == [6]
+        assert ids.report(right + 5, right + 5) == [6]
 
 
-def test_a_guess_that_is_contradicted_by_the_order_is_wrong() -> None:
+def test_a_guess_that_the_order_contradicts_is_wrong() -> None:
     with Ids(0) as ids:
         ids.guess()
         ids.own(1, 2)
-        assert ids.tell(1, 1) == ids.tell(0, 0) == []
+        assert ids.report(1, 1) == ids.report(0, 0) == []
         assert ids.take_all() == [1, 2]
         assert ids.next == 2
 
 
-def test_what_others_sent_while_nothing_was_outstanding_makes_a_better_guess() -> None:
+def test_reports_of_others_sends_improve_the_guess() -> None:
     with Ids(0) as ids:
         ids.guess()
-        assert ids.tell(0, 6) == []
+        assert ids.report(0, 6) == []
         ids.guess()
         assert ids.next == 7
         ids.own(1)
         ids.guess()  # too late
-        assert ids.tell(7, 7) == [1]
+        assert ids.report(7, 7) == [1]
 
 
-def test_what_is_lost_comes_back_when_the_kernel_holds_nothing() -> None:
+def test_all_ids_are_released_when_the_kernel_holds_nothing() -> None:
     with Ids(0) as ids:
         ids.own(1, 2)
         assert not ids.disbelieved
-        ids.tell(0, 5)
+        ids.report(0, 5)
         assert ids.disbelieved
         assert ids.take_all() == [1, 2]
         ids.guess()
@@ -316,49 +313,49 @@ def play_guesses(steps: list[Step], begin: Callable[[Ids], None]) -> None:
     """Others send while nothing is outstanding; what is reported may be late, and in any order."""
     owners: dict[int, int] = {}
     reported: set[int] = set()
-    untold: list[int] = []
+    unreported: list[int] = []
     following, key = 0, 0
     with Ids(0) as ids:
         for step, a, b in steps:
             if step == "send":
-                if not untold and not ids.outstanding:
+                if not unreported and not ids.outstanding:
                     begin(ids)
                 for _ in range(a if ids.next is not None else 0):
                     key += 1
                     ids.own(key)
                     owners[following] = key
-                    untold.append(following)
+                    unreported.append(following)
                     following += 1
             elif step == "others" and not ids.outstanding:
                 following += a
-            elif untold:
-                first = last = untold[a % len(untold) if a > 150 else 0]
-                while last + 1 in untold and last - first < b:
+            elif unreported:
+                first = last = unreported[a % len(unreported) if a > 150 else 0]
+                while last + 1 in unreported and last - first < b:
                     last += 1
-                untold = [number for number in untold if not first <= number <= last]
+                unreported = [number for number in unreported if not first <= number <= last]
                 reported |= {owners[number] for number in range(first, last + 1)}
-                assert set(ids.tell(first, last)) <= reported
-                if ids.disbelieved and not untold:
+                assert set(ids.report(first, last)) <= reported
+                if ids.disbelieved and not unreported:
                     assert set(ids.take_all()) <= reported
-            assert ids.outstanding == 0 or untold
+            assert ids.outstanding == 0 or unreported
 
 
 guesses = st.lists(
     st.one_of(
         st.tuples(st.just("send"), st.integers(1, 9), st.just(0)),
         st.tuples(st.just("others"), st.integers(1, 9), st.just(0)),
-        st.tuples(st.just("tell"), st.integers(0, 200), st.integers(0, 100)),
+        st.tuples(st.just("report"), st.integers(0, 200), st.integers(0, 100)),
     ),
     max_size=60,
 )
 
 
 @given(guesses)
-def test_guesses_as_the_model(steps: list[Step]) -> None:
+def test_guesses_agree_with_a_model(steps: list[Step]) -> None:
     play_guesses(steps, Ids.guess)
 
 
-def test_control_a_guess_that_is_believed() -> None:
+def test_control_an_unverified_guess_differs_from_the_model() -> None:
     @settings(phases=[Phase.generate], max_examples=1000)
     @given(guesses)
     def search(steps: list[Step]) -> None:
@@ -366,163 +363,3 @@ def test_control_a_guess_that_is_believed() -> None:
 
     with pytest.raises(AssertionError):
         search()
-
-
-# -- where the counters of the process stand
-
-
-fresh = count(1 << 60).__next__  # cookies that no socket has, and no other test
-
-
-def opened(cookie: int, start: int | None = None, inode: int = 0) -> Ids | None:
-    pointer = lib.uzc_ids_open(cookie, inode)
-    return Ids(start, pointer) if pointer else None
-
-
-def test_where_the_last_engine_ended_is_what_the_next_one_guesses() -> None:
-    cookie = fresh()
-    for start in range(0, 9, 3):
-        ids = opened(cookie)
-        assert ids
-        with ids:
-            assert ids.next is None  # others may have sent since
-            ids.guess()
-            assert ids.next == start
-            ids.own(1, 2, 3)
-            assert ids.tell(start, start + 2) == [1, 2, 3]
-
-
-def test_one_engine_at_a_time() -> None:
-    cookie = fresh()
-    ids = opened(cookie, 0)
-    assert ids
-    with ids:
-        assert opened(cookie) is None
-        other = opened(fresh(), 0)
-        assert other
-        with other:
-            assert other.next == 0
-    ids = opened(cookie)
-    assert ids
-    with ids:
-        assert ids.next is None
-
-
-def test_what_an_engine_found_out_is_a_guess_of_the_next_one() -> None:
-    cookie = fresh()
-    for _ in range(2):
-        ids = opened(cookie)
-        assert ids
-        with ids:
-            assert ids.next is None
-    ids = opened(cookie, 17)
-    assert ids
-    with ids:
-        assert ids.next == 17
-    ids = opened(cookie)
-    assert ids
-    with ids:
-        ids.guess()
-        assert ids.next == 17
-
-
-@pytest.mark.parametrize("why", ["outstanding", "never given"])
-def test_a_counter_that_can_not_be_handed_on(why: str) -> None:
-    cookie = fresh()
-    ids = opened(cookie, 0)
-    assert ids
-    with ids:
-        ids.own(1)
-        if why == "never given":
-            ids.tell(0, 5)
-            assert ids.take_all() == [1]
-    assert opened(cookie) is None
-
-
-def test_one_in_doubt_is_found_out_again() -> None:
-    cookie = fresh()
-    ids = opened(cookie, 5)
-    assert ids
-    with ids:
-        ids.doubt()
-    ids = opened(cookie)
-    assert ids
-    with ids:
-        ids.guess()
-        assert ids.next == 0
-
-
-def test_one_cookie_in_two_network_namespaces() -> None:
-    """Before Linux 5.10 there may be."""
-    cookie = fresh()
-    first, second = opened(cookie, 0, inode=1), opened(cookie, 0, inode=2)
-    assert first
-    assert second
-    with first, second:
-        first.own(1, 2)
-        assert (first.next, second.next) == (2, 0)
-        assert lib.uzc_ids_taken(cookie, 1)
-        assert not lib.uzc_ids_taken(cookie, 3)
-        assert first.tell(0, 1) == [1, 2]
-
-
-MANY = f"""
-from test_zerocopy_ids import fresh, opened
-cookies = [fresh() for _ in range(3 * {REMEMBERED})]
-held = [opened(cookie, 0) for cookie in cookies]
-assert all(held)  # as many as there are
-assert all(opened(cookie) is None for cookie in cookies)
-kept = held[::100]
-for ids in held:
-    ids.own(1)
-    if ids not in kept:
-        ids.tell(0, 0)
-        with ids:
-            pass
-assert all(opened(cookie) is None for cookie in cookies[::100])  # what is taken is never forgotten
-known = 0
-for i, cookie in enumerate(cookies):
-    if i % 100:
-        with opened(cookie) as ids:
-            ids.guess()
-            known += ids.next == 1
-            ids.doubt()  # and is not remembered
-assert known == {REMEMBERED}
-for ids in kept:
-    assert ids.tell(0, 0) == [1]
-"""
-
-
-def test_more_sockets_than_are_remembered() -> None:
-    run(MANY)  # in a process of its own: these counters stay
-
-
-FORKED = """
-import os
-from test_zerocopy_ids import fresh, opened
-cookies = [fresh() for _ in range(3)]
-open_, closed, outstanding = (opened(cookie, 0) for cookie in cookies)
-with closed:
-    closed.own(1)
-    closed.tell(0, 0)
-outstanding.own(1)
-child = os.fork()
-if not child:
-    with open_, outstanding:  # frees them
-        pass
-    assert [opened(cookie) for cookie in cookies] == [None] * 3  # the parent may be sending
-    mine = opened(fresh(), 0)
-    assert mine and mine.next == 0
-    os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
-open_.own(1)
-assert open_.tell(0, 0) == [1]
-with opened(cookies[1]) as again:
-    again.guess()
-    assert again.next == 1
-"""
-
-
-def test_after_a_fork() -> None:
-    assert hasattr(os, "fork")
-    run(FORKED)

@@ -1,4 +1,4 @@
-"""examples/msg_zerocopy.py through the kernel's matrix: what it sends its receiver checks."""
+"""examples/msg_zerocopy.py in every mode of the kernel's selftest; its receiver checks what it sends."""
 
 import re
 import socket
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
-from helpers import is_bound, stopped, until
 from test_examples_udp import Program, finish, run, started
+from traffic import is_bound, stopped, wait_until
 
 from uringzc import testing
 
@@ -46,7 +46,7 @@ def sent(output: str) -> Sent:
 
 def wait_for_port(process: Program, protocol: str, port: int) -> None:
     """Returns when that program has bound it, in whichever network it is."""
-    assert until(lambda: process.poll() is not None or is_bound(protocol, port, process.pid))
+    assert wait_until(lambda: process.poll() is not None or is_bound(protocol, port, process.pid))
 
 
 def free_port(family: str, protocol: str) -> int:
@@ -90,11 +90,12 @@ def says(process: Program, line: str) -> bool:
 # -- the matrix
 
 
+@pytest.mark.slow
 @FAMILIES
 @PROTOCOLS
 @pytest.mark.parametrize("size", ["0", "137", "4096", "max"])
 @pytest.mark.parametrize("mode", ["copy", "-z"])
-def test_packets(family: str, protocol: str, size: str, mode: str) -> None:
+def test_packets_of_every_size_arrive(family: str, protocol: str, size: str, mode: str) -> None:
     nbytes = MAX[protocol, family] if size == "max" else int(size)
     count = 3 if size == "max" else 20
     options = ("-z", "-Z", 0) if mode == "-z" else ()
@@ -102,10 +103,11 @@ def test_packets(family: str, protocol: str, size: str, mode: str) -> None:
     assert said == (count, count if options and nbytes else 0, "n")
 
 
+@pytest.mark.slow
 @FAMILIES
 @pytest.mark.parametrize("size", ["0", "137", "max"])
 @pytest.mark.parametrize("mode", ["-z", "-z -m"])
-def test_corked(family: str, size: str, mode: str) -> None:
+def test_corked_packets_arrive(family: str, size: str, mode: str) -> None:
     parts, count = 5, 3
     nbytes = MAX["udp", family] if size == "max" else int(size)
     said = transfer(family, "udp", count, nbytes, "-c", parts, *mode.split(), "-Z", 0)
@@ -113,24 +115,27 @@ def test_corked(family: str, size: str, mode: str) -> None:
     assert said == (count * parts, count * zero_copy, "n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [pytest.param("io_uring", marks=testing.requires("send_zc")), "copy"])
 @PROTOCOLS
-def test_engines(engine: str, protocol: str) -> None:
+def test_packets_of_other_engines_arrive(engine: str, protocol: str) -> None:
     assert transfer("-4", protocol, 20, 4096, "-z", "-Z", 0, "--engine", engine) == (20, 20, "n")
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @FAMILIES
 @PROTOCOLS
-def test_delivered_by_a_device(family: str, protocol: str, box: testing.Hold) -> None:
+def test_packets_arrive_through_a_device(family: str, protocol: str, box: testing.Hold) -> None:
     options = ("-z", "-Z", 0, "-S", NEAR[family], "-i", box.device, "-l", 1, "-C", 0)
     assert transfer(family, protocol, 20, 1400, *options, box=box) == (20, 20, "n")
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @FAMILIES
 @pytest.mark.parametrize("size", ["1", "4096", "whole"])
-def test_not_copied(family: str, size: str, wide: testing.Sandbox) -> None:
+def test_packets_to_a_device_are_not_copied(family: str, size: str, wide: testing.Sandbox) -> None:
     options = ("-s", WHOLE[family] if size == "whole" else size, "-n", 20, "-z", "-Z", 1, "-l", 1)
     said = sent(run(PROGRAM, family, "-D", FAR[family], *options, "udp", box=wide))
     assert said == (20, 20, "y")
@@ -139,9 +144,10 @@ def test_not_copied(family: str, size: str, wide: testing.Sandbox) -> None:
 # -- the controls: the same with the other expectation
 
 
+@pytest.mark.slow
 @FAMILIES
 @PROTOCOLS
-def test_control_copied(family: str, protocol: str) -> None:
+def test_control_expecting_no_copy_on_loopback_fails(family: str, protocol: str) -> None:
     version = socket.AF_INET if family == "-4" else socket.AF_INET6
     kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
     with socket.socket(version, kind) as peer:
@@ -156,7 +162,7 @@ def test_control_copied(family: str, protocol: str) -> None:
 
 @testing.requires("net_admin")
 @FAMILIES
-def test_control_not_copied(family: str, wide: testing.Sandbox) -> None:
+def test_control_expecting_a_copy_on_a_device_fails(family: str, wide: testing.Sandbox) -> None:
     said, errors = send(family, FAR[family], "-n", 1, "-s", 4096, "-z", "-Z", 0, "udp", box=wide)
     assert said == (1, 1, "y")
     assert errors == "a send was not copied, -Z 0 expects otherwise\n"
@@ -174,8 +180,9 @@ def test_control_fragments_are_copied(family: str, wide: testing.Sandbox) -> Non
 # -- what else it says
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
-def test_missing_notifications(box: testing.Hold) -> None:
+def test_missing_notifications_are_reported(box: testing.Hold) -> None:
     options = ("-4", "-D", FAR["-4"], "-p", box.address[1], "-n", 3, "-s", 1000, "-z", "udp")
     with box.receiver_socket(), stopped(box), started(PROGRAM, *options, box=box) as process:
         assert says(process, "missing notifications: 0 < 3\n")
@@ -184,7 +191,7 @@ def test_missing_notifications(box: testing.Hold) -> None:
 
 
 @testing.requires("net_admin")
-def test_completed(wide: testing.Sandbox) -> None:
+def test_verbose_output_lists_completed_ranges(wide: testing.Sandbox) -> None:
     options = ("-4", "-D", FAR["-4"], "-n", 5, "-l", 2, "-z", "-vv", "udp")
     with started(PROGRAM, *options, box=wide) as process:
         output, errors = process.communicate(timeout=30)
@@ -193,12 +200,13 @@ def test_completed(wide: testing.Sandbox) -> None:
 
 
 @testing.requires("net_admin")
-def test_runs_for_its_time(wide: testing.Sandbox) -> None:
+def test_it_runs_for_the_given_time(wide: testing.Sandbox) -> None:
     options = ("-6", "-D", FAR["-6"], "-t", 0.01, "-s", 1000, "-z", "udp")
     said = sent(run(PROGRAM, *options, box=wide))
     assert said.completions == said.packets > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "data", "sentence"),
     [
@@ -207,7 +215,7 @@ def test_runs_for_its_time(wide: testing.Sandbox) -> None:
         (3, b"abc", "-n 2: only 1 packets with 3 bytes came"),
     ],
 )
-def test_receiver_checks(size: int, data: bytes, sentence: str) -> None:
+def test_the_receiver_reports_wrong_data(size: int, data: bytes, sentence: str) -> None:
     port = free_port("-4", "udp")
     options = ("-4", "-r", "-D", "127.0.0.1", "-p", port, "-s", size, "-n", 2, "-t", 0.3, "udp")
     with started(PROGRAM, *options) as receiver, socket.socket(type=socket.SOCK_DGRAM) as sock:
@@ -218,7 +226,7 @@ def test_receiver_checks(size: int, data: bytes, sentence: str) -> None:
 
 
 @PROTOCOLS
-def test_nobody_is_there(protocol: str) -> None:
+def test_a_refused_connection_is_reported(protocol: str) -> None:
     options = ("-4", "-D", "127.0.0.1", "-p", free_port("-4", protocol), "-t", 20, "-z", protocol)
     with started(PROGRAM, *options) as process:
         _, errors = process.communicate(timeout=30)
@@ -226,7 +234,8 @@ def test_nobody_is_there(protocol: str) -> None:
     assert "Connection refused" in errors
 
 
-def test_nobody_reads() -> None:
+@pytest.mark.slow
+def test_a_peer_that_does_not_read_is_reported() -> None:
     server = socket.create_server(("127.0.0.1", 0))
     options = ("-4", "-D", "127.0.0.1", "-p", server.getsockname()[1], "-t", 0.1, "-z", "tcp")
     with server, started(PROGRAM, *options) as process:
@@ -235,6 +244,7 @@ def test_nobody_reads() -> None:
         assert finish(process, 1) == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "said"),  # of what argparse refuses itself, only what it is about
     [
@@ -248,7 +258,7 @@ def test_nobody_reads() -> None:
         ("-4 -D 127.0.0.1 raw", "'raw'"),
     ],
 )
-def test_options(options: str, said: str) -> None:
+def test_bad_options_are_refused(options: str, said: str) -> None:
     with started(PROGRAM, *options.split()) as process:
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 2

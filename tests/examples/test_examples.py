@@ -1,4 +1,4 @@
-"""The examples run, and say what they are there to show."""
+"""The examples run, and print what they are to show."""
 
 import re
 import socket
@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import io_uring, is_bound, until
+from marks import only_io_uring, only_msg_zerocopy
+from traffic import is_bound, wait_until
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LINE = r"packets=(\d+) \(MB=(\d+)\), rps=(\d+) \(MB/s=(\d+)\)\n"
@@ -33,10 +34,10 @@ def free_port(kind: int) -> str:
 
 def wait_for_port(protocol: str, port: str) -> None:
     """Returns when somebody has bound it."""
-    assert until(lambda: is_bound(protocol, int(port)))
+    assert wait_until(lambda: is_bound(protocol, int(port)))
 
 
-def test_hello() -> None:
+def test_hello_prints_its_completion_and_notification() -> None:
     assert finish(start("hello.py")).splitlines() == [
         "Completion(user_data=7, result=5)",
         "Notification(tag=10, sequence=0, slot=0, requests=1, nbytes=5, copied=1, failed=0)",
@@ -48,7 +49,7 @@ def test_hello() -> None:
     assert f"```python\n{program}```" in readme  # it is the README's code
 
 
-def test_slots() -> None:
+def test_slots_prints_each_request_and_notifier() -> None:
     lines = finish(start("slots.py")).splitlines()
     requests = [line for line in lines if line.startswith("request")]
     assert sorted(requests) == sorted(
@@ -62,7 +63,8 @@ def test_slots() -> None:
     ]
 
 
-@io_uring
+@pytest.mark.slow
+@only_io_uring
 @pytest.mark.parametrize(
     ("protocol", "receiving", "sending"),
     [
@@ -73,7 +75,7 @@ def test_slots() -> None:
     ],
     ids=["udp", "udp copying", "tcp", "tcp, threads, unregistered"],
 )
-def test_send_zerocopy(protocol: str, receiving: list[str], sending: list[str]) -> None:
+def test_send_zerocopy_sends_and_receives(protocol: str, receiving: list[str], sending: list[str]) -> None:
     port = free_port(socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
     size = sending[-2:] if "-s" in sending else []
     rx = start("send_zerocopy.py", "-4", "-R", "-p", port, "-t", "1", *receiving, *size, protocol)
@@ -90,8 +92,8 @@ def test_send_zerocopy(protocol: str, receiving: list[str], sending: list[str]) 
         assert int(received[1]) <= int(sent[1])
 
 
-@pytest.mark.engines("msg_zerocopy")
-def test_send_zerocopy_does_not_say_more_than_the_kernel() -> None:
+@only_msg_zerocopy
+def test_send_zerocopy_reports_unknown_copies() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as rx:
         rx.bind(("127.0.0.1", 0))
         port = str(rx.getsockname()[1])
@@ -99,7 +101,8 @@ def test_send_zerocopy_does_not_say_more_than_the_kernel() -> None:
         assert "\ncopied=unknown, memory back" in finish(tx)
 
 
-@io_uring
+@pytest.mark.slow
+@only_io_uring
 def test_send_zerocopy_ends_when_nobody_reads() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = str(server.getsockname()[1])
@@ -107,14 +110,15 @@ def test_send_zerocopy_ends_when_nobody_reads() -> None:
         finish(tx)
 
 
-@io_uring
-def test_send_zerocopy_ends_when_nobody_is_there() -> None:
+@only_io_uring
+def test_send_zerocopy_ends_at_connection_refused() -> None:
     port = free_port(socket.SOCK_DGRAM)
     tx = start("send_zerocopy.py", "-4", "-D", "127.0.0.1", "-p", port, "-t", "20", "udp")
     finish(tx)  # long before
 
 
-@io_uring
+@pytest.mark.slow
+@only_io_uring
 @pytest.mark.parametrize(
     ("options", "said"),  # of what argparse refuses itself, only what it is about
     [
@@ -126,7 +130,7 @@ def test_send_zerocopy_ends_when_nobody_is_there() -> None:
         (["-4", "-D", "127.0.0.1", "sctp"], "'sctp'"),
     ],
 )
-def test_send_zerocopy_options(options: list[str], said: str) -> None:
+def test_send_zerocopy_refuses_bad_options(options: list[str], said: str) -> None:
     process = start("send_zerocopy.py", *options)
     _, error = process.communicate(timeout=30)
     assert process.returncode == 2

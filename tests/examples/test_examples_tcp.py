@@ -8,8 +8,9 @@ import pytest
 from test_examples import finish, free_port, start, wait_for_port
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 100, 5_000_001])
-def test_tcp_file(tmp_path: Path, engine: str, size: int) -> None:
+def test_tcp_file_arrives(tmp_path: Path, engine: str, size: int) -> None:
     data = random.Random(size).randbytes(size)
     (tmp_path / "file").write_bytes(data)
     port = free_port(socket.SOCK_STREAM)
@@ -23,7 +24,8 @@ def test_tcp_file(tmp_path: Path, engine: str, size: int) -> None:
     assert (tmp_path / "copy").read_bytes() == data
 
 
-def test_tcp_file_to_a_receiver_that_goes_away(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_tcp_file_reports_a_receiver_that_closes(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(bytes(64 << 20))
     with socket.create_server(("127.0.0.1", 0)) as server:
         tx = start("tcp_file.py", str(tmp_path / "file"), "127.0.0.1", str(server.getsockname()[1]))

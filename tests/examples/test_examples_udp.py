@@ -1,4 +1,4 @@
-"""The examples of UdpSender run: what they send arrives, each of it and in order."""
+"""The examples of UdpSender run: all that they send arrives, in order."""
 
 import itertools
 import random
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ending
+from processes import killed_at_exit
 
 from uringzc import testing
 
@@ -33,7 +33,7 @@ def started(name: str, *options: object, box: testing.Sandbox | None = None) -> 
     def start() -> Program:
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
-    with ending(box.run(start) if box else start()) as process:
+    with killed_at_exit(box.run(start) if box else start()) as process:
         yield process
 
 
@@ -75,8 +75,9 @@ def check_messages(datagrams: list[bytes], count: int) -> None:
     assert {message[2].rstrip(b"\0") for message in messages} == {b"AAA.X", b"BBB.X", b"CCC.X", b"DDD.Y"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
-def test_publisher(host: str) -> None:
+def test_publisher_messages_arrive_in_order(host: str) -> None:
     with testing.receiver((host, 0)) as rx:
         output = run("publisher.py", host, rx.address[1], "--rate", 20000, "--count", 3001)
         check_messages(rx.wait(3001), 3001)
@@ -84,13 +85,14 @@ def test_publisher(host: str) -> None:
     assert "SO_SNDBUF is" in output.splitlines()[-1]
 
 
-def test_publisher_to_a_group() -> None:
+def test_publisher_messages_reach_a_group() -> None:
     with testing.receiver(sock=group_receiver()) as rx:
         run("publisher.py", *rx.address, "--count", 500, "--interface", "127.0.0.1", "--ttl", 0)
         check_messages(rx.wait(500), 500)
 
 
-def test_publisher_says_how_it_goes() -> None:
+@pytest.mark.slow
+def test_publisher_reports_its_progress() -> None:
     with testing.receiver() as rx:
         output = run("publisher.py", *rx.address, "--rate", 500, "--seconds", 1.2)
         check_messages(rx.wait(600), 600)
@@ -98,7 +100,8 @@ def test_publisher_says_how_it_goes() -> None:
     assert re.fullmatch(line, output.splitlines()[0])
 
 
-def test_publisher_ends_orderly() -> None:
+@pytest.mark.slow
+def test_publisher_ends_at_ctrl_c_with_a_report() -> None:
     """Ctrl-C: what was sent arrives, and the report comes all the same."""
     with (
         testing.receiver() as rx,
@@ -111,7 +114,8 @@ def test_publisher_ends_orderly() -> None:
         check_messages(rx.wait(int(sent[1])), int(sent[1]))
 
 
-def test_publisher_reports_that_nobody_is_there() -> None:
+@pytest.mark.slow
+def test_publisher_reports_connection_refused() -> None:
     address = nobody()
     with started("publisher.py", *address, "--rate", 1000, "--count", 50) as process:
         output, error = process.communicate(timeout=30)
@@ -172,7 +176,8 @@ def capture(tmp_path: Path) -> Path:
     return tmp_path / "capture.pcap"
 
 
-def test_replay(capture: Path) -> None:
+@pytest.mark.slow
+def test_replay_sends_every_payload(capture: Path) -> None:
     sent = payloads(6000)  # more than send_slices looks at in one go
     write(capture, [frame(payload, link_of(i)) for i, payload in enumerate(sent)])
     with testing.receiver() as rx:
@@ -182,8 +187,9 @@ def test_replay(capture: Path) -> None:
     assert f"{len(sent)} datagrams, " in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
-def test_replay_with_timing(capture: Path, host: str) -> None:
+def test_replay_keeps_the_timing(capture: Path, host: str) -> None:
     sent = payloads(300)
     write(capture, [frame(payload, link_of(i)) for i, payload in enumerate(sent)], step=0.004)
     with testing.receiver((host, 0)) as rx:
@@ -194,7 +200,8 @@ def test_replay_with_timing(capture: Path, host: str) -> None:
     assert float(took[1]) >= 2 * (299 * 0.004 / 8 - 0.001)  # not before they are due
 
 
-def test_replay_of_a_cooked_capture(capture: Path) -> None:
+@pytest.mark.slow
+def test_replay_reads_cooked_captures(capture: Path) -> None:
     sent = payloads(50)
     write(capture, [frame(payload, "cooked") for payload in sent], linktype=113, nano=True)
     with testing.receiver() as rx:
@@ -202,7 +209,8 @@ def test_replay_of_a_cooked_capture(capture: Path) -> None:
         assert rx.wait(50) == sent
 
 
-def test_replay_says_what_it_leaves_out(capture: Path) -> None:
+@pytest.mark.slow
+def test_replay_reports_what_it_skips(capture: Path) -> None:
     good = frame(b"good" * 30, "plain")
     others = [
         frame(b"first" * 30, "plain", mf=1),
@@ -222,7 +230,8 @@ def test_replay_says_what_it_leaves_out(capture: Path) -> None:
     )
 
 
-def test_replay_of_a_capture_that_ends_early(capture: Path) -> None:
+@pytest.mark.slow
+def test_replay_sends_what_a_truncated_capture_has(capture: Path) -> None:
     write(capture, [frame(b"whole", "plain")] * 3)
     whole = capture.read_bytes()
     with testing.receiver() as rx:
@@ -239,15 +248,17 @@ def test_replay_of_a_capture_that_ends_early(capture: Path) -> None:
             assert rx.wait(before + left) == [b"whole"] * (before + left)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("speed", [0, 10])
-def test_replay_reports_that_nobody_is_there(speed: int, capture: Path) -> None:
+def test_replay_reports_connection_refused(speed: int, capture: Path) -> None:
     write(capture, [frame(b"hello" * i, "plain") for i in range(20)], step=0.02)
     output = run("replay.py", capture, *nobody(), "--speed", speed)
     assert re.search(r"^\d+ times: Connection refused$", output, re.MULTILINE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"", b"\xd4\xc3\xb2\xa1", bytes(100)])
-def test_replay_of_what_is_no_capture(content: bytes, capture: Path) -> None:
+def test_replay_refuses_other_files(content: bytes, capture: Path) -> None:
     capture.write_bytes(content)
     with started("replay.py", capture, "127.0.0.1", 9) as process:
         _, error = process.communicate(timeout=30)
@@ -255,8 +266,11 @@ def test_replay_of_what_is_no_capture(content: bytes, capture: Path) -> None:
     assert error == f"{capture} is no pcap file\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("missing", ["dpkt", "rich"])
-def test_replay_without(missing: str, capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replay_without_optional_packages(
+    missing: str, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = capture.parent / "path" / missing
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ImportError")
@@ -287,8 +301,9 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 1376 * 64, 300_001])
-def test_multicast_file(size: int, tmp_path: Path) -> None:
+def test_multicast_file_arrives(size: int, tmp_path: Path) -> None:
     source, copy, port = tmp_path / "source", tmp_path / "copy", free_port()
     source.write_bytes(random.Random(size).randbytes(size))
     target = (GROUP, port, "--interface", "127.0.0.1")
@@ -302,8 +317,9 @@ def test_multicast_file(size: int, tmp_path: Path) -> None:
     assert received == f"{size} of {size} bytes in {pieces} datagrams\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [GROUP, "ff15::77:7"])
-def test_multicast_file_between_networks(group: str, tmp_path: Path) -> None:
+def test_multicast_file_arrives_in_another_network(group: str, tmp_path: Path) -> None:
     """Where the kernel keeps what is sent for a while: blocks are not filled again before their time."""
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.write_bytes(random.Random(group).randbytes(300_000))
@@ -321,13 +337,11 @@ def test_multicast_file_between_networks(group: str, tmp_path: Path) -> None:
     assert copy.read_bytes() == source.read_bytes()
 
 
+@pytest.mark.slow
 def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     head = struct.Struct("!IIQQ")
-    with (
-        group_receiver() as sock,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx,
-    ):
+    with group_receiver() as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
         address = sock.getsockname()
         sock.close()
         tx.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
@@ -353,6 +367,7 @@ def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     assert copy.read_bytes() == bytes(10) + b"b" * 10 + bytes(10) + b"d" * 10
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
@@ -362,7 +377,7 @@ def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
         ("replay.py", ["f", "127.0.0.1", "9", "--speed", "-1"], "--speed is a factor, or 0, not -1"),
     ],
 )
-def test_options(name: str, options: list[str], sentence: str) -> None:
+def test_bad_options_are_refused(name: str, options: list[str], sentence: str) -> None:
     if name == "replay.py":
         pytest.importorskip("dpkt")
     with started(name, *options) as process:

@@ -1,4 +1,4 @@
-"""In the background of a script, where SIGINT is ignored: programs end all the same, and the tests pass."""
+"""Started with SIGINT ignored, as in the background of a script, programs end and the tests pass."""
 
 import re
 import signal
@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import HERE, children, end_children, ending, run, until
+from processes import HERE, child_pids, kill_children, killed_at_exit, run_program
+from traffic import wait_until
 
 from uringzc import testing
 
@@ -46,29 +47,30 @@ def in_background(*command: object) -> "subprocess.Popen[str]":
 # -- programs
 
 
-def test_a_demo_ends_at_sigterm(tmp_path: Path) -> None:
+def test_a_demo_in_the_background_ends_at_sigterm(tmp_path: Path) -> None:
     """And its receiver with it. SIGINT it does not see, as whoever started it so wanted."""
     (tmp_path / "file").write_bytes(bytes(400_000))
     command = ("-m", "uringzc", "demo", tmp_path / "file", "--size=64", "--times=3000", "--no-sink")
-    with ending(in_background(*command)) as process:
-        assert until(lambda: children(process.pid))
-        (receiver,) = children(process.pid)
+    with killed_at_exit(in_background(*command)) as process:
+        assert wait_until(lambda: child_pids(process.pid))
+        (receiver,) = child_pids(process.pid)
         process.send_signal(signal.SIGINT)
         process.terminate()
         assert process.communicate(timeout=20)[1] == ""
     assert process.returncode == -signal.SIGTERM
-    assert until(lambda: not Path(f"/proc/{receiver}").exists() or "\nState:\tZ" in status(receiver))
+    assert wait_until(lambda: not Path(f"/proc/{receiver}").exists() or "\nState:\tZ" in status(receiver))
 
 
 def status(pid: int) -> str:
     return Path(f"/proc/{pid}/status").read_text()
 
 
-def test_a_publisher_ends_at_its_time() -> None:
+@pytest.mark.slow
+def test_a_publisher_in_the_background_ends_at_its_time() -> None:
     program = HERE.parent / "examples" / "publisher.py"
     with (
         testing.receiver() as rx,
-        ending(in_background(program, *rx.address, "--rate", 2000, "--seconds", 0.5)) as process,
+        killed_at_exit(in_background(program, *rx.address, "--rate", 2000, "--seconds", 0.5)) as process,
     ):
         rx.wait(100)
         process.send_signal(signal.SIGINT)
@@ -81,38 +83,39 @@ def test_a_publisher_ends_at_its_time() -> None:
 # -- the tests
 
 
-def test_what_tests_start_has_the_usual_signals() -> None:
-    program = ODD + "import helpers\nhelpers.usual_signals()\n" + LOOK
-    assert run(program, CHILD)[0].strip() == "['SIG_DFL', 'SIG_DFL'] True 0"
+def test_children_of_tests_have_default_signals() -> None:
+    program = ODD + "import processes\nprocesses.default_signals()\n" + LOOK
+    assert run_program(program, CHILD)[0].strip() == "['SIG_DFL', 'SIG_DFL'] True 0"
 
 
 def test_control_signals_are_inherited() -> None:
-    assert run(ODD + LOOK, CHILD)[0].strip() == "['SIG_IGN', 'SIG_IGN'] False 3"
+    assert run_program(ODD + LOOK, CHILD)[0].strip() == "['SIG_IGN', 'SIG_IGN'] False 3"
 
 
-def test_tests_pass() -> None:
+@pytest.mark.slow
+def test_tests_pass_with_signals_ignored() -> None:
     """Those that interrupt a program, and one that interrupts itself."""
     program = ODD + (
         "os.execv(sys.executable, [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider',"
         " *sys.argv[1:]])"
     )
-    out, _ = run(
+    out, _ = run_program(
         program,
-        f"{HERE}/cli/test_demo.py::test_ctrl_c[copy]",
-        f"{HERE}/examples/test_examples_udp.py::test_publisher_ends_orderly[copy]",
+        f"{HERE}/cli/test_demo.py::test_ctrl_c_ends_both_processes[copy]",
+        f"{HERE}/examples/test_examples_udp.py::test_publisher_ends_at_ctrl_c_with_a_report[copy]",
         f"{HERE}/senders/test_udp_rules.py::test_an_iterable_may_call_the_sender_that_takes_from_it[copy]",
     )
     assert "3 passed" in out
 
 
-def test_what_a_test_leaves_running_is_ended() -> None:
-    before = children()
+def test_children_that_a_test_leaves_are_killed() -> None:
+    before = child_pids()
     program = [sys.executable, "-c", "import time; print('runs', flush=True); time.sleep(60)"]
-    with ending(subprocess.Popen(program, stdout=subprocess.PIPE, text=True)) as process:
+    with killed_at_exit(subprocess.Popen(program, stdout=subprocess.PIPE, text=True)) as process:
         assert process.stdout
         assert process.stdout.readline() == "runs\n"
-        assert children() - before == {process.pid}
-        (ended,) = end_children(but=before)
+        assert child_pids() - before == {process.pid}
+        (ended,) = kill_children(but=before)
         assert "time.sleep(60)" in ended
         assert process.stdout.read() == ""
-    assert children() == before
+    assert child_pids() == before

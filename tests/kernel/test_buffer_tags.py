@@ -1,4 +1,4 @@
-"""The kernel's own word on when memory is free: a registered buffer's tag is posted after its last use."""
+"""No notification comes before the registered buffer's tag, which the kernel posts after the last use."""
 
 import ctypes
 import mmap
@@ -9,12 +9,14 @@ import struct
 from typing import Any
 
 import pytest
-from helpers import io_uring, ring_fds, room, stopped
+from held_memory import ring_fds
+from marks import only_io_uring
+from traffic import enlarge_sndbuf, stopped
 
 import uringzc
 from uringzc import testing
 
-pytestmark = [io_uring, testing.requires("net_admin"), pytest.mark.strays]
+pytestmark = [only_io_uring, testing.requires("net_admin"), pytest.mark.strays]
 
 TAG = 1 << 63  # no request of the library's has a user_data with the top bit
 IO_URING_SETUP, IO_URING_REGISTER = 425, 427
@@ -92,12 +94,12 @@ class Oracle:
 @pytest.fixture
 def sock(box: testing.Hold) -> Any:
     with box.socket() as sock:
-        room(sock)
+        enlarge_sndbuf(sock)
         sock.connect(box.address)
         yield sock
 
 
-def test_tag_without_a_use_comes_at_once(sock: socket.socket) -> None:
+def test_the_tag_of_an_unused_buffer_is_posted_at_once(sock: socket.socket) -> None:
     before = ring_fds()
     with uringzc.Scheduler() as s, Oracle(before, s) as oracle:
         s.send(sock, b"a ring that was never used is not looked at", flush=True)
@@ -109,7 +111,7 @@ def test_tag_without_a_use_comes_at_once(sock: socket.socket) -> None:
         assert oracle.tags() == [7]
 
 
-def test_tag_comes_with_the_notification_not_with_the_completions(
+def test_the_tag_is_posted_with_the_notification_not_with_the_completions(
     box: testing.Hold, sock: socket.socket
 ) -> None:
     before = ring_fds()
@@ -154,7 +156,7 @@ def test_no_tag_while_one_of_many_is_held(box: testing.Hold, sock: socket.socket
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_notification_before_its_tag(box: testing.Hold, sock: socket.socket, seed: int) -> None:
-    """Notifiers of one region each. What is told of them is never ahead of the kernel."""
+    """Notifiers of one region each. What is reported of them is never ahead of the kernel."""
     chance = random.Random(seed)
     slots, notifiers = 3, 60
     regions: dict[tuple[int, int], int] = {}
@@ -181,10 +183,10 @@ def test_no_notification_before_its_tag(box: testing.Hold, sock: socket.socket, 
             assert len(s.reap_completions(wait=requests)) == requests
             assert oracle.tags() == []
             assert len(s.reap_notifications()) == 0
-        told = 0
-        while told < notifiers:
+        reported = 0
+        while reported < notifiers:
             batch = s.reap_notifications(wait=1)
-            told += len(batch)
+            reported += len(batch)
             tags = oracle.tags()
             for done in batch:
                 assert regions[done.slot, done.sequence] in tags

@@ -1,4 +1,4 @@
-"""What the kernel can answer to a send: how many CQEs, in which order, and that the accounts come out right.
+"""Each answer of the kernel to a send: its CQEs, their order, and the slot accounting that follows.
 
 Each row of the table makes one answer, of zero-copy and of copying sends. Rows that no send of this library
 can reach are not here: links, cancels, and SQE fields that it never sets.
@@ -15,19 +15,19 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
-from helpers import io_uring, readable, run
+from conftest import Pair
+from marks import only_io_uring
+from processes import run_program
+from traffic import is_readable
 
 import uringzc
 from uringzc import Notification, RawCompletion, memory, testing
 from uringzc._uring import lib
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
-pytestmark = io_uring
+pytestmark = only_io_uring
 
 MORE, NOTIF, COPIED = 1 << 1, 1 << 3, -(1 << 31)
 TAG, GOOD = 7, b"good"
@@ -69,11 +69,11 @@ class World(NamedTuple):
     engine: Engine
     fixture: Callable[[str], Any]
 
-    def udp(self, **options: Any) -> "Pair":
+    def udp(self, **options: Any) -> Pair:
         pair: Pair = self.fixture("make_udp")(**options)
         return pair
 
-    def tcp(self) -> "Pair":
+    def tcp(self) -> Pair:
         pair: Pair = self.fixture("make_tcp")()
         return pair
 
@@ -88,6 +88,9 @@ def erred(sock: socket.socket) -> None:
     poll = select.poll()
     poll.register(sock, 0)
     assert poll.poll(20_000)
+
+
+Provoke = Callable[[World], Bad]
 
 
 # -- the rows
@@ -134,7 +137,7 @@ def without_route(world: World) -> Bad:
 def nobody_listens(world: World) -> Bad:
     tx, rx = world.udp()
     rx.close()
-    tx.send(b"")  # sent; what came of it is told to the next
+    tx.send(b"")  # sent; the next one fails with its error
     erred(tx)
     return bad(tx)
 
@@ -236,7 +239,7 @@ def file_instead(world: World) -> Bad:
 
 net_admin = testing.requires("net_admin")
 #: what is done, the result of a zero-copy send, and of a copying one; None where there is no such
-ROWS: list[tuple[Callable[[World], Bad], int, int | None, pytest.MarkDecorator | None]] = [
+ROWS: list[tuple[Provoke, int, int | None, pytest.MarkDecorator | None]] = [
     (sent, 5, 5, None),
     (sent_tcp, 5, 5, None),
     (sent_region, 5, 5, None),
@@ -289,12 +292,8 @@ def queue(engine: Engine, request: Bad, **options: Any) -> None:
 
 
 @rows()
-def test_completions(
-    request: pytest.FixtureRequest,
-    udp_pair: "Pair",
-    provoke: Callable[[World], Bad],
-    result: int,
-    zero_copy: bool,
+def test_each_answer_has_its_cqes(
+    request: pytest.FixtureRequest, udp_pair: Pair, provoke: Provoke, result: int, zero_copy: bool
 ) -> None:
     with uringzc.Ring() as ring:
         made = provoke(World(ring, request.getfixturevalue))
@@ -320,12 +319,8 @@ def test_completions(
 
 
 @rows()
-def test_accounts(
-    request: pytest.FixtureRequest,
-    udp_pair: "Pair",
-    provoke: Callable[[World], Bad],
-    result: int,
-    zero_copy: bool,
+def test_each_answer_is_accounted_for(
+    request: pytest.FixtureRequest, udp_pair: Pair, provoke: Provoke, result: int, zero_copy: bool
 ) -> None:
     with uringzc.Scheduler(tags=[TAG], debug=False) as s:
         made = provoke(World(s, request.getfixturevalue))
@@ -353,13 +348,8 @@ def test_accounts(
 
 @pytest.mark.parametrize("place", [0, 1, 2], ids=["first", "between", "flushing"])
 @rows(copying=False)
-def test_one_of_three(
-    request: pytest.FixtureRequest,
-    udp_pair: "Pair",
-    provoke: Callable[[World], Bad],
-    result: int,
-    zero_copy: bool,
-    place: int,
+def test_each_answer_among_two_good_ones(
+    request: pytest.FixtureRequest, udp_pair: Pair, provoke: Provoke, result: int, zero_copy: bool, place: int
 ) -> None:
     with uringzc.Scheduler(tags=[TAG], debug=False) as s:
         made = provoke(World(s, request.getfixturevalue))
@@ -378,7 +368,7 @@ def test_one_of_three(
         assert made.owner() is None
         assert (s.stats.in_flight, s.stats.held, s.stats.stray, s.stats.notifications) == (0, 0, 0, 1)
     assert udp_pair.receive(2) == [GOOD] * 2
-    assert not readable(udp_pair.rx.fileno())
+    assert not is_readable(udp_pair.rx.fileno())
 
 
 # By TCP, because one send can be longer than the limit: what others of this user lock then matters little.
@@ -406,8 +396,8 @@ LOCKED = """
 
 
 @testing.requires("unprivileged")
-def test_too_little_memory_to_lock() -> None:
-    out, errors = run(LOCKED)
+def test_a_send_above_the_memlock_limit_fails_alone() -> None:
+    out, errors = run_program(LOCKED)
     assert out.splitlines() == [
         f"[({2 << 20}, {-errno.ENOMEM}, {MORE}), {NOTIF}]",
         f"[(4, 4, {MORE}), {NOTIF}]",

@@ -13,12 +13,13 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
-from helpers import io_uring, one_processor, room
+from marks import only_io_uring
+from traffic import enlarge_sndbuf, one_processor
 
 import uringzc
 from uringzc import RawCompletion, testing
 
-pytestmark = [io_uring, testing.requires("net_admin")]
+pytestmark = [only_io_uring, testing.requires("net_admin")]
 
 COPY_TAG, ZC_TAG = 0, 1
 MORE, NOTIF = 1 << 1, 1 << 3
@@ -132,7 +133,7 @@ def connected(
     with ExitStack() as stack:
         rx = stack.enter_context(box.receiver_socket(family, kind))
         tx = stack.enter_context(box.socket(family, kind))
-        room(tx, 1 << 21)
+        enlarge_sndbuf(tx, 1 << 21)
         if protocol == "tcp":
             rx.listen()
         tx.connect(box.address6 if family == socket.AF_INET6 else box.address)
@@ -158,7 +159,9 @@ def reading(sock: socket.socket) -> Iterator[bytearray]:
 
 @FAMILIES
 @MODES
-def test_udp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> None:
+def test_udp_datagrams_arrive_with_the_promised_cqes(
+    family: socket.AddressFamily, mode: str, wide: testing.Hold
+) -> None:
     with connected(wide, family, "udp") as (tx, sock), uringzc.Ring() as ring:
         sender = Sender(ring, tx, mode)
         for _ in range(BATCHES["udp"]):
@@ -170,9 +173,12 @@ def test_udp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> Non
             assert rx.wait(sent) == [ALPHABET] * sent
 
 
+@pytest.mark.slow
 @FAMILIES
 @MODES
-def test_tcp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> None:
+def test_a_tcp_stream_arrives_with_the_promised_cqes(
+    family: socket.AddressFamily, mode: str, wide: testing.Hold
+) -> None:
     with connected(wide, family, "tcp") as (tx, sock), uringzc.Ring() as ring:
         sender = Sender(ring, tx, mode)
         expected = b""
@@ -191,7 +197,9 @@ def test_tcp(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> Non
 
 @FAMILIES
 @MODES
-def test_corked(family: socket.AddressFamily, mode: str, wide: testing.Hold) -> None:
+def test_corked_datagrams_arrive_with_the_promised_cqes(
+    family: socket.AddressFamily, mode: str, wide: testing.Hold
+) -> None:
     with connected(wide, family, "udp") as (tx, sock), uringzc.Ring() as ring:
         sender = Sender(ring, tx, mode, size=1000)
         for _ in range(BATCHES["udp"]):

@@ -1,6 +1,4 @@
-"""Memory that is sent: regions, the program's own buffers, when each comes back, and debug mode."""
-
-# ruff: noqa: PT012 - what is to be raised or warned of comes at the end of what leads to it
+"""Memory that is sent: regions and the program's own buffers, held exactly until they are released."""
 
 import gc
 import mmap
@@ -10,17 +8,18 @@ import sys
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import holding, io_uring, is_held, pinned, run, stopped, until
+from conftest import Pair
+from held_memory import is_held, pinned_kib
+from marks import only_io_uring, zero_copy_engines
+from processes import run_program
+from traffic import stopped, wait_until
 
 import uringzc
 from uringzc import memory, testing
-
-if TYPE_CHECKING:
-    from conftest import Pair
 
 S = uringzc.Scheduler
 PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -42,13 +41,13 @@ def mappings(view: memoryview) -> list[dict[str, str]]:
 
 
 def settled(s: S) -> None:
-    """Flushes, waits, and lets go of what can be let go."""
+    """Flushes, waits, and releases references."""
     s.flush(0)
     s.drain()
     s.submit()
 
 
-def test_what_an_engine_had_locked_counts_no_more_when_it_is_closed() -> None:
+def test_a_closed_engine_has_unlocked_its_memory() -> None:
     """The kernel ends a ring some time later; what comes next is not to find the limit reached."""
     if reason := testing.missing("unprivileged"):
         pytest.skip(reason)
@@ -59,14 +58,14 @@ def test_what_an_engine_had_locked_counts_no_more_when_it_is_closed() -> None:
             with uringzc.UdpSender(("127.0.0.1", 9)) as sender:
                 print(sender.explain().count("an arena of 4096 KiB."))
     """
-    assert run(program)[0] == "1\n" * 4
+    assert run_program(program)[0] == "1\n" * 4
 
 
 # -- regions
 
 
 @pytest.mark.parametrize("size", [1, 100, PAGE, PAGE + 1, 1 << 20])
-def test_region(size: int, udp_pair: "Pair", engine: str) -> None:
+def test_a_region_of_any_size_is_sent(size: int, udp_pair: Pair, engine: str) -> None:
     with S() as s, s.register(size) as region:
         assert region.registered == (engine == "io_uring")
         assert len(region) == len(region.view) == region.view.nbytes == size
@@ -82,7 +81,7 @@ def test_region(size: int, udp_pair: "Pair", engine: str) -> None:
         assert f"Region of {size} bytes, {how}" in repr(region)
 
 
-def test_region_is_sent_from_where_it_is(udp_pair: "Pair") -> None:
+def test_region_is_sent_from_where_it_is(udp_pair: Pair) -> None:
     with S() as s:
         region = s.register(1 << 16)
         pattern = bytes(range(256)) * 256
@@ -96,13 +95,13 @@ def test_region_is_sent_from_where_it_is(udp_pair: "Pair") -> None:
         assert udp_pair.receive(len(expected)) == expected
 
 
-@io_uring
-def test_closed_region(held: Held) -> None:
+@only_io_uring
+def test_a_closed_region_stays_registered_until_the_notification(held: Held) -> None:
     box, sock, rx = held
     with S() as s:
         region = s.register(8 << 20)
         region.view[:4] = b"held"
-        assert pinned() >= 8192
+        assert pinned_kib() >= 8192
         with stopped(box):
             s.send(sock, region, length=4, flush=True)
             s.submit()
@@ -119,16 +118,16 @@ def test_closed_region(held: Held) -> None:
             with pytest.raises(ValueError, match="the region is closed"):
                 s.send_run(sock, region, 4, 1)
             s.submit()
-            assert pinned() >= 8192  # the registration stays until the notification
+            assert pinned_kib() >= 8192  # the registration stays until the notification
             del view
             gc.collect()
         s.reap_notifications(wait=1)
-        assert until(lambda: pinned() < 8192)
+        assert wait_until(lambda: pinned_kib() < 8192)
         assert rx.wait(1) == [b"held"]
 
 
-@io_uring
-def test_closed_region_of_a_callers_buffer(held: Held) -> None:
+@only_io_uring
+def test_a_closed_region_holds_the_callers_buffer_until_the_notification(held: Held) -> None:
     box, sock, _ = held
     with S() as s:
         data = bytearray(b"mine" * 1024)
@@ -145,7 +144,7 @@ def test_closed_region_of_a_callers_buffer(held: Held) -> None:
         assert not is_held(data)
 
 
-def test_control_region_that_was_not_sent_is_let_go_at_once() -> None:
+def test_control_a_closed_region_that_was_not_sent_is_released_at_once() -> None:
     with S() as s:
         data = bytearray(8192)
         region = s.register(data)
@@ -154,7 +153,7 @@ def test_control_region_that_was_not_sent_is_let_go_at_once() -> None:
         assert not is_held(data)
 
 
-def test_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
+def test_a_dropped_region_is_unregistered(udp_pair: Pair) -> None:
     with S() as s:
         region = s.register(8 << 20)
         s.send(udp_pair.tx, region, length=1, flush=True)
@@ -163,14 +162,14 @@ def test_dropped_region_is_unregistered(udp_pair: "Pair") -> None:
         s.submit()
         s.reap_notifications(wait=1)
         s.submit()
-        assert until(lambda: pinned() < 8192)
+        assert wait_until(lambda: pinned_kib() < 8192)
 
 
-@io_uring
-def test_regions_by_the_thousand(udp_pair: "Pair") -> None:
+@only_io_uring
+def test_thousands_of_regions_can_be_registered(udp_pair: Pair) -> None:
     with S() as s:
         regions = [s.register(PAGE) for _ in range(3000)]
-        assert pinned() >= 3000 * PAGE // 1024
+        assert pinned_kib() >= 3000 * PAGE // 1024
         for i in (0, 1, 1499, 2999):
             regions[i].view[:4] = b"%04d" % i
             s.send(udp_pair.tx, regions[i], length=4)
@@ -181,11 +180,11 @@ def test_regions_by_the_thousand(udp_pair: "Pair") -> None:
         for _ in range(20_000):  # more than the table has entries: they are used again
             s.register(1).close()
         s.submit()
-        assert until(lambda: pinned() < 3000 * PAGE // 1024)
+        assert wait_until(lambda: pinned_kib() < 3000 * PAGE // 1024)
 
 
-@io_uring
-def test_too_many_regions() -> None:
+@only_io_uring
+def test_regions_beyond_the_table_are_refused() -> None:
     with S() as s:
         regions = [s.register(1) for _ in range(16383)]
         data = bytearray(PAGE)
@@ -199,8 +198,9 @@ def test_too_many_regions() -> None:
         assert not is_held(data)
 
 
-@io_uring
-def test_region_across_registered_buffers(udp_pair: "Pair") -> None:
+@pytest.mark.slow
+@only_io_uring
+def test_a_region_may_span_registered_buffers(udp_pair: Pair) -> None:
     gib, mib = 1 << 30, 1 << 20
     available = int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) >> 10
     if available < 3072:
@@ -223,8 +223,8 @@ def test_region_across_registered_buffers(udp_pair: "Pair") -> None:
             s.send(udp_pair.tx, region, offset=gib + mib - 1, length=2)
 
 
-@io_uring
-def test_region_of_another_engine_is_refused(udp_pair: "Pair") -> None:
+@only_io_uring
+def test_region_of_another_engine_is_refused(udp_pair: Pair) -> None:
     with S() as one, S() as two, uringzc.Ring() as ring:
         region, raw = one.register(4096), ring.register(4096)
         refusals: list[Callable[[], object]] = [
@@ -240,7 +240,7 @@ def test_region_of_another_engine_is_refused(udp_pair: "Pair") -> None:
         one.send(udp_pair.tx, region, length=1)
 
 
-def test_region_of_an_engine_that_is_gone_is_refused(udp_pair: "Pair") -> None:
+def test_region_of_an_engine_that_is_gone_is_refused(udp_pair: Pair) -> None:
     # the next engine is likely to lie where the last one lay
     for _ in range(20):
         one = S(max_inflight=64)
@@ -295,7 +295,9 @@ KINDS: list[tuple[str, Callable[[], Any], bool]] = [
 
 
 @pytest.mark.parametrize(("make", "registered"), [row[1:] for row in KINDS], ids=[row[0] for row in KINDS])
-def test_own_memory(make: Callable[[], Any], registered: bool, udp_pair: "Pair", engine: str) -> None:
+def test_memory_of_the_program_can_be_registered(
+    make: Callable[[], Any], registered: bool, udp_pair: Pair, engine: str
+) -> None:
     data = make()
     content = bytes(memoryview(data).cast("B") if not isinstance(data, np.ndarray) else data.tobytes())
     assert len(content) == 8192
@@ -338,11 +340,14 @@ NO_PROC = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["mounted", pytest.param("not mounted", marks=testing.requires("net_admin"))])
-def test_without_proc(how: str, udp_pair: "Pair", tmp_path: Path, engine: str) -> None:
+def test_without_proc_memory_is_sent_unregistered(
+    how: str, udp_pair: Pair, tmp_path: Path, engine: str
+) -> None:
     """What may lie on huge pages, for all that is known, is sent unregistered."""
     tmp_path.joinpath("file").write_bytes(b"file" * 1024)
-    out, errors = run(NO_PROC, how, tmp_path / "file", udp_pair.rx.getsockname()[1])
+    out, errors = run_program(NO_PROC, how, tmp_path / "file", udp_pair.rx.getsockname()[1])
     registers = engine == "io_uring"
     there = [how == "mounted", registers, registers and how == "mounted", False]
     refused = "register() takes writable memory or a mapped file; bytes are sent as they are"
@@ -350,7 +355,7 @@ def test_without_proc(how: str, udp_pair: "Pair", tmp_path: Path, engine: str) -
     assert udp_pair.receive(3) == [bytes(4), b"mine", b"file"]
 
 
-@holding
+@zero_copy_engines
 def test_export_lasts_until_the_notification(held: Held) -> None:
     box, sock, rx = held
     data = bytearray(b"mine")
@@ -369,7 +374,7 @@ def test_export_lasts_until_the_notification(held: Held) -> None:
         assert rx.wait(1) == [b"mine"]
 
 
-def test_export_lasts_until_the_flush(udp_pair: "Pair") -> None:
+def test_export_lasts_until_the_flush(udp_pair: Pair) -> None:
     data = bytearray(b"mine")
     with S() as s:
         s.send(udp_pair.tx, data)
@@ -380,7 +385,7 @@ def test_export_lasts_until_the_flush(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_references_are_given_back(udp_pair: "Pair") -> None:
+def test_references_are_released(udp_pair: Pair) -> None:
     class Named(bytearray):
         pass
 
@@ -409,7 +414,7 @@ def test_references_are_given_back(udp_pair: "Pair") -> None:
         assert holders() == regions
 
 
-def test_memory_of_a_failed_request_is_given_back(udp_pair: "Pair") -> None:
+def test_memory_of_a_failed_request_is_released(udp_pair: Pair) -> None:
     data = bytearray(60000)
     with S() as s:
         udp_pair.tx.setsockopt(socket.IPPROTO_IP, 10, 2)  # IP_MTU_DISCOVER, IP_PMTUDISC_DO
@@ -421,7 +426,7 @@ def test_memory_of_a_failed_request_is_given_back(udp_pair: "Pair") -> None:
         assert not is_held(data)
 
 
-def test_refused_send_holds_nothing(udp_pair: "Pair") -> None:
+def test_a_refused_send_holds_nothing(udp_pair: Pair) -> None:
     data = bytearray(100)
     with S() as s:
         region = s.register(data)
@@ -441,121 +446,3 @@ def test_refused_send_holds_nothing(udp_pair: "Pair") -> None:
         s.submit()
         assert not is_held(data)
         assert s.stats.requests == 0
-
-
-# -- debug mode
-
-
-def changed(s: S, pair: "Pair", change: bool) -> int:
-    """Sends memory that is changed before its notification, or not; returns the line that queued it."""
-    data = bytearray(b"original" * 10)
-    s.send(pair.tx, data)
-    line = sys._getframe().f_lineno - 1
-    s.submit()
-    if change:
-        data[3] = 0
-    s.flush(0)
-    return line
-
-
-def test_debug_finds_who_changed_memory(udp_pair: "Pair") -> None:
-    with S(debug=True) as s:
-        with pytest.raises(uringzc.BufferModifiedError) as caught:
-            changed(s, udp_pair, change=True)
-            s.drain()
-            s.submit()
-        line = changed(s, udp_pair, change=False)
-        message = str(caught.value)
-        assert f"80 bytes queued at {__file__}:{line} were changed while the kernel owned them" in message
-        assert "wait for the notification" in message
-        settled(s)  # and it goes on
-        assert s.stats.held == 0
-
-
-def test_control_without_debug(udp_pair: "Pair") -> None:
-    with S(debug=False) as s:
-        changed(s, udp_pair, change=True)
-        settled(s)
-        assert len(s.reap_notifications()) == 1
-
-
-@holding
-def test_debug_knows_regions_and_runs(held: Held) -> None:
-    box, sock, _ = held
-    with S(debug=True) as s:
-        region = s.register(4096)
-        with stopped(box):
-            assert s.send_run(sock, region, 100, 3, 200, offset=50, flush=True) == 3
-            s.submit()
-            region.view[:50] = b"\1" * 50  # before the first, between them, and behind the last
-            region.view[150:250] = b"\1" * 100
-            region.view[550:] = b"\1" * 3546
-            s.submit()
-            region.view[549] = 1  # the last byte of the last
-        with pytest.raises(uringzc.BufferModifiedError, match=rf"100 bytes queued at {__file__}:\d+ were"):
-            s.reap_notifications(wait=3)
-        assert len(s.reap_notifications()) == 3
-
-
-def test_debug_says_nothing_about_memory_that_is_the_programs(udp_pair: "Pair") -> None:
-    with S(debug=True) as s:
-        region = s.register(4096)
-        data = bytearray(4096)
-        for i in range(300):
-            region.view[:] = bytes([i % 256]) * 4096
-            data[:] = bytes([i % 255]) * 4096
-            s.send(udp_pair.tx, region, offset=i, length=1000)
-            s.send(udp_pair.tx, data, offset=i, length=500)
-            s.send(udp_pair.tx, region, length=0)
-            s.send(udp_pair.tx, b"constant")
-            s.send_run(udp_pair.tx, region, 10, 5, flush=True)
-            s.reap_notifications(wait=1)
-            s.reap_completions()
-            udp_pair.receive(9)
-        assert s.stats.notifications == 1500
-
-
-def test_debug_finds_it_at_close(udp_pair: "Pair") -> None:
-    s = S(debug=True)
-    data = bytearray(b"original")
-    s.send(udp_pair.tx, data)
-    s.submit()
-    data[0] = 0
-    with pytest.raises(uringzc.BufferModifiedError, match="8 bytes queued at"):
-        s.close()
-    assert not is_held(data)
-    s.close()
-
-
-@pytest.mark.parametrize(
-    ("options", "variable", "expected"),
-    [
-        ("", "", "False"),
-        ("-X dev", "", "True"),
-        ("", "1", "True"),
-        ("", "0", "False"),
-        ("-X dev", "0", "True"),
-    ],
-)
-def test_debug_is_switched_on(options: str, variable: str, expected: str) -> None:
-    import subprocess
-
-    program = "import uringzc; s = uringzc.Scheduler(); print(s._engine.debug); s.close()"
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONDEVMODE", "URINGZC_DEBUG")}
-    environment["PYTHONPATH"] = str(Path(uringzc.__file__).parents[1])
-    if variable:
-        environment["URINGZC_DEBUG"] = variable
-    command = [sys.executable, *options.split(), "-c", program]
-    assert subprocess.check_output(command, env=environment, text=True).strip() == expected
-
-
-def test_debug_argument_decides(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("URINGZC_DEBUG", "1")
-    with S() as by_variable, S(debug=False) as by_argument:
-        assert debugs(by_variable)
-        assert not debugs(by_argument)
-
-
-def debugs(s: S) -> bool:
-    """Whether it takes checksums."""
-    return s._engine.debug

@@ -1,4 +1,4 @@
-"""What the program ties into cycles is collected: rings, arenas and memory do not stay."""
+"""Reference cycles through sockets, callbacks and buffers are collected, with rings, arenas and memory."""
 
 # ruff: noqa: PT012, PT031 - what is to be raised or warned of comes at the end of what leads to it
 
@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from conftest import Pair
-from helpers import is_held, ring_fds
+from held_memory import is_held, ring_fds
+from marks import only_io_uring
 
 import uringzc
 from uringzc import UdpSender
@@ -30,7 +31,7 @@ class Buffer(bytearray):
     held: Any = None
 
 
-def test_a_registered_socket_that_knows_the_scheduler(udp_pair: Pair) -> None:
+def test_a_registered_socket_may_refer_to_its_scheduler(udp_pair: Pair) -> None:
     sock = Socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(udp_pair.rx.getsockname())
     sock.held = s = uringzc.Scheduler()
@@ -59,7 +60,7 @@ class Program:
         raise error
 
 
-def test_a_lease_that_the_callback_of_its_sender_knows(udp_pair: Pair) -> None:
+def test_a_senders_callback_may_refer_to_its_lease(udp_pair: Pair) -> None:
     program = Program(udp_pair)
     program.tx.send(b"x")
     program.tx.close()
@@ -70,7 +71,7 @@ def test_a_lease_that_the_callback_of_its_sender_knows(udp_pair: Pair) -> None:
     udp_pair.receive(1)
 
 
-def test_memory_that_knows_its_region() -> None:
+def test_memory_may_refer_to_its_region() -> None:
     buffer = Buffer(8192)
     with uringzc.Scheduler() as s:
         buffer.held = s.register(buffer)
@@ -82,8 +83,8 @@ def test_memory_that_knows_its_region() -> None:
         s.submit()
 
 
-@pytest.mark.engines("io_uring")
-def test_a_sender_that_was_dropped_in_a_cycle(udp_pair: Pair) -> None:
+@only_io_uring
+def test_a_sender_dropped_in_a_cycle_closes_its_ring(udp_pair: Pair) -> None:
     """Its ring is closed by the next call of the thread."""
     before = ring_fds()
     with pytest.warns(ResourceWarning, match="not closed"):
@@ -101,7 +102,9 @@ def test_a_sender_that_was_dropped_in_a_cycle(udp_pair: Pair) -> None:
     udp_pair.receive(1)
 
 
-def test_a_sender_whose_constructor_is_interrupted(monkeypatch: pytest.MonkeyPatch, udp_pair: Pair) -> None:
+def test_an_interrupted_constructor_releases_its_slot(
+    monkeypatch: pytest.MonkeyPatch, udp_pair: Pair
+) -> None:
     """Its slot is another's, before anything could be attached to it."""
     with uringzc.Scheduler() as s:
         for _ in range(5000):  # more than there are slots for senders

@@ -8,7 +8,9 @@ from contextlib import ExitStack, nullcontext
 from typing import NamedTuple
 
 import pytest
-from helpers import Child, child, datagram, holding, room, stopped
+from marks import zero_copy_engines
+from processes import Child, child
+from traffic import datagram, enlarge_sndbuf, stopped
 
 import uringzc
 from uringzc import testing
@@ -35,7 +37,8 @@ def receive(ip: str, port: str, count: str) -> None:
         while size := sock.recv_into(buffer):
             came += 1
             sequence, said = struct.unpack_from("<IH", buffer)
-            if size != said or sequence >= len(seen) or buffer[:size] != datagram(sequence, size):
+            data = bytes(buffer[:size])  # a memoryview compares byte by byte
+            if size != said or sequence >= len(seen) or data != datagram(sequence, size):
                 wrong += 1
             else:
                 twice += seen[sequence]
@@ -74,7 +77,7 @@ def fill(window: Window, first: int, sizes: list[int]) -> None:
 
 
 def send(s: uringzc.Scheduler, sock: socket.socket, window: Window, sizes: list[int], run: bool) -> None:
-    """One notifier, flushed and submitted. The user data tells the window."""
+    """One notifier, flushed and submitted. The user data has the window's number."""
     user_data = window.number * PER_WINDOW
     memory, slot, offset = window.memory, window.slot, window.base
     if run:
@@ -130,7 +133,7 @@ def run(kind: str, count: int, early: bool) -> tuple[int, int, int, int]:
         receiver: Child = stack.enter_context(child(program, *box.address, count, box=box.peer))
         assert receiver.line() == "ready"
         sock = stack.enter_context(box.socket())
-        room(sock)
+        enlarge_sndbuf(sock)
         sock.connect(box.address)
         with uringzc.Scheduler(range(SLOTS), completions="all" if early else "failed", debug=False) as s:
             with stopped(box) if early else nullcontext():  # early, and surely before it leaves
@@ -143,16 +146,18 @@ def run(kind: str, count: int, early: bool) -> tuple[int, int, int, int]:
         return came, wrong, twice, whole
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)
-def test_overwritten_at_the_notification(kind: str) -> None:
+def test_memory_overwritten_at_the_notification_arrives_unchanged(kind: str) -> None:
     assert run(kind, COUNT, early=False) == (COUNT, 0, 0, COUNT)
 
 
-@holding
+@pytest.mark.slow
+@zero_copy_engines
 @testing.requires("net_admin")
 @pytest.mark.parametrize("kind", KINDS)
-def test_control_overwritten_at_the_completions(kind: str) -> None:
+def test_control_memory_overwritten_at_the_completions_arrives_changed(kind: str) -> None:
     count = WINDOWS * PER_WINDOW
     came, wrong, _, _ = run(kind, count, early=True)
     assert came == count

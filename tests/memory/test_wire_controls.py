@@ -8,12 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Alarms, Unguarded, charged, io_uring, room, run, stopped
+from held_memory import BareEngine
+from marks import only_io_uring
+from processes import Alarms, run_program
+from traffic import enlarge_sndbuf, stopped, unsent_bytes
 
 import uringzc
 from uringzc import memory, testing
 
-pytestmark = io_uring
+pytestmark = only_io_uring
 
 HUGE = 2 << 20
 
@@ -49,7 +52,7 @@ def deep_inside(area: Any) -> list[int]:
 def charge(box: testing.Hold, area: Any, offsets: list[int], registered: bool) -> int:
     """What the socket is charged for 1,400 bytes at each of the offsets, while they are held."""
     with box.socket() as sock, uringzc.Scheduler() as s, stopped(box):
-        room(sock)
+        enlarge_sndbuf(sock)
         sock.connect(box.address)
         region = s.register(area)
         assert region.registered == registered
@@ -57,7 +60,7 @@ def charge(box: testing.Hold, area: Any, offsets: list[int], registered: bool) -
             s.send(sock, region, offset=offset, length=1400, flush=True)
         s.submit()
         assert s.stats.in_flight == len(offsets)
-        return charged(sock)
+        return unsent_bytes(sock)
 
 
 @pytest.mark.parametrize("make", [mapped, array])
@@ -83,7 +86,7 @@ def test_regions_never_lie_on_huge_pages(box: testing.Hold) -> None:
         assert not memory.on_huge_pages(memory.address_of(region.view), len(region))
         s.send(sock, region, offset=2_000_000, length=1400, flush=True)
         s.submit()
-        assert 0 < charged(sock) < 16384
+        assert 0 < unsent_bytes(sock) < 16384
 
 
 # -- interpreter exit
@@ -91,14 +94,15 @@ def test_regions_never_lie_on_huge_pages(box: testing.Hold) -> None:
 EXIT = """
     import socket, sys, uringzc
     from uringzc.engines import lifetime
-    from helpers import Garbage, Unguarded, room
+    from held_memory import BareEngine, Garbage
+    from traffic import enlarge_sndbuf
     lifetime.DRAIN_AT_END = 0.05
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect((sys.argv[2], int(sys.argv[3])))
-    room(sock)
+    enlarge_sndbuf(sock)
     held = [bytearray(b"%3d " % i * 350) for i in range(100)]
     if sys.argv[1] == "unguarded":
-        engine = Unguarded()
+        engine = BareEngine()
         for data in held:
             engine.send(sock, data)
         engine.submit()
@@ -126,7 +130,7 @@ def wrong_after_exit(box: testing.Hold, kind: str) -> int:
     """How many of 100 datagrams, held while their process ended, arrived changed."""
     with testing.receiver(sock=box.receiver_socket()) as rx:
         box.stop()
-        out, errors = run(EXIT, kind, *box.address, box=box)
+        out, errors = run_program(EXIT, kind, *box.address, box=box)
         assert out == "100\n"
         assert rx.count == 0
         assert ("ResourceWarning: a Scheduler was closed and is parked: 100 requests" in errors) == (
@@ -137,12 +141,13 @@ def wrong_after_exit(box: testing.Hold, kind: str) -> int:
     return sum(data != b"%3d " % i * 350 for i, data in enumerate(came))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bytearrays", "bytes", "regions", "open", "queued", "debug"])
-def test_interpreter_exit_with_sends_held(box: testing.Hold, kind: str) -> None:
+def test_memory_in_flight_survives_interpreter_exit(box: testing.Hold, kind: str) -> None:
     assert wrong_after_exit(box, kind) == 0
 
 
-def test_control_interpreter_exit(box: testing.Hold) -> None:
+def test_control_memory_in_flight_does_not_survive_with_the_bare_engine(box: testing.Hold) -> None:
     assert wrong_after_exit(box, "unguarded") > 50
 
 
@@ -168,7 +173,7 @@ def first(rx: testing.Receiver) -> bytes:
 
 @pytest.mark.parametrize("zero_copy", [True, False])
 @pytest.mark.parametrize("use", [False, True], ids=["submit", "send"])
-def test_descriptor_reused_before_submit(use: bool, zero_copy: bool) -> None:
+def test_a_descriptor_reused_before_submit_gets_nothing(use: bool, zero_copy: bool) -> None:
     with testing.receiver(thread=False) as one, testing.receiver(thread=False) as two:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tx.connect(one.address)
@@ -189,7 +194,7 @@ def test_descriptor_reused_before_submit(use: bool, zero_copy: bool) -> None:
         assert first(one) == b"nothing else"
 
 
-def test_descriptor_reused_by_a_full_queue() -> None:
+def test_a_descriptor_reused_while_the_queue_is_full_gets_nothing() -> None:
     # the queue is full in the middle of a run: what was queued before the socket was closed fails
     with testing.receiver(thread=False) as one, testing.receiver(thread=False) as two:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -203,7 +208,7 @@ def test_descriptor_reused_by_a_full_queue() -> None:
         assert first(one) == b"nothing else"
 
 
-def test_detached_socket_is_closed_to_the_library() -> None:
+def test_a_detached_socket_counts_as_closed() -> None:
     with testing.receiver(thread=False) as rx, uringzc.Scheduler() as s:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tx.connect(rx.address)
@@ -217,11 +222,11 @@ def test_detached_socket_is_closed_to_the_library() -> None:
         assert first(rx) == b"nothing else"
 
 
-def test_control_descriptor_reused() -> None:
+def test_control_a_reused_descriptor_gets_what_the_bare_engine_sends() -> None:
     with testing.receiver(thread=False) as one, testing.receiver(thread=False) as two:
         tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         tx.connect(one.address)
-        engine = Unguarded()
+        engine = BareEngine()
         engine.send(tx, b"for one")
         with reuse(tx, two.address):
             engine.submit(1)
@@ -231,7 +236,7 @@ def test_control_descriptor_reused() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")  # the library held it last, and dropped it
-def test_socket_is_held_and_what_was_submitted_leaves() -> None:
+def test_sockets_are_held_until_their_requests_are_sent() -> None:
     with testing.receiver() as rx, uringzc.Scheduler() as s:
         s.send(connected(rx), b"dropped", flush=True)  # nobody else has this socket
         s.submit()
@@ -252,9 +257,9 @@ def connected(rx: testing.Receiver) -> socket.socket:
 # -- an interrupt between recording and queuing
 
 
-def test_interrupts_lose_nothing() -> None:
+def test_interrupts_lose_no_references() -> None:
     with testing.receiver(limit=20_000) as rx, connected(rx) as tx:
-        room(tx)
+        enlarge_sndbuf(tx)
         payloads = [bytearray(b"%08d" % i) for i in range(16)]
         before = [sys.getrefcount(p) for p in payloads]
         sockets = sys.getrefcount(tx)
@@ -299,8 +304,8 @@ def first_beyond(rx: testing.Receiver, count: int) -> bytes:
 
 def test_control_recorded_after_the_call() -> None:
     with testing.receiver(limit=0) as rx, connected(rx) as tx:
-        room(tx)
-        engine = Unguarded()
+        enlarge_sndbuf(tx)
+        engine = BareEngine()
         held: list[bytes] = []
         data = b"x"
 
@@ -326,7 +331,7 @@ def test_control_recorded_after_the_call() -> None:
         engine.exit()
 
 
-def release(engine: Unguarded) -> None:
+def release(engine: BareEngine) -> None:
     from uringzc._uring import ffi, lib
 
     lib.uzc_slots_flush(engine.slots, 0)
@@ -340,7 +345,8 @@ def release(engine: Unguarded) -> None:
 
 OWNER_ENDS = """
     import sys, threading, warnings, uringzc
-    from helpers import is_held, until
+    from held_memory import is_held
+    from traffic import wait_until
     from uringzc import testing
     from uringzc.engines import lifetime
 
@@ -376,13 +382,14 @@ OWNER_ENDS = """
             box.release()
         rx.wait(1)
         other = uringzc.Scheduler()
-        came = until(lambda: other.submit() or not s.stats.in_flight, 0.3)
+        came = wait_until(lambda: other.submit() or not s.stats.in_flight, 0.3)
         print("notified", came, "parked", len(lifetime.parked()))
         other.close()
         s.close() if s._engine.closed else None
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("guard", "drained", "expected"),
     [
@@ -402,156 +409,6 @@ OWNER_ENDS = """
     ids=["drains", "parks", "control"],
 )
 @testing.requires("net_admin")
-def test_owner_ends_with_sends_in_flight(guard: str, drained: str, expected: list[str]) -> None:
-    out, _ = run(OWNER_ENDS, guard, drained)
+def test_the_owner_thread_may_end_with_sends_in_flight(guard: str, drained: str, expected: list[str]) -> None:
+    out, _ = run_program(OWNER_ENDS, guard, drained)
     assert out.splitlines() == expected
-
-
-# -- a child of fork that lives on
-
-FORK = """
-    import os, sys, uringzc
-    from helpers import pinned, until
-    from uringzc.engines import io_uring
-
-    if sys.argv[1] == "kept":
-        io_uring.RingEngine.abandon = lambda self: None
-    s = uringzc.Scheduler()
-    region = s.register(8 << 20)
-    print("pinned", pinned() >= 8192)
-    ours, theirs = os.pipe(), os.pipe()
-    child = os.fork()
-    if not child:
-        os.close(theirs[1])
-        try:
-            s.send(None, b"x")
-        except uringzc.ClosedError:
-            os.write(ours[1], b"closed")
-        except BaseException as error:
-            os.write(ours[1], type(error).__name__.encode())
-        os.read(theirs[0], 1)
-        os._exit(0)
-    os.read(ours[0], 100)
-    files = [os.readlink(f"/proc/{child}/fd/{fd}") for fd in os.listdir(f"/proc/{child}/fd")]
-    print("has", sum("io_uring" in file for file in files))
-    s.close()
-    print("alive", until(lambda: pinned() < 1024))
-    os.close(theirs[1])
-    os.waitpid(child, 0)
-    print("gone", until(lambda: pinned() < 1024))
-"""
-
-
-def test_child_that_lives_on_does_not_keep_memory_pinned() -> None:
-    assert run(FORK, "abandoned")[0].split() == [
-        "pinned",
-        "True",
-        "has",
-        "0",
-        "alive",
-        "True",
-        "gone",
-        "True",
-    ]
-
-
-def test_control_child_that_keeps_the_ring() -> None:
-    assert run(FORK, "kept")[0].split() == ["pinned", "True", "has", "1", "alive", "True", "gone", "True"]
-
-
-def test_rings_are_not_mapped_in_children() -> None:
-    with uringzc.Scheduler() as s, open("/proc/self/smaps") as file:
-        s.submit()
-        inside, flags = False, []
-        for line in file:
-            if not line.partition(" ")[0].endswith(":"):
-                inside = "io_uring" in line
-            elif inside and line.startswith("VmFlags:"):
-                flags.append(line.split()[1:])
-        assert flags
-        assert all("dc" in each for each in flags)  # VM_DONTCOPY
-
-
-FORKED = """
-    import os, sys, uringzc
-    from helpers import Child
-    from uringzc import testing
-
-    calls = [
-        lambda s, sock: s.send(sock, b"x"),
-        lambda s, sock: s.send_run(sock, b"x", 1, 1),
-        lambda s, sock: s.submit(),
-        lambda s, sock: s.flush(0),
-        lambda s, sock: s.register(4096),
-        lambda s, sock: s.register_socket(sock),
-        lambda s, sock: s.unregister_socket(sock),
-        lambda s, sock: s.fileno(),
-        lambda s, sock: s.drain(),
-        lambda s, sock: s.slots.update(0, 1),
-        lambda s, sock: s.slots.unregister(),
-        lambda s, sock: s.reap_completions(wait=1),
-    ]
-    with testing.hold() as box, box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
-        sock.connect(box.address)
-        box.stop()
-        with uringzc.Scheduler() as s:
-            region = s.register(4096)
-            region.view[:6] = b"parent"
-            data = bytearray(b"parent")
-            s.send(sock, region, length=6)
-            s.send(sock, data, flush=True)
-            s.submit()
-            s.send(sock, b"queued", flush=True)
-            child = os.fork()
-            if not child:
-                try:
-                    refused = 0
-                    for call in calls[: len(calls) - 1]:
-                        try:
-                            call(s, sock)
-                        except uringzc.ClosedError:
-                            refused += 1
-                    s.close()
-                    region.view[:6] = data[:] = b"forked"
-                    fresh = uringzc.Scheduler()
-                    fresh.send(sock, b"child ")
-                    fresh.submit()
-                    fresh.drain
-                    os._exit(100 + refused)
-                finally:
-                    os._exit(1)
-            _, status = os.waitpid(child, 0)
-            print(os.waitstatus_to_exitcode(status) - 100, len(calls) - 1)
-            s.submit()
-            box.release()
-            print(sorted(rx.wait(4)), len(s.reap_completions(wait=3)), len(s.reap_notifications(wait=2)))
-"""
-
-
-@testing.requires("net_admin")
-def test_parent_goes_on_after_fork() -> None:
-    out, errors = run(FORKED)
-    assert out.splitlines() == ["11 11", "[b'child ', b'parent', b'parent', b'queued'] 3 2"], errors
-
-
-def test_finalizers_of_a_forked_child_leave_the_parent_alone() -> None:
-    # the child ends as programs do: atexit, finalizers and all
-    program = """
-        import os, sys, uringzc
-        from uringzc import testing
-        import socket
-        with testing.receiver(thread=False) as rx, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
-            tx.connect(rx.address)
-            with uringzc.Scheduler() as s:
-                s.send(tx, b"one")
-                s.submit()
-                s.send(tx, b"two")
-                if not os.fork():
-                    sys.exit(7)
-                assert os.waitstatus_to_exitcode(os.wait()[1]) == 7
-                print(s.submit(), len(s.reap_completions(wait=2)))
-            print(rx.wait(2))
-    """
-    out, errors = run(program)
-    assert out.splitlines() == ["1 2", "[b'one', b'two']"], errors
-    assert "Error" not in errors

@@ -1,4 +1,4 @@
-"""What is said when the package can not be built, and what its files must agree about."""
+"""The error when the package can not be built, and facts that are written in several files."""
 
 import os
 import platform
@@ -16,6 +16,7 @@ import pytest
 import uringzc
 from uringzc import _build
 
+pytestmark = pytest.mark.engines()
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "uringzc" / "_native"
 
@@ -65,45 +66,45 @@ def test_a_machine_with_everything_builds(build: Build) -> None:
     assert build() == ""
 
 
-def test_newer_liburing_is_welcome(build: Build) -> None:
+def test_a_newer_liburing_is_enough(build: Build) -> None:
     assert build(liburing="2.15") == ""
 
 
-def test_without_a_compiler(build: Build) -> None:
+def test_a_missing_compiler_is_named(build: Build) -> None:
     said = build(compiler=False)
     assert said.startswith("uringzc cannot be built without a C compiler (gcc); ")
     assert said.endswith("apt-get install gcc libc6-dev")
 
 
-def test_without_pkg_config(build: Build) -> None:
+def test_a_missing_pkg_config_is_named(build: Build) -> None:
     said = build(pkg_config=False)
     assert "without pkg-config; " in said
     assert said.endswith("apt-get install pkg-config liburing-dev")
 
 
-def test_without_liburing(build: Build) -> None:
+def test_a_missing_liburing_is_named(build: Build) -> None:
     said = build(liburing=None)
     assert "without liburing 2.3 or newer; " in said
     assert said.endswith("apt-get install liburing-dev")
 
 
-def test_with_an_older_liburing(build: Build) -> None:
+def test_an_older_liburing_is_named(build: Build) -> None:
     assert "without liburing 2.3 or newer (this is 2.1); " in build(liburing="2.1")
 
 
-def test_without_python_headers(build: Build) -> None:
+def test_missing_python_headers_are_named(build: Build) -> None:
     said = build(headers=False)
     assert f"without Python.h of Python {sys.version_info[0]}.{sys.version_info[1]}; " in said
     assert said.endswith("apt-get install python3-dev")
 
 
-def test_without_anything(build: Build) -> None:
+def test_all_that_is_missing_is_named_in_one_sentence(build: Build) -> None:
     said = build(compiler=False, pkg_config=False)
     assert "without a C compiler (gcc) and pkg-config; " in said
     assert "\n" not in said
 
 
-def test_a_static_build_without_the_static_library(
+def test_a_static_build_needs_the_static_library(
     build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("URINGZC_STATIC", "1")
@@ -112,7 +113,7 @@ def test_a_static_build_without_the_static_library(
     assert build() == ""
 
 
-def test_setup_says_one_sentence_and_nothing_else(tmp_path: Path) -> None:
+def test_setup_prints_one_sentence_and_nothing_else(tmp_path: Path) -> None:
     environment = {**os.environ, "PATH": str(tmp_path), "CC": "gcc"}
     environment.pop("PYTHONPATH", None)
     tried = subprocess.run(

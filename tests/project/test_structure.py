@@ -1,4 +1,4 @@
-"""The house: who may import whom, and that stubs, constants and compiled modules say the same."""
+"""Python folders are layers: who may import whom; and stubs, constants and compiled modules agree."""
 
 import ast
 import graphlib
@@ -12,6 +12,7 @@ import pytest
 import uringzc
 from uringzc import _send, _uring, errors, notif
 
+pytestmark = pytest.mark.engines()
 PACKAGE = Path(uringzc.__file__).parent
 HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 
@@ -89,7 +90,7 @@ def imports(file: Path) -> Iterator[Import]:
 EVERY = [found for file in sorted(PACKAGE.rglob("*.py")) for found in imports(file)]
 
 
-def test_every_module_has_its_place() -> None:
+def test_every_module_has_a_layer() -> None:
     assert {top(name_of(file)) for file in PACKAGE.rglob("*.py")} == {*ORDER, "_build"}
 
 
@@ -103,7 +104,7 @@ def test_each_module_imports_only_those_before_it() -> None:
     assert [str(found) for found in EVERY if wrong(found)] == []
 
 
-def test_no_imports_go_round_in_a_circle() -> None:
+def test_no_modules_import_each_other_in_a_circle() -> None:
     graph: dict[str, set[str]] = {}
     for found in EVERY:
         if found.ours and not found.typing_only:
@@ -112,7 +113,7 @@ def test_no_imports_go_round_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("compiled", COMPILED)
-def test_few_modules_touch_the_compiled_ones(compiled: str) -> None:
+def test_only_these_layers_import_the_compiled_modules(compiled: str) -> None:
     touching = {
         top(found.importer) for found in EVERY if found.imported == compiled and not found.typing_only
     }
@@ -191,10 +192,9 @@ def test_constants_have_the_numbers_of_the_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("struct", "record"),
-    [("uzc_completion", notif.COMPLETION), ("uzc_notification", notif.NOTIFICATION)],
+    ("struct", "record"), [("uzc_completion", notif.COMPLETION), ("uzc_notification", notif.NOTIFICATION)]
 )
-def test_records_lie_as_the_structs_do(struct: str, record: "notif.Record[tuple[int, ...]]") -> None:
+def test_records_have_the_layout_of_the_structs(struct: str, record: "notif.Record[tuple[int, ...]]") -> None:
     kind = _uring.ffi.typeof(struct)
     assert _uring.ffi.sizeof(struct) == record.size
     assert [name for name, _ in kind.fields] == [name for name, _ in record.dtype]

@@ -1,4 +1,4 @@
-"""Compiled methods are methods: of a class, with its documentation, and a bound one keeps its object."""
+"""Compiled methods are methods of their class: documented, overridable, and bound ones keep their object."""
 
 import gc
 import inspect
@@ -65,13 +65,13 @@ def test_a_bound_method_keeps_its_tcp_sender(tcp_pair: Pair) -> None:
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
-def test_their_contracts_are_shown(method: Any, signature: str, words: str) -> None:
+def test_help_shows_signature_and_docstring(method: Any, signature: str, words: str) -> None:
     assert str(inspect.signature(method)).startswith(signature)
     assert words in pydoc.render_doc(method)
     assert words in method.__doc__
 
 
-def test_a_subclass_can_override_them(udp_pair: Pair) -> None:
+def test_a_subclass_can_override_a_compiled_method(udp_pair: Pair) -> None:
     class Numbered(UdpSender):
         count = 0
 
@@ -86,7 +86,7 @@ def test_a_subclass_can_override_them(udp_pair: Pair) -> None:
 
 
 @pytest.mark.engines
-def test_an_object_that_was_not_made() -> None:
+def test_an_object_without_init_is_refused() -> None:
     for kind in (UdpSender, TcpSender, Scheduler):
         with pytest.raises(RuntimeError, match="was not made"):
             kind.__new__(kind).send(b"x")  # type: ignore[attr-defined]

@@ -54,7 +54,7 @@ def unexplained(kind: type) -> Iterator[str]:
             yield name
 
 
-def test_these_are_the_records() -> None:
+def test_all_public_records_are_checked() -> None:
     assert {*records()} == {
         *("Capabilities", "Completion", "ErrorMessage", "Features", "Limits", "Notification"),
         *("RawCompletion", "Reason", "Route", "Stats", "TcpStats", "UdpStats"),
@@ -67,11 +67,11 @@ def test_help_explains_every_field(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", records())
-def test_help_shows_plain_types(name: str) -> None:
+def test_help_shows_types_without_annotated(name: str) -> None:
     assert "Annotated" not in help_of(records()[name])
 
 
-def test_control_without_it_nothing_is_explained() -> None:
+def test_control_other_records_explain_nothing() -> None:
     class Plain(NamedTuple):
         """A record."""
 
@@ -122,13 +122,13 @@ def used() -> tuple[uringzc.Stats, uringzc.UdpStats, uringzc.TcpStats]:
 
 
 @pytest.mark.engines("io_uring", "msg_zerocopy", "copy")
-def test_bytes_are_nbytes() -> None:
+def test_statistics_count_nbytes() -> None:
     scheduler, udp, tcp = used()
     assert (scheduler.nbytes, udp.nbytes, tcp.nbytes) == (300, 20, 7)
     assert scheduler.nbytes_copied == 300  # loopback copies
 
 
-def test_old_names_warn_and_give_the_same() -> None:
+def test_old_field_names_warn_and_return_the_same() -> None:
     for stats in used():
         name = type(stats).__name__
         with pytest.warns(DeprecationWarning, match=rf"^{name}.bytes is now {name}.nbytes$") as caught:

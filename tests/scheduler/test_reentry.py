@@ -1,4 +1,4 @@
-"""What comes between two steps of a call, a reap in a signal handler or an interrupt, harms neither."""
+"""A reap in a signal handler, or an interrupt, between any two steps of a call harms neither."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -40,7 +40,7 @@ def traced(code: set[str], come: Callable[[FrameType, str], None], opcodes: bool
 
 
 @pytest.mark.parametrize("what", ["completions", "notifications"])
-def test_a_reap_inside_a_reap(udp_pair: Pair, what: str) -> None:
+def test_a_reap_inside_a_reap_reads_each_record_once(udp_pair: Pair, what: str) -> None:
     """Each record is read once, and none is invented."""
     with uringzc.Scheduler([7]) as s:
         for n in range(COUNT):

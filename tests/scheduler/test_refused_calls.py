@@ -5,16 +5,16 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from helpers import fork, holding, stopped
+from conftest import MakePair, Pair
+from marks import zero_copy_engines
+from processes import fork, in_thread
+from traffic import stopped
 
 import uringzc
 from uringzc import errors, testing
-
-if TYPE_CHECKING:
-    from conftest import MakePair, Pair
 
 #: what a program holds, how it is made, and a call of it
 Holder = uringzc.Scheduler | uringzc.Ring | uringzc.UdpSender | uringzc.TcpSender
@@ -25,7 +25,7 @@ VERB = {"Scheduler": "submitted", "Ring": "submitted", "UdpSender": "sent", "Tcp
 class Made:
     """One of them, connected, and the scheduler that it shares, if it shares one."""
 
-    def __init__(self, name: str, pair: "Pair", shared: uringzc.Scheduler | None = None) -> None:
+    def __init__(self, name: str, pair: Pair, shared: uringzc.Scheduler | None = None) -> None:
         self.sock = pair.tx
         self.it: Any
         if name == "UdpSender":
@@ -50,7 +50,7 @@ Make = Callable[..., Made]
 
 
 @pytest.fixture
-def make(make_udp: "MakePair", make_tcp: "MakePair") -> Iterator[Make]:
+def make(make_udp: MakePair, make_tcp: MakePair) -> Iterator[Make]:
     with ExitStack() as stack:
 
         def one(name: str, shared: uringzc.Scheduler | None = None) -> Made:
@@ -79,15 +79,13 @@ def elsewhere(call: Callable[[], object]) -> tuple[str, Exception]:
         except Exception as error:
             found.append(error)
 
-    thread = threading.Thread(target=work, name="other")
-    thread.start()
-    thread.join()
+    in_thread(work, name="other")
     thread_there, error = found
     return thread_there, error
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_another_thread(make: Make, name: str) -> None:
+def test_the_refusal_of_another_thread_names_both(make: Make, name: str) -> None:
     made = make(name)
     made.send()
     for call in (made.send, made.it.drain, made.it.close):
@@ -100,7 +98,7 @@ def test_another_thread(make: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_threads_are_looked_for_only_when_a_call_is_refused(
+def test_threads_are_enumerated_only_when_a_call_is_refused(
     make: Make, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It takes threading's own lock, which an interrupt can leave locked (CPython 3.14)."""
@@ -117,7 +115,7 @@ def test_threads_are_looked_for_only_when_a_call_is_refused(
 
 
 @pytest.mark.parametrize("name", ["UdpSender", "TcpSender"])
-def test_another_thread_than_that_of_a_shared_scheduler(make: Make, name: str) -> None:
+def test_the_refusal_of_a_shared_scheduler_names_both_threads(make: Make, name: str) -> None:
     with uringzc.Scheduler() as shared:
         made = make(name, shared)
         made.send()
@@ -130,7 +128,7 @@ def test_another_thread_than_that_of_a_shared_scheduler(make: Make, name: str) -
         made.it.close()
 
 
-def test_a_thread_that_threading_does_not_know(make: Make) -> None:
+def test_the_refusal_names_a_thread_unknown_to_threading(make: Make) -> None:
     made = make("UdpSender")
     made.send()
     found: list[tuple[int, BaseException]] = []
@@ -151,7 +149,7 @@ def test_a_thread_that_threading_does_not_know(make: Make) -> None:
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_closed(make: Make, name: str) -> None:
+def test_a_closed_object_names_itself(make: Make, name: str) -> None:
     made = make(name)
     made.send()
     made.it.close()
@@ -161,7 +159,7 @@ def test_closed(make: Make, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["UdpSender", "TcpSender"])
-def test_a_closed_sender_of_an_open_scheduler(make: Make, name: str) -> None:
+def test_a_closed_sender_of_an_open_scheduler_names_itself(make: Make, name: str) -> None:
     with uringzc.Scheduler() as shared:
         made = make(name, shared)
         made.send()
@@ -171,7 +169,7 @@ def test_a_closed_sender_of_an_open_scheduler(make: Make, name: str) -> None:
         shared.submit()  # which is not closed
 
 
-def test_a_sender_of_a_closed_scheduler(make: Make) -> None:
+def test_a_sender_of_a_closed_scheduler_is_closed(make: Make) -> None:
     shared = uringzc.Scheduler()
     made = make("UdpSender", shared)
     shared.close()
@@ -207,7 +205,7 @@ def refusal_of(call: Callable[[], object]) -> str:
 
 
 @pytest.mark.parametrize("name", HOLDERS)
-def test_after_a_fork(make: Make, name: str) -> None:
+def test_the_child_of_a_fork_is_refused(make: Make, name: str) -> None:
     made = make(name)
     made.send()
     with in_child(lambda: refusal_of(made.send)) as said:
@@ -215,7 +213,7 @@ def test_after_a_fork(make: Make, name: str) -> None:
     made.send()  # the control: in the parent nothing has changed
 
 
-def test_what_was_closed_before_a_fork(make: Make) -> None:
+def test_a_closed_scheduler_stays_closed_after_a_fork(make: Make) -> None:
     made = make("Scheduler")
     made.it.close()
     with in_child(lambda: refusal_of(made.send)) as said:
@@ -229,7 +227,7 @@ INSIDE = (
 CALLBACK = ", or a callback (on_error, notify),"
 
 
-def test_a_callback_of_a_udp_sender(udp_pair: "Pair") -> None:
+def test_a_callback_is_refused_inside_a_call(udp_pair: Pair) -> None:
     said: list[str] = []
 
     def notify(_: uringzc.Notification) -> None:
@@ -243,7 +241,7 @@ def test_a_callback_of_a_udp_sender(udp_pair: "Pair") -> None:
     assert {*said} == {INSIDE.format("UdpSender", CALLBACK)}
 
 
-def test_a_sender_whose_scheduler_is_inside_a_call(make: Make) -> None:
+def test_a_signal_handler_is_refused_inside_a_call_of_the_scheduler(make: Make) -> None:
     said: list[str] = []
 
     def inside() -> None:  # as a signal handler meets it
@@ -262,10 +260,10 @@ def test_a_sender_whose_scheduler_is_inside_a_call(make: Make) -> None:
     ]
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("name", ["Scheduler", "UdpSender"])
 @pytest.mark.parks
-def test_what_was_parked_is_named(name: str, box: testing.Hold) -> None:
+def test_the_warning_about_parking_names_the_object(name: str, box: testing.Hold) -> None:
     with box.socket() as sock, box.receiver_socket(), stopped(box):
         sock.connect(box.address)
         held: Any
@@ -289,7 +287,7 @@ CODES = {name: code for name, code in vars(errors).items() if name.startswith("E
 
 @pytest.mark.parametrize("code", CODES.values(), ids=CODES)
 @pytest.mark.parametrize("name", HOLDERS)
-def test_nobody_reads_of_an_engine(make: Make, name: str, code: int) -> None:
+def test_no_refusal_mentions_an_engine(make: Make, name: str, code: int) -> None:
     refuse = make(name).it._engine.refuse
     with pytest.raises((uringzc.UringzcError, BlockingIOError)) as caught:
         refuse(code)

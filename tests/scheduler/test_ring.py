@@ -1,23 +1,24 @@
-"""Ring: io_uring as it is, with memory that is held until it is free."""
+"""Ring: io_uring's own completions, with memory that is held until its last one."""
 
 import dataclasses
 import errno
 import socket
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
-from helpers import io_uring, is_held, stopped, stream_in, wait_readable
+from conftest import Pair
+from held_memory import is_held
+from marks import only_io_uring
+from raising import raises_errno
+from traffic import stopped, tcp_connection, wait_readable
 
 import uringzc
 from uringzc import RawCompletion, testing
 from uringzc.engines import io_uring as uring
 from uringzc.kernel.features import features
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
-pytestmark = io_uring
+pytestmark = only_io_uring
 
 MORE, NOTIF, COPIED = 1 << 1, 1 << 3, 1 << 31
 SEGMENT = 1000
@@ -37,7 +38,7 @@ def all_of(ring: uringzc.Ring, count: int) -> list[RawCompletion]:
     return list(batch)
 
 
-def test_flags() -> None:
+def test_flags_of_a_raw_completion() -> None:
     result = RawCompletion(1, 5, MORE)
     assert (result.more, result.notif, result.copied) == (True, False, False)
     alone = RawCompletion(1, -errno.EINVAL, 0)
@@ -48,7 +49,7 @@ def test_flags() -> None:
     assert not RawCompletion(1, -(1 << 31), MORE).copied
 
 
-def test_error() -> None:
+def test_error_of_a_raw_completion() -> None:
     error = RawCompletion(1, -errno.ECONNREFUSED, MORE).error
     assert isinstance(error, ConnectionRefusedError)
     assert error.errno == errno.ECONNREFUSED
@@ -57,7 +58,7 @@ def test_error() -> None:
     assert RawCompletion(1, -(1 << 31), NOTIF).error is None  # copied: that is no failure
 
 
-def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: Pair) -> None:
     ring.send_zc(udp_pair.tx, b"copied at delivery")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         ring.send_zc(sock, b"not zero-copy", user_data=1)
@@ -68,14 +69,14 @@ def test_only_what_failed_has_an_error(ring: uringzc.Ring, udp_pair: "Pair") -> 
     assert len([cqe for cqe in cqes if cqe.res < 0]) > 1  # the control: the sign alone misleads
 
 
-def test_send(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_send_copies_and_completes_once(ring: uringzc.Ring, udp_pair: Pair) -> None:
     ring.send(udp_pair.tx, b"copied", user_data=7)
     assert all_of(ring, 1) == [RawCompletion(7, 6, 0)]
     assert udp_pair.receive(1) == [b"copied"]
     assert ring.stats.in_flight == 0
 
 
-def test_send_zc(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_send_zc_completes_and_notifies(ring: uringzc.Ring, udp_pair: Pair) -> None:
     data = bytearray(b"zero-copy")
     ring.send_zc(udp_pair.tx, data, user_data=7)
     result, notification = all_of(ring, 2)
@@ -122,7 +123,9 @@ def test_memory_is_held_until_the_last_completion(ring: uringzc.Ring, box: testi
     ids=["v4", "name", "v6", "v4 from v6", "mapped"],
 )
 @pytest.mark.parametrize("segment", [0, SEGMENT])
-def test_destinations(ring: uringzc.Ring, family: int, host: str, to: str, segment: int) -> None:
+def test_destinations_of_every_family_arrive(
+    ring: uringzc.Ring, family: int, host: str, to: str, segment: int
+) -> None:
     with testing.receiver((host, 0)) as rx, socket.socket(family, socket.SOCK_DGRAM) as sock:
         address = (to, rx.address[1])
         region = ring.register(4096)
@@ -155,7 +158,7 @@ def test_many_destinations_of_one_socket(ring: uringzc.Ring) -> None:
 @pytest.mark.parametrize("kind", ["copied", "bytes", "region", "buffers"])
 @pytest.mark.parametrize(("length", "datagrams"), [(3500, 4), (3000, 3), (1000, 1), (10, 1), (40_000, 40)])
 def test_segments_arrive_as_datagrams(
-    ring: uringzc.Ring, udp_pair: "Pair", kind: str, length: int, datagrams: int
+    ring: uringzc.Ring, udp_pair: Pair, kind: str, length: int, datagrams: int
 ) -> None:
     train = b"".join(bytes([i]) * SEGMENT for i in range(40))[:length]
     if kind == "region":
@@ -174,7 +177,7 @@ def test_segments_arrive_as_datagrams(
     assert udp_pair.receive(datagrams) == expected
 
 
-def test_segments_of_many_sizes_at_once(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_segments_of_many_sizes_at_once(ring: uringzc.Ring, udp_pair: Pair) -> None:
     expected: list[bytes] = []
     for size in range(1, 200):
         train = bytes([size]) * (2 * size + size // 2)
@@ -184,7 +187,9 @@ def test_segments_of_many_sizes_at_once(ring: uringzc.Ring, udp_pair: "Pair") ->
     assert udp_pair.receive(len(expected)) == expected
 
 
-def test_sendmsg_zc(ring: uringzc.Ring, udp_pair: "Pair", tcp_pair: "Pair") -> None:
+def test_sendmsg_zc_sends_its_buffers_as_one_message(
+    ring: uringzc.Ring, udp_pair: Pair, tcp_pair: Pair
+) -> None:
     first = bytearray(b"one ")
     parts: list[Any] = [first, b"", b"two ", memoryview(b"-three-")[1:6]]
     ring.sendmsg_zc(udp_pair.tx, parts, user_data=1)
@@ -202,7 +207,7 @@ def test_sendmsg_zc(ring: uringzc.Ring, udp_pair: "Pair", tcp_pair: "Pair") -> N
     assert [c.res for c in all_of(ring, 2) if c.more] == [400]
 
 
-def test_vectors_live_until_they_are_submitted(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_vectors_live_until_they_are_submitted(ring: uringzc.Ring, udp_pair: Pair) -> None:
     import gc
 
     for i in range(100):
@@ -214,7 +219,7 @@ def test_vectors_live_until_they_are_submitted(ring: uringzc.Ring, udp_pair: "Pa
     assert len(junk) == 1000
 
 
-def test_more_pieces_than_a_datagram_can_have(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_more_pieces_than_a_datagram_can_have_fail(ring: uringzc.Ring, udp_pair: Pair) -> None:
     region = ring.register(64 * 8192)
     pieces = [region.view[i * 8192 : i * 8192 + 10] for i in range(18)]
     ring.sendmsg_zc(udp_pair.tx, pieces[:17])
@@ -222,7 +227,7 @@ def test_more_pieces_than_a_datagram_can_have(ring: uringzc.Ring, udp_pair: "Pai
     assert sorted(c.res for c in all_of(ring, 4) if not c.notif) == [-errno.EMSGSIZE, 170]
 
 
-def test_registered_sockets(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_registered_sockets_keep_the_order(ring: uringzc.Ring, udp_pair: Pair) -> None:
     ring.send_zc(udp_pair.tx, b"0")
     ring.register_socket(udp_pair.tx)  # submits what goes by the descriptor
     assert ring.stats.requests == 1
@@ -235,7 +240,7 @@ def test_registered_sockets(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     assert udp_pair.receive(5) == [b"0", b"1", b"2", b"3", b"4"]
 
 
-def test_registered_socket_stays_open() -> None:
+def test_a_registered_socket_stays_open() -> None:
     with uringzc.Ring() as ring, testing.receiver() as rx:
         sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         sock.bind(("127.0.0.1", 0))
@@ -253,7 +258,7 @@ def test_registered_socket_stays_open() -> None:
             again.bind(name)
 
 
-def test_failures_notify_too(ring: uringzc.Ring, udp_pair: "Pair") -> None:
+def test_failures_notify_too(ring: uringzc.Ring, udp_pair: Pair) -> None:
     data = bytearray(3000)
     ring.send_zc(udp_pair.tx, data, segment=10, user_data=1)  # 300 segments
     failed, notification = all_of(ring, 2)
@@ -265,7 +270,7 @@ def test_failures_notify_too(ring: uringzc.Ring, udp_pair: "Pair") -> None:
     assert ring.stats.failed == 2
 
 
-def test_msg_flags(ring: uringzc.Ring, box: testing.Hold) -> None:
+def test_msg_flags_reach_the_kernel(ring: uringzc.Ring, box: testing.Hold) -> None:
     with box.socket() as sock, box.receiver_socket(), stopped(box):
         sock.connect(box.address)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
@@ -278,7 +283,7 @@ def test_msg_flags(ring: uringzc.Ring, box: testing.Hold) -> None:
 
 
 @pytest.mark.timeout(20)
-def test_submit(ring: uringzc.Ring, box: testing.Hold) -> None:
+def test_submit_returns_how_many_and_waits(ring: uringzc.Ring, box: testing.Hold) -> None:
     assert ring.submit() == 0
     assert ring.submit(wait=1) == 0  # nothing can come
     with box.socket() as sock, box.receiver_socket():
@@ -298,7 +303,7 @@ def test_submit(ring: uringzc.Ring, box: testing.Hold) -> None:
         assert len(ring.reap()) == 1
 
 
-def test_more_requests_than_entries(udp_pair: "Pair") -> None:
+def test_more_requests_than_entries_can_be_queued(udp_pair: Pair) -> None:
     with uringzc.Ring(entries=4, max_inflight=1000) as ring:
         for i in range(1000):
             ring.send_zc(udp_pair.tx, b"%04d" % i, user_data=i)
@@ -310,7 +315,7 @@ def test_more_requests_than_entries(udp_pair: "Pair") -> None:
         assert udp_pair.receive(1000) == [b"%04d" % i for i in range(1000)]
 
 
-def test_unread_completions_are_bounded(udp_pair: "Pair") -> None:
+def test_unread_completions_are_bounded(udp_pair: Pair) -> None:
     with uringzc.Ring(max_inflight=4) as ring:
         for _ in range(2):
             for _ in range(2):
@@ -323,7 +328,7 @@ def test_unread_completions_are_bounded(udp_pair: "Pair") -> None:
         ring.send_zc(udp_pair.tx, b"x")
 
 
-def test_reap_after_close(udp_pair: "Pair") -> None:
+def test_completions_can_be_reaped_after_close(udp_pair: Pair) -> None:
     ring = uringzc.Ring()
     ring.send_zc(udp_pair.tx, b"x", user_data=9)
     ring.close()
@@ -346,7 +351,7 @@ def test_drain_says_what_is_missing(ring: uringzc.Ring, box: testing.Hold) -> No
 # -- stepping down
 
 
-def round_trip(pair: "Pair") -> None:
+def round_trip(pair: Pair) -> None:
     with uringzc.Scheduler() as s:
         region = s.register(8192)
         for i in range(3):
@@ -367,7 +372,7 @@ def round_trip(pair: "Pair") -> None:
 
 @pytest.fixture(params=[True, False], ids=["6.1", "6.0"])
 def sendmsg_zc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    """Whether rings are told that there is a SENDMSG_ZC. The other is the control: it would be used here."""
+    """Whether rings find a SENDMSG_ZC. The other is the control: it would be used here."""
     offered = features()
     if not offered.sendmsg_zc:
         pytest.skip("needs Linux 6.1")
@@ -377,7 +382,7 @@ def sendmsg_zc(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
     return bool(request.param)
 
 
-def test_segments_without_sendmsg_zc(sink: testing.Sandbox, sendmsg_zc: bool) -> None:
+def test_segments_without_sendmsg_zc_are_copied(sink: testing.Sandbox, sendmsg_zc: bool) -> None:
     """What needs a message is copied then, and nothing else."""
     with sink.socket() as sock, uringzc.Scheduler() as s:
         sock.connect(sink.address)
@@ -392,9 +397,9 @@ def test_segments_without_sendmsg_zc(sink: testing.Sandbox, sendmsg_zc: bool) ->
 
 
 @testing.requires("net_admin")
-def test_several_pieces_without_sendmsg_zc(box: testing.Hold, sendmsg_zc: bool) -> None:
+def test_several_pieces_without_sendmsg_zc_are_copied(box: testing.Hold, sendmsg_zc: bool) -> None:
     pieces = [bytes([number]) * 20_000 for number in range(5)]
-    with stream_in(box) as (tx, rx), uringzc.TcpSender(tx, zero_copy="always") as sender:
+    with tcp_connection(box) as (tx, rx), uringzc.TcpSender(tx, zero_copy="always") as sender:
         with stopped(box):
             assert sender.send_buffers(pieces) == 100_000
             assert sender.stats.in_flight == sendmsg_zc  # until the peer has acknowledged it
@@ -402,7 +407,7 @@ def test_several_pieces_without_sendmsg_zc(box: testing.Hold, sendmsg_zc: bool) 
         assert rx.recv(100_000, socket.MSG_WAITALL) == b"".join(pieces)
 
 
-def test_a_ring_says_that_it_has_no_sendmsg_zc(udp_pair: "Pair", sendmsg_zc: bool) -> None:
+def test_sendmsg_zc_without_its_opcode_is_refused(udp_pair: Pair, sendmsg_zc: bool) -> None:
     with uringzc.Ring() as ring:
         calls: list[Callable[[], None]] = [
             lambda: ring.sendmsg_zc(udp_pair.tx, [b"two", b"parts"]),
@@ -412,9 +417,8 @@ def test_a_ring_says_that_it_has_no_sendmsg_zc(udp_pair: "Pair", sendmsg_zc: boo
             if sendmsg_zc:
                 call()
                 continue
-            with pytest.raises(OSError, match="no IORING_OP_SENDMSG_ZC, which several buffers") as caught:
+            with raises_errno(errno.EOPNOTSUPP, "no IORING_OP_SENDMSG_ZC, which several buffers"):
                 call()
-            assert caught.value.errno == errno.EOPNOTSUPP
         assert ring.stats.requests == 2 * sendmsg_zc
         ring.send(udp_pair.tx, bytes(2000), segment=SEGMENT)  # which needs no zero-copy
         ring.drain()
@@ -422,13 +426,15 @@ def test_a_ring_says_that_it_has_no_sendmsg_zc(udp_pair: "Pair", sendmsg_zc: boo
 
 
 @pytest.mark.parametrize("setup", uring.SETUP, ids=hex)
-def test_every_setup(setup: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_setup_of_a_ring_works(setup: int, udp_pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", (setup,))
     round_trip(udp_pair)
 
 
 @pytest.mark.parametrize("refused", range(1, len(uring.SETUP)))
-def test_steps_down(refused: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_setup_flags_fall_back_to_others(
+    refused: int, udp_pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     unknown = 1 << 31  # a flag that no kernel knows: EINVAL
     known = uring.SETUP[refused:]
     monkeypatch.setattr(uring, "SETUP", (*(s | unknown for s in uring.SETUP[:refused]), *known))
@@ -437,13 +443,13 @@ def test_steps_down(refused: int, udp_pair: "Pair", monkeypatch: pytest.MonkeyPa
     round_trip(udp_pair)
 
 
-def test_no_setup_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_setup_the_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uring, "SETUP", tuple(s | 1 << 31 for s in uring.SETUP))
     with pytest.raises(OSError, match="io_uring_setup: Invalid argument"):
         uringzc.Scheduler(engine="io_uring")
 
 
-def test_other_errors_do_not_step_down(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_do_not_fall_back(monkeypatch: pytest.MonkeyPatch) -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -478,7 +484,7 @@ def engine(s: uringzc.Scheduler) -> Any:
     return s._engine
 
 
-def test_submit_counts_what_a_full_queue_has_submitted(udp_pair: "Pair") -> None:
+def test_submit_counts_what_a_full_queue_has_submitted(udp_pair: Pair) -> None:
     """Each request once, whoever submitted it."""
     with uringzc.Ring(8) as ring:
         for count in (1, 8, 9, 30, 0):

@@ -1,38 +1,30 @@
-"""Waiting: for results, for notifications, for everything; how it ends, and what is there then."""
+"""Waiting for results, for notifications, for everything: when it ends, and what can be read then."""
 
 import errno
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Alarms, holding, io_uring, readable, stopped, wait_readable
+from conftest import Pair
+from marks import only_io_uring, zero_copy_engines
+from processes import Alarms
+from traffic import is_readable, stopped, wait_readable
 
 import uringzc
 from uringzc import Completion, Notification, testing
 from uringzc.engines import io_uring as uring
 
-if TYPE_CHECKING:
-    from conftest import Pair
-
 S = uringzc.Scheduler
-
-
-@pytest.fixture
-def sock(box: testing.Hold) -> Iterator[socket.socket]:
-    """A socket whose datagrams `box.stop()` holds."""
-    with box.receiver_socket(), box.socket() as sock:
-        sock.connect(box.address)
-        yield sock
 
 
 # -- reap
 
 
-def test_without_wait_it_looks_and_does_not_submit(udp_pair: "Pair") -> None:
+def test_reap_without_wait_does_not_submit(udp_pair: Pair) -> None:
     with S() as s:
         assert len(s.reap_completions()) == len(s.reap_notifications()) == 0
         s.send(udp_pair.tx, b"x", flush=True)
@@ -43,8 +35,8 @@ def test_without_wait_it_looks_and_does_not_submit(udp_pair: "Pair") -> None:
         assert s.submit() == 0
 
 
-@holding
-def test_without_wait_notifications_are_seen(box: testing.Hold, sock: socket.socket) -> None:
+@zero_copy_engines
+def test_reap_without_wait_enters_the_kernel(box: testing.Hold, sock: socket.socket) -> None:
     # a DEFER_TASKRUN ring shows nothing until it is entered
     with S() as s:
         fd = s.fileno()
@@ -57,7 +49,7 @@ def test_without_wait_notifications_are_seen(box: testing.Hold, sock: socket.soc
         assert len(s.reap_notifications()) == 1
 
 
-def test_wait_submits(udp_pair: "Pair") -> None:
+def test_reap_with_wait_submits(udp_pair: Pair) -> None:
     with S() as s:
         s.send(udp_pair.tx, b"1", user_data=1, flush=True)
         assert [c.user_data for c in s.reap_completions(wait=1)] == [1]
@@ -66,7 +58,7 @@ def test_wait_submits(udp_pair: "Pair") -> None:
 
 
 @pytest.mark.timeout(20)
-def test_wait_ends_when_no_more_can_come(udp_pair: "Pair") -> None:
+def test_wait_ends_when_no_more_can_come(udp_pair: Pair) -> None:
     with S() as s:
         assert len(s.reap_completions(wait=5)) == len(s.reap_notifications(wait=5)) == 0
         for i in range(3):
@@ -77,7 +69,7 @@ def test_wait_ends_when_no_more_can_come(udp_pair: "Pair") -> None:
         assert len(s.reap_notifications(wait=100)) == 1
 
 
-def test_wait_returns_all_there_is(udp_pair: "Pair") -> None:
+def test_wait_returns_all_there_is(udp_pair: Pair) -> None:
     with S() as s:
         for _ in range(10):
             s.send(udp_pair.tx, b"x", flush=True)
@@ -86,9 +78,11 @@ def test_wait_returns_all_there_is(udp_pair: "Pair") -> None:
         assert len(s.reap_notifications(wait=1)) == 10
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("wait", [1, 2, 3])
-def test_wait_for_some_of_them(box: testing.Hold, sock: socket.socket, wait: int, udp_pair: "Pair") -> None:
+def test_a_wait_for_some_does_not_wait_for_all(
+    box: testing.Hold, sock: socket.socket, wait: int, udp_pair: Pair
+) -> None:
     with S() as s, stopped(box):
         s.send(sock, b"held", flush=True)
         for _ in range(wait):
@@ -97,10 +91,10 @@ def test_wait_for_some_of_them(box: testing.Hold, sock: socket.socket, wait: int
         assert s.stats.in_flight == 1
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("timeout", [0, 0.0, 0.02, -1])
 def test_timeout_returns_what_there_is(
-    box: testing.Hold, sock: socket.socket, timeout: float, udp_pair: "Pair"
+    box: testing.Hold, sock: socket.socket, timeout: float, udp_pair: Pair
 ) -> None:
     with S() as s, stopped(box):
         s.send(sock, b"held", user_data=1, flush=True)
@@ -112,7 +106,7 @@ def test_timeout_returns_what_there_is(
         assert s.stats.in_flight == 1
 
 
-def test_wait_wakes_up_for_what_comes(box: testing.Hold, sock: socket.socket) -> None:
+def test_a_wait_ends_when_the_last_notification_comes(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s, stopped(box):
         for i in range(5):
             s.send(sock, b"held", user_data=i, flush=True)
@@ -123,7 +117,7 @@ def test_wait_wakes_up_for_what_comes(box: testing.Hold, sock: socket.socket) ->
         later.join()
 
 
-def test_wait_for_results_that_are_late(box: testing.Hold, sock: socket.socket) -> None:
+def test_a_wait_for_late_results(box: testing.Hold, sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)  # most of them wait for room
     with S() as s, stopped(box):
         for i in range(20):
@@ -137,7 +131,7 @@ def test_wait_for_results_that_are_late(box: testing.Hold, sock: socket.socket) 
         later.join()
 
 
-def test_wait_for_many_with_few_entries(udp_pair: "Pair") -> None:
+def test_a_wait_for_more_than_the_queue_has_entries(udp_pair: Pair) -> None:
     with S(max_inflight=2000) as s:
         udp_pair.tx.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
         for i in range(2000):
@@ -147,7 +141,9 @@ def test_wait_for_many_with_few_entries(udp_pair: "Pair") -> None:
 
 
 @pytest.mark.parametrize(("completions", "expected"), [("all", [1, -97]), ("failed", [-97]), ("none", [])])
-def test_what_is_kept(udp_pair: "Pair", completions: str, expected: list[int]) -> None:
+def test_completions_keeps_all_failed_ones_or_none(
+    udp_pair: Pair, completions: str, expected: list[int]
+) -> None:
     with S(completions=completions) as s:
         s.send(udp_pair.tx, b"x", user_data=1)
         with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as six:
@@ -164,7 +160,7 @@ def test_what_is_kept(udp_pair: "Pair", completions: str, expected: list[int]) -
         assert s.stats.failed == 1
 
 
-def test_completion_error() -> None:
+def test_error_of_a_completion() -> None:
     assert Completion(1, 5).error is None
     assert Completion(1, 0).error is None
     error = Completion(1, -errno.ECONNREFUSED).error
@@ -175,7 +171,7 @@ def test_completion_error() -> None:
 # -- batches
 
 
-def test_batch(udp_pair: "Pair") -> None:
+def test_a_batch_is_a_sequence_and_a_numpy_array(udp_pair: Pair) -> None:
     with S(tags=[5, 6]) as s:
         for i in range(10):
             s.send(udp_pair.tx, bytes(i), user_data=(1 << 64) - 1 - i, slot=i % 2, flush=True)
@@ -217,7 +213,7 @@ def test_batch(udp_pair: "Pair") -> None:
         assert not empty
 
 
-def test_batch_owns_its_records(udp_pair: "Pair") -> None:
+def test_a_batch_owns_its_records(udp_pair: Pair) -> None:
     with S() as s:
         s.send(udp_pair.tx, b"first", user_data=1)
         batch = s.reap_completions(wait=1)
@@ -233,8 +229,8 @@ def test_batch_owns_its_records(udp_pair: "Pair") -> None:
 # -- notifiers and drain
 
 
-@holding
-def test_notifier(box: testing.Hold, sock: socket.socket) -> None:
+@zero_copy_engines
+def test_a_notifier_waits_and_is_done(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         with stopped(box):
             assert s.flush(0) is None
@@ -262,7 +258,7 @@ def test_notifier(box: testing.Hold, sock: socket.socket) -> None:
     assert later.done
 
 
-def test_done_looks(box: testing.Hold, sock: socket.socket) -> None:
+def test_done_enters_the_kernel(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         fd = s.fileno()
         with stopped(box):
@@ -275,8 +271,8 @@ def test_done_looks(box: testing.Hold, sock: socket.socket) -> None:
         assert notifier.done
 
 
-@holding
-def test_drain(box: testing.Hold, sock: socket.socket) -> None:
+@zero_copy_engines
+def test_drain_waits_and_flushes_nothing(box: testing.Hold, sock: socket.socket) -> None:
     with S() as s:
         s.drain()
         with stopped(box):
@@ -298,7 +294,7 @@ def test_drain(box: testing.Hold, sock: socket.socket) -> None:
 
 
 @pytest.mark.parametrize(("room", "first", "second"), [(10, 10, None), (64, 40, 24), (600, 40, 560)])
-def test_run_says_how_many_were_queued(
+def test_send_run_returns_how_many_were_queued(
     box: testing.Hold, sock: socket.socket, room: int, first: int, second: int | None
 ) -> None:
     sock.setsockopt(socket.SOL_SOCKET, 32, 8 << 20)
@@ -319,9 +315,9 @@ def test_run_says_how_many_were_queued(
 SETUPS = pytest.mark.parametrize("setup", [None, *uring.SETUP], ids=["usual", *map(hex, uring.SETUP)])
 
 
-@holding
+@zero_copy_engines
 @SETUPS
-def test_fileno(
+def test_fileno_is_readable_while_there_is_something_to_reap(
     box: testing.Hold, sock: socket.socket, setup: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if setup is not None:
@@ -329,27 +325,27 @@ def test_fileno(
     with S() as s:
         fd = s.fileno()
         assert fd == s.fileno()
-        assert not readable(fd)
+        assert not is_readable(fd)
         for _ in range(3):
             with stopped(box):
                 s.send(sock, b"x", flush=True)
-                assert not readable(fd)  # only queued
+                assert not is_readable(fd)  # only queued
                 s.submit()
-                assert readable(fd)  # submit took the result in
+                assert is_readable(fd)  # submit took the result in
                 assert len(s.reap_completions()) == 1
-                assert not readable(fd)
+                assert not is_readable(fd)
                 s.submit()
-                assert not readable(fd)
+                assert not is_readable(fd)
             wait_readable(fd)  # the notification wakes up whoever waits
             s.submit()
-            assert readable(fd)
+            assert is_readable(fd)
             assert len(s.reap_notifications()) == 1
-            assert not readable(fd)
+            assert not is_readable(fd)
 
 
-@holding
+@zero_copy_engines
 @SETUPS
-def test_fileno_wakes_who_waits_already(
+def test_fileno_wakes_an_epoll_that_waits(
     box: testing.Hold, sock: socket.socket, setup: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if setup is not None:
@@ -370,11 +366,11 @@ def test_fileno_wakes_who_waits_already(
         assert poll.poll(0) == []
 
 
-def test_fileno_that_is_asked_for_late(box: testing.Hold, sock: socket.socket, udp_pair: "Pair") -> None:
+def test_fileno_may_be_asked_for_late(box: testing.Hold, sock: socket.socket, udp_pair: Pair) -> None:
     with S() as s:
         s.send(udp_pair.tx, b"x", flush=True)
         s.submit()
-        assert readable(s.fileno())
+        assert is_readable(s.fileno())
     with S(completions="none") as s:
         with stopped(box):
             s.send(sock, b"x", flush=True)
@@ -386,7 +382,7 @@ def test_fileno_that_is_asked_for_late(box: testing.Hold, sock: socket.socket, u
         s.fileno()
 
 
-def test_fileno_after_flush(udp_pair: "Pair") -> None:
+def test_fileno_is_readable_after_a_flush_that_posts(udp_pair: Pair) -> None:
     # the flush itself is what posts the notification of a notifier that is settled
     flushes: list[Callable[[S], object]] = [
         lambda s: s.flush(0),
@@ -399,26 +395,28 @@ def test_fileno_after_flush(udp_pair: "Pair") -> None:
             s.send(udp_pair.tx, b"x")
             s.drain()
             s.reap_completions()
-            assert not readable(fd)
+            assert not is_readable(fd)
             flush(s)
-            assert readable(fd)
+            assert is_readable(fd)
             assert len(s.reap_notifications()) == 1
-            assert not readable(fd)
+            assert not is_readable(fd)
 
 
-@io_uring
-def test_fileno_of_a_ring(box: testing.Hold, sock: socket.socket) -> None:
+@only_io_uring
+def test_fileno_of_a_ring_is_readable_while_there_is_something_to_reap(
+    box: testing.Hold, sock: socket.socket
+) -> None:
     with uringzc.Ring() as ring:
         fd = ring.fileno()
         with stopped(box):
             ring.send_zc(sock, b"x")
             ring.submit()
-            assert readable(fd)
+            assert is_readable(fd)
             assert [c.more for c in ring.reap()] == [True]
-            assert not readable(fd)
+            assert not is_readable(fd)
         wait_readable(fd)
         assert [c.notif for c in ring.reap()] == [True]
-        assert not readable(fd)
+        assert not is_readable(fd)
 
 
 # -- interrupts
@@ -433,10 +431,10 @@ INTERRUPTED: list[tuple[str, Callable[[S, Any], object]]] = [
 ]
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("call", [row[1] for row in INTERRUPTED], ids=[row[0] for row in INTERRUPTED])
-def test_interrupts_leave_everything_usable(
-    box: testing.Hold, sock: socket.socket, call: Callable[[S, Any], object], udp_pair: "Pair"
+def test_interrupts_leave_the_scheduler_usable(
+    box: testing.Hold, sock: socket.socket, call: Callable[[S, Any], object], udp_pair: Pair
 ) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     with S() as s:
@@ -457,7 +455,7 @@ def test_interrupts_leave_everything_usable(
         assert s.stats.in_flight == 0
 
 
-@holding
+@zero_copy_engines
 def test_a_handler_that_returns_does_not_end_the_wait(box: testing.Hold, sock: socket.socket) -> None:
     import signal
 

@@ -63,10 +63,10 @@ def lap(tx: uringzc.UdpSender, region: uringzc.Region, number: int) -> tuple[int
 
 def soak(
     count: int,
-    tell: Callable[[int, int, uringzc.UdpSender], None] = lambda sent, memory, tx: None,
+    report: Callable[[int, int, uringzc.UdpSender], None] = lambda sent, memory, tx: None,
     lap: Callable[[uringzc.UdpSender, uringzc.Region, int], tuple[int, int]] = lap,
 ) -> Result:
-    """Sends at least so many. `tell` hears from time to time how many were, and of the resident bytes."""
+    """Sends at least so many. Calls `report` from time to time with that count and the resident bytes."""
     sent = nbytes = warm = number = 0
     with testing.sink() as box, box.socket() as sock, uringzc.UdpSender(sock=sock) as tx:
         region = tx.register(2400 * 1200)
@@ -78,7 +78,7 @@ def soak(
                 gc.collect()
                 warm = resident()
             if number % 100 == 0:
-                tell(sent, resident(), tx)
+                report(sent, resident(), tx)
         tx.drain()
         gc.collect()
         end = resident()
@@ -96,12 +96,12 @@ def main() -> None:
     with Progress() as progress:
         task = progress.add_task("soak", total=count)
 
-        def tell(sent: int, memory: int, tx: uringzc.UdpSender) -> None:
+        def report(sent: int, memory: int, tx: uringzc.UdpSender) -> None:
             arena, stats = tx._arena, tx.stats
             text = f"RSS {memory >> 10} KiB, arena {arena.free >> 10} KiB free, {stats.in_flight} in flight"
             progress.update(task, completed=sent, description=f"{text}, {stats.lost} lost")
 
-        result = soak(count, tell)
+        result = soak(count, report)
     grown = (result.end - result.warm) >> 10
     print(f"{result.sent} datagrams, {result.nbytes} bytes; resident memory grew by {grown} KiB")
     print(result.stats)

@@ -1,4 +1,4 @@
-"""Copy or zero-copy: the decisions alone, and on networks that copy and that do not."""
+"""Copy or zero-copy: the policy's decisions, alone and on devices that copy and that do not."""
 
 import pytest
 from hypothesis import given
@@ -8,15 +8,17 @@ import uringzc
 from uringzc import testing
 from uringzc.senders.policy import NEVER, PAUSE, PAUSE_MOST, TRIAL, Decision, Policy
 
+pytestmark = pytest.mark.engines()
+
 
 @pytest.mark.parametrize(("mode", "zero_copy"), [("always", True), ("never", False)])
-def test_what_was_asked_for_is_done(mode: str, zero_copy: bool) -> None:
+def test_always_and_never_are_obeyed(mode: str, zero_copy: bool) -> None:
     policy = Policy(mode)
     assert policy.start() == Decision(zero_copy, NEVER)
     assert policy.observe(10, 10) == policy.observe(10, 0) == Decision(zero_copy, NEVER)
 
 
-def test_where_the_kernel_copies_it_asks_ever_more_rarely() -> None:
+def test_where_the_kernel_copies_trials_get_rarer() -> None:
     policy = Policy("auto")
     assert policy.start() == Decision(True, TRIAL)
     pauses = []
@@ -47,7 +49,7 @@ def test_a_network_that_no_longer_copies_is_found() -> None:
 
 
 @given(st.lists(st.integers(0, 100).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n)))))
-def test_it_always_looks_again(seen: list[tuple[int, int]]) -> None:
+def test_zero_copy_is_always_tried_again(seen: list[tuple[int, int]]) -> None:
     policy = Policy("auto")
     for settled, copied in seen:
         decision = policy.observe(settled, copied)
@@ -62,7 +64,7 @@ def datagrams(tx: uringzc.UdpSender, count: int) -> uringzc.UdpStats:
 
 
 @testing.requires("send_zc")
-def test_loopback_copies_and_so_does_the_sender() -> None:
+def test_on_loopback_the_sender_copies() -> None:
     with testing.receiver(limit=0) as rx, uringzc.UdpSender(rx.address) as tx:
         stats = datagrams(tx, 46 * 1000)
         assert 0 < stats.zero_copy < stats.requests / 2
@@ -72,7 +74,7 @@ def test_loopback_copies_and_so_does_the_sender() -> None:
 
 
 @testing.requires("send_zc")
-def test_the_sink_does_not_and_neither_does_the_sender(sink: testing.Sandbox) -> None:
+def test_to_a_device_that_does_not_copy_the_sender_sends_zero_copy(sink: testing.Sandbox) -> None:
     with sink.run(lambda: uringzc.UdpSender(sink.address)) as tx:
         stats = datagrams(tx, 46 * 1000)
         assert stats.zero_copy == stats.requests > 900

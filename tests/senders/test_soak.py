@@ -1,4 +1,4 @@
-"""A short soak, and its controls: a sender that loses, and a program that keeps."""
+"""A short soak test, and its controls: a lost datagram, memory and leases that are kept."""
 
 import pytest
 import soak
@@ -9,10 +9,12 @@ from uringzc import testing
 pytestmark = testing.requires("net_admin")
 
 
+@pytest.mark.slow
 def test_memory_is_flat() -> None:
     soak.soak(2_000_000).check()
 
 
+@pytest.mark.slow
 def test_control_memory_that_grows_is_seen() -> None:
     kept = []
 
@@ -24,6 +26,7 @@ def test_control_memory_that_grows_is_seen() -> None:
         soak.soak(300_000, lap=keeps).check()
 
 
+@pytest.mark.slow
 def test_control_a_datagram_too_few_is_seen() -> None:
     def loses(tx: uringzc.UdpSender, region: uringzc.Region, number: int) -> tuple[int, int]:
         sent, nbytes = soak.lap(tx, region, number)
@@ -33,6 +36,7 @@ def test_control_a_datagram_too_few_is_seen() -> None:
         soak.soak(100_000, lap=loses).check()
 
 
+@pytest.mark.slow
 def test_control_a_lease_that_is_kept_is_seen() -> None:
     kept = []
 

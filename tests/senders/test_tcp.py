@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from conftest import Pair
-from helpers import Reading, holding, run
+from marks import zero_copy_engines
+from processes import run_program
+from traffic import StreamReader
 
 import uringzc
 from uringzc import SendError, TcpSender, testing
@@ -35,7 +37,7 @@ def noise(size: int) -> bytes:
 @pytest.mark.parametrize("size", [0, 1, 4096, 64 << 10, 1 << 20, 8 << 20])
 def test_everything_arrives_in_order(tcp_pair: Pair, engine: str, zero_copy: str, size: int) -> None:
     data = noise(size)
-    with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
+    with StreamReader(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
         for kind in KINDS:
             assert s.send(kind(data)) == size
         assert s.stats.nbytes == 3 * size
@@ -60,16 +62,16 @@ MIXES: dict[str, list["Buffer"]] = {
 @pytest.mark.parametrize("mix", MIXES)
 def test_buffers_leave_one_after_the_other(tcp_pair: Pair, engine: str, zero_copy: str, mix: str) -> None:
     whole = b"".join(bytes(memoryview(each).tobytes()) for each in MIXES[mix])
-    with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
+    with StreamReader(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
         assert s.send_buffers(iter(MIXES[mix])) == len(whole)
         s.send(b"end")
         s.shutdown()
     assert read.end() == whole + b"end"
 
 
-def test_with_debug(tcp_pair: Pair, engine: str) -> None:
+def test_data_arrives_in_debug_mode(tcp_pair: Pair, engine: str) -> None:
     data: list[Buffer] = [noise(MIN_ZERO_COPY), bytearray(noise(1 << 20)), memoryview(noise(300_000)), b"x"]
-    with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, debug=True) as s:
+    with StreamReader(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, debug=True) as s:
         s.send_buffers(data)
         s.shutdown()
     assert read.end() == b"".join(map(bytes, data))
@@ -100,7 +102,7 @@ def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> No
 # -- how it leaves
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize(
     ("zero_copy", "data", "requests"),
     [
@@ -117,7 +119,7 @@ def test_a_bad_buffer_sends_nothing(tcp_pair: Pair, engine: str, bad: Any) -> No
         ("never", bytes(MIN_ZERO_COPY), 0),
     ],
 )
-def test_what_can_not_change_and_is_large_is_zero_copy(
+def test_large_immutable_data_is_sent_zero_copy(
     tcp_pair: Pair, engine: str, zero_copy: str, data: "Buffer", requests: int
 ) -> None:
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
@@ -125,8 +127,8 @@ def test_what_can_not_change_and_is_large_is_zero_copy(
         assert (s.stats.requests, s.stats.syscalls) == (requests, 1 - requests)
 
 
-@holding
-def test_loopback_copies_so_it_is_copied_at_once(
+@zero_copy_engines
+def test_data_is_copied_at_once_where_the_kernel_copies(
     tcp_pair: Pair, engine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(policy, "PAUSE", 4)
@@ -148,7 +150,7 @@ def test_loopback_copies_so_it_is_copied_at_once(
 
 
 @pytest.mark.parametrize("zero_copy", MODES)
-def test_it_says_what_it_does(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
+def test_explain_and_repr(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
         assert s.explain().startswith(f"{engine}: ")
         assert ("as asked" in s.explain()) == (zero_copy != "auto" and engine != "copy")
@@ -161,7 +163,7 @@ def test_it_says_what_it_does(tcp_pair: Pair, engine: str, zero_copy: str) -> No
 
 def test_a_unix_stream_is_served_by_copying(engine: str) -> None:
     tx, rx = socket.socketpair()
-    with tx, rx, Reading(rx) as read, TcpSender(tx, engine=engine, zero_copy="always") as s:
+    with tx, rx, StreamReader(rx) as read, TcpSender(tx, engine=engine, zero_copy="always") as s:
         s.send_buffers([noise(1 << 20), b"small", bytearray(b"mutable")])
         assert s.stats.requests == 0
         assert "AF_UNIX has no zero-copy sends" in s.explain() or engine == "copy"
@@ -179,14 +181,14 @@ def test_multipath_tcp_is_served_by_copying(engine: str) -> None:
         listener.listen(1)
         tx.connect(listener.getsockname())
         rx, _ = listener.accept()
-        with rx, Reading(rx) as read, TcpSender(tx, engine=engine, zero_copy="always") as s:
+        with rx, StreamReader(rx) as read, TcpSender(tx, engine=engine, zero_copy="always") as s:
             s.send(noise(1 << 20))
             assert s.stats.requests == 0
             s.shutdown()
             assert read.end() == noise(1 << 20)
 
 
-def test_what_is_no_stream() -> None:
+def test_other_sockets_are_refused() -> None:
     with pytest.raises(TypeError, match=r"must be a socket\.socket, not int"):
         TcpSender(5)  # type: ignore[arg-type]
     with (
@@ -216,18 +218,18 @@ def test_what_is_no_stream() -> None:
         ({"notify": "x"}, TypeError),
     ],
 )
-def test_wrong_options(tcp_pair: Pair, options: dict[str, Any], error: type[Exception]) -> None:
+def test_bad_options_are_refused(tcp_pair: Pair, options: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error):
         TcpSender(tcp_pair.tx, **options)
 
 
-def test_options_of_the_scheduler_that_is_shared(tcp_pair: Pair) -> None:
+def test_options_of_a_shared_scheduler_are_refused(tcp_pair: Pair) -> None:
     with uringzc.Scheduler() as scheduler, pytest.raises(ValueError, match="the scheduler's that is shared"):
         TcpSender(tcp_pair.tx, scheduler=scheduler, engine="copy")
 
 
 @pytest.mark.parametrize("data", [b"x", noise(MIN_ZERO_COPY), b""])
-def test_a_socket_that_is_not_connected(engine: str, data: bytes) -> None:
+def test_a_socket_that_is_not_connected_raises(engine: str, data: bytes) -> None:
     with socket.socket() as sock, TcpSender(sock, engine=engine) as s:
         with pytest.raises(BrokenPipeError) as caught:
             s.send(data)
@@ -235,7 +237,7 @@ def test_a_socket_that_is_not_connected(engine: str, data: bytes) -> None:
         assert (caught.value.accepted, caught.value.size, caught.value.total) == (0, len(data), 0)
 
 
-def test_a_socket_that_is_closed_under_the_sender(tcp_pair: Pair, engine: str) -> None:
+def test_a_socket_closed_by_the_program_raises(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"x")
         tcp_pair.tx.close()
@@ -273,11 +275,12 @@ LITTLE = """
 """
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("kib", [512, 8 << 10])
-def test_without_memory_to_lock_it_copies(engine: str, kib: int) -> None:
+def test_sends_above_the_memlock_limit_are_copied(engine: str, kib: int) -> None:
     """With the control: where there is enough, nothing is copied by a system call."""
-    out, errors = run(LITTLE, engine, kib)
+    out, errors = run_program(LITTLE, engine, kib)
     copied = kib == 512 and engine == "io_uring"  # the other engine copies by itself
     assert out.split() == ["True", str(copied)], errors

@@ -1,4 +1,4 @@
-"""Whose memory it is: held until the notification, the program's again at once, parked at the end."""
+"""Memory of a TcpSender: held until the notification, copied where it can change, parked at the end."""
 
 import contextlib
 import socket
@@ -6,7 +6,9 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from helpers import Reading, Tracked, Unguarded, holding, io_uring, is_held, let_go, stopped, stream_in
+from held_memory import BareEngine, CountedBytes, is_held, wait_for_parked
+from marks import only_io_uring, zero_copy_engines
+from traffic import StreamReader, stopped, tcp_connection
 
 import uringzc
 from uringzc import Notification, TcpSender, testing
@@ -15,11 +17,12 @@ from uringzc.senders.tcp import MIN_ZERO_COPY
 
 pytestmark = testing.requires("net_admin")
 SIZE = 64 << 10
+Stream = tuple[socket.socket, socket.socket]
 
 
 @pytest.fixture
-def stream(box: testing.Hold) -> Iterator[tuple[socket.socket, socket.socket]]:
-    with stream_in(box) as pair:
+def stream(box: testing.Hold) -> Iterator[Stream]:
+    with tcp_connection(box) as pair:
         yield pair
 
 
@@ -30,10 +33,10 @@ def receive(sock: socket.socket, size: int) -> bytes:
     return data
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("many", [False, True])
 def test_bytes_are_held_until_the_notification(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, many: bool
+    box: testing.Hold, stream: Stream, engine: str, many: bool
 ) -> None:
     tx, rx = stream
     first, second = bytes([1]) * SIZE, bytes([2]) * SIZE
@@ -60,29 +63,30 @@ def test_bytes_are_held_until_the_notification(
         assert s.stats.zero_copy == s.stats.requests == (1 if many else 2)
 
 
-@holding
-def test_every_buffer_comes_back_once(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
-) -> None:
+@zero_copy_engines
+def test_every_buffer_is_released_once(box: testing.Hold, stream: Stream, engine: str) -> None:
     tx, rx = stream
-    told: list[Notification] = []
-    with Reading(rx) as read, TcpSender(tx, engine=engine, zero_copy="always", notify=told.append) as s:
+    reported: list[Notification] = []
+    with (
+        StreamReader(rx) as read,
+        TcpSender(tx, engine=engine, zero_copy="always", notify=reported.append) as s,
+    ):
         with stopped(box):
             for i in range(20):
-                s.send(Tracked(bytes([i]) * MIN_ZERO_COPY))
-            assert Tracked.left == s.stats.in_flight == 20
+                s.send(CountedBytes(bytes([i]) * MIN_ZERO_COPY))
+            assert CountedBytes.living == s.stats.in_flight == 20
         s.drain(20)
-        assert Tracked.left == 0
-        s.send(b"")  # told at the end of a call
-        assert sum(each.requests for each in told) == 20
-        assert sum(each.nbytes for each in told) == 20 * MIN_ZERO_COPY
+        assert CountedBytes.living == 0
+        s.send(b"")  # reported at the end of a call
+        assert sum(each.requests for each in reported) == 20
+        assert sum(each.nbytes for each in reported) == 20 * MIN_ZERO_COPY
         s.shutdown()
     assert read.end() == b"".join(bytes([i]) * MIN_ZERO_COPY for i in range(20))
 
 
 @pytest.mark.parametrize("size", [100, SIZE])
 def test_mutable_data_may_be_reused_at_once(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, size: int
+    box: testing.Hold, stream: Stream, engine: str, size: int
 ) -> None:
     tx, rx = stream
     data = bytearray(b"1") * size
@@ -96,13 +100,13 @@ def test_mutable_data_may_be_reused_at_once(
         assert receive(rx, 2 * size + 1) == b"1" * size + b"2" * size + b"3"
 
 
-@io_uring
+@only_io_uring
 def test_control_zero_copy_of_mutable_data_sends_what_is_there_later(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket]
+    box: testing.Hold, stream: Stream
 ) -> None:
     tx, rx = stream
     data = bytearray(b"1") * SIZE
-    engine = Unguarded()
+    engine = BareEngine()
     with stopped(box):
         engine.send(tx, data)
         engine.submit(1)
@@ -111,10 +115,8 @@ def test_control_zero_copy_of_mutable_data_sends_what_is_there_later(
     engine.exit()
 
 
-@holding
-def test_more_than_may_be_in_flight_is_copied(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
-) -> None:
+@zero_copy_engines
+def test_more_than_may_be_in_flight_is_copied(box: testing.Hold, stream: Stream, engine: str) -> None:
     tx, rx = stream
     with (
         uringzc.Scheduler(engine=engine, max_inflight=4) as scheduler,
@@ -130,63 +132,61 @@ def test_more_than_may_be_in_flight_is_copied(
         assert s.stats.requests == 5
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("shared", [False, True])
-def test_dropped_with_data_in_flight(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str, shared: bool
+def test_a_dropped_sender_keeps_memory_that_is_in_flight(
+    box: testing.Hold, stream: Stream, engine: str, shared: bool
 ) -> None:
     tx, rx = stream
     with uringzc.Scheduler(engine=engine) as other:
         options = {"scheduler": other} if shared else {"engine": engine}
         s = TcpSender(tx, zero_copy="always", **options)
         with stopped(box):
-            s.send(Tracked(b"x" * SIZE))
+            s.send(CountedBytes(b"x" * SIZE))
             fileno = s.fileno()
             with pytest.warns(ResourceWarning, match="TcpSender was not closed"):
                 del s
-            assert Tracked.left == 1
+            assert CountedBytes.living == 1
         assert receive(rx, SIZE) == b"x" * SIZE
         if shared:
             other.drain(20)
         else:
-            let_go(fileno, other)
+            wait_for_parked(fileno, other)
         other.submit()
-        assert Tracked.left == 0
+        assert CountedBytes.living == 0
 
 
-@holding
-def test_closed_with_data_in_flight_it_is_parked(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
-) -> None:
+@zero_copy_engines
+def test_a_closed_sender_parks_what_is_in_flight(box: testing.Hold, stream: Stream, engine: str) -> None:
     tx, rx = stream
     with uringzc.Scheduler(engine=engine) as other:
         s = TcpSender(tx, engine=engine, zero_copy="always")
         with stopped(box):
-            s.send(Tracked(b"x" * SIZE))
+            s.send(CountedBytes(b"x" * SIZE))
             fileno = s.fileno()
             with pytest.warns(ResourceWarning, match="is parked: 1 request is in flight"):
                 s.close(0.01)
             s.close()
-            assert (Tracked.left, len(lifetime.parked())) == (1, 1)
+            assert (CountedBytes.living, len(lifetime.parked())) == (1, 1)
             assert tx.fileno() >= 0  # the program's
             with pytest.raises(uringzc.ClosedError):
                 s.send(b"x")
         assert receive(rx, SIZE) == b"x" * SIZE
-        let_go(fileno, other)
-        assert Tracked.left == 0
+        wait_for_parked(fileno, other)
+        assert CountedBytes.living == 0
 
 
-@holding
-def test_closed_with_data_in_flight_on_a_shared_scheduler(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
+@zero_copy_engines
+def test_a_closed_sender_leaves_what_is_in_flight_to_a_shared_scheduler(
+    box: testing.Hold, stream: Stream, engine: str
 ) -> None:
     tx, rx = stream
     with uringzc.Scheduler(engine=engine) as scheduler:
         with stopped(box):
             with TcpSender(tx, scheduler=scheduler, zero_copy="always") as s:
-                s.send(Tracked(b"x" * SIZE))
+                s.send(CountedBytes(b"x" * SIZE))
                 s.close(0.01)
-            assert Tracked.left == 1
+            assert CountedBytes.living == 1
             s = TcpSender(tx, scheduler=scheduler, zero_copy="always")  # in a slot of its own
             s.send(b"y" * SIZE)
         assert receive(rx, 2 * SIZE) == b"x" * SIZE + b"y" * SIZE
@@ -194,29 +194,29 @@ def test_closed_with_data_in_flight_on_a_shared_scheduler(
         s.close()
         scheduler.drain(20)
         scheduler.submit()
-        assert Tracked.left == 0
+        assert CountedBytes.living == 0
 
 
-@holding
-def test_a_program_that_closes_its_socket(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
+@zero_copy_engines
+def test_the_program_may_close_its_socket_with_data_in_flight(
+    box: testing.Hold, stream: Stream, engine: str
 ) -> None:
     tx, rx = stream
     with TcpSender(tx, engine=engine, zero_copy="always") as s:
         with stopped(box):
-            s.send(Tracked(b"x" * SIZE))
+            s.send(CountedBytes(b"x" * SIZE))
             tx.close()
             s.flush()
-            assert Tracked.left == 1
+            assert CountedBytes.living == 1
         assert receive(rx, SIZE) == b"x" * SIZE
         s.drain(20)
-        assert Tracked.left == 0
+        assert CountedBytes.living == 0
         assert receive(rx, 1) == b""  # nobody has it any more
 
 
-@holding
+@zero_copy_engines
 def test_another_senders_stream_does_not_hold_up_the_arena(
-    box: testing.Hold, stream: tuple[socket.socket, socket.socket], engine: str
+    box: testing.Hold, stream: Stream, engine: str
 ) -> None:
     """An arena full of leases is said to be that, whatever a stream still has in flight."""
     tx, rx = stream

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import Pair
-from helpers import Reading, Tracked, holding, stopped, stream_in, until
+from held_memory import CountedBytes
+from marks import zero_copy_engines
+from traffic import StreamReader, stopped, tcp_connection, wait_until
 
 from uringzc import Scheduler, SendError, TcpSender, testing
 
@@ -42,8 +44,8 @@ def narrow() -> Iterator[Pair]:
 
 
 @each_way
-def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
-    with narrow() as pair, Reading(pair.rx, 3000) as read:
+def test_a_peer_that_reads_slowly_gets_everything(engine: str, zero_copy: str) -> None:
+    with narrow() as pair, StreamReader(pair.rx, 3000) as read:
         with TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
             assert s.send(BLOCK) == SIZE
             assert s.send_buffers([BLOCK[:99999], bytearray(BLOCK), b"end"]) == 99999 + SIZE + 3
@@ -53,7 +55,7 @@ def test_a_peer_that_reads_slowly(engine: str, zero_copy: str) -> None:
 
 
 def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
-    with narrow() as pair, Reading(pair.rx, 3000) as read:
+    with narrow() as pair, StreamReader(pair.rx, 3000) as read:
         with Scheduler(engine=engine) as s:
             s.send(pair.tx, b"1" * SIZE, user_data=1)
             s.send(pair.tx, b"2" * SIZE, user_data=2, flush=True)
@@ -65,17 +67,17 @@ def test_control_two_requests_at_once_are_out_of_order(engine: str) -> None:
 
 @each_way
 @pytest.mark.parametrize("mode", ["O_NONBLOCK", "a timeout"])
-def test_the_sockets_own_timeout_means_nothing(engine: str, zero_copy: str, mode: str) -> None:
+def test_the_sockets_own_timeout_is_ignored(engine: str, zero_copy: str, mode: str) -> None:
     with narrow() as pair:
         pair.tx.settimeout(0.0 if mode == "O_NONBLOCK" else 0.001)
-        with Reading(pair.rx, 3000) as read, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
+        with StreamReader(pair.rx, 3000) as read, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy) as s:
             assert s.send(BLOCK) == SIZE
             assert s.stats.waits > 1
             s.shutdown()
         assert read.end() == BLOCK
 
 
-def test_a_socket_that_is_still_connecting(box: testing.Hold, engine: str) -> None:
+def test_a_socket_that_is_still_connecting_is_waited_for(box: testing.Hold, engine: str) -> None:
     with (
         box.receiver_socket(type=socket.SOCK_STREAM, port=0) as listener,
         box.socket(type=socket.SOCK_STREAM) as tx,
@@ -97,7 +99,7 @@ def test_a_socket_that_is_still_connecting(box: testing.Hold, engine: str) -> No
 
 
 @each_way
-def test_not_blocking(engine: str, zero_copy: str) -> None:
+def test_non_blocking_sends_take_a_part(engine: str, zero_copy: str) -> None:
     with narrow() as pair, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy, blocking=False) as s:
         assert select.select([s], [], [], 20)[0]
         at = refused = 0
@@ -119,12 +121,12 @@ def test_not_blocking(engine: str, zero_copy: str) -> None:
         while got := pair.rx.recv(1 << 16):
             received += got
         assert received == BLOCK
-        assert until(lambda: s.stats.in_flight == 0 or s.flush().done)
+        assert wait_until(lambda: s.stats.in_flight == 0 or s.flush().done)
         s.drain()
 
 
 @each_way
-def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
+def test_non_blocking_send_buffers_takes_a_part(engine: str, zero_copy: str) -> None:
     pieces: list[Buffer] = [BLOCK[:5000], bytearray(BLOCK[5000:9000]), BLOCK[9000:]]
     with narrow() as pair, TcpSender(pair.tx, engine=engine, zero_copy=zero_copy, blocking=False) as s:
         taken = s.send_buffers(pieces)
@@ -138,10 +140,10 @@ def test_buffers_without_blocking(engine: str, zero_copy: str) -> None:
         s.drain(20)
 
 
-@holding
-def test_draining_without_waiting(box: testing.Hold, engine: str) -> None:
+@zero_copy_engines
+def test_a_non_blocking_drain_raises_while_data_is_in_flight(box: testing.Hold, engine: str) -> None:
     with (
-        stream_in(box) as (tx, rx),
+        tcp_connection(box) as (tx, rx),
         TcpSender(tx, engine=engine, zero_copy="always", blocking=False) as s,
     ):
         with stopped(box):
@@ -165,11 +167,11 @@ def reset(sock: socket.socket) -> None:
 
 @each_way
 @pytest.mark.parametrize("end", [reset, socket.socket.close])
-def test_a_peer_that_goes_away(
+def test_a_peer_that_resets_or_closes_raises(
     tcp_pair: Pair, engine: str, zero_copy: str, end: Callable[[socket.socket], None]
 ) -> None:
     """While a call waits for it to read."""
-    told: list[SendError] = []
+    reported: list[SendError] = []
 
     def read_a_little() -> None:
         left = 1 << 16
@@ -178,17 +180,17 @@ def test_a_peer_that_goes_away(
         end(tcp_pair.rx)
 
     thread = threading.Thread(target=read_a_little)
-    with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy, on_error=told.append) as s:
+    with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy, on_error=reported.append) as s:
         s.send(b"hello")
         thread.start()
         with pytest.raises(ConnectionError) as caught:
-            s.send_buffers([Tracked(BLOCK) for _ in range(64)])
+            s.send_buffers([CountedBytes(BLOCK) for _ in range(64)])
         thread.join()
         error = caught.value
         assert isinstance(error, SendError)
         assert isinstance(error, (ConnectionResetError, BrokenPipeError))
         assert type(OSError(error.errno, "")) in type(error).__mro__
-        assert told == [error]
+        assert reported == [error]
         assert 0 < error.accepted < error.size == 64 * SIZE
         assert error.total == error.accepted + 5 == s.stats.nbytes
         assert f"took {error.accepted} of {error.size} bytes, {error.total} since the start" in str(error)
@@ -197,18 +199,19 @@ def test_a_peer_that_goes_away(
         caught.value.__traceback__ = None
         del caught, error
         s.drain(20)
-        assert s.stats.in_flight == Tracked.left == 0
+        assert s.stats.in_flight == CountedBytes.living == 0
 
 
+@pytest.mark.slow
 @each_way
-def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
-    with testing.hold() as box, stream_in(box) as (tx, _):
+def test_a_peer_that_vanishes_raises_timeouterror(engine: str, zero_copy: str) -> None:
+    with testing.hold() as box, tcp_connection(box) as (tx, _):
         tx.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
         with TcpSender(tx, engine=engine, zero_copy=zero_copy) as s:
             s.send(b"hello")
             set_down(box.peer)
             with pytest.raises(TimeoutError) as caught:
-                s.send_buffers([Tracked(BLOCK) for _ in range(128)])
+                s.send_buffers([CountedBytes(BLOCK) for _ in range(128)])
             error = caught.value
             assert isinstance(error, SendError)
             assert error.errno == errno.ETIMEDOUT
@@ -216,7 +219,7 @@ def test_a_peer_that_vanishes(engine: str, zero_copy: str) -> None:
             assert error.total == s.stats.nbytes == error.accepted + 5
             del caught, error
             s.drain(20)
-            assert s.stats.in_flight == Tracked.left == 0
+            assert s.stats.in_flight == CountedBytes.living == 0
 
 
 def set_down(box: testing.Sandbox) -> None:
@@ -233,20 +236,20 @@ def set_down(box: testing.Sandbox) -> None:
 
 
 @each_way
-def test_half_closed_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
+def test_after_shutdown_the_peer_reads_on_and_answers(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
         s.send(BLOCK)
         s.shutdown()
         s.shutdown()
         with pytest.raises(BrokenPipeError):
             s.send(b"x")
-        with Reading(tcp_pair.rx) as read:
+        with StreamReader(tcp_pair.rx) as read:
             assert read.end() == BLOCK
         tcp_pair.rx.sendall(b"thanks")
         assert tcp_pair.tx.recv(100) == b"thanks"
 
 
-def test_requests_and_answers(tcp_pair: Pair, engine: str) -> None:
+def test_requests_are_on_their_way_without_a_flush(tcp_pair: Pair, engine: str) -> None:
     """Whatever is sent is on its way when the call returns: nobody has to flush."""
 
     def answer() -> None:

@@ -1,18 +1,19 @@
-"""Whose a TcpSender is, what may call it, what interrupts it, and what senders share."""
+"""TcpSender: threads, forks, callbacks, signals and interrupts, and shared schedulers."""
 
 import itertools
 import os
 import signal
 import socket
 import sys
-import threading
-from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 
 import pytest
 from conftest import MakePair, Pair
-from helpers import Alarms, Reading, Tracked, holding, run, stream_in
+from held_memory import CountedBytes
+from marks import zero_copy_engines
+from processes import Alarms, in_thread, run_program
+from traffic import StreamReader, raised_by, tcp_connection
 
 import uringzc
 from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
@@ -23,7 +24,7 @@ each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
 
 def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
     """What each call raises."""
-    calls: list[Callable[[], object]] = [
+    return raised_by(
         lambda: s.send(b"x"),
         lambda: s.send(bytes(MIN_ZERO_COPY)),
         lambda: s.send_buffers([b"x"]),
@@ -31,48 +32,36 @@ def refused(s: TcpSender, *, close: bool = True) -> list[type | None]:
         s.drain,
         s.shutdown,
         *([s.close] if close else []),
-    ]
-    found: list[type | None] = []
-    for call in calls:
-        try:
-            call()
-            found.append(None)
-        except Exception as error:
-            found.append(type(error))
-    return found
+    )
 
 
-# -- whose it is
+# -- threads and forks
 
 
-def test_another_thread(tcp_pair: Pair, engine: str) -> None:
+def test_another_thread_is_refused(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"mine")
         before, found = s.stats, list[type | None]()
-        thread = threading.Thread(target=lambda: found.extend(refused(s)))
-        thread.start()
-        thread.join()
+        in_thread(lambda: found.extend(refused(s)))
         assert set(found) == {WrongThreadError}
         assert s.stats == before
         s.send(b"too")
     assert tcp_pair.rx.recv(7, socket.MSG_WAITALL) == b"minetoo"
 
 
-def test_built_here_and_used_there(tcp_pair: Pair, engine: str) -> None:
+def test_a_sender_may_be_built_in_another_thread(tcp_pair: Pair, engine: str) -> None:
     s = TcpSender(tcp_pair.tx, engine=engine)
 
     def use() -> None:
         with s:
             s.send(b"from there")
 
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join()
+    in_thread(use)
     assert s.closed
     assert tcp_pair.rx.recv(100) == b"from there"
 
 
-def test_closed(tcp_pair: Pair, engine: str) -> None:
+def test_a_closed_sender_refuses_every_call(tcp_pair: Pair, engine: str) -> None:
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send(b"x")
     assert set(refused(s, close=False)) == {ClosedError}
@@ -83,8 +72,9 @@ def test_closed(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(2, socket.MSG_WAITALL) == b"xy"
 
 
-def test_fork(engine: str) -> None:
-    out, _ = run(
+@pytest.mark.slow
+def test_a_forked_child_is_refused_and_the_parent_goes_on(engine: str) -> None:
+    out, _ = run_program(
         """
         import os, socket, sys, warnings
         import uringzc
@@ -116,10 +106,11 @@ def test_fork(engine: str) -> None:
     assert out.split() == ["ClosedError", "True"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["ends", "exits", "is dropped"])
-def test_a_program_that_does_not_close(how: str) -> None:
+def test_what_was_sent_arrives_without_close(how: str) -> None:
     """What was sent arrives."""
-    out, errors = run(
+    out, errors = run_program(
         """
         import socket, sys, threading
         import uringzc
@@ -146,10 +137,10 @@ def test_a_program_that_does_not_close(how: str) -> None:
     assert "Traceback" not in errors
 
 
-# -- what interrupts
+# -- callbacks and interrupts
 
 
-class Inside:
+class CallsInside:
     """Calls the sender from where that is refused, and keeps what came of it."""
 
     def __init__(self) -> None:
@@ -162,7 +153,7 @@ class Inside:
 
 
 def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
-    inside = Inside()
+    inside = CallsInside()
     with TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=inside, on_error=inside) as s:
         inside.s = s
         s.send(b"x" * 100)
@@ -175,22 +166,25 @@ def test_callbacks_may_not_call_the_sender(tcp_pair: Pair, engine: str) -> None:
     assert tcp_pair.rx.recv(1000) == b"x" * 100
 
 
-@holding
-def test_a_callback_that_raises_is_told_the_rest_by_later_calls(tcp_pair: Pair, engine: str) -> None:
-    told: list[int] = []
+@zero_copy_engines
+def test_later_calls_report_the_rest_to_a_callback_that_raised(tcp_pair: Pair, engine: str) -> None:
+    reported: list[int] = []
 
     def notify(n: uringzc.Notification) -> None:
-        told.append(n.sequence)
+        reported.append(n.sequence)
         raise ArithmeticError
 
-    with Reading(tcp_pair.rx), TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=notify) as s:
+    with (
+        StreamReader(tcp_pair.rx),
+        TcpSender(tcp_pair.tx, engine=engine, zero_copy="always", notify=notify) as s,
+    ):
         for _ in range(5):
             with suppress(ArithmeticError):
                 s.send(b"x" * MIN_ZERO_COPY)
         for _ in range(10):
             with suppress(ArithmeticError):
                 s.drain(20)
-        assert sorted(told) == list(range(5))  # notifications come in any order
+        assert sorted(reported) == list(range(5))  # notifications come in any order
         s.shutdown()
 
 
@@ -210,9 +204,12 @@ def test_a_constructor_that_fails_leaves_nothing(
     assert len(os.listdir("/proc/self/fd")) == before
 
 
+@pytest.mark.slow
 @each_way
 @pytest.mark.parametrize("interrupt", [False, True])
-def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair) -> None:
+def test_a_signal_handler_while_send_waits(
+    engine: str, zero_copy: str, interrupt: bool, tcp_pair: Pair
+) -> None:
     """A handler's calls are refused; what it raises ends the call, and the sender is as good as before."""
     data = os.urandom(16 << 20)
     found: list[type | None] = []
@@ -224,7 +221,7 @@ def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, t
                 raise KeyboardInterrupt
             read.__enter__()
 
-        read = Reading(tcp_pair.rx)
+        read = StreamReader(tcp_pair.rx)
         old = signal.signal(signal.SIGALRM, handler)
         try:
             signal.setitimer(signal.ITIMER_REAL, 0.05)
@@ -245,6 +242,7 @@ def test_a_signal_while_it_waits(engine: str, zero_copy: str, interrupt: bool, t
         assert read.end() == data[:accepted] + b"after"
 
 
+@pytest.mark.slow
 @each_way
 def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zero_copy: str) -> None:
     """What the stream has is what the statistics said, call by call, and all memory comes back."""
@@ -256,7 +254,7 @@ def test_interrupts_anywhere_send_nothing_twice(tcp_pair: Pair, engine: str, zer
     def block(number: int) -> bytes:
         return blocks[number % 16]
 
-    with Reading(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
+    with StreamReader(tcp_pair.rx) as read, TcpSender(tcp_pair.tx, engine=engine, zero_copy=zero_copy) as s:
 
         def step() -> None:
             number = len(marks)
@@ -294,14 +292,14 @@ class Interrupting(socket.socket):
         return super().fileno()
 
 
-@holding
+@zero_copy_engines
 @pytest.mark.parametrize("after", range(1, 6))
 def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: str, after: int) -> None:
     """Queued and not submitted, or with its result, it is what the statistics say."""
     data = os.urandom(200_000)
     with (
         Interrupting(fileno=tcp_pair.tx.detach()) as sock,
-        Reading(tcp_pair.rx) as read,
+        StreamReader(tcp_pair.rx) as read,
         TcpSender(sock, engine=engine, zero_copy="always") as s,
     ):
         s.send(b"before")
@@ -322,10 +320,10 @@ def test_a_request_that_an_interrupt_leaves_is_not_sent(tcp_pair: Pair, engine: 
 # -- what is shared
 
 
-def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: str) -> None:
+def test_senders_may_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: str) -> None:
     first, second = make_tcp(), make_tcp()
     with uringzc.Scheduler(engine=engine) as scheduler:
-        with Reading(first.rx) as one, Reading(second.rx) as two:
+        with StreamReader(first.rx) as one, StreamReader(second.rx) as two:
             a = TcpSender(first.tx, scheduler=scheduler, zero_copy="always")
             b = TcpSender(second.tx, scheduler=scheduler, zero_copy="always")
             udp = UdpSender(udp_pair.rx.getsockname(), scheduler=scheduler, max_delay=None)
@@ -353,29 +351,27 @@ def test_senders_share_a_scheduler(make_tcp: MakePair, udp_pair: Pair, engine: s
 
 
 @testing.requires("net_admin")
-@holding
-def test_an_owner_that_ends_lets_go(box: testing.Hold, engine: str) -> None:
+@zero_copy_engines
+def test_memory_is_released_when_the_owner_thread_ends(box: testing.Hold, engine: str) -> None:
     """Its thread drains what it has in flight."""
-    with stream_in(box) as (tx, rx):
+    with tcp_connection(box) as (tx, rx):
         box.stop()
 
         def work() -> None:
             s = TcpSender(tx, engine=engine, zero_copy="always")
-            s.send(Tracked(b"x" * MIN_ZERO_COPY))
+            s.send(CountedBytes(b"x" * MIN_ZERO_COPY))
             kept.append(s)
             box.release()
 
         kept: list[TcpSender] = []
-        thread = threading.Thread(target=work)
-        thread.start()
-        thread.join()
+        in_thread(work)
         assert kept[0].closed
-        assert Tracked.left == 0
+        assert CountedBytes.living == 0
         assert rx.recv(MIN_ZERO_COPY, socket.MSG_PEEK)
 
 
 @pytest.mark.parametrize("data", [b"x", bytes(1 << 20)])
-def test_a_scheduler_that_is_gone(tcp_pair: Pair, data: bytes) -> None:
+def test_a_sender_whose_scheduler_was_dropped_is_refused(tcp_pair: Pair, data: bytes) -> None:
     """Nothing is sent, not even what would need no engine."""
     scheduler = uringzc.Scheduler()
     sender = TcpSender(tcp_pair.tx, scheduler=scheduler)

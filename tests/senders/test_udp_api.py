@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 from conftest import MakePair, Pair
-from helpers import patient
+from raising import raises_errno
+from traffic import sender_without_timer
 
 from uringzc import SendError, UdpSender, testing
 
@@ -23,8 +24,8 @@ IP_RECVTTL, UDP_SEGMENT, SO_INCOMING_CPU = 12, 103, 49
 # -- results
 
 
-def test_results(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx) as s:
+def test_every_call_returns_what_it_took(udp_pair: Pair) -> None:
+    with sender_without_timer(udp_pair.rx) as s:
         assert [s.send(b"x"), s.send(bytearray(700)), s.send(bytes(20_000)), s.send(array("I", [1, 2]))] == [
             1,
             700,
@@ -53,9 +54,9 @@ def test_results(udp_pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_empty_datagrams(make_udp: MakePair, family: int) -> None:
+def test_empty_datagrams_arrive(make_udp: MakePair, family: int) -> None:
     pair = make_udp(family)
-    with patient(pair.rx) as s:
+    with sender_without_timer(pair.rx) as s:
         assert s.send(b"") == 0
         s.drain()
         assert pair.receive(1) == [b""]
@@ -75,7 +76,9 @@ def test_empty_datagrams(make_udp: MakePair, family: int) -> None:
 
 @pytest.mark.parametrize("strict_order", [False, True])
 @pytest.mark.parametrize("zero_copy", ["auto", "always", "never"])
-def test_order_of_each_destination(make_udp: MakePair, zero_copy: str, strict_order: bool) -> None:
+def test_each_destination_gets_its_datagrams_in_order(
+    make_udp: MakePair, zero_copy: str, strict_order: bool
+) -> None:
     """Sizes and destinations change at random; each destination has its own in the order of the calls."""
     pairs = [make_udp() for _ in range(3)]
     chance = random.Random(3)
@@ -100,7 +103,7 @@ def test_order_of_each_destination(make_udp: MakePair, zero_copy: str, strict_or
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_destinations(make_udp: MakePair, family: int) -> None:
+def test_every_way_to_give_a_destination(make_udp: MakePair, family: int) -> None:
     """Connected, remote on a socket of its own or of the program's, and an address for each call."""
     first, other = make_udp(family), make_udp(family, connected=False)
     to, also = first.rx.getsockname(), other.rx.getsockname()
@@ -128,7 +131,7 @@ def test_destinations(make_udp: MakePair, family: int) -> None:
     assert other.empty()
 
 
-def test_names(udp_pair: Pair) -> None:
+def test_host_names_are_resolved(udp_pair: Pair) -> None:
     port = udp_pair.rx.getsockname()[1]
     with UdpSender(("localhost", port), family=socket.AF_INET) as s:
         s.send(b"remote")
@@ -138,7 +141,7 @@ def test_names(udp_pair: Pair) -> None:
     assert udp_pair.receive(5) == [b"remote", b"to", b"many", b"one", b"each"]
 
 
-def test_no_destination(udp_pair: Pair) -> None:
+def test_a_call_without_destination_takes_nothing(udp_pair: Pair) -> None:
     """The call says so, and has taken nothing."""
     with UdpSender(max_delay=None) as tx:
         calls: list[Callable[[], object]] = [
@@ -150,16 +153,15 @@ def test_no_destination(udp_pair: Pair) -> None:
             tx.lease(10).send,
         ]
         for call in calls:
-            with pytest.raises(OSError, match="no destination: give `to`") as raised:
+            with raises_errno(errno.EDESTADDRREQ, "no destination: give `to`"):
                 call()
-            assert raised.value.errno == errno.EDESTADDRREQ
         assert (tx.stats.datagrams, tx.stats.destinations) == (0, 0)
         tx.send(b"z", to=udp_pair.rx.getsockname())
         assert tx.stats.destinations == 1
     assert udp_pair.receive(1) == [b"z"]
 
 
-def test_a_socket_that_is_connected_later(udp_pair: Pair) -> None:
+def test_a_socket_may_be_connected_later(udp_pair: Pair) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, UdpSender(sock=sock) as tx:
         with pytest.raises(OSError, match="no destination"):
             tx.send(b"x")
@@ -201,8 +203,8 @@ def test_an_error_of_an_earlier_datagram_says_so(udp_pair: Pair) -> None:
 
 
 @testing.requires("net_admin")
-def test_a_scoped_address(box: testing.Hold) -> None:
-    """All nodes of the link, which only the scope tells."""
+def test_a_scoped_address_reaches_its_link(box: testing.Hold) -> None:
+    """All nodes of the link, which only the scope identifies."""
     index = box.run(lambda: socket.if_nametoindex(box.device))
     with closing(box.peer.socket(socket.AF_INET6)) as rx, closing(box.socket(socket.AF_INET6)) as tx:
         rx.bind(("::", testing.PORT))
@@ -213,7 +215,7 @@ def test_a_scoped_address(box: testing.Hold) -> None:
 
 
 @testing.requires("net_admin")
-def test_a_host_that_is_none_is_named(box: testing.Hold) -> None:
+def test_an_unknown_host_is_named_in_the_error(box: testing.Hold) -> None:
     """In a network without a name server."""
     to = ("no such host", 9)
     match = r"^\[Errno -\d+\] 'no such host' is no host: "
@@ -228,13 +230,12 @@ def test_a_host_that_is_none_is_named(box: testing.Hold) -> None:
 @pytest.mark.parametrize("what", ["remote", "bind"])
 def test_a_link_local_address_needs_its_interface(host: str, what: str) -> None:
     options: Any = {what: (host, 9), "family": socket.AF_INET6}
-    with pytest.raises(OSError, match=rf"{host} is a link-local address.* as in {host}%\w+$") as caught:
+    with raises_errno(errno.EINVAL, rf"{host} is a link-local address.* as in {host}%\w+$"):
         UdpSender(**options)
-    assert caught.value.errno == errno.EINVAL
 
 
 @testing.requires("net_admin")
-def test_a_scope_behind_the_host(box: testing.Hold) -> None:
+def test_a_scope_may_follow_the_host(box: testing.Hold) -> None:
     """As every tool prints such an address: in `remote` and `bind` too, and not only in each call."""
     with closing(box.peer.socket(socket.AF_INET6)) as rx, closing(box.socket(socket.AF_INET6)) as plain:
         rx.bind(("::", testing.PORT))
@@ -248,7 +249,7 @@ def test_a_scope_behind_the_host(box: testing.Hold) -> None:
 
 
 @testing.requires("net_admin")
-def test_broadcast_needs_a_socket_that_may(box: testing.Hold) -> None:
+def test_broadcast_needs_so_broadcast(box: testing.Hold) -> None:
     to = ("10.0.0.255", testing.PORT)
     with pytest.raises(PermissionError, match=r"10\.0\.0\.255 is a broadcast address: .*SO_BROADCAST"):
         box.run(lambda: UdpSender(to))
@@ -263,7 +264,7 @@ def test_broadcast_needs_a_socket_that_may(box: testing.Hold) -> None:
 
 @testing.requires("net_admin")
 @pytest.mark.parametrize("by_address", [False, True])
-def test_multicast(box: testing.Hold, by_address: bool) -> None:
+def test_multicast_options_apply(box: testing.Hold, by_address: bool) -> None:
     interface = "10.0.0.1" if by_address else box.device
     with closing(box.peer.socket()) as rx:
         rx.bind(("", testing.PORT))
@@ -286,7 +287,7 @@ def test_multicast(box: testing.Hold, by_address: bool) -> None:
 
 
 @testing.requires("net_admin")
-def test_multicast6(box: testing.Hold) -> None:
+def test_multicast_options_apply_to_ipv6(box: testing.Hold) -> None:
     index = box.run(lambda: socket.if_nametoindex(box.device))
     there = box.peer.run(lambda: socket.if_nametoindex(box.peer.device))
     with closing(box.peer.socket(socket.AF_INET6)) as rx:
@@ -316,7 +317,7 @@ def options(sock: socket.socket) -> list[object]:
 
 
 @pytest.mark.parametrize("timeout", [None, 0.0, 3.0])
-def test_the_programs_socket(udp_pair: Pair, timeout: float | None) -> None:
+def test_the_programs_socket_keeps_its_options(udp_pair: Pair, timeout: float | None) -> None:
     """It stays open, and as it was but for SO_SNDBUF."""
     udp_pair.tx.settimeout(timeout)
     before = options(udp_pair.tx)
@@ -330,7 +331,7 @@ def test_the_programs_socket(udp_pair: Pair, timeout: float | None) -> None:
     assert [len(data) for data in udp_pair.receive(6)] == [300, 1200, 1200, 1200, 20_000, 500]
 
 
-def test_a_socket_that_cuts_up_what_it_sends_is_refused(udp_pair: Pair) -> None:
+def test_a_socket_with_udp_segment_is_refused(udp_pair: Pair) -> None:
     udp_pair.tx.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, 512)
     with pytest.raises(ValueError, match="UDP_SEGMENT"):
         UdpSender(sock=udp_pair.tx)
@@ -351,10 +352,10 @@ def test_a_socket_that_cuts_up_what_it_sends_is_refused(udp_pair: Pair) -> None:
     ["text", None, 5, ["list"], memoryview(bytes(100))[::2], bytes(65_528), bytearray(1 << 20)],
     ids=["str", "None", "int", "list", "strided", "too large", "mutable, too large"],
 )
-def test_bad_data_as_with_a_socket(make_udp: MakePair, family: int, bad: Any) -> None:
+def test_bad_data_raises_as_with_a_socket(make_udp: MakePair, family: int, bad: Any) -> None:
     pair = make_udp(family)
     to = pair.rx.getsockname()
-    with patient(pair.rx) as s, socket.socket(family, socket.SOCK_DGRAM) as other:
+    with sender_without_timer(pair.rx) as s, socket.socket(family, socket.SOCK_DGRAM) as other:
         both: list[tuple[Callable[[], object], Callable[[], object]]] = [
             (lambda: pair.tx.send(bad), lambda: s.send(bad)),
             (lambda: other.sendto(bad, to), lambda: s.sendto(bad, to)),
@@ -388,8 +389,8 @@ ADDRESSES: list[tuple[Any, type[Exception]]] = [
 
 
 @pytest.mark.parametrize(("to", "kind"), ADDRESSES)
-def test_bad_addresses(udp_pair: Pair, to: Any, kind: type[Exception]) -> None:
-    with patient(udp_pair.rx) as s:
+def test_a_call_with_a_bad_address_takes_nothing(udp_pair: Pair, to: Any, kind: type[Exception]) -> None:
+    with sender_without_timer(udp_pair.rx) as s:
         lease = s.lease(5)
         tries: list[Callable[[], object]] = [
             lambda: s.send(b"x", to),
@@ -429,7 +430,7 @@ def test_bad_addresses(udp_pair: Pair, to: Any, kind: type[Exception]) -> None:
 def test_slices_are_checked_before_any_is_sent(
     udp_pair: Pair, offsets: Any, lengths: Any, kind: type[Exception]
 ) -> None:
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
         with pytest.raises(kind):
             s.send_slices(bytes(100), offsets, lengths)
         with pytest.raises(ValueError, match="65508 bytes"):

@@ -1,10 +1,10 @@
-"""Code of the program's that a sender runs: callbacks and log handlers, when a call has ended, unlocked."""
+"""Callbacks and log handlers run at the end of a sender's call, without its lock."""
 
 from collections.abc import Callable
 
 import pytest
 from conftest import Pair
-from helpers import run
+from processes import run_program
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
@@ -15,11 +15,11 @@ FORBIDDEN = ("255.255.255.255", 9)
 
 def test_what_a_callback_that_raised_left_is_reported_by_the_next_call() -> None:
     """It needs no new failure for that."""
-    told: list[int] = []
+    reported: list[int] = []
 
     def callback(error: SendError) -> None:
-        told.append(error.index)
-        if len(told) == 1:
+        reported.append(error.index)
+        if len(reported) == 1:
             raise ZeroDivisionError
 
     with UdpSender(max_delay=None, on_error=callback) as tx:
@@ -27,9 +27,9 @@ def test_what_a_callback_that_raised_left_is_reported_by_the_next_call() -> None
             tx.send(b"x", FORBIDDEN)
         with pytest.raises(ZeroDivisionError):
             tx.flush()
-        assert told == [0]
+        assert reported == [0]
         tx.flush()
-        assert told == [0, 1, 2]
+        assert reported == [0, 1, 2]
 
 
 def test_the_timer_sends_while_a_callback_runs() -> None:
@@ -81,7 +81,7 @@ def test_what_a_callback_calls_is_refused(udp_pair: Pair) -> None:
 LOGGING = """
 import faulthandler, logging, socket, sys
 import uringzc
-from helpers import until
+from traffic import wait_until
 faulthandler.dump_traceback_later(20, exit=True)
 sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 sock.setsockopt(socket.SOL_SOCKET, 11, 1)  # SO_NO_CHECK
@@ -92,6 +92,7 @@ log.setLevel(logging.INFO)
 """
 
 
+@pytest.mark.slow
 def test_a_handler_that_sends_log_lines_through_the_sender() -> None:
     """It waits for the sender inside its own lock: nobody may wait for that with the sender locked."""
     program = """
@@ -100,7 +101,7 @@ class Ship(logging.Handler):
         if record.getMessage() == "begin":
             for _ in range(5):
                 tx.send(bytes(100))
-            until(lambda: seen or not tx.stats.waiting)  # the timer came
+            wait_until(lambda: seen or not tx.stats.waiting)  # the timer came
         tx.send(record.getMessage().encode())
 
 seen = []
@@ -112,7 +113,7 @@ logging.getLogger("other").warning("begin")
 tx.close()
 """
     with testing.receiver() as rx:
-        run(LOGGING + program, rx.address[1])
+        run_program(LOGGING + program, rx.address[1])
         came = rx.wait(7)
         assert came[:6] == [bytes(100)] * 5 + [b"begin"]
         assert b"no trains there" in came[6]
@@ -127,7 +128,7 @@ class Note(logging.Handler):
 log.addHandler(Note())
 for _ in range(5):
     tx.send(bytes(100))
-until(lambda: not tx.stats.waiting)
+wait_until(lambda: not tx.stats.waiting)
 print("then", *names)
 tx.send(b"x")
 tx.flush()
@@ -139,10 +140,11 @@ tx.close()
 def test_no_handler_runs_in_the_timers_thread() -> None:
     """One that blocks would keep every sender of the process waiting."""
     with testing.receiver() as rx:
-        out, _ = run(LOGGING + NAMES, rx.address[1])
+        out, _ = run_program(LOGGING + NAMES, rx.address[1])
         assert out.splitlines() == ["then", "now MainThread"]
 
 
+@pytest.mark.slow
 def test_control_a_line_that_is_written_at_once() -> None:
     program = """
 class AtOnce(list):
@@ -151,5 +153,5 @@ class AtOnce(list):
 tx._slow_path._log = AtOnce()
 """
     with testing.receiver() as rx:
-        out, _ = run(LOGGING + program + NAMES, rx.address[1])
+        out, _ = run_program(LOGGING + program + NAMES, rx.address[1])
         assert out.splitlines() == ["then uringzc timer", "now uringzc timer"]

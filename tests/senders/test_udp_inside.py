@@ -1,4 +1,4 @@
-"""What comes in between: code of the program that runs while a sender is inside a call, or waits in it."""
+"""Code of the program that runs while a UdpSender is inside a call, or waits in it."""
 
 import errno
 import gc
@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 from conftest import Pair
-from helpers import holding, patient, run, stopped
+from marks import zero_copy_engines
+from processes import run_program
+from traffic import sender_without_timer, stopped, warm_up
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
@@ -42,12 +44,9 @@ def until_raised(call: Callable[[], object]) -> Exception:
             return error
 
 
-def test_a_descriptor_that_became_anothers_carries_nothing(udp_pair: Pair) -> None:
-    """Closed in the middle of a batch that waits for room in the accounts, and its number taken at once."""
-    with (
-        testing.receiver() as theirs,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign,
-    ):
+def test_a_reused_descriptor_gets_no_datagrams(udp_pair: Pair) -> None:
+    """Closed in the middle of a batch that waits for free requests, and its number taken at once."""
+    with testing.receiver() as theirs, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
         foreign.connect(theirs.address)
         for turn in range(10):
             tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -76,7 +75,7 @@ def test_a_descriptor_that_became_anothers_carries_nothing(udp_pair: Pair) -> No
 @pytest.mark.parametrize("what", ["sender", "scheduler"])
 def test_closing_from_inside_is_refused_and_changes_nothing(udp_pair: Pair, what: str) -> None:
     came: list[type] = []
-    with uringzc.Scheduler() as s, patient(udp_pair.rx, scheduler=s) as tx:
+    with uringzc.Scheduler() as s, sender_without_timer(udp_pair.rx, scheduler=s) as tx:
 
         def close() -> None:
             try:
@@ -95,7 +94,7 @@ def test_closing_from_inside_is_refused_and_changes_nothing(udp_pair: Pair, what
     assert tx.stats.waiting == tx.stats.lost == tx.stats.in_flight == 0
 
 
-def test_a_lease_that_is_given_back_while_a_name_is_resolved(
+def test_a_lease_released_while_a_name_is_resolved_is_not_sent(
     udp_pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = socket.getaddrinfo
@@ -113,24 +112,24 @@ def test_a_lease_that_is_given_back_while_a_name_is_resolved(
     assert udp_pair.empty()
 
 
-def test_arrays_that_change_during_the_call(udp_pair: Pair) -> None:
+def test_arrays_that_change_during_the_call_are_refused(udp_pair: Pair) -> None:
     offsets, lengths = array("q", range(10_000)), array("q", [100] * 10_000)
 
     def change(_: int) -> None:
         lengths[-1] = 1 << 40
 
-    with patient(udp_pair.rx) as tx, pytest.raises(ValueError, match="changed"):
+    with sender_without_timer(udp_pair.rx) as tx, pytest.raises(ValueError, match="changed"):
         tx.send_slices(bytearray(20_000), offsets, lengths, progress=change)
 
 
 @pytest.mark.parametrize("kind", [int, "one of numpy's"])
-def test_what_has_an_index_is_a_size(udp_pair: Pair, kind: object) -> None:
+def test_a_size_may_be_any_object_with_an_index(udp_pair: Pair, kind: object) -> None:
     number = pytest.importorskip("numpy").int64 if kind is not int else int
-    with patient(udp_pair.rx) as tx, tx.lease(number(10)) as lease:
+    with sender_without_timer(udp_pair.rx) as tx, tx.lease(number(10)) as lease:
         assert lease.send(number(3)) == 3
 
 
-def test_addresses_may_take_their_time_too() -> None:
+def test_an_iterator_of_addresses_may_be_slow_and_send() -> None:
     with testing.receiver() as rx, UdpSender() as tx:
 
         def slowly() -> Iterator[Any]:
@@ -144,16 +143,14 @@ def test_addresses_may_take_their_time_too() -> None:
         assert rx.wait(3) == [b"first", b"from inside", b"second"]
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
-def test_what_close_could_not_send_is_told(box: testing.Hold) -> None:
-    told: list[SendError] = []
+def test_close_reports_what_it_could_not_send(box: testing.Hold) -> None:
+    reported: list[SendError] = []
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
         sock.connect(box.address)
-        tx = UdpSender(sock=sock, max_delay=None, blocking=False, on_error=told.append)
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        tx = UdpSender(sock=sock, max_delay=None, blocking=False, on_error=reported.append)
+        warm_up(tx, rx)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         with stopped(box):
             with suppress(BlockingIOError):
@@ -163,8 +160,8 @@ def test_what_close_could_not_send_is_told(box: testing.Hold) -> None:
                 tx.close(timeout=0.1)
             taken, lost = tx.stats.datagrams, tx.stats.lost
             assert lost > 0
-            assert [error.errno for error in told] == [errno.ETIMEDOUT]
-            assert f" {lost} datagram{'' if lost == 1 else 's'} could not be sent" in str(told[0])
+            assert [error.errno for error in reported] == [errno.ETIMEDOUT]
+            assert f" {lost} datagram{'' if lost == 1 else 's'} could not be sent" in str(reported[0])
         rx.wait(taken - lost)
     box.release()
     with uringzc.Scheduler() as s:
@@ -178,17 +175,15 @@ def still_parked() -> int:
     return len(lifetime.parked())
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
-def test_draining_without_waiting(box: testing.Hold) -> None:
+def test_a_non_blocking_drain_raises_while_requests_are_in_flight(box: testing.Hold) -> None:
     with (
         box.socket() as sock,
         testing.receiver(sock=box.receiver_socket()) as rx,
         UdpSender(box.address, sock=sock, max_delay=None, blocking=False, zero_copy="always") as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         with stopped(box):
             tx.send(bytes(1400))
             tx.flush()
@@ -220,7 +215,7 @@ def test_a_callback_that_holds_its_sender_is_collected(udp_pair: Pair) -> None:
 
 def test_a_send_that_raises_has_not_taken_it(udp_pair: Pair) -> None:
     """Also the one that fills a train, on the fast way."""
-    with uringzc.Scheduler() as s, patient(udp_pair.rx, scheduler=s) as tx:
+    with uringzc.Scheduler() as s, sender_without_timer(udp_pair.rx, scheduler=s) as tx:
         tx.send(bytes(1000))
         taken = 0
 
@@ -235,8 +230,9 @@ def test_a_send_that_raises_has_not_taken_it(udp_pair: Pair) -> None:
         assert tx.stats.datagrams == 1 + taken
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
-def test_a_process_ends_although_a_thread_of_it_is_stuck(box: testing.Hold) -> None:
+def test_a_process_ends_while_a_daemon_thread_waits_in_send(box: testing.Hold) -> None:
     program = """
     import sys, threading, uringzc
     tx = uringzc.UdpSender((sys.argv[1], 9000))
@@ -253,5 +249,5 @@ def test_a_process_ends_although_a_thread_of_it_is_stuck(box: testing.Hold) -> N
         sock.sendto(b"warm", box.address)
         rx.wait(1)
         with stopped(box):
-            out, _ = run(program, box.address[0], box=box)
+            out, _ = run_program(program, box.address[0], box=box)
     assert out.split() == ["stuck"]

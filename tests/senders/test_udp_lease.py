@@ -1,14 +1,14 @@
-"""Leases: registered memory in the program's hands, and how it comes back."""
+"""Leases: registered memory that the program fills, and how it is released."""
 
 import gc
 import socket
-import threading
 from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import Pair
+from processes import in_thread
 
 import uringzc
 from uringzc import ClosedError, UdpSender
@@ -29,7 +29,7 @@ def fill(s: UdpSender) -> list[uringzc.Lease]:
     return leases
 
 
-def test_with_gives_it_back_unsent(udp_pair: Pair) -> None:
+def test_a_with_block_releases_a_lease_unsent(udp_pair: Pair) -> None:
     with sender(udp_pair) as s:
         with s.lease(100) as lease:
             view = lease.view
@@ -44,7 +44,7 @@ def test_with_gives_it_back_unsent(udp_pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("how", ["here", "thread", "cycle"])
-def test_dropped(udp_pair: Pair, how: str) -> None:
+def test_a_dropped_lease_returns_to_the_arena(udp_pair: Pair, how: str) -> None:
     """The arena is whole again: it can be leased as before."""
     with sender(udp_pair) as s:
         leases = fill(s)
@@ -54,9 +54,7 @@ def test_dropped(udp_pair: Pair, how: str) -> None:
             holder.append(holder)
             del holder
         if how == "thread":
-            thread = threading.Thread(target=leases.clear)
-            thread.start()
-            thread.join()
+            in_thread(leases.clear)
         leases.clear()
         gc.collect()
         assert s._arena.leases == 0
@@ -64,8 +62,8 @@ def test_dropped(udp_pair: Pair, how: str) -> None:
     assert udp_pair.empty()
 
 
-def test_an_arena_full_of_leases(udp_pair: Pair) -> None:
-    """Nothing else can be sent; one given back is enough."""
+def test_an_arena_full_of_leases_refuses_sends(udp_pair: Pair) -> None:
+    """Nothing else can be sent; one released lease is enough."""
     with sender(udp_pair) as s:
         leases = fill(s)
         with pytest.raises(BlockingIOError):
@@ -83,7 +81,7 @@ def test_an_arena_full_of_leases(udp_pair: Pair) -> None:
     assert set(came[:-1]) <= {b"x" * 10_000}
 
 
-def test_send_ends_the_view(udp_pair: Pair) -> None:
+def test_send_releases_the_view(udp_pair: Pair) -> None:
     with sender(udp_pair) as s:
         lease = s.lease(10)
         view = lease.view
@@ -100,7 +98,7 @@ def test_send_ends_the_view(udp_pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("kind", ["slice", "array"])
-def test_something_over_it_lives(udp_pair: Pair, kind: str) -> None:
+def test_a_lease_with_an_exported_view_can_not_be_sent(udp_pair: Pair, kind: str) -> None:
     with sender(udp_pair) as s:
         lease = s.lease(10)
         over: Any = lease.view[2:4] if kind == "slice" else np.frombuffer(lease.view, np.uint8)
@@ -115,7 +113,7 @@ def test_something_over_it_lives(udp_pair: Pair, kind: str) -> None:
     assert udp_pair.empty()
 
 
-def test_after_close(udp_pair: Pair) -> None:
+def test_a_lease_outlives_its_sender(udp_pair: Pair) -> None:
     with sender(udp_pair) as s:
         lease = s.lease(10)
     with pytest.raises(ClosedError):
@@ -127,7 +125,7 @@ def test_after_close(udp_pair: Pair) -> None:
     assert udp_pair.empty()
 
 
-def test_they_make_trains(udp_pair: Pair) -> None:
+def test_leases_of_one_size_make_trains(udp_pair: Pair) -> None:
     with UdpSender(udp_pair.rx.getsockname(), zero_copy="always", max_delay=None) as s:
         for i in range(40):
             lease = s.lease(1000)
@@ -139,7 +137,7 @@ def test_they_make_trains(udp_pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("hostile", ["view", "release"])
-def test_code_of_the_program_that_runs_inside_send(udp_pair: Pair, hostile: str) -> None:
+def test_code_inside_send_can_neither_write_nor_release_the_lease(udp_pair: Pair, hostile: str) -> None:
     """A signal handler, or as here the socket's fileno(), can neither write to it nor give it back."""
     came: list[Exception | None] = []
 

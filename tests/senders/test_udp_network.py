@@ -1,14 +1,14 @@
-"""Networks as they are: slow, cold, narrow, without offloads, full, or with nobody there."""
+"""UdpSender on networks that are slow, cold, narrow, without offloads, full, or without a receiver."""
 
 import errno
 import itertools
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
-from helpers import io_uring, one_processor
+from marks import only_io_uring
 
 import uringzc
 from uringzc import testing
@@ -31,13 +31,6 @@ def inversions(came: list[int]) -> int:
     return sum(before > after for before, after in itertools.pairwise(came))
 
 
-@pytest.fixture
-def net() -> Iterator[testing.Hold]:
-    """A sandbox of the test's own, to be spoilt."""
-    with one_processor(), testing.hold() as box:
-        yield box
-
-
 def sender(box: testing.Hold, **options: object) -> uringzc.UdpSender:
     return box.run(lambda: uringzc.UdpSender(box.address, **options))  # type: ignore[arg-type]
 
@@ -54,6 +47,7 @@ SLOW: dict[str, tuple[str, Setup, int]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", SLOW)
 def test_order_is_kept_where_the_network_is_slower_than_the_program(net: testing.Hold, how: str) -> None:
     zero_copy, setup, size = SLOW[how]
@@ -73,7 +67,7 @@ def test_order_is_kept_where_the_network_is_slower_than_the_program(net: testing
             assert (tx.stats.reordered, tx.stats.resent, tx.stats.lost) == (0, 0, 0)
 
 
-@io_uring
+@only_io_uring
 def test_control_without_admission_order_is_lost(net: testing.Hold) -> None:
     """The same network and socket, sent through a Scheduler: poll-armed requests overtake each other."""
     count = 2000
@@ -87,7 +81,7 @@ def test_control_without_admission_order_is_lost(net: testing.Hold) -> None:
             assert inversions(numbers(rx.wait(count))) > 0
 
 
-def test_a_socket_buffer_smaller_than_a_datagram(net: testing.Hold) -> None:
+def test_a_socket_buffer_smaller_than_a_datagram_loses_nothing(net: testing.Hold) -> None:
     with testing.receiver(sock=net.receiver_socket()) as rx, net.socket() as sock:
         sock.connect(net.address)
         with uringzc.UdpSender(sock=sock) as tx:
@@ -137,7 +131,7 @@ def test_control_a_cold_neighbour_swallows_a_burst(net: testing.Hold) -> None:
 
 
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
-def test_an_mtu_below_the_segment(net: testing.Hold, zero_copy: str) -> None:
+def test_an_mtu_below_the_segment_sends_single_datagrams(net: testing.Hold, zero_copy: str) -> None:
     """On a socket that is not connected nothing is known of the path before the first train."""
     net.set_mtu(1300)
     net.release()
@@ -160,7 +154,7 @@ def test_an_mtu_below_the_segment(net: testing.Hold, zero_copy: str) -> None:
         assert tx.stats.reordered == 0
 
 
-def test_an_mtu_that_shrinks_while_trains_are_in_flight(net: testing.Hold) -> None:
+def test_an_mtu_that_shrinks_while_trains_are_in_flight_loses_nothing(net: testing.Hold) -> None:
     with testing.receiver(sock=net.receiver_socket()) as rx, sender(net) as tx:
         tx.send(numbered(0))
         tx.flush()
@@ -177,8 +171,8 @@ def test_an_mtu_that_shrinks_while_trains_are_in_flight(net: testing.Hold) -> No
         assert tx.stats.lost == 0
 
 
-def test_nobody_listens(net: testing.Hold) -> None:
-    """What the destination answers is told, and fails no datagram: here those that others are to get too."""
+def test_icmp_errors_are_reported_and_fail_no_datagram(net: testing.Hold) -> None:
+    """Also where others are to get datagrams of the same sender."""
     errors: list[uringzc.SendError] = []
     net.release()
     with (
@@ -186,7 +180,7 @@ def test_nobody_listens(net: testing.Hold) -> None:
         net.socket() as sock,
         uringzc.UdpSender(net.address, sock=sock, on_error=errors.append) as tx,
     ):
-        sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: else only a connected one is told
+        sock.setsockopt(socket.IPPROTO_IP, 11, 1)  # IP_RECVERR: else only a connected socket gets it
         nobody = (net.address[0], 9)
         for number in range(1000):
             tx.send(numbered(number))
@@ -200,7 +194,7 @@ def test_nobody_listens(net: testing.Hold) -> None:
         assert tx.stats.lost == 0
 
 
-def test_a_connected_socket_whose_peer_is_gone(net: testing.Hold) -> None:
+def test_a_connected_socket_raises_connection_refused(net: testing.Hold) -> None:
     net.release()
     tx = net.run(lambda: uringzc.UdpSender((net.address[0], 9)))
 
@@ -217,8 +211,8 @@ def test_a_connected_socket_whose_peer_is_gone(net: testing.Hold) -> None:
 
 
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
-def test_a_queue_with_a_tiny_limit(net: testing.Hold, zero_copy: str) -> None:
-    """Full, it refuses: each datagram arrives, or is told."""
+def test_a_full_queue_is_reported_for_each_lost_datagram(net: testing.Hold, zero_copy: str) -> None:
+    """Full, it refuses: each datagram arrives, or is reported."""
     net.limit(100_000)
     net.release()
     errors: list[uringzc.SendError] = []
@@ -231,8 +225,8 @@ def test_a_queue_with_a_tiny_limit(net: testing.Hold, zero_copy: str) -> None:
             tx.send(numbered(number))
         tx.flush()
         came = numbers(rx.wait(count - len(errors)))
-        told = [error.index for error in errors]
-        assert sorted(came + told) == list(range(count))
+        reported = [error.index for error in errors]
+        assert sorted(came + reported) == list(range(count))
         assert tx.stats.resent > 0
         assert tx.stats.lost == len(errors)
 

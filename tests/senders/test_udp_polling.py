@@ -3,12 +3,12 @@
 import select
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
 import pytest
-from helpers import holding, one_processor, readable, stopped, wait_readable
+from marks import zero_copy_engines
+from traffic import is_readable, stopped, wait_readable, warm_up
 
 from uringzc import SendError, UdpSender, testing
 
@@ -16,13 +16,6 @@ pytestmark = testing.requires("net_admin")
 
 SIZE = 1400
 IP_RECVERR = 11
-
-
-@pytest.fixture
-def net() -> Iterator[testing.Hold]:
-    """A sandbox of the test's own, to be spoilt."""
-    with one_processor(), testing.hold() as box:
-        yield box
 
 
 class Came(NamedTuple):
@@ -67,12 +60,15 @@ def polling(box: testing.Hold, **options: object) -> UdpSender:
 def idle(tx: UdpSender) -> bool:
     """Nothing is in flight, and its descriptor does not say that there is something to do."""
     tx.drain(5)
-    return not readable(tx.fileno())
+    return not is_readable(tx.fileno())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_copy", ["auto", "always"])
 @pytest.mark.parametrize("answers", ["late", "never"])
-def test_a_cold_destination(net: testing.Hold, answers: str, zero_copy: str) -> None:
+def test_a_cold_destination_wakes_the_program_when_a_datagram_arrived(
+    net: testing.Hold, answers: str, zero_copy: str
+) -> None:
     """Woken when the first datagram has left, or when that was waited for long enough."""
     count = 880
     with testing.receiver(sock=net.receiver_socket()) as rx, polling(net, zero_copy=zero_copy) as tx:
@@ -113,30 +109,26 @@ def check_held_back(net: testing.Hold, rx: testing.Receiver, tx: UdpSender, coun
 
 
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
-def test_a_full_socket(net: testing.Hold, zero_copy: str) -> None:
+def test_a_full_socket_wakes_the_program_when_there_is_room(net: testing.Hold, zero_copy: str) -> None:
     count = 3000
     with (
         testing.receiver(sock=net.receiver_socket()) as rx,
         net.socket() as sock,
         UdpSender(net.address, sock=sock, blocking=False, max_delay=None, zero_copy=zero_copy) as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 106_496)
         check_held_back(net, rx, tx, count)
 
 
-@holding
-def test_a_full_arena(net: testing.Hold) -> None:
+@zero_copy_engines
+def test_a_full_arena_wakes_the_program_when_there_is_room(net: testing.Hold) -> None:
     count = 1000
     with (
         testing.receiver(sock=net.receiver_socket()) as rx,
         polling(net, zero_copy="always", arena=256 << 10) as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         check_held_back(net, rx, tx, count)
 
 
@@ -152,7 +144,7 @@ def test_a_batch_of_which_a_part_has_left_takes_more(net: testing.Hold) -> None:
         net.release()
 
 
-@holding
+@zero_copy_engines
 def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing.Hold) -> None:
     """It wakes the program, once, and says nothing of the destination."""
     nobody = testing.devices.End("10.0.0.77", "fd00::77", "")  # of this network
@@ -169,42 +161,45 @@ def test_memory_that_comes_back_while_a_cold_destination_is_awaited(net: testing
         tx.send(numbered(2), (nobody.ip, 9))
         with pytest.raises(BlockingIOError):
             tx.flush()
-        assert not readable(tx.fileno())
+        assert not is_readable(tx.fileno())
         net.release()
         rx.wait(3)
         assert send_all(tx, 0).wake_ups <= 5
         net.run(lambda: testing.devices.delete_neighbours(net.device, nobody))  # and what waits for it
 
 
-@holding
-def test_draining(net: testing.Hold) -> None:
+@zero_copy_engines
+def test_drain_wakes_the_program_when_memory_is_released(net: testing.Hold) -> None:
     """Woken when memory has come back, and not while it is away."""
     with testing.receiver(sock=net.receiver_socket()) as rx, polling(net, zero_copy="always") as tx:
-        tx.send(b"warm")
-        tx.flush()
-        rx.wait(1)
+        warm_up(tx, rx)
         with stopped(net):
             tx.send(numbered(1))
             tx.flush()
-            assert not readable(tx.fileno())
+            assert not is_readable(tx.fileno())
             with pytest.raises(BlockingIOError, match="in flight"):
                 tx.drain()
-            assert not readable(tx.fileno())
+            assert not is_readable(tx.fileno())
         wait_readable(tx.fileno())
         tx.drain()
-        assert not readable(tx.fileno())
+        assert not is_readable(tx.fileno())
         rx.wait(2)
 
 
 def test_errors_that_the_program_has_not_read_wake_nobody(net: testing.Hold) -> None:
     """The error queue of its socket is the program's: to poll, it is an event for as long as that likes."""
     net.release()
-    told: list[SendError] = []
+    reported: list[SendError] = []
     with (
         net.socket() as sock,
         testing.receiver(sock=net.receiver_socket()) as rx,
         UdpSender(
-            net.address, sock=sock, blocking=False, max_delay=None, zero_copy="never", on_error=told.append
+            net.address,
+            sock=sock,
+            blocking=False,
+            max_delay=None,
+            zero_copy="never",
+            on_error=reported.append,
         ) as tx,
         select.epoll() as plain,
     ):
@@ -215,13 +210,13 @@ def test_errors_that_the_program_has_not_read_wake_nobody(net: testing.Hold) -> 
         tx.send(b"x")
         tx.flush()
         rx.wait(1)
-        assert not readable(tx.fileno())
+        assert not is_readable(tx.fileno())
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 20_000)
         with stopped(net):
             with suppress(BlockingIOError):
                 while True:
                     tx.send(numbered(0))
-            assert not readable(tx.fileno())
+            assert not is_readable(tx.fileno())
             assert plain.poll(0)  # the control: still unread
         wait_readable(tx.fileno())
         send_all(tx, 0)

@@ -1,23 +1,24 @@
-"""Whose a UdpSender is, what may call it, what interrupts it, and what it tells."""
+"""UdpSender: threads, forks, callbacks, signals and interrupts, statistics and explain()."""
 
 import select
 import signal
 import socket
 import struct
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 
 import pytest
 from conftest import Pair
-from helpers import Alarms, holding, patient, readable, run, stopped
+from marks import zero_copy_engines
+from processes import Alarms, in_thread, run_program
+from traffic import is_readable, raised_by, sender_without_timer, stopped
 
 import uringzc
 from uringzc import BusyError, ClosedError, Notification, UdpSender, WrongThreadError, testing
 from uringzc.engines.attached import MIN_ARENA
 from uringzc.senders.policy import TRIAL
 
-# -- whose it is
+# -- threads and forks
 
 
 def calls(s: UdpSender, lease: uringzc.Lease) -> list[Callable[[], object]]:
@@ -39,24 +40,15 @@ def calls(s: UdpSender, lease: uringzc.Lease) -> list[Callable[[], object]]:
 
 def refused(s: UdpSender, lease: uringzc.Lease, *, close: bool = True) -> list[type | None]:
     """What each call raises."""
-    found: list[type | None] = []
-    for call in [*calls(s, lease), *([s.close] if close else [])]:
-        try:
-            call()
-            found.append(None)
-        except Exception as error:
-            found.append(type(error))
-    return found
+    return raised_by(*calls(s, lease), *([s.close] if close else []))
 
 
-def test_another_thread(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx) as s:
+def test_another_thread_is_refused(udp_pair: Pair) -> None:
+    with sender_without_timer(udp_pair.rx) as s:
         s.send(b"x" * 100)
         lease = s.lease(100)
         before, found = s.stats, list[type | None]()
-        thread = threading.Thread(target=lambda: found.extend(refused(s, lease)))
-        thread.start()
-        thread.join()
+        in_thread(lambda: found.extend(refused(s, lease)))
         assert set(found) == {WrongThreadError}
         assert s.stats == before
         assert not s.closed
@@ -66,8 +58,8 @@ def test_another_thread(udp_pair: Pair) -> None:
     assert udp_pair.empty()
 
 
-def test_closed(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx) as s:
+def test_a_closed_sender_refuses_every_call(udp_pair: Pair) -> None:
+    with sender_without_timer(udp_pair.rx) as s:
         s.send(b"x" * 100)
         lease = s.lease(100)
     assert set(refused(s, lease, close=False)) == {ClosedError}
@@ -77,10 +69,11 @@ def test_closed(udp_pair: Pair) -> None:
     assert udp_pair.empty()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("max_delay", [None, 0.01])
-def test_fork(max_delay: float | None) -> None:
+def test_a_forked_child_is_refused_and_nothing_is_sent_twice(max_delay: float | None) -> None:
     """The child can do nothing with it, and ends as any program; what waits is sent once."""
-    out, _ = run(
+    out, _ = run_program(
         """
         import os, socket, sys, warnings
         import uringzc
@@ -117,10 +110,10 @@ def test_fork(max_delay: float | None) -> None:
     assert out.splitlines() == ["ClosedError", "[6, 1000, 1000, 1000, 1000]", "no more"]
 
 
-# -- what interrupts
+# -- callbacks and interrupts
 
 
-class Inside:
+class CallsInside:
     """Calls the sender from where that is refused, and keeps what came of it."""
 
     def __init__(self) -> None:
@@ -134,18 +127,12 @@ class Inside:
         if self.times > 2:  # it was not refused: each such call calls back again
             return
         s = self.s
-        tries: list[Callable[[], object]] = [lambda: s.send(b"x" * 100), s.flush, lambda: s.drain(1)]
-        for call in tries:
-            try:
-                call()
-                self.raised.append(None)
-            except Exception as error:
-                self.raised.append(type(error))
+        self.raised += raised_by(lambda: s.send(b"x" * 100), s.flush, lambda: s.drain(1))
 
 
 def test_notify_may_not_call_the_sender(udp_pair: Pair) -> None:
-    inside = Inside()
-    with patient(udp_pair.rx, notify=inside) as s:
+    inside = CallsInside()
+    with sender_without_timer(udp_pair.rx, notify=inside) as s:
         inside.s = s
         s.send_many([b"x" * 1200] * 100)
         s.drain()
@@ -156,7 +143,7 @@ def test_notify_may_not_call_the_sender(udp_pair: Pair) -> None:
 
 
 def test_on_error_may_not_call_the_sender() -> None:
-    inside = Inside()
+    inside = CallsInside()
     with UdpSender(max_delay=None, on_error=inside) as s:
         inside.s = s
         s.send(b"nowhere", to=("127.0.0.1", 0))
@@ -167,7 +154,7 @@ def test_on_error_may_not_call_the_sender() -> None:
 
 def test_an_iterable_may_call_the_sender_that_takes_from_it(udp_pair: Pair) -> None:
     """Its code runs outside: so may that of a signal handler that comes meanwhile."""
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
 
         def give() -> Iterator[bytes]:
             for i in range(10):
@@ -193,9 +180,12 @@ class EnoughError(Exception):
     """A progress callback wants no more."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [EnoughError, KeyboardInterrupt])
 @pytest.mark.parametrize("slices", [False, True])
-def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> None:
+def test_progress_counts_and_may_end_the_call(
+    udp_pair: Pair, slices: bool, kind: type[BaseException]
+) -> None:
     """It counts up to the end; its exception ends the call, and what was taken until then is sent."""
     memory = b"".join(struct.pack("=Q", i) * 12 for i in range(14000))
     seen: list[int] = []
@@ -205,7 +195,7 @@ def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> No
         if len(seen) == 2:
             raise kind
 
-    with patient(udp_pair.rx) as s:
+    with sender_without_timer(udp_pair.rx) as s:
 
         def go(progress: Callable[[int], object]) -> int:
             if slices:
@@ -228,9 +218,9 @@ def test_progress(udp_pair: Pair, slices: bool, kind: type[BaseException]) -> No
     assert udp_pair.receive(14000) == [memory[i : i + 96] for i in range(0, len(memory), 96)]
 
 
-@holding
+@zero_copy_engines
 @testing.requires("net_admin")
-def test_keyboard_interrupt_while_it_waits(box: testing.Hold) -> None:
+def test_an_interrupt_while_it_waits_leaves_the_sender_usable(box: testing.Hold) -> None:
     """More than the socket takes while nothing leaves; afterwards the sender is as good as before."""
     with (
         closing(box.socket()) as tx,
@@ -259,11 +249,11 @@ def test_keyboard_interrupt_while_it_waits(box: testing.Hold) -> None:
         assert (stats.waiting, stats.lost, stats.reordered) == (0, 0, 0)
 
 
-# -- without waiting, and what is told
+# -- non-blocking, and what is reported
 
 
 @testing.requires("net_admin")
-def test_not_blocking(box: testing.Hold) -> None:
+def test_non_blocking_sends_take_a_part(box: testing.Hold) -> None:
     """BlockingIOError where it would wait; when its descriptor is readable, the call is worth a try."""
     with (
         closing(box.socket()) as tx,
@@ -287,7 +277,7 @@ def test_not_blocking(box: testing.Hold) -> None:
                     done += 1
             assert 0 < done < 5000
             assert s.stats.datagrams == 1 + done
-            assert not readable(s.fileno())
+            assert not is_readable(s.fileno())
         while done < 5000:
             try:
                 s.send(expected[done])
@@ -304,9 +294,9 @@ def test_not_blocking(box: testing.Hold) -> None:
 
 @testing.requires("net_admin")
 def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> None:
-    told: list[Notification] = []
+    reported: list[Notification] = []
     with closing(box.socket()) as tx, testing.receiver(sock=box.receiver_socket()) as rx:
-        with UdpSender(box.address, sock=tx, max_delay=None, notify=told.append) as s:
+        with UdpSender(box.address, sock=tx, max_delay=None, notify=reported.append) as s:
             s.send(b"first")
             s.flush()
             plain = s.stats
@@ -323,19 +313,19 @@ def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> 
             assert (stats.datagrams, stats.nbytes) == (1013, 5 + 10 * 140_000 + 2400)
             assert (stats.waiting, stats.in_flight, stats.lost, stats.resent) == (0, 0, 0, 0)
             assert 0 < stats.zero_copy <= stats.requests < 100
-            if engine != "msg_zerocopy":  # which can not tell of each
+            if engine != "msg_zerocopy":  # which can not report each
                 assert stats.copied == stats.zero_copy  # what arrives was copied
             assert stats.unsegmented == 0
-            assert sum(one.requests for one in told) == stats.requests
-            assert sum(one.nbytes for one in told) == stats.nbytes - 5
-            assert sum(one.failed for one in told) == 0
-            assert sorted(one.sequence for one in told) == list(range(len(told)))  # in any order
+            assert sum(one.requests for one in reported) == stats.requests
+            assert sum(one.nbytes for one in reported) == stats.nbytes - 5
+            assert sum(one.failed for one in reported) == 0
+            assert sorted(one.sequence for one in reported) == list(range(len(reported)))  # in any order
         assert len(rx.wait(1013)) == 1013
 
 
-@holding
-def test_explain(udp_pair: Pair, engine: str) -> None:
-    with patient(udp_pair.rx, arena=1 << 20) as s:
+@zero_copy_engines
+def test_explain_describes_engine_arena_and_copies(udp_pair: Pair, engine: str) -> None:
+    with sender_without_timer(udp_pair.rx, arena=1 << 20) as s:
         text = s.explain()
         for part in (engine, "1024 KiB", "trains of up to", "SO_SNDBUF is", "zero-copy"):
             assert part in text
@@ -346,9 +336,9 @@ def test_explain(udp_pair: Pair, engine: str) -> None:
         assert "would copy what goes to 1 of 1 destination " in s.explain()  # loopback
         assert s.stats.copied
     assert "trains of up to" in s.explain()  # also when it is closed
-    with patient(udp_pair.rx, zero_copy="always") as s:
+    with sender_without_timer(udp_pair.rx, zero_copy="always") as s:
         assert "zero-copy, as asked" in s.explain()
-    with patient(udp_pair.rx, zero_copy="never") as s:
+    with sender_without_timer(udp_pair.rx, zero_copy="never") as s:
         s.send_many([bytes(1200)] * 200)
         s.drain()
         assert s.stats.zero_copy == 0
@@ -356,15 +346,15 @@ def test_explain(udp_pair: Pair, engine: str) -> None:
 
 
 @pytest.mark.engines("copy")
-def test_explain_copies(udp_pair: Pair) -> None:
-    with patient(udp_pair.rx, arena=1 << 20) as s:
+def test_explain_of_the_copy_engine(udp_pair: Pair) -> None:
+    with sender_without_timer(udp_pair.rx, arena=1 << 20) as s:
         for part in ("copy", "1024 KiB", "trains of up to", "SO_SNDBUF is", "Each request is copied"):
             assert part in s.explain()
 
 
 @testing.requires("send_zc")
 def test_only_a_few_requests_are_sent_to_learn_that_the_kernel_copies() -> None:
-    with testing.receiver() as rx, patient(rx.sock, engine="io_uring") as tx:
+    with testing.receiver() as rx, sender_without_timer(rx.sock, engine="io_uring") as tx:
         for _ in range(48 * 54):  # as trains, the requests of one submission, were they not stopped
             tx.send(bytes(1200))
         tx.drain(5)

@@ -1,4 +1,4 @@
-"""A receiver that others wrote agrees on count, sizes and content: socat, behind a slow network."""
+"""socat, behind a slow network, receives the same number, sizes and content of datagrams."""
 
 import random
 import re
@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from helpers import ending, is_bound, until
+from processes import killed_at_exit
+from traffic import is_bound, wait_until
 
 import uringzc
 from uringzc import testing
@@ -31,13 +32,13 @@ def socat(box: testing.Hold, family: int, out: Path, log: Path) -> Iterator[None
     command = ["socat", "-u", "-v", "-T", "60", "-b", "65536", receive, f"OPEN:{out},creat,trunc"]
     with (
         log.open("wb") as errors,
-        ending(
+        killed_at_exit(
             box.peer.run(
                 lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=errors, text=True)
             )
         ) as process,
     ):
-        assert until(lambda: is_bound("udp", port, process.pid))
+        assert wait_until(lambda: is_bound("udp", port, process.pid))
         yield
 
 
@@ -53,6 +54,7 @@ def some(seed: int) -> list[bytes]:
     return [bytes(draw.choices(b"abcdefgh", k=size)) for size in [*sizes, 20_000, 1, 60_000, 1]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
 @pytest.mark.parametrize("family", list(PORTS))
 def test_socat_agrees(box: testing.Hold, tmp_path: Path, family: int, zero_copy: str) -> None:
@@ -77,7 +79,7 @@ def test_socat_agrees(box: testing.Hold, tmp_path: Path, family: int, zero_copy:
         tx.flush()
         pieces = [region[at : at + 1111] for at in range(0, len(region), 1111)]
         sent = [*one, *many, *pieces, *slices, *one[:50]]
-        until(lambda: len(lengths(log)) >= len(sent))
-        until(lambda: out.stat().st_size >= sum(map(len, sent)))
+        wait_until(lambda: len(lengths(log)) >= len(sent))
+        wait_until(lambda: out.stat().st_size >= sum(map(len, sent)))
     assert lengths(log) == [len(datagram) for datagram in sent]
     assert out.read_bytes() == b"".join(sent)

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import run, until
+from processes import run_program
+from traffic import wait_until
 
 import uringzc
 from uringzc import SendError, UdpSender, testing
@@ -39,6 +40,7 @@ def wake_ups() -> int:
 # -- what it costs
 
 
+@pytest.mark.slow
 def test_a_lone_datagram_wakes_it_twice() -> None:
     """When it begins to wait, and when it is late; and an idle sender never does."""
     count = 10
@@ -61,22 +63,24 @@ def test_one_thread_serves_every_sender() -> None:
         assert len(timers()) == 1
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
-def test_what_can_not_leave_is_tried_less_and_less_often() -> None:
+def test_retries_get_rarer() -> None:
     """Behind the first datagram to a neighbour that does not answer: 0.2 s, at a max_delay of 1 ms."""
     with testing.hold() as net, net.run(lambda: UdpSender(net.address)) as tx:
         net.stop()
         net.forget_neighbour()
         tx.send(b"first")
-        assert until(lambda: not tx.stats.waiting)
+        assert wait_until(lambda: not tx.stats.waiting)
         before = wake_ups()
         tx.send(b"second")
-        assert until(lambda: not tx.stats.waiting)
+        assert wait_until(lambda: not tx.stats.waiting)
         assert wake_ups() - before <= 50
 
 
+@pytest.mark.slow
 @testing.requires("net_admin")
-def test_a_full_queue_on_the_way_is_not_waited_for_and_loses_nothing() -> None:
+def test_a_full_queue_is_retried_and_loses_nothing() -> None:
     """The timer does not sleep where it would keep others waiting, and tries again."""
     with (
         testing.hold() as net,
@@ -105,7 +109,7 @@ def test_a_full_queue_on_the_way_is_not_waited_for_and_loses_nothing() -> None:
 # -- what it survives
 
 
-def test_a_refused_datagram_does_not_end_it() -> None:
+def test_an_icmp_error_does_not_end_the_timer() -> None:
     """What the peer's host answers is read by the owner; max_delay is kept meanwhile, and after."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -113,13 +117,13 @@ def test_a_refused_datagram_does_not_end_it() -> None:
     with UdpSender(address) as tx:
         for number in range(20):
             tx.send(b"x")
-            assert until(lambda: not tx.stats.waiting, 5), f"datagram {number} waits"
+            assert wait_until(lambda: not tx.stats.waiting, 5), f"datagram {number} waits"
         with pytest.raises(SendError) as caught:
             tx.flush()
-        told = [caught.value, *caught.value.others]
-        assert {(error.errno, error.index) for error in told} == {(errno.ECONNREFUSED, -1)}
+        reported = [caught.value, *caught.value.others]
+        assert {(error.errno, error.index) for error in reported} == {(errno.ECONNREFUSED, -1)}
         # None, "where the socket is connected to": of one that was in the queue when the one before was read
-        assert {error.to for error in told} <= {address, None}
+        assert {error.to for error in reported} <= {address, None}
         assert tx.stats.lost == 0
 
 
@@ -138,9 +142,7 @@ def test_a_closed_socket_does_not_end_the_timer() -> None:
         assert rx.datagrams == [b"%d" % number for number in range(20)]
 
 
-def test_a_sender_that_is_inside_a_call_for_long_keeps_nobody_waiting(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_long_call_does_not_delay_other_senders(monkeypatch: pytest.MonkeyPatch) -> None:
     """The timer passes it by, serves the others, and comes back when the call has ended: not before."""
     real = socket.getaddrinfo
     came: list[object] = []
@@ -166,7 +168,7 @@ def test_a_sender_that_is_inside_a_call_for_long_keeps_nobody_waiting(
         assert len(came) <= 20  # it was late for the others six times, and once in vain
 
 
-def test_what_a_datagram_held_is_let_go_by_the_owner() -> None:
+def test_memory_is_released_by_the_owner_thread() -> None:
     """That may run code of the program's, which the timer does not."""
     dropped: list[str] = []
 
@@ -176,7 +178,7 @@ def test_what_a_datagram_held_is_let_go_by_the_owner() -> None:
 
     with testing.receiver() as rx, UdpSender(rx.address) as tx:
         tx.send_region(Memory(100_000), segment=1000)
-        assert until(lambda: not tx.stats.waiting)
+        assert wait_until(lambda: not tx.stats.waiting)
         assert not dropped
         tx.flush()
         tx.drain()
@@ -186,7 +188,7 @@ def test_what_a_datagram_held_is_let_go_by_the_owner() -> None:
 # -- how senders end with it
 
 
-def test_senders_that_are_dropped_while_it_sends() -> None:
+def test_senders_may_be_dropped_while_the_timer_sends() -> None:
     """What they took arrives, and dropping them waits for nobody."""
     count = 300
 
@@ -206,7 +208,8 @@ def test_senders_that_are_dropped_while_it_sends() -> None:
         assert sorted(rx.wait(count)) == sorted(b"%d" % number for number in range(count))
 
 
-def test_the_interpreter_exits_with_senders() -> None:
+@pytest.mark.slow
+def test_what_waits_is_sent_when_the_interpreter_exits() -> None:
     """The timer's thread sleeps then; what waits is sent."""
     program = """
     import sys, threading, uringzc
@@ -224,16 +227,17 @@ def test_the_interpreter_exits_with_senders() -> None:
     tx = send()
     """
     with testing.receiver() as rx:
-        _, errors = run(program, rx.address[1])
+        _, errors = run_program(program, rx.address[1])
         assert rx.wait(3) == [b"last"] * 3
         assert {line for line in errors.splitlines() if "ResourceWarning" not in line} == set()
 
 
-def test_the_child_of_a_fork_has_one_of_its_own() -> None:
+@pytest.mark.slow
+def test_a_forked_child_has_its_own_timer() -> None:
     """Also where the parent's was at work at that moment."""
     program = """
     import os, sys, warnings, uringzc
-    from helpers import until
+    from traffic import wait_until
     warnings.simplefilter("ignore", DeprecationWarning)
     address = ("127.0.0.1", int(sys.argv[1]))
     tx = uringzc.UdpSender(address, max_delay=1e-6)
@@ -243,16 +247,16 @@ def test_the_child_of_a_fork_has_one_of_its_own() -> None:
         if not child:
             own = uringzc.UdpSender(address)
             own.send(b"child")
-            os._exit(0 if until(lambda: not own.stats.waiting) else 1)
+            os._exit(0 if wait_until(lambda: not own.stats.waiting) else 1)
         assert os.waitpid(child, 0)[1] == 0
     tx.close()
     """
     with testing.receiver() as rx:
-        run(program, rx.address[1])
+        run_program(program, rx.address[1])
         assert sorted(rx.wait(20)) == [b"child"] * 10 + [b"parent"] * 10
 
 
-def test_dropping_a_sender_whose_socket_is_closed() -> None:
+def test_a_sender_whose_socket_is_closed_can_be_dropped() -> None:
     """It ends all the same, and nothing is raised that nobody could catch."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock, testing.receiver() as rx:
         sock.connect(rx.address)
@@ -275,7 +279,7 @@ def test_dropping_a_sender_whose_socket_is_closed() -> None:
 NO_THREAD = """
 import encodings.idna, os, resource, socket, sys, time
 import uringzc
-from helpers import until
+from traffic import wait_until
 rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 rx.bind(("127.0.0.1", 0))
 rx.settimeout(10)
@@ -286,8 +290,9 @@ tx = uringzc.UdpSender(rx.getsockname(), max_inflight=64, arena=256 << 10, max_d
 """
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
-def test_no_thread_to_be_had() -> None:
+def test_without_a_thread_the_next_call_keeps_max_delay() -> None:
     """max_delay is kept by the sender's next call, and explain() says so; later there is a thread again."""
     program = NO_THREAD + (
         "print(tx.send(b'one'))\n"
@@ -313,17 +318,18 @@ def test_no_thread_to_be_had() -> None:
         "print('all')\n"
         "other.close(); tx.close(); rx.close()\n"
     )
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out.split() == ["3", "one", "0", "3", "two", "six", "1", "ten", "other", "all"]
     assert not errors
 
 
+@pytest.mark.slow
 @testing.requires("unprivileged")
-def test_a_program_that_never_gets_a_thread() -> None:
+def test_a_program_without_threads_sends_everything() -> None:
     program = (
         NO_THREAD
         + "for _ in range(1000): tx.send(b'x' * 100)\ntx.close(); rx.close(); print(tx.stats.datagrams)"
     )
-    out, errors = run(program)
+    out, errors = run_program(program)
     assert out.split() == ["1000"]
     assert not errors

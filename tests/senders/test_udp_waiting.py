@@ -1,4 +1,4 @@
-"""When bytes leave: by themselves, at the end of a program however it ends, and what holds the arena."""
+"""When datagrams are sent: by the timer, at the end of a program however it ends, and with a full arena."""
 
 import gc
 import os
@@ -8,7 +8,9 @@ import threading
 import time
 
 import pytest
-from helpers import holding, io_uring, run, stopped
+from marks import only_io_uring, zero_copy_engines
+from processes import run_program
+from traffic import stopped, warm_up
 
 import uringzc
 from uringzc import testing
@@ -22,7 +24,7 @@ def quiet(rx: testing.Receiver) -> bool:
 
 
 @pytest.mark.parametrize("count", [1, 3, 200])
-def test_what_waits_leaves_by_itself(count: int) -> None:
+def test_the_timer_sends_what_waits(count: int) -> None:
     with testing.receiver() as rx, uringzc.UdpSender(rx.address) as tx:
         sent = [b"%04d" % number for number in range(count)]
         for datagram in sent:
@@ -33,7 +35,7 @@ def test_what_waits_leaves_by_itself(count: int) -> None:
         assert rx.wait(2 * count) == sent + sent
 
 
-def test_control_without_max_delay_it_stays() -> None:
+def test_control_without_max_delay_it_waits() -> None:
     with testing.receiver(thread=False) as rx, uringzc.UdpSender(rx.address, max_delay=None) as tx:
         tx.send(b"stays")
         time.sleep(0.05)  # fifty times what the timer would have waited
@@ -44,8 +46,8 @@ def test_control_without_max_delay_it_stays() -> None:
 
 
 @pytest.mark.parametrize("delay", [1e-9, 1e-12])
-def test_the_shortest_delay_is_one(delay: float) -> None:
-    """Not none, although it is less than the clock can tell."""
+def test_the_shortest_max_delay_is_kept(delay: float) -> None:
+    """Not none, although it is less than the clock's resolution."""
     with testing.receiver() as rx, uringzc.UdpSender(rx.address, max_delay=delay) as tx:
         tx.send(b"soon")
         assert rx.wait(1) == [b"soon"]
@@ -111,13 +113,15 @@ tx = make()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_what_was_taken_is_sent_however_the_program_ends(end: str) -> None:
     with testing.receiver() as rx:
-        run(PROGRAM + ENDS[end], rx.address[1])
+        run_program(PROGRAM + ENDS[end], rx.address[1])
         assert rx.wait(1) == [b"last"]
 
 
+@pytest.mark.slow
 def test_a_fork_sends_nothing_twice() -> None:
     program = PROGRAM + (
         "import os\ntx.send(b'one')\npid = os.fork()\n"
@@ -127,7 +131,7 @@ def test_a_fork_sends_nothing_twice() -> None:
         "print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])); tx.send(b'end'); tx.close()"
     )
     with testing.receiver() as rx:
-        out, _ = run(program, rx.address[1])
+        out, _ = run_program(program, rx.address[1])
         assert out.strip() == "7"
         assert rx.wait(2) == [b"one", b"end"]
         assert quiet(rx)
@@ -151,7 +155,7 @@ def test_closing_a_sender_that_can_not_send_says_what_was_lost(box: testing.Hold
 # -- the arena
 
 
-def test_leases_that_hold_the_arena_are_said_to(box: testing.Hold) -> None:
+def test_an_arena_full_of_leases_is_named_in_the_error(box: testing.Hold) -> None:
     with testing.receiver() as rx, uringzc.UdpSender(rx.address, arena=256 << 10) as tx:
         leases = [tx.lease(32 << 10) for _ in range(8)]
         with pytest.raises(BlockingIOError, match="leases"):
@@ -162,7 +166,7 @@ def test_leases_that_hold_the_arena_are_said_to(box: testing.Hold) -> None:
         assert tx.send(b"place") == 5
 
 
-@holding
+@zero_copy_engines
 def test_one_slow_notification_holds_one_block(box: testing.Hold) -> None:
     """The arena goes round and round for others, while the kernel keeps a datagram for one."""
     near = ("10.0.0.1", 9100)  # this side of the gate: loopback
@@ -171,9 +175,7 @@ def test_one_slow_notification_holds_one_block(box: testing.Hold) -> None:
         testing.receiver(sock=box.receiver_socket()) as far,
         box.run(lambda: uringzc.UdpSender(box.address, arena=256 << 10, zero_copy="always")) as tx,
     ):
-        tx.send(b"warm")
-        tx.flush()
-        far.wait(1)
+        warm_up(tx, far)
         with stopped(box):
             tx.send(bytes(1400))
             tx.flush()
@@ -194,7 +196,7 @@ def bound(address: tuple[str, int]) -> socket.socket:
     return sock
 
 
-@holding
+@zero_copy_engines
 def test_a_full_arena_waits_for_the_network_and_loses_nothing(box: testing.Hold) -> None:
     count = 1000
     with (
@@ -215,7 +217,7 @@ def test_a_full_arena_waits_for_the_network_and_loses_nothing(box: testing.Hold)
         assert tx.stats.waits > 0
 
 
-def test_notifiers_of_the_program_hold_what_a_sender_needs(udp_pair: tuple[socket.socket, ...]) -> None:
+def test_open_notifiers_of_the_program_can_block_a_sender(udp_pair: tuple[socket.socket, ...]) -> None:
     with testing.receiver() as rx, uringzc.Scheduler(max_inflight=8, completions="none") as s:
         tx = uringzc.UdpSender(rx.address, scheduler=s, zero_copy="always", max_delay=None)
         for _ in range(8):
@@ -247,7 +249,8 @@ def test_many_senders_share_an_arena_that_has_not_a_block_for_each() -> None:
 # -- limits
 
 
-@io_uring
+@pytest.mark.slow
+@only_io_uring
 @testing.requires("unprivileged")
 @pytest.mark.parametrize("kib", [8192, 1024, 320, 64])
 def test_an_arena_that_may_not_be_locked_is_smaller_or_not_registered(kib: int) -> None:
@@ -266,7 +269,7 @@ except OSError as error:
     print(error)
 """
     with testing.receiver() as rx:
-        out, _ = run(program, rx.address[1], kib)
+        out, _ = run_program(program, rx.address[1], kib)
         if "RLIMIT_MEMLOCK" in out and "UdpSender" not in out and "arena" not in out:
             assert kib < 256  # not even the ring
             return
@@ -275,7 +278,7 @@ except OSError as error:
         assert ("arena of 4096 KiB" in out) == (kib > 4096)
 
 
-def test_what_did_not_work_leaves_nothing_behind() -> None:
+def test_a_failed_constructor_leaves_nothing() -> None:
     before = len(os.listdir("/proc/self/fd"))
     for wrong in (
         {"zero_copy": "maybe"},

@@ -1,18 +1,19 @@
-"""slots.c alone, without a kernel: every order of events, bounds, stale keys, and counters that wrap."""
+"""Slot accounting without a kernel: every order of events, stale keys, bounds, registration and the end."""
 
 import errno
 import itertools
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import pytest
-from model import Accounts, Model, Request
+from model import Model, Request, SlotAccounting
+from model_programs import SettlesAtResult
+from processes import in_thread
 
 from uringzc._uring import ffi, lib
 from uringzc.errors import E_CLOSED, E_COMPLETIONS, E_NOTIFICATIONS, E_REQUESTS, E_THREAD
 from uringzc.notif import Completion, Notification
 
+pytestmark = pytest.mark.engines()
 MORE, NOTIF = 1 << 1, 1 << 3
 
 
@@ -22,30 +23,33 @@ def orders(events: Sequence[tuple[str, int]]) -> Iterator[tuple[tuple[str, int],
 
 
 def play(
-    order: Sequence[tuple[str, int]], results: Sequence[int], slots: int = 1, real: type[Accounts] = Accounts
+    order: Sequence[tuple[str, int]],
+    results: Sequence[int],
+    slots: int = 1,
+    real: type[SlotAccounting] = SlotAccounting,
 ) -> tuple[int, int]:
     """The same events to the model and to slots.c, which must agree at every step. Returns posted, stray."""
-    model, accounts = Model(8, tags=range(7, 7 + slots)), real(8, tags=range(7, 7 + slots))
+    model, accounting = Model(8, tags=range(7, 7 + slots)), real(8, tags=range(7, 7 + slots))
     pairs: list[tuple[Request, int]] = []
     for index in range(len(results)):
         request = model.attach(index % slots, index)
         assert isinstance(request, Request)
-        pairs.append((request, accounts.attach(index % slots, index)))
+        pairs.append((request, accounting.attach(index % slots, index)))
     for what, index in order:
         if what == "flush":
-            assert (model.flush(index) is not None) == (accounts.flush(index) != 0)
+            assert (model.flush(index) is not None) == (accounting.flush(index) != 0)
         elif what == "result":
             before = model.stray
             model.result(pairs[index][0], results[index])
-            code = accounts.result(pairs[index][1], results[index])
+            code = accounting.result(pairs[index][1], results[index])
             assert code == (-errno.ENOENT if model.stray > before else 0)
         elif what == "settle":
             model.settle(pairs[index][0], index % 2)
-            accounts.settle(pairs[index][1], index % 2)
-        assert accounts.stats() == model.stats()
-        assert sorted(accounts.release()) == sorted(model.release())
-    assert accounts.take_completions() == model.take_completions()
-    assert accounts.take_notifications() == model.take_notifications()
+            accounting.settle(pairs[index][1], index % 2)
+        assert accounting.stats() == model.stats()
+        assert sorted(accounting.release()) == sorted(model.release())
+    assert accounting.take_completions() == model.take_completions()
+    assert accounting.take_notifications() == model.take_notifications()
     return model.stats()["notifications"], model.stray
 
 
@@ -56,6 +60,7 @@ def test_every_order_of_two_requests_and_a_flush() -> None:
     assert seen == {(1, 0), (1, 2), (1, 4)}  # an early notification, and then the result, are a stray each
 
 
+@pytest.mark.slow
 def test_every_order_of_three_requests_in_two_slots() -> None:
     events = [(what, index) for index in range(3) for what in ("result", "settle")]
     lawful = 0
@@ -74,126 +79,113 @@ def test_every_order_of_repeated_events() -> None:
         assert stray >= 2  # the second of each
 
 
-class TooEarly(Accounts):
-    """Takes a request's result for the end of it, as a program without notifications would."""
-
-    def result(self, key: int, result: int, flags: int = 0) -> int:
-        code = super().result(key, result, flags)
-        super().settle(key)
-        return code
-
-
-def test_accounts_that_settle_at_the_result_are_found_out() -> None:
-    """The control: accounts without the protection differ from the model."""
+def test_control_accounting_that_settles_at_the_result_is_found() -> None:
+    """The control: accounting without the protection differ from the model."""
     lawful = [("flush", 0), ("result", 0), ("settle", 0)]
     assert play(lawful, (1,)) == (1, 0)
     with pytest.raises(AssertionError):
-        play(lawful, (1,), real=TooEarly)
+        play(lawful, (1,), real=SettlesAtResult)
 
 
 def test_nothing_is_posted_before_the_flush() -> None:
-    accounts = Accounts(4)
-    key = accounts.attach(0, 1)
-    accounts.result(key, 5)
-    accounts.settle(key)
-    assert accounts.take_notifications() == []
-    assert accounts.release() == []
-    number = accounts.flush(0)
-    assert accounts.unsettled(number) == 0
-    assert accounts.take_notifications() == [Notification(0, 0, 0, 1, 5, 0, 0)]
-    assert accounts.release() == [1]
-    assert accounts.take_notifications() == []
+    accounting = SlotAccounting(4)
+    key = accounting.attach(0, 1)
+    accounting.complete(key, 5)
+    assert accounting.take_notifications() == []
+    assert accounting.release() == []
+    number = accounting.flush(0)
+    assert accounting.unsettled(number) == 0
+    assert accounting.take_notifications() == [Notification(0, 0, 0, 1, 5, 0, 0)]
+    assert accounting.release() == [1]
+    assert accounting.take_notifications() == []
 
 
-def test_unsettled_counts_down_and_a_new_notifier_does_not_bring_it_back() -> None:
-    accounts = Accounts(4)
-    keys = [accounts.attach(0, i) for i in range(3)]
-    number = accounts.flush(0)
-    left = [accounts.unsettled(number)]
+def test_unsettled_counts_down_to_zero_for_good() -> None:
+    accounting = SlotAccounting(4)
+    keys = [accounting.attach(0, i) for i in range(3)]
+    number = accounting.flush(0)
+    left = [accounting.unsettled(number)]
     for key in keys:
-        accounts.result(key, 1)
-        accounts.settle(key)
-        left.append(accounts.unsettled(number))
+        accounting.complete(key, 1)
+        left.append(accounting.unsettled(number))
     assert left == [3, 2, 1, 0]
-    accounts.release()
-    accounts.take_notifications()
-    again = accounts.attach(0, 9)  # the same entries again
-    second = accounts.flush(0)
+    accounting.release()
+    accounting.take_notifications()
+    again = accounting.attach(0, 9)  # the same entries again
+    second = accounting.flush(0)
     assert second != number
-    assert accounts.unsettled(number) == 0
-    assert accounts.unsettled(second) == 1
-    accounts.result(again, 1)
-    accounts.settle(again)
-    assert accounts.unsettled(second) == 0
+    assert accounting.unsettled(number) == 0
+    assert accounting.unsettled(second) == 1
+    accounting.complete(again, 1)
+    assert accounting.unsettled(second) == 0
 
 
 @pytest.mark.parametrize("copied", list(itertools.product([0, 1, -1], repeat=2)))
-def test_copied_is_unknown_where_one_is_and_ignores_failures(copied: tuple[int, int]) -> None:
-    accounts = Accounts(4)
+def test_copied_is_unknown_if_one_is_and_ignores_failures(copied: tuple[int, int]) -> None:
+    accounting = SlotAccounting(4)
     for result, word in [(10, copied[0]), (20, copied[1]), (-errno.EMSGSIZE, 1), (-errno.EFAULT, -1)]:
-        key = accounts.attach(0, 0)
-        accounts.result(key, result)
-        accounts.settle(key, word)
-    accounts.flush(0)
+        key = accounting.attach(0, 0)
+        accounting.result(key, result)
+        accounting.settle(key, word)
+    accounting.flush(0)
     expected = -1 if -1 in copied else sum(copied)
-    assert accounts.take_notifications() == [Notification(0, 0, 0, 4, 30, expected, 2)]
-    assert accounts.stats()["copied"] == 10 * (copied[0] == 1) + 20 * (copied[1] == 1)
+    assert accounting.take_notifications() == [Notification(0, 0, 0, 4, 30, expected, 2)]
+    assert accounting.stats()["copied"] == 10 * (copied[0] == 1) + 20 * (copied[1] == 1)
 
 
 # -- keys
 
 
 def test_stale_keys_are_counted_and_change_nothing() -> None:
-    accounts = Accounts(1)
+    accounting = SlotAccounting(1)
     stale: list[int] = []
     for turn in range(5):
-        key = accounts.attach(0, turn)
+        key = accounting.attach(0, turn)
         for old in stale:
-            assert accounts.result(old, 99) == accounts.settle(old) == -errno.ENOENT
-        assert accounts.result(key, turn) == 0
-        assert accounts.settle(key) == 0
-        assert accounts.result(key, 99) == accounts.settle(key) == -errno.ENOENT  # settled
-        accounts.flush(0)
-        assert accounts.result(key, 99) == accounts.settle(key) == -errno.ENOENT  # posted
-        assert accounts.release() == [turn]
-        assert accounts.result(key, 99) == accounts.settle(key) == -errno.ENOENT  # free
-        assert accounts.take_completions() == [Completion(turn, turn)]
-        assert accounts.take_notifications() == [Notification(0, turn, 0, 1, turn, 0, 0)]
+            assert accounting.result(old, 99) == accounting.settle(old) == -errno.ENOENT
+        assert accounting.result(key, turn) == 0
+        assert accounting.settle(key) == 0
+        assert accounting.result(key, 99) == accounting.settle(key) == -errno.ENOENT  # settled
+        accounting.flush(0)
+        assert accounting.result(key, 99) == accounting.settle(key) == -errno.ENOENT  # posted
+        assert accounting.release() == [turn]
+        assert accounting.result(key, 99) == accounting.settle(key) == -errno.ENOENT  # free
+        assert accounting.take_completions() == [Completion(turn, turn)]
+        assert accounting.take_notifications() == [Notification(0, turn, 0, 1, turn, 0, 0)]
         stale.append(key)
     assert len(set(stale)) == 5
-    assert accounts.stats()["stray"] == 5 * 6 + 2 * (0 + 1 + 2 + 3 + 4)
-    assert accounts.stats()["in_flight"] == 0
+    assert accounting.stats()["stray"] == 5 * 6 + 2 * (0 + 1 + 2 + 3 + 4)
+    assert accounting.stats()["in_flight"] == 0
 
 
 @pytest.mark.parametrize("index", [0, 1, 2, 3, 4, 1000, 0xFFFFFFFE, 0xFFFFFFFF])
 @pytest.mark.parametrize("generation", [0, 1, 2, 0x7FFFFFFF, 0x80000001, 0xFFFFFFFF])
 def test_invented_keys_are_counted(index: int, generation: int) -> None:
-    accounts = Accounts(4)
-    real = [accounts.attach(0, i) for i in range(2)]
+    accounting = SlotAccounting(4)
+    real = [accounting.attach(0, i) for i in range(2)]
     invented = generation << 32 | index
     known = invented in real
-    assert accounts.result(invented, 1) == (0 if known else -errno.ENOENT)
-    assert accounts.settle(invented) == (0 if known else -errno.ENOENT)
-    assert accounts.stats()["stray"] == (0 if known else 2)
-    assert accounts.stats()["in_flight"] == 2 - known
+    assert accounting.result(invented, 1) == (0 if known else -errno.ENOENT)
+    assert accounting.settle(invented) == (0 if known else -errno.ENOENT)
+    assert accounting.stats()["stray"] == (0 if known else 2)
+    assert accounting.stats()["in_flight"] == 2 - known
 
 
-def test_a_completion_of_the_entrys_last_user_is_not_believed() -> None:
+def test_a_completion_of_an_entrys_previous_request_is_ignored() -> None:
     """Why keys have generations: the control is the same test without them."""
 
     def late(key: Callable[[int, int], int]) -> list[Notification]:
-        accounts = Accounts(1, "none")
-        first = accounts.attach(0, 1)
-        accounts.result(first, -errno.ECANCELED)
-        accounts.settle(first)
-        accounts.flush(0)
-        accounts.release()
-        accounts.take_notifications()
-        second = accounts.attach(0, 2)
-        accounts.result(second, 1400)
-        accounts.flush(0)
-        accounts.settle(key(first, second))  # an orphan: the kernel speaks of the first once more
-        return accounts.take_notifications()
+        accounting = SlotAccounting(1, "none")
+        first = accounting.attach(0, 1)
+        accounting.complete(first, -errno.ECANCELED)
+        accounting.flush(0)
+        accounting.release()
+        accounting.take_notifications()
+        second = accounting.attach(0, 2)
+        accounting.result(second, 1400)
+        accounting.flush(0)
+        accounting.settle(key(first, second))  # an orphan: the kernel speaks of the first once more
+        return accounting.take_notifications()
 
     assert late(lambda first, second: first) == []
     assert late(lambda first, second: first & 0xFFFFFFFF | second & ~0xFFFFFFFF) != []
@@ -202,338 +194,146 @@ def test_a_completion_of_the_entrys_last_user_is_not_believed() -> None:
 # -- bounds
 
 
-def test_table_full_until_the_references_went_back() -> None:
-    accounts = Accounts(3, completions="none")
-    keys = [accounts.attach(0, i) for i in range(3)]
-    assert accounts.attach(0, 9) == E_REQUESTS
+def test_the_table_is_full_until_references_are_released() -> None:
+    accounting = SlotAccounting(3, completions="none")
+    keys = [accounting.attach(0, i) for i in range(3)]
+    assert accounting.attach(0, 9) == E_REQUESTS
     for key in keys:
-        accounts.result(key, 1)
-        accounts.settle(key)
-        assert accounts.attach(0, 9) == E_REQUESTS  # settled, and held: its notifier was not posted
-    accounts.flush(0)
-    assert accounts.attach(0, 9) == E_REQUESTS  # posted, and its references are still here
-    assert accounts.release() == [0, 1, 2]
-    assert accounts.attach(0, 9) >= 0
-    assert accounts.stats()["requests"] == 4
+        accounting.complete(key, 1)
+        assert accounting.attach(0, 9) == E_REQUESTS  # settled, and held: its notifier was not posted
+    accounting.flush(0)
+    assert accounting.attach(0, 9) == E_REQUESTS  # posted, and its references are still here
+    assert accounting.release() == [0, 1, 2]
+    assert accounting.attach(0, 9) >= 0
+    assert accounting.stats()["requests"] == 4
 
 
 @pytest.mark.parametrize("mode", ["all", "failed"])
-def test_completions_that_are_unread_or_to_come_are_bounded(mode: str) -> None:
-    accounts = Accounts(2, mode)
+def test_unread_and_awaited_completions_are_bounded(mode: str) -> None:
+    accounting = SlotAccounting(2, mode)
 
     def one(result: int) -> int:
-        key = accounts.attach(0, 0)
+        key = accounting.attach(0, 0)
         if key >= 0:
-            accounts.result(key, result)
-            accounts.settle(key)
-            accounts.flush(0)
-            accounts.release()
-            accounts.take_notifications()
+            accounting.complete(key, result)
+            accounting.flush(0)
+            accounting.release()
+            accounting.take_notifications()
         return key
 
     assert one(-errno.EPIPE) >= 0
     assert one(-errno.EPIPE) >= 0
     assert one(0) == E_COMPLETIONS
-    accounts.take_completions()
+    accounting.take_completions()
     for _ in range(2):
         assert one(0) >= 0
     assert one(0) == E_COMPLETIONS if mode == "all" else one(0) >= 0
-    accounts.take_completions()
-    assert accounts.attach(0, 0) >= 0
-    assert accounts.attach(0, 0) >= 0  # two are to come
-    assert accounts.attach(0, 0) == E_REQUESTS
+    accounting.take_completions()
+    assert accounting.attach(0, 0) >= 0
+    assert accounting.attach(0, 0) >= 0  # two are to come
+    assert accounting.attach(0, 0) == E_REQUESTS
 
 
-def test_a_completion_to_come_counts_with_those_unread() -> None:
-    accounts = Accounts(2)
-    done = accounts.attach(0, 0)
-    accounts.result(done, 1)
-    accounts.settle(done)
-    accounts.flush(0)
-    accounts.release()
-    assert accounts.attach(0, 1) >= 0
-    assert accounts.attach(0, 2) == E_COMPLETIONS
-    accounts.take_completions()
-    assert accounts.attach(0, 2) >= 0
+def test_awaited_completions_count_with_unread_ones() -> None:
+    accounting = SlotAccounting(2)
+    done = accounting.attach(0, 0)
+    accounting.complete(done, 1)
+    accounting.flush(0)
+    accounting.release()
+    assert accounting.attach(0, 1) >= 0
+    assert accounting.attach(0, 2) == E_COMPLETIONS
+    accounting.take_completions()
+    assert accounting.attach(0, 2) >= 0
 
 
-def test_notifiers_that_are_open_pending_or_unread_are_bounded() -> None:
-    accounts = Accounts(3, "none", tags=range(4))
-    first = accounts.attach(0, 0)
-    accounts.result(first, 1)
-    accounts.settle(first)
-    accounts.flush(0)
-    assert accounts.release() == [0]  # one unread
-    accounts.attach(1, 1)
-    accounts.flush(1)  # one pending
-    accounts.attach(2, 2)  # one open
-    assert accounts.stats()["unread_notifications"] == 1
-    assert accounts.attach(3, 3) == E_NOTIFICATIONS
-    assert accounts.attach(2, 3) >= 0  # into the open one
-    assert accounts.stats()["open"] == 1
-    assert len(accounts.take_notifications()) == 1
-    assert accounts.attach(3, 3) == E_REQUESTS
+def test_open_pending_and_unread_notifiers_are_bounded() -> None:
+    accounting = SlotAccounting(3, "none", tags=range(4))
+    first = accounting.attach(0, 0)
+    accounting.complete(first, 1)
+    accounting.flush(0)
+    assert accounting.release() == [0]  # one unread
+    accounting.attach(1, 1)
+    accounting.flush(1)  # one pending
+    accounting.attach(2, 2)  # one open
+    assert accounting.stats()["unread_notifications"] == 1
+    assert accounting.attach(3, 3) == E_NOTIFICATIONS
+    assert accounting.attach(2, 3) >= 0  # into the open one
+    assert accounting.stats()["open"] == 1
+    assert len(accounting.take_notifications()) == 1
+    assert accounting.attach(3, 3) == E_REQUESTS
 
 
 def test_a_refused_request_takes_no_sequence_number() -> None:
-    accounts = Accounts(1)
-    key = accounts.attach(0, 0)
-    accounts.result(key, 1)
-    accounts.settle(key)
-    accounts.flush(0)
-    assert accounts.attach(0, 1) == E_REQUESTS
-    accounts.release()
-    assert accounts.attach(0, 1) == E_COMPLETIONS
-    accounts.take_completions()
-    assert accounts.attach(0, 1) == E_NOTIFICATIONS
-    assert accounts.attach(1, 1) == -errno.EINVAL
-    accounts.take_notifications()
-    key = accounts.attach(0, 1)
-    accounts.result(key, 1)
-    accounts.settle(key)
-    accounts.flush(0)
-    assert [n.sequence for n in accounts.take_notifications()] == [1]
+    accounting = SlotAccounting(1)
+    key = accounting.attach(0, 0)
+    accounting.complete(key, 1)
+    accounting.flush(0)
+    assert accounting.attach(0, 1) == E_REQUESTS
+    accounting.release()
+    assert accounting.attach(0, 1) == E_COMPLETIONS
+    accounting.take_completions()
+    assert accounting.attach(0, 1) == E_NOTIFICATIONS
+    assert accounting.attach(1, 1) == -errno.EINVAL
+    accounting.take_notifications()
+    key = accounting.attach(0, 1)
+    accounting.complete(key, 1)
+    accounting.flush(0)
+    assert [n.sequence for n in accounting.take_notifications()] == [1]
 
 
 @pytest.mark.parametrize("slots", [1, 32768])
-def test_slot_indices(slots: int) -> None:
-    accounts = Accounts(2, tags=range(slots))
-    assert len(accounts.slots) == slots
-    assert accounts.attach(slots - 1, 0) >= 0
+def test_slot_indices_out_of_range_are_refused(slots: int) -> None:
+    accounting = SlotAccounting(2, tags=range(slots))
+    assert len(accounting.slots) == slots
+    assert accounting.attach(slots - 1, 0) >= 0
     for wrong in (slots, 0x10000, 0xFFFFFFFE, 0xFFFFFFFF):
-        assert accounts.attach(wrong, 0) == accounts.flush(wrong) == -errno.EINVAL
-    assert accounts.stats()["requests"] == 1
+        assert accounting.attach(wrong, 0) == accounting.flush(wrong) == -errno.EINVAL
+    assert accounting.stats()["requests"] == 1
 
 
-def test_how_many_slots_there_can_be() -> None:
-    accounts = Accounts(1, tags=None)
-    assert accounts.register([]) == accounts.register(range(32769)) == -errno.EINVAL
-    assert accounts.attach(0, 0) == -errno.EINVAL
-    assert accounts.unregister() == -errno.ENXIO
-    assert accounts.register(range(32768)) == 0
-    assert accounts.register([1]) == -errno.EBUSY
-    assert Accounts(1, "raw", tags=None).register([1]) == -errno.EINVAL
-
-
-# -- which completions are kept
-
-SENT = [(1, 100), (2, -errno.EMSGSIZE), (3, 0), (4, -errno.EAGAIN)]
-
-
-@pytest.mark.parametrize(
-    ("mode", "kept"), [("all", [1, 2, 3, 4]), ("failed", [2, 4]), ("none", [])], ids=["all", "failed", "none"]
-)
-def test_which_completions_are_kept(mode: str, kept: list[int]) -> None:
-    accounts = Accounts(4, mode)
-    for user_data, result in SENT:
-        key = accounts.attach(0, user_data)
-        accounts.result(key, result, MORE)
-        accounts.settle(key, 0, NOTIF)
-    accounts.flush(0)
-    assert accounts.take_completions() == [Completion(*sent) for sent in SENT if sent[0] in kept]
-    assert accounts.take_notifications() == [Notification(0, 0, 0, 4, 100, 0, 2)]
-    assert (accounts.stats()["completions"], accounts.stats()["failed"]) == (4, 2)
-
-
-def raw(accounts: Accounts) -> list[tuple[int, int, int]]:
-    out = ffi.new("uzc_completion[16]")
-    count = lib.uzc_slots_completions(accounts.pointer, out, 16)
-    return [(out[i].user_data, out[i].result, out[i].flags) for i in range(count)]
-
-
-def test_raw_keeps_every_cqe_as_it_came() -> None:
-    accounts = Accounts(4, "raw", tags=None)
-    zero_copy = accounts.attach(0, 1)
-    failed = accounts.attach(0, 2)
-    alone = accounts.attach(0, 3)
-    copying = accounts.attach(0, 4, zero_copy=False)
-    assert accounts.attach(0, 5) == E_REQUESTS
-    accounts.result(zero_copy, 10, MORE)
-    accounts.result(failed, -errno.EPIPE, MORE)
-    for key in (alone, copying):  # result without F_MORE: settled by it
-        accounts.result(key, 30, 0)
-        accounts.settle(key, 1)
-    accounts.settle(failed, 0, NOTIF)
-    accounts.settle(zero_copy, 1, NOTIF)
-    assert raw(accounts) == [
-        *((1, 10, MORE), (2, -errno.EPIPE, MORE), (3, 30, 0), (4, 30, 0)),
-        *((2, 0, NOTIF), (1, -(2**31), NOTIF)),
-    ]
-    assert sorted(accounts.release()) == [1, 2, 3, 4]  # no notifier to wait for
-    assert accounts.stats()["held"] == accounts.stats()["notifications"] == 0
-
-
-def test_raw_has_room_for_two_cqes_of_each() -> None:
-    accounts = Accounts(2, "raw", tags=None)
-    for turn in range(2):
-        key = accounts.attach(0, turn)
-        accounts.result(key, 1, MORE)
-        accounts.settle(key, 0, NOTIF)
-        accounts.release()
-    assert accounts.attach(0, 9) == E_COMPLETIONS
-    assert accounts.attach(0, 9, zero_copy=False) == E_COMPLETIONS
-    assert len(raw(accounts)) == 4
-    key = accounts.attach(0, 9)
-    accounts.result(key, 1, 0)  # one CQE after all: the other's room is free again
-    accounts.settle(key, 1)
-    accounts.release()
-    assert accounts.attach(0, 9, zero_copy=False) >= 0
-    assert accounts.attach(0, 9) >= 0
-
-
-def test_a_raw_notification_without_a_result() -> None:
-    accounts = Accounts(1, "raw", tags=None)
-    accounts.settle(accounts.attach(0, 7), 0, NOTIF)
-    assert raw(accounts) == [(7, -errno.ECANCELED, 0), (7, 0, NOTIF)]
-    assert accounts.release() == [7]
-
-
-@pytest.mark.parametrize("mode", ["all", "raw"])
-def test_completions_go_round_and_are_read_in_parts(mode: str) -> None:
-    accounts = Accounts(5, mode, tags=None if mode == "raw" else (0,))
-    sent, read = 0, []
-    out = ffi.new("uzc_completion[8]")
-    for room in [3, 1, 2, 5, 0, 4, 1, 1, 3, 2, 5] * 4:
-        for _ in range(room):
-            key = accounts.attach(0, sent)
-            if key < 0:
-                break
-            accounts.result(key, sent)
-            accounts.settle(key)
-            sent += 1
-        if mode == "all":
-            accounts.flush(0)
-            accounts.take_notifications()
-        accounts.release()
-        count = lib.uzc_slots_completions(accounts.pointer, out, (room + 1) % 4)
-        read += [(out[i].user_data, out[i].result) for i in range(count)]
-    read += [(c.user_data, c.result) for c in accounts.take_completions()]
-    assert read == [(i, i) for i in range(sent)]
-    assert sent > 50
-
-
-def test_notifications_are_read_in_parts() -> None:
-    accounts = Accounts(8, "none", tags=[5])
-    for turn in range(8):
-        accounts.settle(accounts.attach(0, turn))
-        accounts.flush(0)
-    accounts.release()
-    out = ffi.new("uzc_notification[8]")
-    sequences: list[int] = []
-    for most in (0, 3, 1, 8, 8):
-        count = lib.uzc_slots_notifications(accounts.pointer, out, most)
-        sequences += [out[i].sequence for i in range(count)]
-    assert sequences == list(range(8))
-    assert accounts.stats()["unread_notifications"] == 0
-
-
-# -- counters that wrap, set near their end where the layout of struct uzc_slots says
-
-
-def entry(accounts: Accounts, table: int, offset: int) -> Any:
-    """A u32 field of the first entry of a table: 0 requests, 1 notifiers, 2 slots."""
-    tables = ffi.cast("char **", accounts.pointer)
-    return ffi.cast("uint32_t *", tables[table] + offset)
-
-
-def test_sequences_wrap() -> None:
-    accounts = Accounts(8, tags=[0xABCDEF])
-    for _ in range(3):
-        accounts.settle(accounts.attach(0, 0))
-        accounts.flush(0)
-    accounts.release()
-    sequence = entry(accounts, 2, 8)
-    tag = entry(accounts, 2, 0)
-    assert (sequence[0], tag[0]) == (3, 0xABCDEF)  # else the layout has changed
-    sequence[0] = 0xFFFFFFFE
-    for _ in range(4):
-        accounts.settle(accounts.attach(0, 0))
-        accounts.flush(0)
-    sequences = [n.sequence for n in accounts.take_notifications()]
-    assert sequences == [0, 1, 2, 0xFFFFFFFE, 0xFFFFFFFF, 0, 1]
-
-
-def test_generations_of_requests_wrap() -> None:
-    accounts = Accounts(1, "none")
-
-    def once() -> int:
-        key = accounts.attach(0, 0)
-        assert key >= 0
-        accounts.result(key, 1)
-        accounts.settle(key)
-        accounts.flush(0)
-        accounts.release()
-        accounts.take_notifications()
-        return key
-
-    assert once() >> 32 == 1
-    generation = entry(accounts, 0, 24)
-    assert generation[0] == 1  # else the layout has changed
-    generation[0] = 0x7FFFFFFE
-    keys = [once() for _ in range(4)]
-    assert [key >> 32 for key in keys] == [0x7FFFFFFF, 1, 2, 3]  # a key is not negative, nor 0
-    assert accounts.stats()["stray"] == 0
-    for key in keys:
-        assert accounts.result(key, 1) == -errno.ENOENT
-
-
-def test_generations_of_notifiers_wrap() -> None:
-    accounts = Accounts(1, "none")
-
-    def once() -> int:
-        key = accounts.attach(0, 0)
-        number = accounts.flush(0)
-        assert accounts.unsettled(number) == 1
-        accounts.result(key, 1)
-        accounts.settle(key)
-        assert accounts.unsettled(number) == 0
-        accounts.release()
-        accounts.take_notifications()
-        return number
-
-    assert once() >> 32 == 1
-    generation = entry(accounts, 1, 24)
-    assert generation[0] == 2  # else the layout has changed
-    generation[0] = 0x7FFFFFFC
-    numbers = [once() for _ in range(4)]
-    assert [number >> 32 for number in numbers] == [0x7FFFFFFD, 0x7FFFFFFF, 1, 3]
-    assert [accounts.unsettled(number) for number in numbers] == [0] * 4
+def test_one_to_32768_slots_can_be_registered() -> None:
+    accounting = SlotAccounting(1, tags=None)
+    assert accounting.register([]) == accounting.register(range(32769)) == -errno.EINVAL
+    assert accounting.attach(0, 0) == -errno.EINVAL
+    assert accounting.unregister() == -errno.ENXIO
+    assert accounting.register(range(32768)) == 0
+    assert accounting.register([1]) == -errno.EBUSY
+    assert SlotAccounting(1, "raw", tags=None).register([1]) == -errno.EINVAL
 
 
 # -- registration and the end
 
 
-def test_unregister_flushes_and_a_new_registration_starts_again() -> None:
-    accounts = Accounts(8, tags=[10, 11, 12])
-    first = [accounts.attach(slot, slot) for slot in (0, 2)]
-    assert accounts.unregister() == 0
-    assert len(accounts.slots) == 0
-    assert accounts.attach(0, 9) == -errno.EINVAL
-    assert accounts.register([20]) == 0
-    second = accounts.attach(0, 3)
-    accounts.flush(0)
+def test_unregister_flushes_and_a_new_registration_starts_at_zero() -> None:
+    accounting = SlotAccounting(8, tags=[10, 11, 12])
+    first = [accounting.attach(slot, slot) for slot in (0, 2)]
+    assert accounting.unregister() == 0
+    assert len(accounting.slots) == 0
+    assert accounting.attach(0, 9) == -errno.EINVAL
+    assert accounting.register([20]) == 0
+    second = accounting.attach(0, 3)
+    accounting.flush(0)
     for key in [second, *reversed(first)]:
-        accounts.result(key, 1)
-        accounts.settle(key)
-    assert [n[:3] for n in accounts.take_notifications()] == [(20, 0, 0), (12, 0, 2), (10, 0, 0)]
+        accounting.complete(key, 1)
+    assert [n[:3] for n in accounting.take_notifications()] == [(20, 0, 0), (12, 0, 2), (10, 0, 0)]
 
 
-def test_update() -> None:
-    accounts = Accounts(16, "none", tags=[10, 11, 12, 13, 14])
+def test_update_flushes_slots_and_changes_tags() -> None:
+    accounting = SlotAccounting(16, "none", tags=[10, 11, 12, 13, 14])
 
     def use(*slots: int) -> None:
         for slot in slots:
-            accounts.settle(accounts.attach(slot, slot))
+            accounting.settle(accounting.attach(slot, slot))
 
     def posted() -> list[tuple[int, ...]]:
-        accounts.release()
-        return [n[:3] for n in accounts.take_notifications()]  # tag, sequence, slot
+        accounting.release()
+        return [n[:3] for n in accounting.take_notifications()]  # tag, sequence, slot
 
     use(0, 2, 4)
-    assert accounts.update(1, 3, 99) == 0
+    assert accounting.update(1, 3, 99) == 0
     assert posted() == [(12, 0, 2)]
     use(1, 2, 3)
-    assert accounts.update(0, 5) == 0
+    assert accounting.update(0, 5) == 0
     assert posted() == [(10, 0, 0), (11, 0, 1), (99, 1, 2), (13, 0, 3), (14, 0, 4)]  # 1 and 3 kept their tags
     for first, count, code in [
         (5, 1, errno.EINVAL),
@@ -545,61 +345,58 @@ def test_update() -> None:
         (0xFFFFFFFE, 1, errno.EINVAL),
     ]:
         use(0)
-        assert accounts.update(first, count, 7) == -code
+        assert accounting.update(first, count, 7) == -code
         assert posted() == []
-    assert accounts.update(5, 0, 7) == accounts.update(0, 0, 7) == 0
+    assert accounting.update(5, 0, 7) == accounting.update(0, 0, 7) == 0
     assert posted() == []
-    assert accounts.update(0, 1, 0) == 0
+    assert accounting.update(0, 1, 0) == 0
     use(0)
-    accounts.flush(0)
+    accounting.flush(0)
     assert posted() == [(10, 1, 0), (0, 2, 0)]  # 0 is a tag like any other
 
 
 def test_close_flushes_and_takes_no_more() -> None:
-    accounts = Accounts(4, tags=[1, 2])
-    keys = [accounts.attach(slot, slot) for slot in (0, 1, 0)]
-    lib.uzc_slots_close(accounts.pointer)
-    lib.uzc_slots_close(accounts.pointer)
-    assert lib.uzc_slots_check(accounts.pointer) == E_CLOSED
-    assert accounts.flush(0) == accounts.update(0, 1) == accounts.unregister() == E_CLOSED
+    accounting = SlotAccounting(4, tags=[1, 2])
+    keys = [accounting.attach(slot, slot) for slot in (0, 1, 0)]
+    lib.uzc_slots_close(accounting.pointer)
+    lib.uzc_slots_close(accounting.pointer)
+    assert lib.uzc_slots_check(accounting.pointer) == E_CLOSED
+    assert accounting.flush(0) == accounting.update(0, 1) == accounting.unregister() == E_CLOSED
     for key in keys:
-        accounts.result(key, 1)
-        accounts.settle(key)
-    assert [n[:4] for n in accounts.take_notifications()] == [(2, 0, 1, 1), (1, 0, 0, 2)]
-    assert len(accounts.take_completions()) == 3
-    assert sorted(accounts.release()) == [0, 0, 1]
+        accounting.complete(key, 1)
+    assert [n[:4] for n in accounting.take_notifications()] == [(2, 0, 1, 1), (1, 0, 0, 2)]
+    assert len(accounting.take_completions()) == 3
+    assert sorted(accounting.release()) == [0, 0, 1]
 
 
-def test_another_thread_is_refused_once_the_accounts_have_an_owner() -> None:
-    accounts = Accounts(4)
+def test_another_thread_is_refused_once_there_is_an_owner() -> None:
+    accounting = SlotAccounting(4)
     codes: list[int] = []
 
     def elsewhere() -> None:
-        codes.append(accounts.flush(0))
-        codes.append(lib.uzc_slots_is_owner(accounts.pointer))
-        codes.append(lib.uzc_slots_claim(accounts.pointer))
-        codes.append(lib.uzc_slots_completions(accounts.pointer, ffi.NULL, 0))
+        codes.append(accounting.flush(0))
+        codes.append(lib.uzc_slots_is_owner(accounting.pointer))
+        codes.append(lib.uzc_slots_claim(accounting.pointer))
+        codes.append(lib.uzc_slots_completions(accounting.pointer, ffi.NULL, 0))
 
     for expected in ([0, 1, 0, 0], [E_THREAD, 0, E_THREAD, E_THREAD]):
-        thread = threading.Thread(target=elsewhere)
-        thread.start()
-        thread.join()
+        in_thread(elsewhere)
         assert codes == expected
         codes.clear()
-    assert accounts.flush(0) == E_THREAD
+    assert accounting.flush(0) == E_THREAD
 
 
-def test_the_oldest_request() -> None:
-    accounts = Accounts(4)
-    assert lib.uzc_slots_oldest(accounts.pointer, 1000) == 0
+def test_the_age_of_the_oldest_request_in_flight() -> None:
+    accounting = SlotAccounting(4)
+    assert lib.uzc_slots_oldest(accounting.pointer, 1000) == 0
     keys = []
     for now in (0xFFFFFF00, 50):
-        lib.uzc_slots_clock(accounts.pointer, now)
-        keys.append(accounts.attach(0, 0))
-    assert lib.uzc_slots_oldest(accounts.pointer, 100) == 356  # the clock has wrapped
-    accounts.result(keys[0], 1)
-    assert lib.uzc_slots_oldest(accounts.pointer, 100) == 356  # a result does not end it
-    accounts.settle(keys[0])
-    assert lib.uzc_slots_oldest(accounts.pointer, 100) == 50
-    accounts.settle(keys[1])
-    assert lib.uzc_slots_oldest(accounts.pointer, 100) == 0
+        lib.uzc_slots_clock(accounting.pointer, now)
+        keys.append(accounting.attach(0, 0))
+    assert lib.uzc_slots_oldest(accounting.pointer, 100) == 356  # the clock has wrapped
+    accounting.result(keys[0], 1)
+    assert lib.uzc_slots_oldest(accounting.pointer, 100) == 356  # a result does not end it
+    accounting.settle(keys[0])
+    assert lib.uzc_slots_oldest(accounting.pointer, 100) == 50
+    accounting.settle(keys[1])
+    assert lib.uzc_slots_oldest(accounting.pointer, 100) == 0

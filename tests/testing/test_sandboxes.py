@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import ending
+from processes import killed_at_exit
 
 from uringzc import testing
 
+pytestmark = pytest.mark.engines()
 needs_network = testing.requires("net_admin")
 
 SO_SNDBUFFORCE = 32
@@ -95,7 +96,7 @@ def test_sink_swallows_a_first_burst_at_once(family: int) -> None:
 
 @needs_network
 @pytest.mark.parametrize("mtu", [1279, 65536])
-def test_mtu_out_of_range(mtu: int) -> None:
+def test_an_mtu_out_of_range_is_refused(mtu: int) -> None:
     with pytest.raises(ValueError, match=str(mtu)), testing.sink(mtu=mtu):
         pass
 
@@ -131,7 +132,7 @@ def test_stop_holds_what_waits_already() -> None:
 
 
 @needs_network
-def test_stop_again_after_release(box: testing.Hold) -> None:
+def test_stop_and_release_can_be_repeated(box: testing.Hold) -> None:
     with box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
         for turn in range(1, 6):
             box.stop()
@@ -191,6 +192,7 @@ def swapped(box: testing.Hold, family: int) -> int:
     return sum(before > after for before, after in itertools.pairwise(came))
 
 
+@pytest.mark.slow
 @needs_network
 @FAMILIES
 def test_order_is_kept_whatever_processor_takes_packets_out_of_the_gate(
@@ -201,6 +203,7 @@ def test_order_is_kept_whatever_processor_takes_packets_out_of_the_gate(
     assert swapped(box, family) == 0
 
 
+@pytest.mark.slow
 @needs_network
 @FAMILIES
 def test_control_each_processor_receives_what_it_takes_out(
@@ -227,6 +230,7 @@ def test_a_train_waits_and_arrives_whole(box: testing.Hold, family: int) -> None
         assert box.peer.run(lambda: counter("veth0", 1)) - before < 44  # the two, and what IPv6 has to say
 
 
+@pytest.mark.slow
 @needs_network
 @pytest.mark.parametrize("size", [100, 1400, 60000])
 def test_delay_is_what_a_full_buffer_waits(size: int) -> None:
@@ -264,7 +268,7 @@ def test_tcp_connects_and_stops(box: testing.Hold) -> None:
 
 
 @needs_network
-def test_nobody_else_notices() -> None:
+def test_sandboxes_change_nothing_outside() -> None:
     links = socket.if_nameindex
 
     mine, before, threads = namespace_of_this_thread(), links(), threading.active_count()
@@ -312,7 +316,7 @@ def test_killed_process_leaves_nothing() -> None:
     before = socket.if_nameindex()
     with (
         testing.sink() as box,
-        ending(
+        killed_at_exit(
             subprocess.Popen(
                 [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
@@ -353,6 +357,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
 
+@pytest.mark.slow
 def test_without_privileges_tests_are_skipped_by_name(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         textwrap.dedent("""
@@ -413,7 +418,7 @@ def test_requires_says_what_it_knows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("thread", [True, False])
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_receiver(host: str, thread: bool) -> None:
+def test_a_receiver_counts_and_keeps_datagrams(host: str, thread: bool) -> None:
     with testing.receiver((host, 0), limit=3, thread=thread) as rx:
         with socket.socket(rx.sock.family, socket.SOCK_DGRAM) as sock:
             for data in (b"one", b"", bytes(60000), b"four"):

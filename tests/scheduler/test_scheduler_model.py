@@ -1,6 +1,6 @@
-"""Random programs against the model: slots.c with an invented kernel, and a Scheduler with the real one.
+"""Random programs agree with the model: a Scheduler, with the real kernel.
 
-Each has its controls: the same programs against a wrong rule must end in a difference.
+The control runs the same programs with a wrong rule, and must find a difference.
 """
 
 import errno
@@ -8,160 +8,36 @@ import gc
 import os
 import socket
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
-from helpers import all_copied
-from hypothesis import Phase, settings
+from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from model import QUEUED, SETTLED, Model, ModelNotifier, Request
+from model_programs import (
+    COMPLETIONS,
+    COUNT,
+    MANY,
+    PICK,
+    RARELY,
+    SLOT,
+    TAGS,
+    U64,
+    FailureKeepsItOpen,
+    SkippedSlotsCount,
+    TagOfTheFlush,
+    differs,
+    one_of,
+    steps,
 )
-from model import QUEUED, SETTLED, Accounts, Model, ModelNotifier, Request
+from traffic import all_copied
 
 import uringzc
-from uringzc._uring import lib
 from uringzc.errors import _FULL
 from uringzc.notif import Notification
-
-T = TypeVar("T")
-U64 = st.integers(0, 2**64 - 1)
-TAGS = st.lists(U64, min_size=1, max_size=4)
-SLOT = st.sampled_from([0, 0, 0, 0, 1, 1, 1, 2, 3, 4])
-COUNT = st.integers(0, 3) | st.sampled_from([4, 5, 2**32 - 1, 2**32 - 2])
-COMPLETIONS = st.sampled_from(["all", "failed", "none"])
-RARELY = st.integers(0, 7).map(lambda number: number == 7)
-PICK = st.integers(0, 99)
-RESULTS = st.integers(0, 65507) | st.sampled_from(
-    [-errno.EMSGSIZE, -errno.EAGAIN, -errno.ECANCELED, 2**31 - 1]
-)
-
-
-def steps(*kinds: tuple[Any, ...]) -> st.SearchStrategy[tuple[Any, ...]]:
-    """One step of a program: a method's name, and strategies for its arguments.
-
-    As one rule, because of several rules each example would use only some, and few that lead anywhere.
-    """
-    return st.one_of(*(st.tuples(st.just(name), *arguments) for name, *arguments in kinds))
-
-
-def one_of(things: Sequence[T], pick: int) -> T | None:
-    return things[pick % len(things)] if things else None
-
-
-class SlotsMachine(RuleBasedStateMachine):
-    """slots.c and the model hear the same, from a program and from a kernel that completes in any order."""
-
-    model_type = Model
-    accounts_type = Accounts
-
-    @initialize(most=st.sampled_from([1, 2, 3, 8, 30]), completions=COMPLETIONS, tags=TAGS)
-    def start(self, most: int, completions: str, tags: list[int]) -> None:
-        self.model = self.model_type(most, completions, tags)
-        self.accounts = self.accounts_type(most, completions, tags)
-        self.flying: list[tuple[Request, int]] = []
-        self.gone: list[int] = []
-        self.flushed: list[tuple[ModelNotifier, int]] = []
-
-    @rule(
-        step=steps(
-            *[("send", SLOT, st.integers(0, 2**63), st.booleans())] * 4,
-            ("flush", SLOT),
-            ("update", COUNT, COUNT, st.none() | U64),
-            ("register", RARELY, TAGS),
-            *[("kernel", PICK, RESULTS, st.sampled_from([0, 1, -1]), RARELY)] * 4,
-            ("speak_of_the_dead", PICK, st.booleans()),
-            ("release",),
-            ("read",),
-        )
-    )
-    def step(self, step: tuple[Any, ...]) -> None:
-        getattr(self, step[0])(*step[1:])
-
-    def send(self, slot: int, user_data: int, flush: bool) -> None:
-        request, key = self.model.attach(slot, user_data), self.accounts.attach(slot, user_data)
-        if isinstance(request, int):
-            assert key == request
-            return
-        assert key >= 0
-        self.flying.append((request, key))
-        if flush:
-            self.flush(slot)
-
-    def flush(self, slot: int) -> None:
-        notifier, number = self.model.flush(slot), self.accounts.flush(slot)
-        if isinstance(notifier, ModelNotifier):
-            assert number > 0
-            self.flushed.append((notifier, number))
-        else:
-            assert number == (notifier or 0)
-
-    def update(self, first: int, count: int, tag: int | None) -> None:
-        assert self.accounts.update(first, count, tag) == self.model.update(first, count, tag)
-
-    def register(self, unregister: bool, tags: list[int]) -> None:
-        if unregister:
-            assert self.accounts.unregister() == self.model.unregister()
-        assert self.accounts.register(tags) == self.model.register(tags)
-
-    def kernel(self, pick: int, result: int, copied: int, strange: bool) -> None:
-        """A result, or the notification after it; strange: a notification alone, or a result alone."""
-        chosen = one_of(self.flying, pick)
-        if chosen is None:
-            return
-        request, key = chosen
-        alone = request.state == QUEUED and strange and result < 0
-        if request.state == QUEUED and not alone:
-            self.model.result(request, result)
-            assert self.accounts.result(key, result) == 0
-            if not strange:
-                return
-        self.model.settle(request, copied)
-        assert self.accounts.settle(key, copied) == 0
-        self.flying.remove(chosen)
-        self.gone.append(key)
-
-    def speak_of_the_dead(self, pick: int, result: bool) -> None:
-        key = one_of(self.gone, pick)
-        if key is not None:
-            assert (self.accounts.result(key, 1) if result else self.accounts.settle(key)) == -errno.ENOENT
-            self.model.stray += 1
-
-    def release(self) -> None:
-        assert sorted(self.accounts.release()) == sorted(self.model.release())
-
-    def read(self) -> None:
-        assert self.accounts.take_completions() == self.model.take_completions()
-        assert self.accounts.take_notifications() == self.model.take_notifications()
-
-    @invariant()
-    def same(self) -> None:
-        assert self.accounts.stats() == self.model.stats()
-        for notifier, number in self.flushed[-8:]:
-            left = sum(request.state != SETTLED for request in notifier.requests)
-            assert self.accounts.unsettled(number) == left
-
-    def teardown(self) -> None:
-        if not hasattr(self, "model"):
-            return
-        self.model.unregister()
-        lib.uzc_slots_close(self.accounts.pointer)
-        while self.flying:
-            self.kernel(len(self.flying), 1, 0, strange=False)
-        self.release()
-        self.read()
-        stats = self.accounts.stats()
-        assert stats == self.model.stats()
-        assert (stats["held"], stats["in_flight"], stats["awaiting"], stats["flushed"]) == (0, 0, 0, 0)
-
-
-# -- a Scheduler, the kernel, and sockets of this machine
 
 
 class Memory(bytearray):
@@ -174,7 +50,7 @@ SEND = st.sampled_from(["plain", "zc", "zc", "region", "nobody", "broadcast", "c
 
 
 class SchedulerMachine(RuleBasedStateMachine):
-    """A Scheduler and the model hear the same program. The kernel answers only one of them.
+    """A Scheduler and the model get the same calls. The kernel answers only one of them.
 
     Results come with the submit, as the model has them. When memory is free only the kernel knows: the model
     calls a request settled when the Scheduler has said so, and `_agree` makes both wait for all of it.
@@ -191,11 +67,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.unconnected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self.stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
-    @initialize(most=st.sampled_from(list(ENTRIES)), completions=COMPLETIONS, tags=TAGS)
-    def start(self, most: int, completions: str, tags: list[int]) -> None:
-        self.real = uringzc.Scheduler(tags, max_inflight=most, completions=completions)
-        self.model = self.model_type(most, completions, tags)
-        self.entries = ENTRIES[most]
+    @initialize(max_inflight=st.sampled_from(list(ENTRIES)), completions=COMPLETIONS, tags=TAGS)
+    def start(self, max_inflight: int, completions: str, tags: list[int]) -> None:
+        self.real = uringzc.Scheduler(tags, max_inflight=max_inflight, completions=completions)
+        self.model = self.model_type(max_inflight, completions, tags)
+        self.entries = ENTRIES[max_inflight]
         self.region = self.real.register(1 << 16)
         self.knows = os.environ["URINGZC_ENGINE"] != "msg_zerocopy"  # of each request whether it was copied
         self.expected: list[tuple[Request, int]] = []  # queued and not submitted: what the kernel will say
@@ -295,7 +171,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def send_run(self, slot: int, size: int, count: int, user_data: int, flush: bool) -> None:
         self._agree()  # so that there is room for all of them, or for none
-        room = self.model.most - max(
+        room = self.model.max_inflight - max(
             len(self.model.held),
             len(self.model.unread_completions),
             len(self.model.unread_notifications) + sum(not n.flushed for n in self.model.notifiers),
@@ -372,8 +248,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         due = len(self.model.unread_notifications) + len(flushed)
         reaped = list(self.real.reap_notifications(wait, timeout=30))
         assert len(reaped) >= min(wait, due)
-        for told in reaped:
-            notification = all_copied(told)
+        for notification in map(all_copied, reaped):
             if notification in self.model.unread_notifications:
                 self.model.unread_notifications.remove(notification)
                 continue
@@ -442,7 +317,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self._settled(notifier)
         assert list(self.real.reap_completions()) == self.model.take_completions()
         rest = sorted(self.model.take_notifications())
-        assert sorted(all_copied(told) for told in self.real.reap_notifications()) == rest
+        assert sorted(map(all_copied, self.real.reap_notifications())) == rest
         assert all(memory() is None for _, memory in self.memories)
 
 
@@ -452,117 +327,16 @@ def _would_be(notifier: ModelNotifier) -> Notification:
     return notifier.notification()._replace(copied=succeeded)
 
 
-MANY = settings(max_examples=120, stateful_step_count=60, phases=[Phase.generate, Phase.shrink])
-
-
-@pytest.mark.engines
-def test_slots() -> None:
-    run_state_machine_as_test(SlotsMachine, settings=MANY)
-
-
-def test_scheduler() -> None:
+@pytest.mark.slow
+def test_a_scheduler_agrees_with_the_model() -> None:
     run_state_machine_as_test(
         SchedulerMachine, settings=settings(MANY, max_examples=100, stateful_step_count=50)
     )
 
 
-# -- controls: each wrong rule is found
-
-
-class TooEarly(Accounts):
-    """Takes a request's result for the end of it."""
-
-    def result(self, key: int, result: int, flags: int = 0) -> int:
-        code = super().result(key, result, flags)
-        super().settle(key)
-        return code
-
-
-class SkippedSlotsCount(Model):
-    """A flush of a slot without requests takes a sequence number."""
-
-    def flush(self, slot: int) -> ModelNotifier | int | None:
-        notifier = super().flush(slot)
-        if notifier is None:
-            self.slots[slot].sequence += 1
-        return notifier
-
-
-class UpdateTagsEmptySlots(Model):
-    """An update gives its tag to skipped slots too."""
-
-    def update(self, first: int, count: int, tag: int | None = None) -> int:
-        code = super().update(first, count, tag)
-        for slot in self.slots[first : first + count] if tag is not None and not code else []:
-            slot.tag = tag or 0
-        return code
-
-
-class RefusedTakesASequence(Model):
-    """A request that finds no room has made its notifier all the same."""
-
-    def attach(self, slot: int, user_data: int) -> Request | int:
-        refusal = self.refusal(slot)
-        if refusal and slot < len(self.slots) and self.slots[slot].active is None:
-            self.slots[slot].sequence += 1
-        return super().attach(slot, user_data)
-
-
-class FailureKeepsItOpen(Model):
-    """The withdrawn rule, as far as one can know it here: a failed request is not counted."""
-
-    def _post(self, notifier: ModelNotifier) -> None:
-        notifier.requests = [r for r in notifier.requests if r.state != SETTLED or r.result >= 0]
-        if notifier.requests:
-            super()._post(notifier)
-
-
-class FreeAtTheNotification(Model):
-    """Room is made by the notification, not when references have gone back."""
-
-    def _post(self, notifier: ModelNotifier) -> None:
-        super()._post(notifier)
-        self.held = [request for request in self.held if request not in self.released]
-
-
-class TagOfTheFlush(Model):
-    """The notification carries the tag that the slot has at the end, not at the first request."""
-
-    def update(self, first: int, count: int, tag: int | None = None) -> int:
-        for slot in self.slots[first : first + count] if tag is not None else []:
-            if slot.active:
-                slot.active.tag = tag or 0
-        return super().update(first, count, tag)
-
-
-def differs(machine: type[RuleBasedStateMachine]) -> bool:
-    find = settings(MANY, max_examples=1000, phases=[Phase.generate], report_multiple_bugs=False)
-    try:
-        run_state_machine_as_test(machine, settings=find)
-    except (AssertionError, StopIteration, IndexError):
-        return True
-    return False
-
-
-WRONG = [
-    *(SkippedSlotsCount, UpdateTagsEmptySlots, RefusedTakesASequence),
-    *(FailureKeepsItOpen, FreeAtTheNotification, TagOfTheFlush),
-]
-
-
-@pytest.mark.engines
-@pytest.mark.parametrize("wrong", WRONG)
-def test_a_wrong_rule_is_found(wrong: type[Model]) -> None:
-    assert differs(type("Wrong", (SlotsMachine,), {"model_type": wrong}))
-
-
-@pytest.mark.engines
-def test_wrong_accounts_are_found() -> None:
-    assert differs(type("Wrong", (SlotsMachine,), {"accounts_type": TooEarly}))
-
-
+@pytest.mark.slow
 @pytest.mark.engines("copy")
 @pytest.mark.parametrize("wrong", [SkippedSlotsCount, FailureKeepsItOpen, TagOfTheFlush])
-def test_a_wrong_rule_is_found_with_the_kernel(wrong: type[Model]) -> None:
+def test_control_a_wrong_rule_is_found_with_the_kernel(wrong: type[Model]) -> None:
     assert differs(type("Wrong", (SchedulerMachine,), {"model_type": wrong}))
     gc.collect()  # what the example that failed has left

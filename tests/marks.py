@@ -1,0 +1,8 @@
+"""The engines that a test runs on, where it is not about every one."""
+
+import pytest
+
+only_io_uring = pytest.mark.engines("io_uring")
+only_msg_zerocopy = pytest.mark.engines("msg_zerocopy")
+#: for tests of memory that the kernel holds: a copy is free at once
+zero_copy_engines = pytest.mark.engines("io_uring", "msg_zerocopy")
