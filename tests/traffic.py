@@ -47,6 +47,14 @@ def received(rx: socket.socket, count: int) -> list[bytes]:
     return [rx.recv(65536) for _ in range(count)]
 
 
+def receive_exactly(sock: socket.socket, size: int) -> bytes:
+    """The next bytes of a stream. A socket with a timeout does not wait for all of them by MSG_WAITALL."""
+    got = b""
+    while len(got) < size and (more := sock.recv(size - len(got))):
+        got += more
+    return got
+
+
 def raised_by(*calls: Callable[[], object]) -> list[type | None]:
     """The type of what each call raises."""
     found: list[type | None] = []

@@ -7,13 +7,15 @@ import signal
 import socket
 import struct
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import MakePair, Pair
 from marks import only_msg_zerocopy
 from processes import child, run_program
-from traffic import stopped, wait_readable
+from traffic import stopped, wait_readable, wait_until
 
 import uringzc
 from uringzc import testing
@@ -40,12 +42,30 @@ def errors(s: uringzc.Scheduler, sock: socket.socket) -> list[error_queue.ErrorM
     return s.errors(sock)
 
 
-def one_by_one(s: uringzc.Scheduler, sock: socket.socket, count: int) -> list[int]:
+def unreachable() -> int:
+    """ICMP messages that have come back to this machine, since it runs."""
+    names, values = (
+        line.split() for line in Path("/proc/net/snmp").read_text().splitlines() if line.startswith("Icmp: ")
+    )
+    return int(values[names.index("InDestUnreachs")])
+
+
+def unreachable_since(before: int) -> bool:
+    return unreachable() > before
+
+
+def one_by_one(s: uringzc.Scheduler, sock: socket.socket, count: int, answered: bool = False) -> list[int]:
+    """The results. `answered`: nobody has the port, and each send waits for the answer to the last."""
+    results = []
     for i in range(count):
+        before = unreachable()
         s.send(sock, bytes([i]) * 100, flush=True)
         s.submit()
         s.drain(10)
-    return [c.result for c in s.reap_completions()]
+        results += [c.result for c in s.reap_completions()]
+        if answered and results[-1] == 100:
+            assert wait_until(partial(unreachable_since, before))
+    return results
 
 
 def extended(message: error_queue.ErrorMessage) -> tuple[int, ...]:
@@ -62,7 +82,7 @@ def extended(message: error_queue.ErrorMessage) -> tuple[int, ...]:
 def test_a_pending_socket_error_fails_the_next_send(refused: socket.socket, asked: int) -> None:
     refused.setsockopt(socket.IPPROTO_IP, IP_RECVERR, asked)
     with uringzc.Scheduler() as s:
-        assert one_by_one(s, refused, 6) == [100, REFUSED] * 3
+        assert one_by_one(s, refused, 6, answered=True) == [100, REFUSED] * 3
         assert len(s.reap_notifications()) == 6
         assert len(errors(s, refused)) == 3 * asked
 

@@ -12,7 +12,7 @@ import pytest
 from conftest import Pair
 from marks import only_msg_zerocopy, zero_copy_engines
 from processes import fork
-from traffic import enlarge_sndbuf, received, stopped, tcp_connection
+from traffic import enlarge_sndbuf, receive_exactly, received, stopped, tcp_connection
 
 import uringzc
 from uringzc import testing
@@ -73,7 +73,7 @@ def test_a_stream_may_have_had_so_zerocopy_before(box: testing.Hold, before: boo
             assert send(s, tx, b"x" * 5000, b"y" * 5000) == [5000, 5000]
             assert s.stats.in_flight == 2
         s.drain(10)
-        assert rx.recv(10000, socket.MSG_WAITALL) == b"x" * 5000 + b"y" * 5000
+        assert receive_exactly(rx, 10000) == b"x" * 5000 + b"y" * 5000
 
 
 @only_msg_zerocopy
@@ -217,7 +217,7 @@ def test_closing_with_linger_0_resets_the_connection(box: testing.Hold, abort: b
                 assert s.stats.in_flight == 1
             if not abort:
                 s.drain(10)
-                assert rx.recv(5000, socket.MSG_WAITALL) == b"x" * 5000
+                assert receive_exactly(rx, 5000) == b"x" * 5000
                 assert rx.recv(1) == b""
                 return
             s.drain(10)
@@ -254,7 +254,7 @@ def test_linger_0_does_not_reset_a_socket_with_another_descriptor(box: testing.H
                 assert s.stats.in_flight == 1
             s.drain(10)
             other.sendall(b"and this")
-            assert rx.recv(5008, socket.MSG_WAITALL) == b"x" * 5000 + b"and this"
+            assert receive_exactly(rx, 5008) == b"x" * 5000 + b"and this"
 
 
 @only_msg_zerocopy

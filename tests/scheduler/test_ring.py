@@ -11,7 +11,7 @@ from conftest import Pair
 from held_memory import is_held
 from marks import only_io_uring
 from raising import raises_errno
-from traffic import stopped, tcp_connection, wait_readable
+from traffic import receive_exactly, stopped, tcp_connection, wait_readable
 
 import uringzc
 from uringzc import RawCompletion, testing
@@ -404,7 +404,7 @@ def test_several_pieces_without_sendmsg_zc_are_copied(box: testing.Hold, sendmsg
             assert sender.send_buffers(pieces) == 100_000
             assert sender.stats.in_flight == sendmsg_zc  # until the peer has acknowledged it
         rx.settimeout(None)
-        assert rx.recv(100_000, socket.MSG_WAITALL) == b"".join(pieces)
+        assert receive_exactly(rx, 100_000) == b"".join(pieces)
 
 
 def test_sendmsg_zc_without_its_opcode_is_refused(udp_pair: Pair, sendmsg_zc: bool) -> None:

@@ -12,7 +12,7 @@ import pytest
 from conftest import Pair
 from marks import zero_copy_engines
 from processes import run_program
-from traffic import StreamReader
+from traffic import StreamReader, receive_exactly
 
 import uringzc
 from uringzc import SendError, TcpSender, testing
@@ -81,7 +81,7 @@ def test_small_neighbours_are_one_system_call(tcp_pair: Pair, engine: str) -> No
     with TcpSender(tcp_pair.tx, engine=engine) as s:
         s.send_buffers([b"a", bytearray(b"b"), memoryview(b"c")])
         assert (s.stats.syscalls, s.stats.requests) == (1, 0)
-    assert tcp_pair.rx.recv(3, socket.MSG_WAITALL) == b"abc"
+    assert receive_exactly(tcp_pair.rx, 3) == b"abc"
 
 
 @pytest.mark.parametrize("bad", ["text", 5, None, memoryview(bytes(10))[::2]])
@@ -136,7 +136,7 @@ def test_data_is_copied_at_once_where_the_kernel_copies(
         assert "sent zero-copy, from where they are" in s.explain()
         for _ in range(policy.TRIAL):
             s.send(bytes(MIN_ZERO_COPY))
-            tcp_pair.rx.recv(MIN_ZERO_COPY, socket.MSG_WAITALL)
+            receive_exactly(tcp_pair.rx, MIN_ZERO_COPY)
             s.drain(20)  # so that it is known
         assert s.stats.copied == s.stats.zero_copy == policy.TRIAL
         assert s.stats.copying

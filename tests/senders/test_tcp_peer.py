@@ -13,7 +13,7 @@ import pytest
 from conftest import Pair
 from held_memory import CountedBytes
 from marks import zero_copy_engines
-from traffic import StreamReader, stopped, tcp_connection, wait_until
+from traffic import StreamReader, receive_exactly, stopped, tcp_connection, wait_until
 
 from uringzc import Scheduler, SendError, TcpSender, testing
 
@@ -266,5 +266,5 @@ def test_requests_are_on_their_way_without_a_flush(tcp_pair: Pair, engine: str) 
         tcp_pair.tx.settimeout(20)
         for size in sizes:
             s.send_buffers([bytes(size - 1), bytearray(1)])
-            assert tcp_pair.tx.recv(8, socket.MSG_WAITALL) == b"%08d" % size
+            assert receive_exactly(tcp_pair.tx, 8) == b"%08d" % size
     thread.join()

@@ -13,7 +13,7 @@ from conftest import MakePair, Pair
 from held_memory import CountedBytes
 from marks import zero_copy_engines
 from processes import Alarms, in_thread, run_program
-from traffic import StreamReader, raised_by, tcp_connection
+from traffic import StreamReader, raised_by, receive_exactly, tcp_connection
 
 import uringzc
 from uringzc import BusyError, ClosedError, TcpSender, UdpSender, WrongThreadError, testing
@@ -46,7 +46,7 @@ def test_another_thread_is_refused(tcp_pair: Pair, engine: str) -> None:
         assert set(found) == {WrongThreadError}
         assert s.stats == before
         s.send(b"too")
-    assert tcp_pair.rx.recv(7, socket.MSG_WAITALL) == b"minetoo"
+    assert receive_exactly(tcp_pair.rx, 7) == b"minetoo"
 
 
 def test_a_sender_may_be_built_in_another_thread(tcp_pair: Pair, engine: str) -> None:
@@ -69,7 +69,7 @@ def test_a_closed_sender_refuses_every_call(tcp_pair: Pair, engine: str) -> None
     assert "closed" in repr(s)
     s.close()
     tcp_pair.tx.sendall(b"y")  # the socket is the program's
-    assert tcp_pair.rx.recv(2, socket.MSG_WAITALL) == b"xy"
+    assert receive_exactly(tcp_pair.rx, 2) == b"xy"
 
 
 @pytest.mark.slow
