@@ -40,10 +40,11 @@ class Memory:
 class Queue:
     """The per-request path of one engine."""
 
-    def __init__(
-        self,
-        engine: int,  # address of its struct
-        calls: int,  # address of its uzc_calls
+    def __new__(
+        cls,
+        engine: int,  # addresses of its struct, of its uzc_slots and its uzc_calls
+        slots: int,
+        calls: int,
         describe_socket: Callable[[socket.socket], tuple[int, int, int, int, bool]],
         pin: Callable[[Any, int | None, int | None], Pinned],
         pack: Callable[[int, Any], bytes],
@@ -52,7 +53,8 @@ class Queue:
         retired: deque[tuple[int, int]],
         claimed: Callable[[], None],
         verify: Callable[[Any], None] | None,  # debug mode
-    ) -> None: ...
+        /,
+    ) -> Queue: ...
     def send(
         self,
         sock: socket.socket,

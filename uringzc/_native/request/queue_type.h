@@ -7,5 +7,4 @@
 
 extern PyTypeObject *queue_type;
 int add_queue_type(PyObject *module);
-/* Whether it is a Queue whose __init__() has succeeded. */
 int is_queue(PyObject *object);

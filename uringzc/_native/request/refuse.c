@@ -12,8 +12,6 @@ static PyObject *was_raised(PyObject *raised, long long code) {
 }
 
 PyObject *refuse(Queue *q, long long code) {
-    if (!q->refuse)
-        return PyErr_Format(PyExc_SystemError, "the Queue's __init__() was not called, or failed");
     return was_raised(PyObject_CallFunction(q->refuse, "L", code), code);
 }
 

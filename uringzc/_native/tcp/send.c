@@ -205,7 +205,7 @@ static int take_piece(TcpStream *s, PyObject *data, struct piece *p) {
 }
 
 static PyObject *send_all(TcpStream *s, const struct piece *pieces, size_t count) {
-    int refusal = s->queue->calls->check(slots_of(s->queue));
+    int refusal = s->queue->calls->check(s->queue->slots);
     if (refusal)
         return refuse_as(s->slow_path, refusal);
     if (stream_begin(s) < 0)

@@ -179,6 +179,6 @@ int32_t transfer_by_request(TcpStream *s, uint32_t count, bool more, PyObject *h
     if (stream_await_result(s) == 0)
         return s->result;
     if (s->awaited) /* queued and not submitted: it will fail, and send nothing */
-        s->queue->calls->revoke(s->queue->engine, s->fd);
+        revoke_requests(s->queue, s->fd);
     return EXCEPTION;
 }

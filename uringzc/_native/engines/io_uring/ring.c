@@ -152,10 +152,6 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     return error >= 0 || submitted || error == -ETIME || error == -EBUSY ? (int64_t)submitted : error;
 }
 
-static uzc_slots *ring_slots(void *engine) {
-    return ((uzc_ring *)engine)->slots;
-}
-
 static int ring_take_socket_error(void *engine, int fd) {
     int error = 0;
     (void)engine;
@@ -166,7 +162,6 @@ const uzc_calls *uzc_ring_calls(void) {
     static const uzc_calls calls = {.queue = ring_queue,
                                     .enter = ring_enter,
                                     .revoke = ring_revoke,
-                                    .slots = ring_slots,
                                     .take_socket_error = ring_take_socket_error,
                                     UZC_SLOT_CALLS};
     return &calls;
