@@ -67,8 +67,7 @@ static char *copy_of(const char *text) {
 }
 
 /* compiled_method("Class.method", doc) -> the descriptor, for the class's body. Its memory is never freed. */
-PyObject *compiled_method(PyObject *module, PyObject *args) {
-    (void)module;
+PyObject *compiled_method(PyObject *Py_UNUSED(module), PyObject *args) {
     const char *name, *doc;
     if (!PyArg_ParseTuple(args, "ss", &name, &doc))
         return NULL;
@@ -88,8 +87,7 @@ PyObject *compiled_method(PyObject *module, PyObject *args) {
 
 static PyObject *delegate_set_target(PyObject *self, PyObject *target) {
     PyObject *old = ((Delegate *)self)->target;
-    Py_INCREF(target);
-    ((Delegate *)self)->target = target;
+    ((Delegate *)self)->target = Py_NewRef(target);
     Py_XDECREF(old);
     Py_RETURN_NONE;
 }

@@ -19,8 +19,7 @@ static void free_owned(PyObject *capsule) {
 
 /* Not a finalizer of the Python object that uses the allocation: that may run too early, in a cycle which
  * another finalizer then resurrects. */
-static PyObject *make_owner(PyObject *module, PyObject *args) {
-    (void)module;
+static PyObject *make_owner(PyObject *Py_UNUSED(module), PyObject *args) {
     unsigned long long pointer, free_it;
     if (!PyArg_ParseTuple(args, "KK", &pointer, &free_it))
         return NULL;

@@ -167,8 +167,8 @@ typedef struct {
     void (*revoke)(void *engine, int fd);
     /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. */
     int (*take_socket_error)(void *engine, int fd);
-    /* The calls below are of the engine's slots. They go on with these when the engine has ended: no requests,
-     * and new ones are refused with UZC_E_CLOSED. */
+    /* The calls below are of the engine's slots. They go on with these when the engine has ended: no
+     * requests, and new ones are refused with UZC_E_CLOSED. */
     uzc_slots *ended;
     /* uzc_slots_is_owner(), uzc_slots_check(), uzc_slots_release(), uzc_slots_unsettled() */
     int (*is_owner)(const uzc_slots *slots);

@@ -58,7 +58,7 @@ int parse_arguments(const char *method, int positional, PyObject *const *args, P
 int parse_number(PyObject *value, int at, uint64_t max, uint64_t *out) {
     if (!value)
         return 0;
-    PyObject *index = PyLong_CheckExact(value) ? (Py_INCREF(value), value) : PyNumber_Index(value);
+    PyObject *index = PyLong_CheckExact(value) ? Py_NewRef(value) : PyNumber_Index(value);
     if (!index)
         return -1;
     unsigned long long number = PyLong_AsUnsignedLongLong(index);

@@ -15,9 +15,8 @@ typedef struct {
     unsigned buffers;
 } Memory;
 
+extern PyTypeObject *memory_type;
 int add_memory_type(PyObject *module);
-/* Whether it is a Memory whose __init__() has succeeded. */
-int is_memory(PyObject *object);
 /* Fills in data (its first byte), base, buffer, buffers, and message if `data` is a Vector. *nbytes: how much
  * memory there is. *holder: a new reference to what the request holds. 0, or -1 with an exception. `offset`
  * and `length` (or NULL) only say which part debug mode checks. */

@@ -18,27 +18,23 @@ static PyObject *queue_enter(PyObject *self, PyObject *args) {
     return done < 0 ? NULL : PyLong_FromLongLong(done);
 }
 
-static PyObject *queue_release(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_release(PyObject *self, PyObject *Py_UNUSED(unused)) {
     release_references((Queue *)self);
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_raise_modified(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_raise_modified(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (raise_modified((Queue *)self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_clear_socket_cache(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_clear_socket_cache(PyObject *self, PyObject *Py_UNUSED(unused)) {
     clear_socket_cache((Queue *)self);
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_detach(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_detach(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Queue *q = (Queue *)self;
     q->engine = NULL;
     q->slots = q->calls->ended;
@@ -141,10 +137,6 @@ static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, queue_slots};
 
 PyTypeObject *queue_type;
-
-int is_queue(PyObject *object) {
-    return Py_TYPE(object) == queue_type;
-}
 
 int add_queue_type(PyObject *module) {
     queue_type = add_type(module, &queue_spec);

@@ -7,4 +7,3 @@
 
 extern PyTypeObject *queue_type;
 int add_queue_type(PyObject *module);
-int is_queue(PyObject *object);

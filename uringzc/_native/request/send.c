@@ -71,7 +71,7 @@ static int pack_destination(Queue *q, PyObject *to, PyObject *sock, uzc_send *se
         PyObject *old_to = q->last_to, *old_packed = q->last_packed;
         /* a host name is resolved each time: pack() returns a subclass of bytes then */
         bool lasting = PyTuple_CheckExact(to) && PyBytes_CheckExact(packed);
-        q->last_to = lasting ? (Py_INCREF(to), to) : NULL;
+        q->last_to = lasting ? Py_NewRef(to) : NULL;
         q->last_packed = packed;
         q->last_family = family;
         Py_XDECREF(old_to);

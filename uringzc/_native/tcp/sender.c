@@ -11,8 +11,7 @@
 #include "tcp/transfer.h"
 
 /* flush() -> the numbers of its notifiers that are not done */
-static PyObject *method_flush(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     if (stream_begin(s) < 0)
         return NULL;
@@ -24,8 +23,7 @@ static PyObject *method_flush(PyObject *self, PyObject *unused) {
 }
 
 /* poll() -> whether nothing is in flight, of what has come back by now */
-static PyObject *method_poll(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     if (stream_begin(s) < 0)
         return NULL;
@@ -34,8 +32,7 @@ static PyObject *method_poll(PyObject *self, PyObject *unused) {
 }
 
 /* shutdown() -> 0 or -errno */
-static PyObject *method_shutdown(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_shutdown(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     if (stream_begin(s) < 0)
         return NULL;
@@ -46,15 +43,13 @@ static PyObject *method_shutdown(PyObject *self, PyObject *unused) {
 }
 
 /* close(), abandon(): later calls raise ClosedError. In any thread. */
-static PyObject *method_close(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     ((TcpStream *)self)->closed = 1;
     Py_RETURN_NONE;
 }
 
 /* close_slot() -> False while requests of the internal slot are in flight */
-static PyObject *method_close_slot(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_close_slot(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     return PyBool_FromLong(close_internal_slot(s->queue, &s->slot));
 }
@@ -64,25 +59,19 @@ static int stream_init(TcpStream *s, PyObject *args, PyObject *keywords) {
                                "notify", "copy_only", "min_zero_copy", NULL};
     PyObject *queue, *sock, *slow_path;
     int copy_only;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOppppI", accepted, &queue, &sock, &slow_path,
-                                     &s->blocking, &s->always, &s->notify, &copy_only, &s->min_zero_copy))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OOppppI", accepted, queue_type, &queue, &sock,
+                                     &slow_path, &s->blocking, &s->always, &s->notify, &copy_only,
+                                     &s->min_zero_copy))
         return -1;
-    if (!is_queue(queue)) {
-        PyErr_SetString(PyExc_TypeError, "a TcpStream is made of a Queue");
-        return -1;
-    }
     if (adopt_decision(s, PyObject_CallMethod(slow_path, "start", NULL)) < 0)
         return -1;
     s->vector = PyMem_Malloc(MAX_PIECES * sizeof *s->vector);
     if (!s->vector)
         return PyErr_NoMemory(), -1;
-    Py_INCREF(queue);
-    Py_INCREF(sock);
-    Py_INCREF(slow_path);
-    s->queue = (Queue *)queue;
+    s->queue = (Queue *)Py_NewRef(queue);
     s->slot = UZC_NO_SLOT;
-    s->sock = sock;
-    s->slow_path = slow_path;
+    s->sock = Py_NewRef(sock);
+    s->slow_path = Py_NewRef(slow_path);
     s->copy_only = (char)copy_only;
     uzc_listener listener;
     stream_listener(s, &listener);

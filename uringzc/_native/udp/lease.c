@@ -24,9 +24,7 @@ typedef struct {
 
 static PyTypeObject *lease_type;
 
-/* The buffer protocol is in the limited API from 3.11 on, and has been the same since 3.0. */
-
-#if Py_LIMITED_API < 0x030B0000
+/* The buffer protocol is in the limited API from 3.11 on (python.h has 3.10), the same since 3.0. */
 typedef struct {
     void *buf;
     PyObject *obj;
@@ -41,7 +39,6 @@ typedef struct {
 #define PyBUF_FORMAT 4
 #define PyBUF_ND 8
 #define PyBUF_STRIDES (16 | PyBUF_ND)
-#endif
 
 static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     Lease *l = (Lease *)self;
@@ -64,8 +61,7 @@ static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     return 0;
 }
 
-static void lease_releasebuffer(PyObject *self, Py_buffer *view) {
-    (void)view;
+static void lease_releasebuffer(PyObject *self, Py_buffer *Py_UNUSED(view)) {
     ((Lease *)self)->exports--;
 }
 
@@ -77,8 +73,7 @@ static PyObject *current_view(Lease *l) {
     return view;
 }
 
-static PyObject *lease_view(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *lease_view(PyObject *self, void *Py_UNUSED(unused)) {
     Lease *l = (Lease *)self;
     PyObject *view = current_view(l);
     if (view || PyErr_Occurred() || !(view = PyMemoryView_FromObject(self)))
@@ -171,8 +166,7 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     return sent;
 }
 
-static PyObject *lease_release(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *lease_release(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Lease *l = (Lease *)self;
     if (l->held && release_view(l) < 0)
         return NULL;
@@ -181,10 +175,8 @@ static PyObject *lease_release(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static PyObject *lease_enter(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Py_INCREF(self);
-    return self;
+static PyObject *lease_enter(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    return Py_NewRef(self);
 }
 
 /* An exception on its way is not replaced by one about a view. */
@@ -272,10 +264,8 @@ PyObject *batcher_lease(PyObject *self, PyObject *size) {
     if (reserve_room(g, n) == 0)
         l = (Lease *)PyType_GenericAlloc(lease_type, 0);
     if (l) {
-        Py_INCREF(g);
-        Py_INCREF(g->arena);
-        l->batcher = g;
-        l->arena = g->arena;
+        l->batcher = (UdpBatcher *)Py_NewRef((PyObject *)g);
+        l->arena = (Arena *)Py_NewRef((PyObject *)g->arena);
         l->data = g->at;
         l->length = n;
         l->block = g->block;

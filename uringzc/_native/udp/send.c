@@ -19,8 +19,7 @@ PyObject *sent_bytes(UdpBatcher *g, size_t n) {
         g->sent_length = length;
         g->sent_length_value = n;
     }
-    Py_INCREF(g->sent_length);
-    return g->sent_length;
+    return Py_NewRef(g->sent_length);
 }
 
 /* The bytes of an object; *holder is a new reference that keeps them. */

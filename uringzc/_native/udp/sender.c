@@ -26,8 +26,7 @@ static int submit_and_flush(UdpBatcher *g) {
 }
 
 /* flush() -> the numbers of the sender's notifiers that are not done */
-static PyObject *batcher_flush(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
@@ -39,8 +38,7 @@ static PyObject *batcher_flush(PyObject *self, PyObject *unused) {
 
 /* release_block() -> whether all was sent: for another sender that needs the memory. Reports nothing: the
  * sender's own next call does. */
-static PyObject *batcher_release_block(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_release_block(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
@@ -52,8 +50,7 @@ static PyObject *batcher_release_block(PyObject *self, PyObject *unused) {
 }
 
 /* poll() -> whether nothing is in flight: takes what has come back */
-static PyObject *batcher_poll(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
@@ -66,8 +63,7 @@ static PyObject *batcher_poll(PyObject *self, PyObject *unused) {
 }
 
 /* close(): refuses calls from now on. What waits must have been sent. */
-static PyObject *batcher_close(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     g->closed = 1;
     g->fast_thread = 0;
@@ -77,8 +73,7 @@ static PyObject *batcher_close(PyObject *self, PyObject *unused) {
 }
 
 /* close_slot() -> False while requests of it are in flight */
-static PyObject *batcher_close_slot(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     return PyBool_FromLong(close_internal_slot(g->queue, &g->slot));
 }
@@ -91,38 +86,26 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
                                "notify",       "max_payload",  "hold_threshold", "min_zero_copy",
                                "max_segments", "max_inflight", "max_delay",      NULL};
     PyObject *queue, *arena, *sock, *slow_path;
-    int own, blocking, strict, always, notify;
+    int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOOpppppIIIIIL", accepted, &queue, &arena, &sock,
-                                     &slow_path, &own, &blocking, &strict, &always, &notify, &g->max_payload,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppIIIIIL", accepted, queue_type, &queue,
+                                     arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
+                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->max_payload,
                                      &g->hold_threshold, &g->min_zero_copy, &g->max_segments, &max_inflight,
                                      &max_delay))
         return -1;
-    if (Py_TYPE(arena) != arena_type || !((Arena *)arena)->memory || !is_queue(queue)) {
-        PyErr_SetString(PyExc_TypeError, "a UdpBatcher is made of a Queue and an Arena");
-        return -1;
-    }
-    Queue *q = (Queue *)queue;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
     g->deferred = PyList_New(0);
     if (!g->lock || !g->destination_numbers || !g->deferred)
         return PyErr_NoMemory(), -1;
-    Py_INCREF(queue);
-    Py_INCREF(arena);
-    Py_INCREF(sock);
-    Py_INCREF(slow_path);
-    g->queue = q;
+    g->queue = (Queue *)Py_NewRef(queue);
     g->slot = UZC_NO_SLOT;
-    g->arena = (Arena *)arena;
-    g->sock = sock;
-    g->slow_path = slow_path;
-    g->own_socket = (char)own;
+    g->arena = (Arena *)Py_NewRef(arena);
+    g->sock = Py_NewRef(sock);
+    g->slow_path = Py_NewRef(slow_path);
     g->blocking = (char)blocking;
-    g->strict_order = (char)strict;
-    g->always_zero_copy = (char)always;
-    g->notify = (char)notify;
     g->block = NO_BLOCK;
     g->open.size = NO_TRAIN;
     g->max_delay = max_delay;
@@ -130,7 +113,7 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
     uzc_listener listener;
     init_listener(g, &listener);
-    return open_internal_slot(q, &listener, &g->slot);
+    return open_internal_slot(g->queue, &listener, &g->slot);
 }
 
 static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -184,26 +167,22 @@ static uint32_t open_datagrams(const UdpBatcher *g) {
     return g->open.size == NO_TRAIN ? 0 : (g->open.nbytes + g->open.size - 1) / g->open.size;
 }
 
-static PyObject *batcher_datagrams(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_datagrams(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyLong_FromUnsignedLongLong(g->datagrams + open_datagrams(g));
 }
 
-static PyObject *batcher_destinations(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_destinations(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyLong_FromUnsignedLong(g->destination_count - !g->default_used);
 }
 
-static PyObject *batcher_nbytes(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_nbytes(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyLong_FromUnsignedLongLong(g->nbytes + (g->open.size == NO_TRAIN ? 0 : g->open.nbytes));
 }
 
-static PyObject *batcher_waiting(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_waiting(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     unsigned long long waiting = 0;
     for (uint32_t i = 0; i < g->count; i++)
@@ -259,15 +238,13 @@ static PyMemberDef batcher_members[] = {
     {"in_timer", T_BOOL, offsetof(UdpBatcher, in_timer), READONLY, NULL},
     {"owner", T_ULONG, offsetof(UdpBatcher, owner), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
-static PyObject *batcher_busy(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_busy(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     const unsigned long thread = PyThread_get_thread_ident();
     return PyBool_FromLong(g->holder == thread || (g->reporting && g->owner == thread));
 }
 
-static PyObject *batcher_closed(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_closed(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyBool_FromLong(g->closed || g->dropped);
 }
