@@ -60,16 +60,12 @@ static const PyMethodDef compiled_methods[] = {
     {"TcpSender.send_buffers", tcp_send_buffers, METH_O, NULL},
 };
 
-static char *copy_of(const char *text) {
-    size_t size = strlen(text) + 1;
-    char *copy = PyMem_Malloc(size);
-    return copy ? memcpy(copy, text, size) : NULL;
-}
-
-/* compiled_method("Class.method", doc) -> the descriptor, for the class's body. Its memory is never freed. */
+/* compiled_method("Class.method", doc) -> the descriptor, for the class's body. Its memory and `doc` are
+ * never freed. */
 PyObject *compiled_method(PyObject *Py_UNUSED(module), PyObject *args) {
-    const char *name, *doc;
-    if (!PyArg_ParseTuple(args, "ss", &name, &doc))
+    const char *name, *text;
+    PyObject *doc;
+    if (!PyArg_ParseTuple(args, "sU", &name, &doc) || !(text = PyUnicode_AsUTF8AndSize(doc, NULL)))
         return NULL;
     for (size_t i = 0; i < sizeof compiled_methods / sizeof *compiled_methods; i++) {
         if (strcmp(compiled_methods[i].ml_name, name))
@@ -79,8 +75,9 @@ PyObject *compiled_method(PyObject *Py_UNUSED(module), PyObject *args) {
             return PyErr_NoMemory();
         *method = compiled_methods[i];
         method->ml_name = strchr(compiled_methods[i].ml_name, '.') + 1;
-        method->ml_doc = copy_of(doc);
-        return method->ml_doc ? PyDescr_NewMethod(delegate_type, method) : PyErr_NoMemory();
+        method->ml_doc = text;
+        Py_INCREF(doc);
+        return PyDescr_NewMethod(delegate_type, method);
     }
     return PyErr_Format(PyExc_LookupError, "no compiled method %s", name);
 }

@@ -7,7 +7,7 @@
 PyTypeObject *memory_type;
 static PyObject *name_memory;
 
-int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
+int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder) {
     PyObject *memory = NULL;
     send->buffer = -1;
@@ -23,8 +23,8 @@ int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length,
             return -1;
         *holder = memory;
     } else {
-        PyObject *pinned = PyObject_CallFunctionObjArgs(q->pin, data, offset ? offset : Py_None,
-                                                        length ? length : Py_None, NULL);
+        PyObject *pinned = q->verify ? PyObject_CallFunction(q->pin, "OKK", data, offset, length)
+                                     : PyObject_CallFunctionObjArgs(q->pin, data, NULL);
         if (!pinned)
             return -1;
         unsigned long long address, bytes, count = 0;

@@ -19,6 +19,6 @@ extern PyTypeObject *memory_type;
 int add_memory_type(PyObject *module);
 /* Fills in data (its first byte), base, buffer, buffers, and message if `data` is a Vector. *nbytes: how much
  * memory there is. *holder: a new reference to what the request holds. 0, or -1 with an exception. `offset`
- * and `length` (or NULL) only say which part debug mode checks. */
-int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
+ * and `length` only say which part debug mode checks. */
+int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder);

@@ -34,13 +34,14 @@ typedef struct {
     PyObject *arguments; /* of the constructor; they keep what the fields up to `verify` refer to: */
     /* Python callables, for policy and for what is not on the fast path */
     PyObject *describe_socket; /* (sock) -> the fields of SocketInfo */
-    PyObject *pin;             /* (data, offset, length) -> holder, address, bytes, Memory or None, iovecs */
-    PyObject *pack;            /* (family, to) -> a sockaddr, as bytes */
-    PyObject *refuse;          /* (code): raises */
-    PyObject *claimed;         /* (): the first submission has made this thread the engine's owner */
-    PyObject *region_type;     /* Region */
-    PyObject *retired;         /* deque that only Memory of this engine has */
-    PyObject *verify; /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
+    PyObject *pin;     /* (data) -> holder, address, bytes, Memory or None, iovecs; debug mode: (data, offset,
+                          length) */
+    PyObject *pack;    /* (family, to) -> a sockaddr, as bytes */
+    PyObject *refuse;  /* (code): raises */
+    PyObject *claimed; /* (): the first submission has made this thread the engine's owner */
+    PyObject *region_type; /* Region */
+    PyObject *retired;     /* deque that only Memory of this engine has */
+    PyObject *verify;      /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
 
     PyObject *modified; /* debug mode: list of the exceptions that verify() raised, for the end of a call */
     PyObject *last_to, *last_packed; /* the address packed last, and its sockaddr */

@@ -119,12 +119,8 @@ static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uz
     for (uint32_t i = 0; i < run->count; i++) {
         uzc_send send = *run;
         uint64_t nbytes, start = offset + i * run->stride;
-        PyObject *holder, *first = PyLong_FromUnsignedLongLong(start),
-                          *length = PyLong_FromUnsignedLong(run->length);
-        int error = first && length ? resolve_memory(q, a[DATA], first, length, &send, &nbytes, &holder) : -1;
-        Py_XDECREF(first);
-        Py_XDECREF(length);
-        if (error < 0)
+        PyObject *holder;
+        if (resolve_memory(q, a[DATA], start, run->length, &send, &nbytes, &holder) < 0)
             return -1;
         send.data += start;
         send.user_data += i;
@@ -156,7 +152,7 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
     if (parse_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0 ||
         parse_number(a[LENGTH], LENGTH, INT64_MAX, &length) < 0)
         return NULL;
-    if (resolve_memory(q, a[DATA], a[OFFSET], a[LENGTH], &send, &nbytes, &holder) < 0)
+    if (resolve_memory(q, a[DATA], offset, length, &send, &nbytes, &holder) < 0)
         return NULL;
     if (!a[LENGTH])
         length = offset <= nbytes ? nbytes - offset : 0;
@@ -181,9 +177,6 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {0};
     uint64_t offset = 0, size = 0, datagrams = 0, nbytes;
-    static PyObject *nothing; /* a length: dispatch_each() takes the checksums */
-    if (!nothing && !(nothing = PyLong_FromLong(0)))
-        return NULL;
     if (parse_arguments("send_run", 5, args, count, keywords, a) < 0 || parse_options(a, &send) < 0)
         return NULL;
     if (a[STRIDE] == Py_None)
@@ -193,8 +186,8 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
         parse_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0)
         return NULL;
     send.stride = size;
-    if (parse_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
-        resolve_memory(q, a[DATA], NULL, q->verify ? nothing : NULL, &send, &nbytes, &holder) < 0)
+    if (parse_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 || /* dispatch_each() takes checksums */
+        resolve_memory(q, a[DATA], 0, 0, &send, &nbytes, &holder) < 0)
         return NULL;
     long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;

@@ -73,9 +73,7 @@ static int stream_init(TcpStream *s, PyObject *args, PyObject *keywords) {
     s->sock = Py_NewRef(sock);
     s->slow_path = Py_NewRef(slow_path);
     s->copy_only = (char)copy_only;
-    uzc_listener listener;
-    stream_listener(s, &listener);
-    return open_internal_slot(s->queue, &listener, &s->slot);
+    return stream_open_slot(s);
 }
 
 static PyObject *stream_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {

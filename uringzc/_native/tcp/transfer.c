@@ -41,8 +41,8 @@ static void on_stream_settled(void *context, uint64_t user_data, int copied) {
     }
 }
 
-void stream_listener(TcpStream *s, uzc_listener *listener) {
-    *listener = (uzc_listener){s, on_stream_result, on_stream_settled};
+int stream_open_slot(TcpStream *s) {
+    return open_internal_slot(s->queue, &(uzc_listener){s, on_stream_result, on_stream_settled}, &s->slot);
 }
 
 /* -- what comes back */

@@ -111,9 +111,7 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
-    uzc_listener listener;
-    init_listener(g, &listener);
-    return open_internal_slot(g->queue, &listener, &g->slot);
+    return open_slot(g);
 }
 
 static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
