@@ -17,7 +17,7 @@ typedef struct {
     PyObject_HEAD PyObject *target;
 } Delegate;
 
-static PyTypeObject *delegate_type;
+PyTypeObject *delegate_type;
 
 static PyObject *target_of(PyObject *self, PyTypeObject *type) {
     PyObject *target = ((Delegate *)self)->target;
@@ -111,11 +111,5 @@ static PyMethodDef delegate_methods[] = {
 static PyType_Slot delegate_slots[] = {{Py_tp_traverse, delegate_traverse}, {Py_tp_clear, delegate_clear},
                                        {Py_tp_dealloc, delegate_dealloc},   {Py_tp_methods, delegate_methods},
                                        {Py_tp_new, PyType_GenericNew},      {0, NULL}};
-static PyType_Spec delegate_spec = {"uringzc._send.Delegate", sizeof(Delegate), 0,
-                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-                                    delegate_slots};
-
-int add_delegate_type(PyObject *module) {
-    delegate_type = add_type(module, &delegate_spec);
-    return delegate_type ? 0 : -1;
-}
+PyType_Spec delegate_spec = {"uringzc._send.Delegate", sizeof(Delegate), 0,
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, delegate_slots};

@@ -40,12 +40,21 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
+static const struct {
+    PyTypeObject **type;
+    PyType_Spec *spec;
+} types[] = {{&memory_type, &memory_spec},    {&queue_type, &queue_spec},     {&arena_type, &arena_spec},
+             {&lease_type, &lease_spec},      {&batcher_type, &batcher_spec}, {&stream_type, &stream_spec},
+             {&delegate_type, &delegate_spec}};
+
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || add_memory_type(module) < 0 ||
-        add_queue_type(module) < 0 || add_arena_type(module) < 0 || add_lease_type(module) < 0 ||
-        add_batcher_type(module) < 0 || timer_init() < 0 || add_stream_type(module) < 0 ||
-        add_delegate_type(module) < 0)
+    if (!module || sockets_init() < 0 || arguments_init() < 0 || memory_init() < 0 || timer_init() < 0)
         return NULL;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        *types[i].type = (PyTypeObject *)PyType_FromSpec(types[i].spec);
+        if (!*types[i].type || PyModule_AddType(module, *types[i].type) < 0)
+            return NULL;
+    }
     return module;
 }

@@ -107,11 +107,9 @@ static PyType_Slot memory_slots[] = {{Py_tp_new, memory_new},
                                      {Py_tp_dealloc, memory_dealloc},
                                      {Py_tp_members, memory_members},
                                      {0, NULL}};
-static PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0,
-                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, memory_slots};
+PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                           memory_slots};
 
-int add_memory_type(PyObject *module) {
-    name_memory = PyUnicode_InternFromString("_memory");
-    memory_type = add_type(module, &memory_spec);
-    return name_memory && memory_type ? 0 : -1;
+int memory_init(void) {
+    return (name_memory = PyUnicode_InternFromString("_memory")) ? 0 : -1;
 }

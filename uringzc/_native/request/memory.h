@@ -16,7 +16,8 @@ typedef struct {
 } Memory;
 
 extern PyTypeObject *memory_type;
-int add_memory_type(PyObject *module);
+extern PyType_Spec memory_spec;
+int memory_init(void);
 /* Fills in data (its first byte), base, buffer, buffers, and message if `data` is a Vector. *nbytes: how much
  * memory there is. *holder: a new reference to what the request holds. 0, or -1 with an exception. `offset`
  * and `length` only say which part debug mode checks. */

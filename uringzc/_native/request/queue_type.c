@@ -133,12 +133,7 @@ static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), RE
 static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse}, {Py_tp_dealloc, queue_dealloc},
                                     {Py_tp_new, queue_new},           {Py_tp_methods, queue_methods},
                                     {Py_tp_members, queue_members},   {0, NULL}};
-static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, queue_slots};
+PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                          queue_slots};
 
 PyTypeObject *queue_type;
-
-int add_queue_type(PyObject *module) {
-    queue_type = add_type(module, &queue_spec);
-    return queue_type ? 0 : -1;
-}

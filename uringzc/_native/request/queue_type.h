@@ -1,9 +1,7 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Queue. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/python.h"
 
 extern PyTypeObject *queue_type;
-int add_queue_type(PyObject *module);
+extern PyType_Spec queue_spec;

@@ -42,7 +42,7 @@ static PyObject *method_shutdown(PyObject *self, PyObject *Py_UNUSED(unused)) {
     return stream_end(s, code == EXCEPTION ? NULL : PyLong_FromLong(code));
 }
 
-/* close(), abandon(): later calls raise ClosedError. In any thread. */
+/* close(), abandon() in the child of a fork: later calls raise ClosedError. In any thread. */
 static PyObject *method_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     ((TcpStream *)self)->closed = 1;
     Py_RETURN_NONE;
@@ -106,15 +106,16 @@ static void stream_dealloc(PyObject *self) {
     free_object(self);
 }
 
+/* Where there is no text, the function has a comment. */
 static PyMethodDef stream_methods[] = {
     {"send", stream_send, METH_O, "See TcpSender.send."},
     {"send_buffers", stream_send_buffers, METH_O, "See TcpSender.send_buffers."},
-    {"flush", method_flush, METH_NOARGS, "flush() -> the numbers of its notifiers that are not done"},
-    {"poll", method_poll, METH_NOARGS, "poll() -> whether nothing is in flight; does not wait"},
-    {"shutdown", method_shutdown, METH_NOARGS, "shutdown() -> 0 or -errno, of shutdown(SHUT_WR)"},
-    {"close", method_close, METH_NOARGS, "Later calls raise ClosedError."},
-    {"abandon", method_close, METH_NOARGS, "The same, in the child of a fork."},
-    {"close_slot", method_close_slot, METH_NOARGS, "close_slot() -> False while requests are in flight"},
+    {"flush", method_flush, METH_NOARGS, NULL},
+    {"poll", method_poll, METH_NOARGS, NULL},
+    {"shutdown", method_shutdown, METH_NOARGS, NULL},
+    {"close", method_close, METH_NOARGS, NULL},
+    {"abandon", method_close, METH_NOARGS, NULL},
+    {"close_slot", method_close_slot, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
 #define COUNTER(name)                                                                                        \
@@ -135,12 +136,7 @@ static PyMemberDef stream_members[] = {COUNTER(sends),
 static PyType_Slot stream_slots[] = {{Py_tp_traverse, stream_traverse}, {Py_tp_dealloc, stream_dealloc},
                                      {Py_tp_new, stream_new},           {Py_tp_methods, stream_methods},
                                      {Py_tp_members, stream_members},   {0, NULL}};
-static PyType_Spec stream_spec = {"uringzc._send.TcpStream", sizeof(TcpStream), 0,
-                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, stream_slots};
+PyType_Spec stream_spec = {"uringzc._send.TcpStream", sizeof(TcpStream), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, stream_slots};
 
 PyTypeObject *stream_type;
-
-int add_stream_type(PyObject *module) {
-    stream_type = add_type(module, &stream_spec);
-    return stream_type ? 0 : -1;
-}

@@ -67,8 +67,4 @@ static PyType_Slot arena_slots[] = {{Py_tp_new, arena_new},
                                     {Py_tp_members, arena_members},
                                     {Py_tp_getset, arena_getset},
                                     {0, NULL}};
-static PyType_Spec arena_spec = {"uringzc._send.Arena", sizeof(Arena), 0, Py_TPFLAGS_DEFAULT, arena_slots};
-
-int add_arena_type(PyObject *module) {
-    return (arena_type = add_type(module, &arena_spec)) ? 0 : -1;
-}
+PyType_Spec arena_spec = {"uringzc._send.Arena", sizeof(Arena), 0, Py_TPFLAGS_DEFAULT, arena_slots};

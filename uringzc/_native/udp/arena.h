@@ -18,7 +18,7 @@ typedef struct {
 } Arena;
 
 extern PyTypeObject *arena_type;
-int add_arena_type(PyObject *module);
+extern PyType_Spec arena_spec;
 
 /* A free block with one reference, or NO_BLOCK. Any thread, as the two below. */
 uint16_t arena_take(Arena *arena);

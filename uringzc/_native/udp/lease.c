@@ -22,7 +22,7 @@ typedef struct {
     bool held; /* neither sent nor released */
 } Lease;
 
-static PyTypeObject *lease_type;
+PyTypeObject *lease_type;
 
 /* The buffer protocol is in the limited API from 3.11 on (python.h has 3.10), the same since 3.0. */
 typedef struct {
@@ -247,8 +247,8 @@ static PyType_Slot lease_slots[] = {
     {Py_bf_getbuffer, lease_getbuffer},
     {Py_bf_releasebuffer, lease_releasebuffer},
     {0, NULL}};
-static PyType_Spec lease_spec = {"uringzc.Lease", sizeof(Lease), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                                 lease_slots};
+PyType_Spec lease_spec = {"uringzc.Lease", sizeof(Lease), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                          lease_slots};
 
 PyObject *batcher_lease(PyObject *self, PyObject *size) {
     UdpBatcher *g = (UdpBatcher *)self;
@@ -278,8 +278,4 @@ PyObject *batcher_lease(PyObject *self, PyObject *size) {
     }
     batcher_end(g);
     return (PyObject *)l;
-}
-
-int add_lease_type(PyObject *module) {
-    return (lease_type = add_type(module, &lease_spec)) ? 0 : -1;
 }

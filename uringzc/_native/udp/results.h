@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * What becomes of requests: results, retries, notifications. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "udp/batcher.h"

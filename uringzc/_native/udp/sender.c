@@ -62,7 +62,7 @@ static PyObject *batcher_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     return batcher_return(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
 }
 
-/* close(): refuses calls from now on. What waits must have been sent. */
+/* close(), abandon() in the child of a fork: refuses calls from now on. What waits must have been sent. */
 static PyObject *batcher_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     g->closed = 1;
@@ -189,36 +189,33 @@ static PyObject *batcher_waiting(PyObject *self, void *Py_UNUSED(unused)) {
     return PyLong_FromUnsignedLongLong(waiting + open_datagrams(g));
 }
 
+/* Where there is no text, the function has a comment. */
 static PyMethodDef batcher_methods[] = {
     {"send", (PyCFunction)(void (*)(void))batcher_send, METH_FASTCALL | METH_KEYWORDS, "See UdpSender.send."},
     {"sendto", (PyCFunction)(void (*)(void))batcher_sendto, METH_FASTCALL, "See UdpSender.sendto."},
     {"send_many", batcher_send_many, METH_VARARGS, "See UdpSender.send_many."},
     {"fan_out", batcher_fan_out, METH_VARARGS, "See UdpSender.fan_out."},
     {"lease", batcher_lease, METH_O, "See UdpSender.lease."},
-    {"send_block", batcher_send_block, METH_VARARGS, "A part of UdpSender.send_region."},
-    {"send_slices", batcher_send_slices, METH_VARARGS, "A part of UdpSender.send_slices."},
-    {"flush", batcher_flush, METH_NOARGS,
-     "Submits all; returns the numbers of its notifiers that are not done."},
-    {"release_block", batcher_release_block, METH_NOARGS,
-     "Sends what waits, and releases the block that is being filled."},
-    {"poll", batcher_poll, METH_NOARGS,
-     "Takes results and notifications; returns whether nothing is in flight."},
-    {"tick", batcher_tick, METH_NOARGS, "The timer's: sends by system calls what has waited for too long."},
-    {"send_by_syscall", batcher_send_by_syscall, METH_NOARGS,
-     "Sends what waits by system calls, in any thread."},
-    {"close", batcher_close, METH_NOARGS, "Refuses calls from now on."},
-    {"abandon", batcher_close, METH_NOARGS, "The same in the child of a fork."},
-    {"drop", batcher_drop, METH_NOARGS, "Sends what waits, and closes; in any thread, without waiting."},
-    {"discard", batcher_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
-    {"close_slot", batcher_close_slot, METH_NOARGS, "Ends its slot; False while requests are in flight."},
-    {"open_epoll", batcher_open_epoll, METH_O, "Makes the epoll set that fileno() returns."},
+    {"send_block", batcher_send_block, METH_VARARGS, NULL},
+    {"send_slices", batcher_send_slices, METH_VARARGS, NULL},
+    {"flush", batcher_flush, METH_NOARGS, NULL},
+    {"release_block", batcher_release_block, METH_NOARGS, NULL},
+    {"poll", batcher_poll, METH_NOARGS, NULL},
+    {"tick", batcher_tick, METH_NOARGS, NULL},
+    {"send_by_syscall", batcher_send_by_syscall, METH_NOARGS, NULL},
+    {"close", batcher_close, METH_NOARGS, NULL},
+    {"abandon", batcher_close, METH_NOARGS, NULL},
+    {"drop", batcher_drop, METH_NOARGS, NULL},
+    {"discard", batcher_discard, METH_NOARGS, NULL},
+    {"close_slot", batcher_close_slot, METH_NOARGS, NULL},
+    {"open_epoll", batcher_open_epoll, METH_O, NULL},
     {"fileno", batcher_fileno, METH_NOARGS, "See UdpSender.fileno."},
-    {"resend", batcher_resend, METH_VARARGS, "For the slow path."},
-    {"writable", batcher_writable, METH_O, "For the slow path."},
-    {"resolved", batcher_resolved, METH_VARARGS, "For the slow path."},
-    {"set_limits", batcher_set_limits, METH_VARARGS, "Limits the trains of a destination."},
-    {"destination", batcher_destination, METH_O, "A destination's address and limits."},
-    {"set_default", batcher_set_default, METH_O, "Sets where send() goes without `to`."},
+    {"resend", batcher_resend, METH_VARARGS, NULL},
+    {"writable", batcher_writable, METH_O, NULL},
+    {"resolved", batcher_resolved, METH_VARARGS, NULL},
+    {"set_limits", batcher_set_limits, METH_VARARGS, NULL},
+    {"destination", batcher_destination, METH_O, NULL},
+    {"set_default", batcher_set_default, METH_O, NULL},
     {NULL, NULL, 0, NULL}};
 
 #define COUNTER(name)                                                                                        \
@@ -262,11 +259,7 @@ static PyType_Slot batcher_slots[] = {{Py_tp_traverse, batcher_traverse},
                                       {Py_tp_members, batcher_members},
                                       {Py_tp_getset, batcher_getset},
                                       {0, NULL}};
-static PyType_Spec batcher_spec = {"uringzc._send.UdpBatcher", sizeof(UdpBatcher), 0,
-                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, batcher_slots};
+PyType_Spec batcher_spec = {"uringzc._send.UdpBatcher", sizeof(UdpBatcher), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, batcher_slots};
 
 PyTypeObject *batcher_type;
-
-int add_batcher_type(PyObject *module) {
-    return (batcher_type = add_type(module, &batcher_spec)) ? 0 : -1;
-}
