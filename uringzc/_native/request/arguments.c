@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The arguments of Queue.send() and Queue.run(). Parsed by hand: PyArg_ParseTupleAndKeywords() takes longer
- * than the rest of a send. */
+ * The arguments of Queue.send() and Queue.run(), by position or name. Parsed by hand:
+ * PyArg_ParseTupleAndKeywords() takes longer than the rest of a send. */
 #include "request/arguments.h"
 
 static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",

@@ -58,6 +58,14 @@ int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, u
     return 0;
 }
 
+int check_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
+    if (offset <= nbytes && length <= nbytes - offset)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of %s", offset,
+                 offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
+    return -1;
+}
+
 static PyObject *memory_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords)) {
     PyObject *owner, *retired;
     unsigned long long address, length;

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Memory, and `data` of a send as an address and an object to hold. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/queue.h"
@@ -23,3 +21,5 @@ int memory_init(void);
  * and `length` only say which part debug mode checks. */
 int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder);
+/* ValueError if the part is not in the `nbytes` of `data`. 0 or -1. */
+int check_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes);

@@ -135,11 +135,6 @@ static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uz
     return run->count;
 }
 
-static PyObject *out_of_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
-    return PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of %s", offset,
-                        offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
-}
-
 PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     Queue *q = (Queue *)self;
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
@@ -156,12 +151,10 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
         return NULL;
     if (!a[LENGTH])
         length = offset <= nbytes ? nbytes - offset : 0;
-    long long done = -1;
-    if (offset > nbytes || length > nbytes - offset)
-        out_of_range(a[DATA], offset, length, nbytes);
-    else if (length > UINT32_MAX)
-        PyErr_Format(PyExc_ValueError, "one send takes less than 4 GiB, not %llu bytes", length);
-    else {
+    long long done = check_range(a[DATA], offset, length, nbytes);
+    if (!done && length > UINT32_MAX)
+        done = (PyErr_Format(PyExc_ValueError, "one send takes less than 4 GiB, not %llu bytes", length), -1);
+    if (!done) {
         send.data += offset;
         send.length = (uint32_t)length;
         done = dispatch(q, a, holder, &send);
@@ -193,9 +186,7 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
     if (datagrams && datagrams - 1 > UINT64_MAX - send.user_data)
         done = (PyErr_SetString(PyExc_ValueError, "user_data of the last request does not fit a u64"), -1);
-    else if (offset > nbytes || span > nbytes - offset)
-        done = (out_of_range(a[DATA], offset, span, nbytes), -1);
-    else if (datagrams) {
+    else if ((done = check_range(a[DATA], offset, span, nbytes)) == 0 && datagrams) {
         if (!q->verify)
             send.data += offset;
         send.length = (uint32_t)size;

@@ -113,20 +113,10 @@ static void return_lease(Lease *l) {
     arena_release(l->arena, l->block);
 }
 
-/* An int, or what has __index__. What does not fit is SIZE_MAX. */
+/* An int, or what has __index__. What does not fit is larger than any lease. */
 static int as_size(PyObject *value, size_t *n) {
-    PyObject *index = PyNumber_Index(value);
-    if (!index)
-        return -1;
-    *n = PyLong_AsSize_t(index);
-    Py_DECREF(index);
-    if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError) && !PyErr_ExceptionMatches(PyExc_ValueError))
-            return -1;
-        PyErr_Clear();
-        *n = SIZE_MAX;
-    }
-    return 0;
+    *n = (size_t)PyNumber_AsSsize_t(value, NULL);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) {

@@ -16,11 +16,8 @@ static int train_of_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint6
     PyObject *holder;
     if (resolve_memory(g->queue, data, offset, length, &send, &nbytes, &holder) < 0)
         return -1;
-    if (offset > nbytes || length > nbytes - offset) {
+    if (check_range(data, offset, length, nbytes) < 0) {
         Py_DECREF(holder);
-        PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of the memory",
-                     (unsigned long long)offset, (unsigned long long)(offset + length),
-                     (unsigned long long)nbytes);
         return -1;
     }
     *t = (struct train){.data = send.data + offset,

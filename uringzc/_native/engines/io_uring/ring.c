@@ -56,7 +56,6 @@ void uzc_ring_abandon(uzc_ring **ring) {
     *ring = NULL;
     if (!r)
         return;
-    r->dead = true;
     close(r->ring.ring_fd);
     if (r->event_fd >= 0)
         close(r->event_fd);
@@ -119,9 +118,7 @@ static int wait_cqes(uzc_ring *r, uint32_t wait, int64_t timeout_ns) {
 
 static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
     uzc_ring *r = engine;
-    unsigned ready = r->dead ? 0 : io_uring_sq_ready(&r->ring);
-    if (r->dead)
-        return UZC_E_CLOSED;
+    unsigned ready = io_uring_sq_ready(&r->ring);
     int error = uzc_slots_begin_any(r->slots);
     if (error)
         return error;
@@ -201,7 +198,7 @@ void uzc_ring_signal(uzc_ring *r) {
 
 /* A raw system call: liburing's function for files raises RLIMIT_NOFILE to make the table fit. */
 static int register_resource(uzc_ring *r, unsigned opcode, void *arg, unsigned count) {
-    int error = !r || r->dead ? UZC_E_CLOSED : uzc_slots_begin(r->slots);
+    int error = !r ? UZC_E_CLOSED : uzc_slots_begin(r->slots);
     if (error)
         return error;
     if (syscall(__NR_io_uring_register, r->ring.ring_fd, opcode, arg, count) < 0)

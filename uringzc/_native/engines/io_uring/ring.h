@@ -22,7 +22,6 @@ struct uzc_ring {
     bool report_usage, sendmsg_zc, fixed_message; /* of uzc_features */
     bool enabled;                                 /* its thread has submitted */
     bool registered;                              /* the ring's own descriptor, with the kernel */
-    bool dead;                                    /* abandoned in the child of a fork */
     int event_fd;                                 /* of fileno(), -1 until it is called */
 };
 
