@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * Arena: registered memory in blocks of 64 KiB, shared by the senders of one engine. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "native.h"
