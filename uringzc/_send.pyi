@@ -1,8 +1,8 @@
-# The types of the compiled module. tests/project/test_structure.py compares them with the module.
+# The types of the compiled module; tests/project/test_structure.py compares them. Final: written by C alone.
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar, final
+from typing import Any, Final, TypeVar, final
 
 from typing_extensions import Buffer, ParamSpec
 
@@ -26,13 +26,12 @@ class Delegate:
 class Memory:
     """Memory to send from. Requests hold a reference while the kernel may read it."""
 
-    def __init__(self, owner: object, address: int, length: int, retired: deque[tuple[int, int]]) -> None: ...
-    @property
-    def owner(self) -> object: ...
-    @property
-    def address(self) -> int: ...
-    @property
-    def length(self) -> int: ...
+    def __new__(
+        cls, owner: object, address: int, length: int, retired: deque[tuple[int, int]], /
+    ) -> Memory: ...
+    owner: Final[object]
+    address: Final[int]
+    length: Final[int]
     buffer: int  # index of the first registered buffer, -1: not registered
     buffers: int
 
@@ -40,19 +39,21 @@ class Memory:
 class Queue:
     """The per-request path of one engine."""
 
-    def __init__(
-        self,
-        engine: int,  # address of its struct
-        calls: int,  # address of its uzc_calls
+    def __new__(
+        cls,
+        engine: int,  # addresses of its struct, of its uzc_slots and its uzc_calls
+        slots: int,
+        calls: int,
         describe_socket: Callable[[socket.socket], tuple[int, int, int, int, bool]],
-        pin: Callable[[Any, int | None, int | None], Pinned],
+        pin: Callable[..., Pinned],  # of the data; in debug mode also offset and length of what is sent
         pack: Callable[[int, Any], bytes],
         refuse: Callable[[int], None],
         region_type: type[Region],
         retired: deque[tuple[int, int]],
         claimed: Callable[[], None],
         verify: Callable[[Any], None] | None,  # debug mode
-    ) -> None: ...
+        /,
+    ) -> Queue: ...
     def send(
         self,
         sock: socket.socket,
@@ -89,29 +90,22 @@ class Queue:
     def clear_socket_cache(self) -> None: ...
     def detach(self) -> None: ...
     def exclusive(self, function: Callable[P, T], /, *args: P.args, **none: P.kwargs) -> T: ...
-    @property
-    def busy(self) -> bool: ...
-    @property
-    def submitted(self) -> int: ...
-    @property
-    def inside(self) -> int: ...
+    busy: Final[bool]
+    submitted: Final[int]
+    inside: Final[int]
 
 @final
 class Arena:
     """Registered memory in blocks of 64 KiB, which senders fill."""
 
-    def __init__(self, memory: Memory) -> None: ...
-    @property
-    def memory(self) -> Memory: ...
-    @property
-    def free(self) -> int: ...
-    @property
-    def leases(self) -> int: ...
+    def __new__(cls, memory: Memory, /) -> Arena: ...
+    memory: Final[Memory]
+    free: Final[int]
+    leases: Final[int]
 
 @final
 class Lease:
-    @property
-    def view(self) -> memoryview: ...
+    view: Final[memoryview]
     def send(self, length: int | None = ..., to: Address | None = ...) -> int: ...
     def release(self) -> None: ...
     def __enter__(self) -> Lease: ...
@@ -180,38 +174,22 @@ class UdpBatcher:
     def set_limits(self, destination: int, max_segments: int, max_segment_size: int, /) -> None: ...
     def destination(self, number: int, /) -> tuple[bytes, int, int]: ...
     def set_default(self, packed: bytes, /) -> int: ...
-    @property
-    def datagrams(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def requests(self) -> int: ...
-    @property
-    def syscalls(self) -> int: ...
-    @property
-    def waits(self) -> int: ...
-    @property
-    def settled(self) -> int: ...
-    @property
-    def copied(self) -> int: ...
-    @property
-    def reordered(self) -> int: ...
-    @property
-    def in_flight(self) -> int: ...
-    @property
-    def destinations(self) -> int: ...
-    @property
-    def closed(self) -> bool: ...
-    @property
-    def owner(self) -> int: ...
-    @property
-    def no_timer(self) -> bool: ...
-    @property
-    def in_timer(self) -> bool: ...
-    @property
-    def waiting(self) -> int: ...
-    @property
-    def busy(self) -> bool: ...
+    datagrams: Final[int]
+    nbytes: Final[int]
+    requests: Final[int]
+    syscalls: Final[int]
+    waits: Final[int]
+    settled: Final[int]
+    copied: Final[int]
+    reordered: Final[int]
+    in_flight: Final[int]
+    destinations: Final[int]
+    closed: Final[bool]
+    owner: Final[int]
+    no_timer: Final[bool]
+    in_timer: Final[bool]
+    waiting: Final[int]
+    busy: Final[bool]
 
 def late() -> UdpBatcher: ...
 
@@ -238,25 +216,14 @@ class TcpStream:
     def close(self) -> None: ...
     def abandon(self) -> None: ...
     def close_slot(self) -> bool: ...
-    @property
-    def sends(self) -> int: ...
-    @property
-    def nbytes(self) -> int: ...
-    @property
-    def requests(self) -> int: ...
-    @property
-    def syscalls(self) -> int: ...
-    @property
-    def settled(self) -> int: ...
-    @property
-    def copied(self) -> int: ...
-    @property
-    def waits(self) -> int: ...
-    @property
-    def in_flight(self) -> int: ...
-    @property
-    def copy_only(self) -> bool: ...
-    @property
-    def closed(self) -> bool: ...
-    @property
-    def busy(self) -> bool: ...
+    sends: Final[int]
+    nbytes: Final[int]
+    requests: Final[int]
+    syscalls: Final[int]
+    settled: Final[int]
+    copied: Final[int]
+    waits: Final[int]
+    in_flight: Final[int]
+    copy_only: Final[bool]
+    closed: Final[bool]
+    busy: Final[bool]

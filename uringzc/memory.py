@@ -10,7 +10,6 @@ mapped with MADV_NOHUGEPAGE; a caller's memory that lies on huge pages is sent u
 """
 
 import mmap
-import operator
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -132,7 +131,7 @@ class Vector:
         self.iovecs = ffi.new("size_t[]", pairs)  # struct iovec is an address and a size
 
 
-def pin(data: "Buffer | Vector", offset: int | None, length: int | None) -> Pinned:
+def pin(data: "Buffer | Vector") -> Pinned:
     """Holds `data` where it is: the export ends with the request."""
     if isinstance(data, Vector):
         return data, int(ffi.cast("uintptr_t", data.iovecs)), data.count, None, data.count
@@ -182,15 +181,13 @@ def verify(held: Any) -> None:
         held.verify()
 
 
-def pin_checked(data: Any, offset: int | None, length: int | None) -> Pinned:
+def pin_checked(data: Any, offset: int, length: int) -> Pinned:
     """As pin(), for regions and bytes too, with a checksum of the part that is sent."""
     if isinstance(data, Region):
         memory, view = data._memory, data.view
     else:
         memory, view = None, export(data)
-    start = operator.index(offset or 0)
-    part = view[start : start + operator.index(length)] if length is not None else view[start:]
-    return Checked(memory or view, part), address_of(view), view.nbytes, memory, 0
+    return Checked(memory or view, view[offset : offset + length]), address_of(view), view.nbytes, memory, 0
 
 
 def on_huge_pages(address: int, length: int) -> bool:

@@ -17,7 +17,7 @@ typedef struct {
     PyObject_HEAD PyObject *target;
 } Delegate;
 
-static PyTypeObject *delegate_type;
+PyTypeObject *delegate_type;
 
 static PyObject *target_of(PyObject *self, PyTypeObject *type) {
     PyObject *target = ((Delegate *)self)->target;
@@ -60,17 +60,12 @@ static const PyMethodDef compiled_methods[] = {
     {"TcpSender.send_buffers", tcp_send_buffers, METH_O, NULL},
 };
 
-static char *copy_of(const char *text) {
-    size_t size = strlen(text) + 1;
-    char *copy = PyMem_Malloc(size);
-    return copy ? memcpy(copy, text, size) : NULL;
-}
-
-/* compiled_method("Class.method", doc) -> the descriptor, for the class's body. Its memory is never freed. */
-PyObject *compiled_method(PyObject *module, PyObject *args) {
-    (void)module;
-    const char *name, *doc;
-    if (!PyArg_ParseTuple(args, "ss", &name, &doc))
+/* compiled_method("Class.method", doc) -> the descriptor, for the class's body. Its memory and `doc` are
+ * never freed. */
+PyObject *compiled_method(PyObject *Py_UNUSED(module), PyObject *args) {
+    const char *name, *text;
+    PyObject *doc;
+    if (!PyArg_ParseTuple(args, "sU", &name, &doc) || !(text = PyUnicode_AsUTF8AndSize(doc, NULL)))
         return NULL;
     for (size_t i = 0; i < sizeof compiled_methods / sizeof *compiled_methods; i++) {
         if (strcmp(compiled_methods[i].ml_name, name))
@@ -80,16 +75,16 @@ PyObject *compiled_method(PyObject *module, PyObject *args) {
             return PyErr_NoMemory();
         *method = compiled_methods[i];
         method->ml_name = strchr(compiled_methods[i].ml_name, '.') + 1;
-        method->ml_doc = copy_of(doc);
-        return method->ml_doc ? PyDescr_NewMethod(delegate_type, method) : PyErr_NoMemory();
+        method->ml_doc = text;
+        Py_INCREF(doc);
+        return PyDescr_NewMethod(delegate_type, method);
     }
     return PyErr_Format(PyExc_LookupError, "no compiled method %s", name);
 }
 
 static PyObject *delegate_set_target(PyObject *self, PyObject *target) {
     PyObject *old = ((Delegate *)self)->target;
-    Py_INCREF(target);
-    ((Delegate *)self)->target = target;
+    ((Delegate *)self)->target = Py_NewRef(target);
     Py_XDECREF(old);
     Py_RETURN_NONE;
 }
@@ -116,11 +111,5 @@ static PyMethodDef delegate_methods[] = {
 static PyType_Slot delegate_slots[] = {{Py_tp_traverse, delegate_traverse}, {Py_tp_clear, delegate_clear},
                                        {Py_tp_dealloc, delegate_dealloc},   {Py_tp_methods, delegate_methods},
                                        {Py_tp_new, PyType_GenericNew},      {0, NULL}};
-static PyType_Spec delegate_spec = {"uringzc._send.Delegate", sizeof(Delegate), 0,
-                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
-                                    delegate_slots};
-
-int add_delegate_type(PyObject *module) {
-    delegate_type = add_type(module, &delegate_spec);
-    return delegate_type ? 0 : -1;
-}
+PyType_Spec delegate_spec = {"uringzc._send.Delegate", sizeof(Delegate), 0,
+                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, delegate_slots};

@@ -1,9 +1,8 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Delegate: public classes with compiled methods. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/python.h"
 
-int add_delegate_type(PyObject *module);
+extern PyTypeObject *delegate_type;
+extern PyType_Spec delegate_spec;
 PyObject *compiled_method(PyObject *module, PyObject *args);

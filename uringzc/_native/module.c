@@ -19,8 +19,7 @@ static void free_owned(PyObject *capsule) {
 
 /* Not a finalizer of the Python object that uses the allocation: that may run too early, in a cycle which
  * another finalizer then resurrects. */
-static PyObject *make_owner(PyObject *module, PyObject *args) {
-    (void)module;
+static PyObject *make_owner(PyObject *Py_UNUSED(module), PyObject *args) {
     unsigned long long pointer, free_it;
     if (!PyArg_ParseTuple(args, "KK", &pointer, &free_it))
         return NULL;
@@ -41,12 +40,21 @@ static PyMethodDef functions[] = {
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
+static const struct {
+    PyTypeObject **type;
+    PyType_Spec *spec;
+} types[] = {{&memory_type, &memory_spec},    {&queue_type, &queue_spec},     {&arena_type, &arena_spec},
+             {&lease_type, &lease_spec},      {&batcher_type, &batcher_spec}, {&stream_type, &stream_spec},
+             {&delegate_type, &delegate_spec}};
+
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || add_memory_type(module) < 0 ||
-        add_queue_type(module) < 0 || add_arena_type(module) < 0 || add_lease_type(module) < 0 ||
-        add_batcher_type(module) < 0 || timer_init() < 0 || add_stream_type(module) < 0 ||
-        add_delegate_type(module) < 0)
+    if (!module || sockets_init() < 0 || arguments_init() < 0 || memory_init() < 0 || timer_init() < 0)
         return NULL;
+    for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
+        *types[i].type = (PyTypeObject *)PyType_FromSpec(types[i].spec);
+        if (!*types[i].type || PyModule_AddType(module, *types[i].type) < 0)
+            return NULL;
+    }
     return module;
 }

@@ -165,8 +165,11 @@ typedef struct {
     int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
     /* The program closed the descriptor: requests that are queued for it will fail with EBADF. */
     void (*revoke)(void *engine, int fd);
-    /* The engine's slots, which the calls below take. */
-    uzc_slots *(*slots)(void *engine);
+    /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. */
+    int (*take_socket_error)(void *engine, int fd);
+    /* The calls below are of the engine's slots. They go on with these when the engine has ended: no
+     * requests, and new ones are refused with UZC_E_CLOSED. */
+    uzc_slots *ended;
     /* uzc_slots_is_owner(), uzc_slots_check(), uzc_slots_release(), uzc_slots_unsettled() */
     int (*is_owner)(const uzc_slots *slots);
     int (*check)(const uzc_slots *slots);
@@ -178,8 +181,6 @@ typedef struct {
     int64_t (*flush_slot)(uzc_slots *slots, uint32_t slot);
     uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
     int64_t (*read_slot)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t max);
-    /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. */
-    int (*take_socket_error)(void *engine, int fd);
 } uzc_calls;
 
 /* -- io_uring (engines/io_uring/ring.c) */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * The arguments of Queue.send() and Queue.run(). Parsed by hand: PyArg_ParseTupleAndKeywords() takes longer
- * than the rest of a send. */
+ * The arguments of Queue.send() and Queue.run(), by position or name. Parsed by hand:
+ * PyArg_ParseTupleAndKeywords() takes longer than the rest of a send. */
 #include "request/arguments.h"
 
 static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",
@@ -58,7 +58,7 @@ int parse_arguments(const char *method, int positional, PyObject *const *args, P
 int parse_number(PyObject *value, int at, uint64_t max, uint64_t *out) {
     if (!value)
         return 0;
-    PyObject *index = PyLong_CheckExact(value) ? (Py_INCREF(value), value) : PyNumber_Index(value);
+    PyObject *index = PyLong_CheckExact(value) ? Py_NewRef(value) : PyNumber_Index(value);
     if (!index)
         return -1;
     unsigned long long number = PyLong_AsUnsignedLongLong(index);

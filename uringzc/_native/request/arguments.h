@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * The arguments of Queue.send() and Queue.run(), by position or name. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "native.h"

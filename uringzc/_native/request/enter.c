@@ -32,8 +32,7 @@ int raise_modified(Queue *q) {
 
 void release_references(Queue *q) {
     void *sock, *memory;
-    uzc_slots *slots = slots_of(q);
-    while (q->calls->release(slots, &sock, &memory)) {
+    while (q->calls->release(q->slots, &sock, &memory)) {
         if (q->verify)
             verify_memory(q, memory);
         Py_XDECREF((PyObject *)sock);
@@ -42,7 +41,7 @@ void release_references(Queue *q) {
 }
 
 long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
-    long long done;
+    long long done = UZC_E_CLOSED;
     char was = q->busy;
     if (!in_owner_thread(q))
         return UZC_E_THREAD;
@@ -51,9 +50,11 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
         q->busy = was;
         return INT64_MIN;
     }
-    Py_BEGIN_ALLOW_THREADS;
-    done = q->calls->enter(q->engine, submit, wait, timeout_ns);
-    Py_END_ALLOW_THREADS;
+    if (q->engine) {
+        Py_BEGIN_ALLOW_THREADS;
+        done = q->calls->enter(q->engine, submit, wait, timeout_ns);
+        Py_END_ALLOW_THREADS;
+    }
     if (done > 0) {
         q->queued -= done;
         q->submitted += (unsigned long long)done;

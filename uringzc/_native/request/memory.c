@@ -4,20 +4,15 @@
  * here, other buffers by pin() of memory.py. */
 #include "request/memory.h"
 
-static PyTypeObject *memory_type;
+PyTypeObject *memory_type;
 static PyObject *name_memory;
 
-int is_memory(PyObject *object) {
-    return Py_TYPE(object) == memory_type && ((Memory *)object)->owner;
-}
-
-int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
+int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder) {
     PyObject *memory = NULL;
     send->buffer = -1;
     if (!q->verify && PyBytes_CheckExact(data)) {
-        Py_INCREF(data);
-        *holder = data;
+        *holder = Py_NewRef(data);
         send->data = PyBytes_AsString(data);
         *nbytes = (uint64_t)PyBytes_Size(data);
         return 0;
@@ -28,8 +23,8 @@ int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length,
             return -1;
         *holder = memory;
     } else {
-        PyObject *pinned = PyObject_CallFunctionObjArgs(q->pin, data, offset ? offset : Py_None,
-                                                        length ? length : Py_None, NULL);
+        PyObject *pinned = q->verify ? PyObject_CallFunction(q->pin, "OKK", data, offset, length)
+                                     : PyObject_CallFunctionObjArgs(q->pin, data, NULL);
         if (!pinned)
             return -1;
         unsigned long long address, bytes, count = 0;
@@ -47,7 +42,7 @@ int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length,
             return 0;
     }
     Memory *m = (Memory *)memory;
-    if (!is_memory(memory) || m->retired != q->retired) {
+    if (Py_TYPE(memory) != memory_type || m->retired != q->retired) {
         PyErr_SetString(PyExc_ValueError,
                         "the region is closed, or was registered with another Scheduler or sender");
         Py_CLEAR(*holder);
@@ -63,19 +58,28 @@ int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length,
     return 0;
 }
 
-static int memory_init(PyObject *self, PyObject *args, PyObject *keywords) {
-    Memory *m = (Memory *)self;
-    static char *accepted[] = {"owner", "address", "length", "retired", NULL};
+int check_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
+    if (offset <= nbytes && length <= nbytes - offset)
+        return 0;
+    PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of %s", offset,
+                 offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
+    return -1;
+}
+
+static PyObject *memory_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords)) {
     PyObject *owner, *retired;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OKKO", accepted, &owner, &m->address, &m->length,
-                                     &retired))
-        return -1;
-    Py_INCREF(owner);
-    Py_INCREF(retired);
-    m->owner = owner;
-    m->retired = retired;
+    unsigned long long address, length;
+    if (!PyArg_ParseTuple(args, "OKKO", &owner, &address, &length, &retired))
+        return NULL;
+    Memory *m = (Memory *)PyType_GenericAlloc(type, 0);
+    if (!m)
+        return NULL;
+    m->owner = Py_NewRef(owner);
+    m->retired = Py_NewRef(retired);
+    m->address = address;
+    m->length = length;
     m->buffer = -1;
-    return 0;
+    return (PyObject *)m;
 }
 
 static int memory_traverse(PyObject *self, visitproc visit, void *arg) {
@@ -87,15 +91,15 @@ static int memory_traverse(PyObject *self, visitproc visit, void *arg) {
 static void memory_dealloc(PyObject *self) {
     Memory *m = (Memory *)self;
     PyObject_GC_UnTrack(self);
-    if (m->retired && m->buffer >= 0) {
+    if (m->buffer >= 0) {
         PyObject *type, *value, *trace;
         PyErr_Fetch(&type, &value, &trace);
         if (check_result(PyObject_CallMethod(m->retired, "append", "((iI))", m->buffer, m->buffers)) < 0)
             PyErr_WriteUnraisable(m->retired);
         PyErr_Restore(type, value, trace);
     }
-    Py_XDECREF(m->owner);
-    Py_XDECREF(m->retired);
+    Py_DECREF(m->owner);
+    Py_DECREF(m->retired);
     free_object(self);
 }
 
@@ -106,14 +110,14 @@ static PyMemberDef memory_members[] = {{"owner", T_OBJECT, offsetof(Memory, owne
                                        {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
                                        {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot memory_slots[] = {{Py_tp_init, memory_init},       {Py_tp_traverse, memory_traverse},
-                                     {Py_tp_dealloc, memory_dealloc}, {Py_tp_new, PyType_GenericNew},
-                                     {Py_tp_members, memory_members}, {0, NULL}};
-static PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0,
-                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, memory_slots};
+static PyType_Slot memory_slots[] = {{Py_tp_new, memory_new},
+                                     {Py_tp_traverse, memory_traverse},
+                                     {Py_tp_dealloc, memory_dealloc},
+                                     {Py_tp_members, memory_members},
+                                     {0, NULL}};
+PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                           memory_slots};
 
-int add_memory_type(PyObject *module) {
-    name_memory = PyUnicode_InternFromString("_memory");
-    memory_type = add_type(module, &memory_spec);
-    return name_memory && memory_type ? 0 : -1;
+int memory_init(void) {
+    return (name_memory = PyUnicode_InternFromString("_memory")) ? 0 : -1;
 }

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Memory, and `data` of a send as an address and an object to hold. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/queue.h"
@@ -15,11 +13,13 @@ typedef struct {
     unsigned buffers;
 } Memory;
 
-int add_memory_type(PyObject *module);
-/* Whether it is a Memory whose __init__() has succeeded. */
-int is_memory(PyObject *object);
+extern PyTypeObject *memory_type;
+extern PyType_Spec memory_spec;
+int memory_init(void);
 /* Fills in data (its first byte), base, buffer, buffers, and message if `data` is a Vector. *nbytes: how much
  * memory there is. *holder: a new reference to what the request holds. 0, or -1 with an exception. `offset`
- * and `length` (or NULL) only say which part debug mode checks. */
-int resolve_memory(Queue *q, PyObject *data, PyObject *offset, PyObject *length, uzc_send *send,
+ * and `length` only say which part debug mode checks. */
+int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder);
+/* ValueError if the part is not in the `nbytes` of `data`. 0 or -1. */
+int check_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes);

@@ -8,14 +8,6 @@
 #include <Python.h>
 #include <structmember.h>
 
-/* Makes a type and adds it to the module under its name. NULL with an exception. */
-static inline PyTypeObject *add_type(PyObject *module, PyType_Spec *spec) {
-    PyTypeObject *type = (PyTypeObject *)PyType_FromSpec(spec);
-    if (type && PyModule_AddType(module, type) < 0)
-        Py_CLEAR(type);
-    return type;
-}
-
 /* The end of a tp_dealloc: an object of a type made from a spec holds a reference to it. */
 static inline void free_object(PyObject *self) {
     PyTypeObject *type = Py_TYPE(self);

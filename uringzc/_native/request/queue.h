@@ -27,21 +27,23 @@ typedef struct {
 #define CACHED_SOCKETS 16
 
 typedef struct {
-    PyObject_HEAD const uzc_calls *calls; /* ended_engine_calls once the engine has ended */
-    void *engine;                         /* its struct; NULL once it has ended */
+    PyObject_HEAD const uzc_calls *calls;
+    void *engine;     /* its struct; NULL once it has ended: in a signal handler that forks, or a finalizer */
+    uzc_slots *slots; /* the engine's; calls->ended once it has ended */
 
+    PyObject *arguments; /* of the constructor; they keep what the fields up to `verify` refer to: */
     /* Python callables, for policy and for what is not on the fast path */
     PyObject *describe_socket; /* (sock) -> the fields of SocketInfo */
-    PyObject *pin;             /* (data, offset, length) -> holder, address, bytes, Memory or None, iovecs */
-    PyObject *pack;            /* (family, to) -> a sockaddr, as bytes */
-    PyObject *refuse;          /* (code): raises */
-    PyObject *claimed;         /* (): the first submission has made this thread the engine's owner */
-    PyObject *verify;   /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
-    PyObject *modified; /* debug mode: list of the exceptions that verify() raised, for the end of a call */
-
+    PyObject *pin;     /* (data) -> holder, address, bytes, Memory or None, iovecs; debug mode: (data, offset,
+                          length) */
+    PyObject *pack;    /* (family, to) -> a sockaddr, as bytes */
+    PyObject *refuse;  /* (code): raises */
+    PyObject *claimed; /* (): the first submission has made this thread the engine's owner */
     PyObject *region_type; /* Region */
     PyObject *retired;     /* deque that only Memory of this engine has */
+    PyObject *verify;      /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
 
+    PyObject *modified; /* debug mode: list of the exceptions that verify() raised, for the end of a call */
     PyObject *last_to, *last_packed; /* the address packed last, and its sockaddr */
     int last_family;
 
@@ -56,11 +58,13 @@ typedef struct {
     int inside;                   /* senders on this engine that are inside a call */
 } Queue;
 
-static inline uzc_slots *slots_of(const Queue *q) {
-    return q->calls->slots(q->engine);
-}
-
 /* Whether this thread owns the engine, or no thread does yet. */
 static inline bool in_owner_thread(const Queue *q) {
-    return q->calls->is_owner(slots_of(q));
+    return q->calls->is_owner(q->slots);
+}
+
+/* Lets the queued requests of a descriptor that was closed fail. */
+static inline void revoke_requests(const Queue *q, int fd) {
+    if (q->engine)
+        q->calls->revoke(q->engine, fd);
 }

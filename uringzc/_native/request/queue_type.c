@@ -3,7 +3,6 @@
  * The type Queue: made, unmade, and its methods that are not called once per request. */
 #include "request/queue_type.h"
 
-#include "request/ended_engine.h"
 #include "request/enter.h"
 #include "request/refuse.h"
 #include "request/send.h"
@@ -19,30 +18,26 @@ static PyObject *queue_enter(PyObject *self, PyObject *args) {
     return done < 0 ? NULL : PyLong_FromLongLong(done);
 }
 
-static PyObject *queue_release(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_release(PyObject *self, PyObject *Py_UNUSED(unused)) {
     release_references((Queue *)self);
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_raise_modified(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_raise_modified(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (raise_modified((Queue *)self) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_clear_socket_cache(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_clear_socket_cache(PyObject *self, PyObject *Py_UNUSED(unused)) {
     clear_socket_cache((Queue *)self);
     Py_RETURN_NONE;
 }
 
-static PyObject *queue_detach(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *queue_detach(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Queue *q = (Queue *)self;
     q->engine = NULL;
-    q->calls = &ended_engine_calls;
+    q->slots = q->calls->ended;
     q->queued = 0;
     forget_pending_sockets(q);
     Py_RETURN_NONE;
@@ -67,56 +62,34 @@ static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
     return result;
 }
 
-static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
-    (void)args, (void)keywords;
-    PyObject *self = PyType_GenericAlloc(type, 0);
-    if (self)
-        ((Queue *)self)->calls = &ended_engine_calls;
-    return self;
-}
-
-static int queue_init(PyObject *self, PyObject *args, PyObject *keywords) {
-    Queue *q = (Queue *)self;
-    static char *accepted[] = {"engine",      "calls",   "describe_socket", "pin",    "pack", "refuse",
-                               "region_type", "retired", "claimed",         "verify", NULL};
-    unsigned long long engine, calls;
-    PyObject *verify;
-    if (q->engine || q->describe_socket) {
-        PyErr_SetString(PyExc_TypeError, "a Queue is made once");
+static int queue_setup(Queue *q, PyObject *args) {
+    unsigned long long engine, slots, calls;
+    if (!PyArg_ParseTuple(args, "KKKOOOOOOOO", &engine, &slots, &calls, &q->describe_socket, &q->pin,
+                          &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed, &q->verify))
         return -1;
-    }
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "KKOOOOOOOO", accepted, &engine, &calls,
-                                     &q->describe_socket, &q->pin, &q->pack, &q->refuse, &q->region_type,
-                                     &q->retired, &q->claimed, &verify)) {
-        q->describe_socket = q->pin = q->pack = q->refuse = q->region_type = q->retired = q->claimed = NULL;
-        return -1;
-    }
-    Py_INCREF(q->describe_socket);
-    Py_INCREF(q->pin);
-    Py_INCREF(q->pack);
-    Py_INCREF(q->refuse);
-    Py_INCREF(q->region_type);
-    Py_INCREF(q->retired);
-    Py_INCREF(q->claimed);
     q->engine = (void *)(uintptr_t)engine;
+    q->slots = (uzc_slots *)(uintptr_t)slots;
     q->calls = (const uzc_calls *)(uintptr_t)calls;
-    if (verify == Py_None)
-        return 0;
-    Py_INCREF(verify);
-    q->verify = verify;
+    if (q->verify == Py_None)
+        q->verify = NULL;
     q->modified = PyList_New(0);
     return q->modified ? 0 : -1;
+}
+
+static PyObject *queue_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords)) {
+    PyObject *self = PyType_GenericAlloc(type, 0);
+    if (!self)
+        return NULL;
+    ((Queue *)self)->arguments = Py_NewRef(args);
+    if (queue_setup((Queue *)self, args) < 0)
+        Py_CLEAR(self);
+    return self;
 }
 
 static int queue_traverse(PyObject *self, visitproc visit, void *arg) {
     Queue *q = (Queue *)self;
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(q->describe_socket);
-    Py_VISIT(q->pin);
-    Py_VISIT(q->pack);
-    Py_VISIT(q->refuse);
-    Py_VISIT(q->claimed);
-    Py_VISIT(q->verify);
+    Py_VISIT(q->arguments);
     Py_VISIT(q->modified);
     Py_VISIT(q->last_to);
     for (Py_ssize_t i = 0; i < q->pending_count; i++)
@@ -130,14 +103,7 @@ static void queue_dealloc(PyObject *self) {
     forget_pending_sockets(q);
     clear_socket_cache(q);
     PyMem_Free(q->pending);
-    Py_XDECREF(q->describe_socket);
-    Py_XDECREF(q->pin);
-    Py_XDECREF(q->pack);
-    Py_XDECREF(q->refuse);
-    Py_XDECREF(q->region_type);
-    Py_XDECREF(q->retired);
-    Py_XDECREF(q->claimed);
-    Py_XDECREF(q->verify);
+    Py_XDECREF(q->arguments);
     Py_XDECREF(q->modified);
     Py_XDECREF(q->last_to);
     Py_XDECREF(q->last_packed);
@@ -164,23 +130,10 @@ static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), RE
                                       {"inside", T_INT, offsetof(Queue, inside), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 
-static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse},
-                                    {Py_tp_init, queue_init},
-                                    {Py_tp_dealloc, queue_dealloc},
-                                    {Py_tp_new, queue_new},
-                                    {Py_tp_methods, queue_methods},
-                                    {Py_tp_members, queue_members},
-                                    {0, NULL}};
-static PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0,
-                                 Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, queue_slots};
+static PyType_Slot queue_slots[] = {{Py_tp_traverse, queue_traverse}, {Py_tp_dealloc, queue_dealloc},
+                                    {Py_tp_new, queue_new},           {Py_tp_methods, queue_methods},
+                                    {Py_tp_members, queue_members},   {0, NULL}};
+PyType_Spec queue_spec = {"uringzc._send.Queue", sizeof(Queue), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                          queue_slots};
 
 PyTypeObject *queue_type;
-
-int is_queue(PyObject *object) {
-    return Py_TYPE(object) == queue_type && ((Queue *)object)->describe_socket;
-}
-
-int add_queue_type(PyObject *module) {
-    queue_type = add_type(module, &queue_spec);
-    return queue_type ? 0 : -1;
-}

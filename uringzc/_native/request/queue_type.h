@@ -1,11 +1,7 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Queue. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/python.h"
 
 extern PyTypeObject *queue_type;
-int add_queue_type(PyObject *module);
-/* Whether it is a Queue whose __init__() has succeeded. */
-int is_queue(PyObject *object);
+extern PyType_Spec queue_spec;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Raising the exception for a refusal, and taking an exception that was raised. */
+ * Raising the exception for a refusal (UZC_E_* or -errno), and taking an exception that was raised. */
 #include "request/refuse.h"
 
 static PyObject *was_raised(PyObject *raised, long long code) {
@@ -12,8 +12,6 @@ static PyObject *was_raised(PyObject *raised, long long code) {
 }
 
 PyObject *refuse(Queue *q, long long code) {
-    if (!q->refuse)
-        return PyErr_Format(PyExc_SystemError, "the Queue's __init__() was not called, or failed");
     return was_raised(PyObject_CallFunction(q->refuse, "L", code), code);
 }
 

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * Raising the exception for a refusal (UZC_E_* or -errno), and taking an exception that was raised. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/queue.h"

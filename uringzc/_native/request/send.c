@@ -71,7 +71,7 @@ static int pack_destination(Queue *q, PyObject *to, PyObject *sock, uzc_send *se
         PyObject *old_to = q->last_to, *old_packed = q->last_packed;
         /* a host name is resolved each time: pack() returns a subclass of bytes then */
         bool lasting = PyTuple_CheckExact(to) && PyBytes_CheckExact(packed);
-        q->last_to = lasting ? (Py_INCREF(to), to) : NULL;
+        q->last_to = lasting ? Py_NewRef(to) : NULL;
         q->last_packed = packed;
         q->last_family = family;
         Py_XDECREF(old_to);
@@ -119,12 +119,8 @@ static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uz
     for (uint32_t i = 0; i < run->count; i++) {
         uzc_send send = *run;
         uint64_t nbytes, start = offset + i * run->stride;
-        PyObject *holder, *first = PyLong_FromUnsignedLongLong(start),
-                          *length = PyLong_FromUnsignedLong(run->length);
-        int error = first && length ? resolve_memory(q, a[DATA], first, length, &send, &nbytes, &holder) : -1;
-        Py_XDECREF(first);
-        Py_XDECREF(length);
-        if (error < 0)
+        PyObject *holder;
+        if (resolve_memory(q, a[DATA], start, run->length, &send, &nbytes, &holder) < 0)
             return -1;
         send.data += start;
         send.user_data += i;
@@ -139,11 +135,6 @@ static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uz
     return run->count;
 }
 
-static PyObject *out_of_range(PyObject *data, uint64_t offset, uint64_t length, uint64_t nbytes) {
-    return PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of %s", offset,
-                        offset + length, nbytes, PyBytes_CheckExact(data) ? "the data" : "the memory");
-}
-
 PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     Queue *q = (Queue *)self;
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
@@ -156,16 +147,14 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
     if (parse_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0 ||
         parse_number(a[LENGTH], LENGTH, INT64_MAX, &length) < 0)
         return NULL;
-    if (resolve_memory(q, a[DATA], a[OFFSET], a[LENGTH], &send, &nbytes, &holder) < 0)
+    if (resolve_memory(q, a[DATA], offset, length, &send, &nbytes, &holder) < 0)
         return NULL;
     if (!a[LENGTH])
         length = offset <= nbytes ? nbytes - offset : 0;
-    long long done = -1;
-    if (offset > nbytes || length > nbytes - offset)
-        out_of_range(a[DATA], offset, length, nbytes);
-    else if (length > UINT32_MAX)
-        PyErr_Format(PyExc_ValueError, "one send takes less than 4 GiB, not %llu bytes", length);
-    else {
+    long long done = check_range(a[DATA], offset, length, nbytes);
+    if (!done && length > UINT32_MAX)
+        done = (PyErr_Format(PyExc_ValueError, "one send takes less than 4 GiB, not %llu bytes", length), -1);
+    if (!done) {
         send.data += offset;
         send.length = (uint32_t)length;
         done = dispatch(q, a, holder, &send);
@@ -181,9 +170,6 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
     uzc_send send = {0};
     uint64_t offset = 0, size = 0, datagrams = 0, nbytes;
-    static PyObject *nothing; /* a length: dispatch_each() takes the checksums */
-    if (!nothing && !(nothing = PyLong_FromLong(0)))
-        return NULL;
     if (parse_arguments("send_run", 5, args, count, keywords, a) < 0 || parse_options(a, &send) < 0)
         return NULL;
     if (a[STRIDE] == Py_None)
@@ -193,16 +179,14 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
         parse_number(a[OFFSET], OFFSET, INT64_MAX, &offset) < 0)
         return NULL;
     send.stride = size;
-    if (parse_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 ||
-        resolve_memory(q, a[DATA], NULL, q->verify ? nothing : NULL, &send, &nbytes, &holder) < 0)
+    if (parse_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 || /* dispatch_each() takes checksums */
+        resolve_memory(q, a[DATA], 0, 0, &send, &nbytes, &holder) < 0)
         return NULL;
     long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
     if (datagrams && datagrams - 1 > UINT64_MAX - send.user_data)
         done = (PyErr_SetString(PyExc_ValueError, "user_data of the last request does not fit a u64"), -1);
-    else if (offset > nbytes || span > nbytes - offset)
-        done = (out_of_range(a[DATA], offset, span, nbytes), -1);
-    else if (datagrams) {
+    else if ((done = check_range(a[DATA], offset, span, nbytes)) == 0 && datagrams) {
         if (!q->verify)
             send.data += offset;
         send.length = (uint32_t)size;

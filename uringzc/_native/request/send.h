@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * Queue.send() and Queue.run(). */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/python.h"

@@ -6,7 +6,7 @@
 #include "request/refuse.h"
 
 int open_internal_slot(Queue *q, const uzc_listener *listener, uint32_t *slot) {
-    long long opened = q->calls->open_slot(slots_of(q), listener);
+    long long opened = q->calls->open_slot(q->slots, listener);
     if (opened < 0)
         return refuse(q, opened), -1;
     *slot = (uint32_t)opened;
@@ -15,7 +15,7 @@ int open_internal_slot(Queue *q, const uzc_listener *listener, uint32_t *slot) {
 
 bool close_internal_slot(const Queue *q, uint32_t *slot) {
     if (*slot != UZC_NO_SLOT) {
-        if (!in_owner_thread(q) || q->calls->close_slot(slots_of(q), *slot) == -EBUSY)
+        if (!in_owner_thread(q) || q->calls->close_slot(q->slots, *slot) == -EBUSY)
             return false;
         *slot = UZC_NO_SLOT;
     }
@@ -25,7 +25,7 @@ bool close_internal_slot(const Queue *q, uint32_t *slot) {
 bool notifiers_compact(const Queue *q, Notifiers *n) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < n->count; i++)
-        if (q->calls->unsettled(slots_of(q), (uint64_t)n->numbers[i]))
+        if (q->calls->unsettled(q->slots, (uint64_t)n->numbers[i]))
             n->numbers[kept++] = n->numbers[i];
     bool some = kept < n->count;
     n->count = kept;
@@ -50,8 +50,8 @@ static int make_notifier_room(const Queue *q, Notifiers *n) {
 int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n) {
     if (make_notifier_room(q, n) < 0)
         return -1;
-    int64_t number = q->calls->flush_slot(slots_of(q), slot);
-    bool done = number > 0 && !q->calls->unsettled(slots_of(q), (uint64_t)number);
+    int64_t number = q->calls->flush_slot(q->slots, slot);
+    bool done = number > 0 && !q->calls->unsettled(q->slots, (uint64_t)number);
     if (number > 0 && !done)
         n->numbers[n->count++] = number;
     return done;
@@ -60,7 +60,7 @@ int notifiers_flush(const Queue *q, uint32_t slot, Notifiers *n) {
 int notifiers_read(const Queue *q, uint32_t slot, PyObject *slow_path, char *to_report) {
     uzc_notification n;
     int error = 0;
-    while (!error && q->calls->read_slot(slots_of(q), slot, &n, 1) == 1) {
+    while (!error && q->calls->read_slot(q->slots, slot, &n, 1) == 1) {
         if (!slow_path)
             continue;
         *to_report = 1;

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * The internal slot of a sender, and the notifiers of it that were flushed and are not done. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/queue.h"

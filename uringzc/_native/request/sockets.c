@@ -48,7 +48,7 @@ int check_pending_sockets(Queue *q) {
             continue;
         }
         if (q->pending[i].index < 0)
-            q->calls->revoke(q->engine, queued_on);
+            revoke_requests(q, queued_on);
         forget_pending(q, i);
     }
     return 0;

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sockets of requests: described once, cached, and checked again before their requests are submitted. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/queue.h"

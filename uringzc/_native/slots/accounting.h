@@ -22,12 +22,13 @@ int uzc_slots_close_internal(uzc_slots *slots, uint32_t slot);
 int64_t uzc_slots_flush_internal(uzc_slots *slots, uint32_t slot);
 int64_t uzc_slots_read_internal(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t max);
 
+extern uzc_slots uzc_slots_ended;
 /* The members of uzc_calls that are the same for every engine. */
 #define UZC_SLOT_CALLS                                                                                       \
-    .is_owner = uzc_slots_is_owner, .check = uzc_slots_check, .release = uzc_slots_release,                  \
-    .open_slot = uzc_slots_open_internal, .close_slot = uzc_slots_close_internal,                            \
-    .flush_slot = uzc_slots_flush_internal, .unsettled = uzc_slots_unsettled,                                \
-    .read_slot = uzc_slots_read_internal
+    .ended = &uzc_slots_ended, .is_owner = uzc_slots_is_owner, .check = uzc_slots_check,                     \
+    .release = uzc_slots_release, .open_slot = uzc_slots_open_internal,                                      \
+    .close_slot = uzc_slots_close_internal, .flush_slot = uzc_slots_flush_internal,                          \
+    .unsettled = uzc_slots_unsettled, .read_slot = uzc_slots_read_internal
 
 /* Sets the time of the requests to come; once for each batch. */
 static inline void uzc_tick(uzc_slots *slots) {

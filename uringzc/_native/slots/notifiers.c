@@ -115,8 +115,10 @@ int64_t uzc_slots_flush_internal(uzc_slots *s, uint32_t slot) {
 }
 
 uint32_t uzc_slots_unsettled(const uzc_slots *s, uint64_t number) {
-    const struct notifier *n = &s->notifiers[(uint32_t)number];
-    return n->generation == number >> 32 ? n->unsettled : 0;
+    const uint32_t index = (uint32_t)number;
+    return index < s->fresh_notifiers && s->notifiers[index].generation == number >> 32
+               ? s->notifiers[index].unsettled
+               : 0;
 }
 
 uint32_t uzc_read_posted(uzc_slots *s, struct list *posted, uzc_notification *out, uint32_t max) {

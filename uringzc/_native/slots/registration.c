@@ -33,6 +33,9 @@ void uzc_slots_free(uzc_slots *s) {
     free(s);
 }
 
+/* Nothing writes to it: a call that would is refused first. */
+uzc_slots uzc_slots_ended = {.closed = true, .released = {NONE, NONE}};
+
 uint32_t uzc_slots_count(const uzc_slots *s) {
     return s->count;
 }

@@ -7,9 +7,8 @@
 #include "request/refuse.h"
 #include "tcp/transfer.h"
 
-#define CALLS_PER_POLL                                                                                       \
-    16 /* calls that make no request, until the engine is entered for what has come back                     \
-        */
+/* calls that make no request, until the engine is entered for what has come back */
+#define CALLS_PER_POLL 16
 
 static void leave_stream(TcpStream *s) {
     s->queue->inside--;

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * The begin and the end of each call of a TcpStream that uses the engine. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "tcp/stream.h"

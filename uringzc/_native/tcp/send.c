@@ -78,17 +78,14 @@ static struct step next_step(TcpStream *s, const struct cursor *c) {
 /* What the request holds: the piece's holder, or a tuple of all. A new reference, or NULL with an exception.
  */
 static PyObject *holder_of(const struct cursor *c, const struct step *step) {
-    if (step->pieces == 1) {
-        Py_INCREF(c->pieces[step->first].holder);
-        return c->pieces[step->first].holder;
-    }
+    if (step->pieces == 1)
+        return Py_NewRef(c->pieces[step->first].holder);
     PyObject *all = PyTuple_New((Py_ssize_t)step->pieces);
     size_t i = step->first;
     for (Py_ssize_t n = 0; all && n < (Py_ssize_t)step->pieces; i++) {
         if (!c->pieces[i].length)
             continue;
-        Py_INCREF(c->pieces[i].holder);
-        PyTuple_SetItem(all, n++, c->pieces[i].holder);
+        PyTuple_SetItem(all, n++, Py_NewRef(c->pieces[i].holder));
     }
     return all;
 }
@@ -180,8 +177,7 @@ static int send_pieces(TcpStream *s, const struct piece *pieces, size_t count) {
 /* Examines a buffer. 0, and the piece has a reference; or -1 with an exception. */
 static int take_piece(TcpStream *s, PyObject *data, struct piece *p) {
     if (PyBytes_CheckExact(data)) {
-        Py_INCREF(data);
-        *p = (struct piece){PyBytes_AsString(data), (size_t)PyBytes_Size(data), data, true};
+        *p = (struct piece){PyBytes_AsString(data), (size_t)PyBytes_Size(data), Py_NewRef(data), true};
         return 0;
     }
     if (PyByteArray_CheckExact(data)) { /* while the view exists, it can not be resized */
@@ -205,7 +201,7 @@ static int take_piece(TcpStream *s, PyObject *data, struct piece *p) {
 }
 
 static PyObject *send_all(TcpStream *s, const struct piece *pieces, size_t count) {
-    int refusal = s->queue->calls->check(slots_of(s->queue));
+    int refusal = s->queue->calls->check(s->queue->slots);
     if (refusal)
         return refuse_as(s->slow_path, refusal);
     if (stream_begin(s) < 0)

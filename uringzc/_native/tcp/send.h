@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * TcpStream.send() and TcpStream.send_buffers(). */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "tcp/stream.h"

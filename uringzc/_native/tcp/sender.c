@@ -11,8 +11,7 @@
 #include "tcp/transfer.h"
 
 /* flush() -> the numbers of its notifiers that are not done */
-static PyObject *method_flush(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     if (stream_begin(s) < 0)
         return NULL;
@@ -24,8 +23,7 @@ static PyObject *method_flush(PyObject *self, PyObject *unused) {
 }
 
 /* poll() -> whether nothing is in flight, of what has come back by now */
-static PyObject *method_poll(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     if (stream_begin(s) < 0)
         return NULL;
@@ -34,8 +32,7 @@ static PyObject *method_poll(PyObject *self, PyObject *unused) {
 }
 
 /* shutdown() -> 0 or -errno */
-static PyObject *method_shutdown(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_shutdown(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     if (stream_begin(s) < 0)
         return NULL;
@@ -45,16 +42,14 @@ static PyObject *method_shutdown(PyObject *self, PyObject *unused) {
     return stream_end(s, code == EXCEPTION ? NULL : PyLong_FromLong(code));
 }
 
-/* close(), abandon(): later calls raise ClosedError. In any thread. */
-static PyObject *method_close(PyObject *self, PyObject *unused) {
-    (void)unused;
+/* close(), abandon() in the child of a fork: later calls raise ClosedError. In any thread. */
+static PyObject *method_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     ((TcpStream *)self)->closed = 1;
     Py_RETURN_NONE;
 }
 
 /* close_slot() -> False while requests of the internal slot are in flight */
-static PyObject *method_close_slot(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *method_close_slot(PyObject *self, PyObject *Py_UNUSED(unused)) {
     TcpStream *s = (TcpStream *)self;
     return PyBool_FromLong(close_internal_slot(s->queue, &s->slot));
 }
@@ -64,29 +59,21 @@ static int stream_init(TcpStream *s, PyObject *args, PyObject *keywords) {
                                "notify", "copy_only", "min_zero_copy", NULL};
     PyObject *queue, *sock, *slow_path;
     int copy_only;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOppppI", accepted, &queue, &sock, &slow_path,
-                                     &s->blocking, &s->always, &s->notify, &copy_only, &s->min_zero_copy))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!OOppppI", accepted, queue_type, &queue, &sock,
+                                     &slow_path, &s->blocking, &s->always, &s->notify, &copy_only,
+                                     &s->min_zero_copy))
         return -1;
-    if (!is_queue(queue)) {
-        PyErr_SetString(PyExc_TypeError, "a TcpStream is made of a Queue");
-        return -1;
-    }
     if (adopt_decision(s, PyObject_CallMethod(slow_path, "start", NULL)) < 0)
         return -1;
     s->vector = PyMem_Malloc(MAX_PIECES * sizeof *s->vector);
     if (!s->vector)
         return PyErr_NoMemory(), -1;
-    Py_INCREF(queue);
-    Py_INCREF(sock);
-    Py_INCREF(slow_path);
-    s->queue = (Queue *)queue;
+    s->queue = (Queue *)Py_NewRef(queue);
     s->slot = UZC_NO_SLOT;
-    s->sock = sock;
-    s->slow_path = slow_path;
+    s->sock = Py_NewRef(sock);
+    s->slow_path = Py_NewRef(slow_path);
     s->copy_only = (char)copy_only;
-    uzc_listener listener;
-    stream_listener(s, &listener);
-    return open_internal_slot(s->queue, &listener, &s->slot);
+    return stream_open_slot(s);
 }
 
 static PyObject *stream_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -119,15 +106,16 @@ static void stream_dealloc(PyObject *self) {
     free_object(self);
 }
 
+/* Where there is no text, the function has a comment. */
 static PyMethodDef stream_methods[] = {
     {"send", stream_send, METH_O, "See TcpSender.send."},
     {"send_buffers", stream_send_buffers, METH_O, "See TcpSender.send_buffers."},
-    {"flush", method_flush, METH_NOARGS, "flush() -> the numbers of its notifiers that are not done"},
-    {"poll", method_poll, METH_NOARGS, "poll() -> whether nothing is in flight; does not wait"},
-    {"shutdown", method_shutdown, METH_NOARGS, "shutdown() -> 0 or -errno, of shutdown(SHUT_WR)"},
-    {"close", method_close, METH_NOARGS, "Later calls raise ClosedError."},
-    {"abandon", method_close, METH_NOARGS, "The same, in the child of a fork."},
-    {"close_slot", method_close_slot, METH_NOARGS, "close_slot() -> False while requests are in flight"},
+    {"flush", method_flush, METH_NOARGS, NULL},
+    {"poll", method_poll, METH_NOARGS, NULL},
+    {"shutdown", method_shutdown, METH_NOARGS, NULL},
+    {"close", method_close, METH_NOARGS, NULL},
+    {"abandon", method_close, METH_NOARGS, NULL},
+    {"close_slot", method_close_slot, METH_NOARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
 #define COUNTER(name)                                                                                        \
@@ -148,12 +136,7 @@ static PyMemberDef stream_members[] = {COUNTER(sends),
 static PyType_Slot stream_slots[] = {{Py_tp_traverse, stream_traverse}, {Py_tp_dealloc, stream_dealloc},
                                      {Py_tp_new, stream_new},           {Py_tp_methods, stream_methods},
                                      {Py_tp_members, stream_members},   {0, NULL}};
-static PyType_Spec stream_spec = {"uringzc._send.TcpStream", sizeof(TcpStream), 0,
-                                  Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, stream_slots};
+PyType_Spec stream_spec = {"uringzc._send.TcpStream", sizeof(TcpStream), 0,
+                           Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, stream_slots};
 
 PyTypeObject *stream_type;
-
-int add_stream_type(PyObject *module) {
-    stream_type = add_type(module, &stream_spec);
-    return stream_type ? 0 : -1;
-}

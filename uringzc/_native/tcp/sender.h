@@ -1,9 +1,7 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type TcpStream. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "request/python.h"
 
 extern PyTypeObject *stream_type;
-int add_stream_type(PyObject *module);
+extern PyType_Spec stream_spec;

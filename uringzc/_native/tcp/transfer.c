@@ -41,8 +41,8 @@ static void on_stream_settled(void *context, uint64_t user_data, int copied) {
     }
 }
 
-void stream_listener(TcpStream *s, uzc_listener *listener) {
-    *listener = (uzc_listener){s, on_stream_result, on_stream_settled};
+int stream_open_slot(TcpStream *s) {
+    return open_internal_slot(s->queue, &(uzc_listener){s, on_stream_result, on_stream_settled}, &s->slot);
 }
 
 /* -- what comes back */
@@ -179,6 +179,6 @@ int32_t transfer_by_request(TcpStream *s, uint32_t count, bool more, PyObject *h
     if (stream_await_result(s) == 0)
         return s->result;
     if (s->awaited) /* queued and not submitted: it will fail, and send nothing */
-        s->queue->calls->revoke(s->queue->engine, s->fd);
+        revoke_requests(s->queue, s->fd);
     return EXCEPTION;
 }

@@ -26,4 +26,5 @@ int stream_flush(TcpStream *s);
 /* Takes the results and notifications that there are, without waiting. */
 int stream_poll(TcpStream *s);
 
-void stream_listener(TcpStream *s, uzc_listener *listener);
+/* Opens the internal slot. */
+int stream_open_slot(TcpStream *s);

@@ -92,7 +92,8 @@ uint32_t admit_trains(UdpBatcher *g) {
 }
 
 int report_socket_error(UdpBatcher *g) {
-    int error = g->queue->calls->take_socket_error(g->queue->engine, g->fd);
+    void *engine = g->queue->engine;
+    int error = engine ? g->queue->calls->take_socket_error(engine, g->fd) : 0;
     if (!error)
         return 0;
     g->to_report = 1;

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * What may be submitted now. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "udp/batcher.h"

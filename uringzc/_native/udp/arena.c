@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Arena: registered memory in blocks. A block is free when nothing refers to it. */
+ * Arena: registered memory in blocks of 64 KiB, shared by the senders of one engine. A block is free when
+ * nothing refers to it. */
 #include "udp/arena.h"
 
 #include "request/memory.h"
@@ -17,37 +18,35 @@ uint16_t arena_take(Arena *arena) {
     return NO_BLOCK;
 }
 
-static int arena_setup(PyObject *self, PyObject *args, PyObject *keywords) {
-    Arena *a = (Arena *)self;
-    static char *accepted[] = {"memory", NULL};
-    PyObject *memory;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O", accepted, &memory))
-        return -1;
-    Memory *m = (Memory *)memory;
-    if (a->memory || !is_memory(memory) || m->length < BLOCK_SIZE) {
-        PyErr_SetString(PyExc_ValueError, "an arena is made once, of a Memory with at least a block");
-        return -1;
-    }
-    uint64_t blocks = m->length / BLOCK_SIZE;
+static PyObject *arena_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords)) {
+    Memory *m;
+    if (!PyArg_ParseTuple(args, "O!", memory_type, &m))
+        return NULL;
+    const uint64_t blocks = m->length / BLOCK_SIZE;
+    if (!blocks)
+        return PyErr_Format(PyExc_ValueError, "an arena is made of a Memory with at least a block");
+    Arena *a = (Arena *)PyType_GenericAlloc(type, 0);
+    if (!a)
+        return NULL;
+    a->memory = Py_NewRef((PyObject *)m);
+    a->base = (char *)(uintptr_t)m->address;
     a->blocks = blocks < NO_BLOCK ? (uint32_t)blocks : NO_BLOCK;
     a->refs = PyMem_Calloc(a->blocks, sizeof *a->refs);
-    if (!a->refs)
-        return PyErr_NoMemory(), -1;
-    Py_INCREF(memory);
-    a->memory = memory;
-    a->base = (char *)(uintptr_t)m->address;
-    return 0;
+    if (!a->refs) {
+        Py_DECREF(a);
+        return PyErr_NoMemory();
+    }
+    return (PyObject *)a;
 }
 
 static void arena_dealloc(PyObject *self) {
     Arena *a = (Arena *)self;
     PyMem_Free((void *)a->refs);
-    Py_XDECREF(a->memory);
+    Py_DECREF(a->memory);
     free_object(self);
 }
 
-static PyObject *arena_free(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *arena_free(PyObject *self, void *Py_UNUSED(unused)) {
     Arena *a = (Arena *)self;
     unsigned long free_blocks = 0;
     for (uint32_t i = 0; i < a->blocks; i++)
@@ -55,8 +54,7 @@ static PyObject *arena_free(PyObject *self, void *unused) {
     return PyLong_FromUnsignedLong(free_blocks * BLOCK_SIZE);
 }
 
-static PyObject *arena_leases(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *arena_leases(PyObject *self, void *Py_UNUSED(unused)) {
     return PyLong_FromUnsignedLong(atomic_load_explicit(&((Arena *)self)->leases, memory_order_relaxed));
 }
 
@@ -65,11 +63,9 @@ static PyMemberDef arena_members[] = {{"memory", T_OBJECT, offsetof(Arena, memor
 static PyGetSetDef arena_getset[] = {{"free", arena_free, NULL, "bytes in free blocks", NULL},
                                      {"leases", arena_leases, NULL, "neither sent nor released", NULL},
                                      {NULL, NULL, NULL, NULL, NULL}};
-static PyType_Slot arena_slots[] = {{Py_tp_init, arena_setup},      {Py_tp_dealloc, arena_dealloc},
-                                    {Py_tp_new, PyType_GenericNew}, {Py_tp_members, arena_members},
-                                    {Py_tp_getset, arena_getset},   {0, NULL}};
-static PyType_Spec arena_spec = {"uringzc._send.Arena", sizeof(Arena), 0, Py_TPFLAGS_DEFAULT, arena_slots};
-
-int add_arena_type(PyObject *module) {
-    return (arena_type = add_type(module, &arena_spec)) ? 0 : -1;
-}
+static PyType_Slot arena_slots[] = {{Py_tp_new, arena_new},
+                                    {Py_tp_dealloc, arena_dealloc},
+                                    {Py_tp_members, arena_members},
+                                    {Py_tp_getset, arena_getset},
+                                    {0, NULL}};
+PyType_Spec arena_spec = {"uringzc._send.Arena", sizeof(Arena), 0, Py_TPFLAGS_DEFAULT, arena_slots};

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * Arena: registered memory in blocks of 64 KiB, shared by the senders of one engine. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "native.h"
@@ -18,7 +16,7 @@ typedef struct {
 } Arena;
 
 extern PyTypeObject *arena_type;
-int add_arena_type(PyObject *module);
+extern PyType_Spec arena_spec;
 
 /* A free block with one reference, or NO_BLOCK. Any thread, as the two below. */
 uint16_t arena_take(Arena *arena);

@@ -10,8 +10,7 @@
 #include "udp/timer.h"
 
 /* tick(): the timer's. Sends what is late; if the lock is taken, unlocking wakes the timer. */
-PyObject *batcher_tick(PyObject *self, PyObject *unused) {
-    (void)unused;
+PyObject *batcher_tick(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (!try_lock(g)) {
         atomic_store(&g->missed, true);
@@ -37,8 +36,7 @@ PyObject *batcher_tick(PyObject *self, PyObject *unused) {
 }
 
 /* send_by_syscall(): sends what waits, when the process ends. */
-PyObject *batcher_send_by_syscall(PyObject *self, PyObject *unused) {
-    (void)unused;
+PyObject *batcher_send_by_syscall(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     unsigned long thread = PyThread_get_thread_ident();
     if (g->holder == thread || !lock_within(g, 20 * LOCK_WAIT))
@@ -51,8 +49,7 @@ PyObject *batcher_send_by_syscall(PyObject *self, PyObject *unused) {
 
 /* drop(): the program lost the sender. Does not wait: what waits is sent, and the rest forgotten, by unlock()
  * here or of whoever has the lock. */
-PyObject *batcher_drop(PyObject *self, PyObject *unused) {
-    (void)unused;
+PyObject *batcher_drop(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     g->dropped = 1;
     g->fast_thread = 0;
@@ -65,8 +62,7 @@ PyObject *batcher_drop(PyObject *self, PyObject *unused) {
 }
 
 /* discard() -> how many datagrams waited: a closed sender forgets them. */
-PyObject *batcher_discard(PyObject *self, PyObject *unused) {
-    (void)unused;
+PyObject *batcher_discard(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     unsigned long thread = PyThread_get_thread_ident();
     if (!g->closed || g->holder == thread)

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * Methods that others than the owner call: see background.c. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "udp/batcher.h"

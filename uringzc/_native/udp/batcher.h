@@ -64,7 +64,8 @@ typedef struct udp_batcher {
     unsigned long owner;       /* thread, 0 until the first call */
     unsigned long holder;      /* thread that has the lock, or 0 */
     PyThread_type_lock lock;
-    char own_socket, blocking, strict_order, always_zero_copy, notify; /* constant, but for `blocking` */
+    int own_socket, strict_order, always_zero_copy, notify; /* constant */
+    char blocking;
     char closed;
     char dropped;        /* by the program, in any thread: unlock() sends the rest, and closes it */
     char to_report;      /* the slow path has something for the program, */

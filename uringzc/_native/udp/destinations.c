@@ -125,7 +125,7 @@ int find_destination(UdpBatcher *g, PyObject *to, uint32_t *destination) {
     if (lasting < 0)
         return -1;
     PyObject *old = g->last_address;
-    g->last_address = lasting ? (Py_INCREF(to), to) : NULL;
+    g->last_address = lasting ? Py_NewRef(to) : NULL;
     g->last_destination = *destination;
     Py_XDECREF(old);
     return 0;

@@ -22,11 +22,9 @@ typedef struct {
     bool held; /* neither sent nor released */
 } Lease;
 
-static PyTypeObject *lease_type;
+PyTypeObject *lease_type;
 
-/* The buffer protocol is in the limited API from 3.11 on, and has been the same since 3.0. */
-
-#if Py_LIMITED_API < 0x030B0000
+/* The buffer protocol is in the limited API from 3.11 on (python.h has 3.10), the same since 3.0. */
 typedef struct {
     void *buf;
     PyObject *obj;
@@ -41,7 +39,6 @@ typedef struct {
 #define PyBUF_FORMAT 4
 #define PyBUF_ND 8
 #define PyBUF_STRIDES (16 | PyBUF_ND)
-#endif
 
 static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     Lease *l = (Lease *)self;
@@ -64,8 +61,7 @@ static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     return 0;
 }
 
-static void lease_releasebuffer(PyObject *self, Py_buffer *view) {
-    (void)view;
+static void lease_releasebuffer(PyObject *self, Py_buffer *Py_UNUSED(view)) {
     ((Lease *)self)->exports--;
 }
 
@@ -77,8 +73,7 @@ static PyObject *current_view(Lease *l) {
     return view;
 }
 
-static PyObject *lease_view(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *lease_view(PyObject *self, void *Py_UNUSED(unused)) {
     Lease *l = (Lease *)self;
     PyObject *view = current_view(l);
     if (view || PyErr_Occurred() || !(view = PyMemoryView_FromObject(self)))
@@ -118,20 +113,10 @@ static void return_lease(Lease *l) {
     arena_release(l->arena, l->block);
 }
 
-/* An int, or what has __index__. What does not fit is SIZE_MAX. */
+/* An int, or what has __index__. What does not fit is larger than any lease. */
 static int as_size(PyObject *value, size_t *n) {
-    PyObject *index = PyNumber_Index(value);
-    if (!index)
-        return -1;
-    *n = PyLong_AsSize_t(index);
-    Py_DECREF(index);
-    if (PyErr_Occurred()) {
-        if (!PyErr_ExceptionMatches(PyExc_OverflowError) && !PyErr_ExceptionMatches(PyExc_ValueError))
-            return -1;
-        PyErr_Clear();
-        *n = SIZE_MAX;
-    }
-    return 0;
+    *n = (size_t)PyNumber_AsSsize_t(value, NULL);
+    return PyErr_Occurred() ? -1 : 0;
 }
 
 static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) {
@@ -171,8 +156,7 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     return sent;
 }
 
-static PyObject *lease_release(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *lease_release(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Lease *l = (Lease *)self;
     if (l->held && release_view(l) < 0)
         return NULL;
@@ -181,10 +165,8 @@ static PyObject *lease_release(PyObject *self, PyObject *unused) {
     Py_RETURN_NONE;
 }
 
-static PyObject *lease_enter(PyObject *self, PyObject *unused) {
-    (void)unused;
-    Py_INCREF(self);
-    return self;
+static PyObject *lease_enter(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    return Py_NewRef(self);
 }
 
 /* An exception on its way is not replaced by one about a view. */
@@ -255,8 +237,8 @@ static PyType_Slot lease_slots[] = {
     {Py_bf_getbuffer, lease_getbuffer},
     {Py_bf_releasebuffer, lease_releasebuffer},
     {0, NULL}};
-static PyType_Spec lease_spec = {"uringzc.Lease", sizeof(Lease), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                                 lease_slots};
+PyType_Spec lease_spec = {"uringzc.Lease", sizeof(Lease), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
+                          lease_slots};
 
 PyObject *batcher_lease(PyObject *self, PyObject *size) {
     UdpBatcher *g = (UdpBatcher *)self;
@@ -272,10 +254,8 @@ PyObject *batcher_lease(PyObject *self, PyObject *size) {
     if (reserve_room(g, n) == 0)
         l = (Lease *)PyType_GenericAlloc(lease_type, 0);
     if (l) {
-        Py_INCREF(g);
-        Py_INCREF(g->arena);
-        l->batcher = g;
-        l->arena = g->arena;
+        l->batcher = (UdpBatcher *)Py_NewRef((PyObject *)g);
+        l->arena = (Arena *)Py_NewRef((PyObject *)g->arena);
         l->data = g->at;
         l->length = n;
         l->block = g->block;
@@ -288,8 +268,4 @@ PyObject *batcher_lease(PyObject *self, PyObject *size) {
     }
     batcher_end(g);
     return (PyObject *)l;
-}
-
-int add_lease_type(PyObject *module) {
-    return (lease_type = add_type(module, &lease_spec)) ? 0 : -1;
 }

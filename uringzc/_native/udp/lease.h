@@ -3,5 +3,6 @@
 
 #include "udp/batcher.h"
 
-int add_lease_type(PyObject *module);
+extern PyTypeObject *lease_type;
+extern PyType_Spec lease_spec;
 PyObject *batcher_lease(PyObject *self, PyObject *size);

@@ -12,9 +12,8 @@
 #include "udp/syscalls.h"
 #include "udp/timer.h"
 
-#define MIN_RETRY                                                                                            \
-    100000 /* ns between two tries of the timer to send what could not be sent; or max_delay,                \
-            */
+/* ns between two tries of the timer to send what could not be sent; or max_delay, */
+#define MIN_RETRY 100000
 #define MAX_RETRY 100000000 /* or a quarter of the time that it has waited */
 
 bool try_lock(UdpBatcher *g) {

@@ -94,8 +94,7 @@ PyObject *batcher_open_epoll(PyObject *self, PyObject *engine) {
     Py_RETURN_NONE;
 }
 
-PyObject *batcher_fileno(PyObject *self, PyObject *unused) {
-    (void)unused;
+PyObject *batcher_fileno(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (g->poll.set < 0)
         return refuse(g->queue, UZC_E_CLOSED);

@@ -1,6 +1,4 @@
-/* SPDX-License-Identifier: MIT
- *
- * fileno() of a sender with blocking=False: when is a call worth another try? */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "udp/batcher.h"

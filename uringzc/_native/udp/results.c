@@ -38,8 +38,8 @@ static void on_settled(void *context, uint64_t tag, int copied) {
     d->copied += copied > 0;
 }
 
-void init_listener(UdpBatcher *g, uzc_listener *listener) {
-    *listener = (uzc_listener){g, on_result, on_settled};
+int open_slot(UdpBatcher *g) {
+    return open_internal_slot(g->queue, &(uzc_listener){g, on_result, on_settled}, &g->slot);
 }
 
 static int read_notifications(UdpBatcher *g) {

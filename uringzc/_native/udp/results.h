@@ -1,13 +1,11 @@
-/* SPDX-License-Identifier: MIT
- *
- * What becomes of requests: results, retries, notifications. */
+/* SPDX-License-Identifier: MIT */
 #pragma once
 
 #include "udp/batcher.h"
 
-/* The sender's callbacks for results and notifications of its requests, */
-void init_listener(UdpBatcher *g, uzc_listener *listener);
-/* which get this as user_data. */
+/* Opens the internal slot, with callbacks for results and notifications of the sender's requests. 0 or -1. */
+int open_slot(UdpBatcher *g);
+/* The user_data of a request, for these callbacks. */
 uint64_t request_tag(const struct train *t, uint32_t index);
 
 /* Takes what has come back, without waiting. 0 or -1. */

@@ -19,8 +19,7 @@ PyObject *sent_bytes(UdpBatcher *g, size_t n) {
         g->sent_length = length;
         g->sent_length_value = n;
     }
-    Py_INCREF(g->sent_length);
-    return g->sent_length;
+    return Py_NewRef(g->sent_length);
 }
 
 /* The bytes of an object; *holder is a new reference that keeps them. */
@@ -160,15 +159,10 @@ static void set_characters_written(Py_ssize_t done) {
 static int begin_again(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    if (batcher_begin(g) == 0) {
+    int error = batcher_begin(g);
+    if (!error || type) /* the first of two */
         PyErr_Restore(type, value, trace);
-        return 0;
-    }
-    if (type) { /* the first of the two */
-        PyErr_Clear();
-        PyErr_Restore(type, value, trace);
-    }
-    return -1;
+    return error;
 }
 
 /* One of send_many(). Counts it in `sent` if it was taken, whatever fails after that. */

@@ -13,18 +13,11 @@
 static int train_of_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {
     uzc_send send = {0};
     uint64_t nbytes;
-    PyObject *holder, *from = PyLong_FromUnsignedLongLong(offset),
-                      *size = PyLong_FromUnsignedLongLong(length);
-    int error = from && size ? resolve_memory(g->queue, data, from, size, &send, &nbytes, &holder) : -1;
-    Py_XDECREF(from);
-    Py_XDECREF(size);
-    if (error < 0)
+    PyObject *holder;
+    if (resolve_memory(g->queue, data, offset, length, &send, &nbytes, &holder) < 0)
         return -1;
-    if (offset > nbytes || length > nbytes - offset) {
+    if (check_range(data, offset, length, nbytes) < 0) {
         Py_DECREF(holder);
-        PyErr_Format(PyExc_ValueError, "bytes %llu to %llu are not all in the %llu bytes of the memory",
-                     (unsigned long long)offset, (unsigned long long)(offset + length),
-                     (unsigned long long)nbytes);
         return -1;
     }
     *t = (struct train){.data = send.data + offset,
@@ -120,10 +113,7 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
     struct train whole = {.holder = NULL};
     uzc_send send = {0};
     uint64_t nbytes = 0, at = first;
-    static PyObject *nothing;
-    int error = nothing || (nothing = PyLong_FromLong(0)) ? 0 : -1;
-    if (!error)
-        error = resolve_memory(g->queue, data, nothing, nothing, &send, &nbytes, &whole.holder);
+    int error = resolve_memory(g->queue, data, 0, 0, &send, &nbytes, &whole.holder);
     if (!error && to)
         error = find_destination(g, to, &destination);
     while (!error && at < last) {

@@ -26,8 +26,7 @@ static int submit_and_flush(UdpBatcher *g) {
 }
 
 /* flush() -> the numbers of the sender's notifiers that are not done */
-static PyObject *batcher_flush(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
@@ -39,8 +38,7 @@ static PyObject *batcher_flush(PyObject *self, PyObject *unused) {
 
 /* release_block() -> whether all was sent: for another sender that needs the memory. Reports nothing: the
  * sender's own next call does. */
-static PyObject *batcher_release_block(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_release_block(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
@@ -52,8 +50,7 @@ static PyObject *batcher_release_block(PyObject *self, PyObject *unused) {
 }
 
 /* poll() -> whether nothing is in flight: takes what has come back */
-static PyObject *batcher_poll(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
@@ -65,9 +62,8 @@ static PyObject *batcher_poll(PyObject *self, PyObject *unused) {
     return batcher_return(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
 }
 
-/* close(): refuses calls from now on. What waits must have been sent. */
-static PyObject *batcher_close(PyObject *self, PyObject *unused) {
-    (void)unused;
+/* close(), abandon() in the child of a fork: refuses calls from now on. What waits must have been sent. */
+static PyObject *batcher_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     g->closed = 1;
     g->fast_thread = 0;
@@ -77,8 +73,7 @@ static PyObject *batcher_close(PyObject *self, PyObject *unused) {
 }
 
 /* close_slot() -> False while requests of it are in flight */
-static PyObject *batcher_close_slot(PyObject *self, PyObject *unused) {
-    (void)unused;
+static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     return PyBool_FromLong(close_internal_slot(g->queue, &g->slot));
 }
@@ -91,46 +86,32 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
                                "notify",       "max_payload",  "hold_threshold", "min_zero_copy",
                                "max_segments", "max_inflight", "max_delay",      NULL};
     PyObject *queue, *arena, *sock, *slow_path;
-    int own, blocking, strict, always, notify;
+    int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "OOOOpppppIIIIIL", accepted, &queue, &arena, &sock,
-                                     &slow_path, &own, &blocking, &strict, &always, &notify, &g->max_payload,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppIIIIIL", accepted, queue_type, &queue,
+                                     arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
+                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->max_payload,
                                      &g->hold_threshold, &g->min_zero_copy, &g->max_segments, &max_inflight,
                                      &max_delay))
         return -1;
-    if (Py_TYPE(arena) != arena_type || !((Arena *)arena)->memory || !is_queue(queue)) {
-        PyErr_SetString(PyExc_TypeError, "a UdpBatcher is made of a Queue and an Arena");
-        return -1;
-    }
-    Queue *q = (Queue *)queue;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
     g->deferred = PyList_New(0);
     if (!g->lock || !g->destination_numbers || !g->deferred)
         return PyErr_NoMemory(), -1;
-    Py_INCREF(queue);
-    Py_INCREF(arena);
-    Py_INCREF(sock);
-    Py_INCREF(slow_path);
-    g->queue = q;
+    g->queue = (Queue *)Py_NewRef(queue);
     g->slot = UZC_NO_SLOT;
-    g->arena = (Arena *)arena;
-    g->sock = sock;
-    g->slow_path = slow_path;
-    g->own_socket = (char)own;
+    g->arena = (Arena *)Py_NewRef(arena);
+    g->sock = Py_NewRef(sock);
+    g->slow_path = Py_NewRef(slow_path);
     g->blocking = (char)blocking;
-    g->strict_order = (char)strict;
-    g->always_zero_copy = (char)always;
-    g->notify = (char)notify;
     g->block = NO_BLOCK;
     g->open.size = NO_TRAIN;
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
-    uzc_listener listener;
-    init_listener(g, &listener);
-    return open_internal_slot(q, &listener, &g->slot);
+    return open_slot(g);
 }
 
 static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -184,26 +165,22 @@ static uint32_t open_datagrams(const UdpBatcher *g) {
     return g->open.size == NO_TRAIN ? 0 : (g->open.nbytes + g->open.size - 1) / g->open.size;
 }
 
-static PyObject *batcher_datagrams(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_datagrams(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyLong_FromUnsignedLongLong(g->datagrams + open_datagrams(g));
 }
 
-static PyObject *batcher_destinations(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_destinations(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyLong_FromUnsignedLong(g->destination_count - !g->default_used);
 }
 
-static PyObject *batcher_nbytes(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_nbytes(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyLong_FromUnsignedLongLong(g->nbytes + (g->open.size == NO_TRAIN ? 0 : g->open.nbytes));
 }
 
-static PyObject *batcher_waiting(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_waiting(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     unsigned long long waiting = 0;
     for (uint32_t i = 0; i < g->count; i++)
@@ -212,36 +189,33 @@ static PyObject *batcher_waiting(PyObject *self, void *unused) {
     return PyLong_FromUnsignedLongLong(waiting + open_datagrams(g));
 }
 
+/* Where there is no text, the function has a comment. */
 static PyMethodDef batcher_methods[] = {
     {"send", (PyCFunction)(void (*)(void))batcher_send, METH_FASTCALL | METH_KEYWORDS, "See UdpSender.send."},
     {"sendto", (PyCFunction)(void (*)(void))batcher_sendto, METH_FASTCALL, "See UdpSender.sendto."},
     {"send_many", batcher_send_many, METH_VARARGS, "See UdpSender.send_many."},
     {"fan_out", batcher_fan_out, METH_VARARGS, "See UdpSender.fan_out."},
     {"lease", batcher_lease, METH_O, "See UdpSender.lease."},
-    {"send_block", batcher_send_block, METH_VARARGS, "A part of UdpSender.send_region."},
-    {"send_slices", batcher_send_slices, METH_VARARGS, "A part of UdpSender.send_slices."},
-    {"flush", batcher_flush, METH_NOARGS,
-     "Submits all; returns the numbers of its notifiers that are not done."},
-    {"release_block", batcher_release_block, METH_NOARGS,
-     "Sends what waits, and releases the block that is being filled."},
-    {"poll", batcher_poll, METH_NOARGS,
-     "Takes results and notifications; returns whether nothing is in flight."},
-    {"tick", batcher_tick, METH_NOARGS, "The timer's: sends by system calls what has waited for too long."},
-    {"send_by_syscall", batcher_send_by_syscall, METH_NOARGS,
-     "Sends what waits by system calls, in any thread."},
-    {"close", batcher_close, METH_NOARGS, "Refuses calls from now on."},
-    {"abandon", batcher_close, METH_NOARGS, "The same in the child of a fork."},
-    {"drop", batcher_drop, METH_NOARGS, "Sends what waits, and closes; in any thread, without waiting."},
-    {"discard", batcher_discard, METH_NOARGS, "Forgets what waits; returns how many datagrams."},
-    {"close_slot", batcher_close_slot, METH_NOARGS, "Ends its slot; False while requests are in flight."},
-    {"open_epoll", batcher_open_epoll, METH_O, "Makes the epoll set that fileno() returns."},
+    {"send_block", batcher_send_block, METH_VARARGS, NULL},
+    {"send_slices", batcher_send_slices, METH_VARARGS, NULL},
+    {"flush", batcher_flush, METH_NOARGS, NULL},
+    {"release_block", batcher_release_block, METH_NOARGS, NULL},
+    {"poll", batcher_poll, METH_NOARGS, NULL},
+    {"tick", batcher_tick, METH_NOARGS, NULL},
+    {"send_by_syscall", batcher_send_by_syscall, METH_NOARGS, NULL},
+    {"close", batcher_close, METH_NOARGS, NULL},
+    {"abandon", batcher_close, METH_NOARGS, NULL},
+    {"drop", batcher_drop, METH_NOARGS, NULL},
+    {"discard", batcher_discard, METH_NOARGS, NULL},
+    {"close_slot", batcher_close_slot, METH_NOARGS, NULL},
+    {"open_epoll", batcher_open_epoll, METH_O, NULL},
     {"fileno", batcher_fileno, METH_NOARGS, "See UdpSender.fileno."},
-    {"resend", batcher_resend, METH_VARARGS, "For the slow path."},
-    {"writable", batcher_writable, METH_O, "For the slow path."},
-    {"resolved", batcher_resolved, METH_VARARGS, "For the slow path."},
-    {"set_limits", batcher_set_limits, METH_VARARGS, "Limits the trains of a destination."},
-    {"destination", batcher_destination, METH_O, "A destination's address and limits."},
-    {"set_default", batcher_set_default, METH_O, "Sets where send() goes without `to`."},
+    {"resend", batcher_resend, METH_VARARGS, NULL},
+    {"writable", batcher_writable, METH_O, NULL},
+    {"resolved", batcher_resolved, METH_VARARGS, NULL},
+    {"set_limits", batcher_set_limits, METH_VARARGS, NULL},
+    {"destination", batcher_destination, METH_O, NULL},
+    {"set_default", batcher_set_default, METH_O, NULL},
     {NULL, NULL, 0, NULL}};
 
 #define COUNTER(name)                                                                                        \
@@ -259,15 +233,13 @@ static PyMemberDef batcher_members[] = {
     {"in_timer", T_BOOL, offsetof(UdpBatcher, in_timer), READONLY, NULL},
     {"owner", T_ULONG, offsetof(UdpBatcher, owner), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
-static PyObject *batcher_busy(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_busy(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     const unsigned long thread = PyThread_get_thread_ident();
     return PyBool_FromLong(g->holder == thread || (g->reporting && g->owner == thread));
 }
 
-static PyObject *batcher_closed(PyObject *self, void *unused) {
-    (void)unused;
+static PyObject *batcher_closed(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     return PyBool_FromLong(g->closed || g->dropped);
 }
@@ -287,11 +259,7 @@ static PyType_Slot batcher_slots[] = {{Py_tp_traverse, batcher_traverse},
                                       {Py_tp_members, batcher_members},
                                       {Py_tp_getset, batcher_getset},
                                       {0, NULL}};
-static PyType_Spec batcher_spec = {"uringzc._send.UdpBatcher", sizeof(UdpBatcher), 0,
-                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, batcher_slots};
+PyType_Spec batcher_spec = {"uringzc._send.UdpBatcher", sizeof(UdpBatcher), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, batcher_slots};
 
 PyTypeObject *batcher_type;
-
-int add_batcher_type(PyObject *module) {
-    return (batcher_type = add_type(module, &batcher_spec)) ? 0 : -1;
-}

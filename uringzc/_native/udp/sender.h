@@ -4,4 +4,4 @@
 #include "udp/batcher.h"
 
 extern PyTypeObject *batcher_type;
-int add_batcher_type(PyObject *module);
+extern PyType_Spec batcher_spec;

@@ -58,7 +58,7 @@ static void describe_request(const UdpBatcher *g, const struct train *t, uzc_sen
 static int queue_request(UdpBatcher *g, uzc_send *send) {
     int code = 0;
     for (bool polled = false; !code;) {
-        long long done = g->queue->calls->queue(g->queue->engine, send);
+        long long done = queue_requests(g->queue, send);
         if (done == 1)
             return 0;
         if (done == UZC_E_QUEUE) {
@@ -80,10 +80,9 @@ static int queue_request(UdpBatcher *g, uzc_send *send) {
 
 /* Queues requests for the trains before `until`. 0; 1: not for all of them; -1. */
 static int queue_trains(UdpBatcher *g, uint32_t until) {
-    Queue *q = g->queue;
     uzc_send send = {
         .slot = g->slot, .count = 1, .socket = g->sock, .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL};
-    int code = bind_request_socket(q, g->sock, &send);
+    int code = bind_request_socket(g->queue, g->sock, &send);
     if (!code)
         set_segment_option(g, until);
     for (; !code && g->next < until; g->next++) {
@@ -96,9 +95,6 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
         g->awaited++;
         g->in_flight++;
         arena_hold(g->arena, t->block);
-        Py_INCREF(g->sock);
-        Py_INCREF((PyObject *)send.memory);
-        q->queued++;
         t->state = QUEUED;
         g->unflushed++;
         g->unflushed_bytes += t->nbytes;

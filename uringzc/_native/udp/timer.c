@@ -156,8 +156,7 @@ static void sleep_until_late(void) {
     pthread_mutex_unlock(&timer.mutex);
 }
 
-PyObject *timer_late(PyObject *module, PyObject *unused) {
-    (void)module, (void)unused;
+PyObject *timer_late(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
     for (;;) {
         int64_t earliest;
         Py_BEGIN_ALLOW_THREADS;

@@ -56,7 +56,6 @@ void uzc_ring_abandon(uzc_ring **ring) {
     *ring = NULL;
     if (!r)
         return;
-    r->dead = true;
     close(r->ring.ring_fd);
     if (r->event_fd >= 0)
         close(r->event_fd);
@@ -119,9 +118,7 @@ static int wait_cqes(uzc_ring *r, uint32_t wait, int64_t timeout_ns) {
 
 static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
     uzc_ring *r = engine;
-    unsigned ready = r->dead ? 0 : io_uring_sq_ready(&r->ring);
-    if (r->dead)
-        return UZC_E_CLOSED;
+    unsigned ready = io_uring_sq_ready(&r->ring);
     int error = uzc_slots_begin_any(r->slots);
     if (error)
         return error;
@@ -152,10 +149,6 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     return error >= 0 || submitted || error == -ETIME || error == -EBUSY ? (int64_t)submitted : error;
 }
 
-static uzc_slots *ring_slots(void *engine) {
-    return ((uzc_ring *)engine)->slots;
-}
-
 static int ring_take_socket_error(void *engine, int fd) {
     int error = 0;
     (void)engine;
@@ -166,7 +159,6 @@ const uzc_calls *uzc_ring_calls(void) {
     static const uzc_calls calls = {.queue = ring_queue,
                                     .enter = ring_enter,
                                     .revoke = ring_revoke,
-                                    .slots = ring_slots,
                                     .take_socket_error = ring_take_socket_error,
                                     UZC_SLOT_CALLS};
     return &calls;
@@ -204,46 +196,40 @@ void uzc_ring_signal(uzc_ring *r) {
         (void)!write(r->event_fd, &count, sizeof count);
 }
 
-static int begin_register(uzc_ring *r) {
-    return !r || r->dead ? UZC_E_CLOSED : uzc_slots_begin(r->slots);
-}
-
-int uzc_ring_buffers(uzc_ring *r, uint32_t count) {
-    int error = begin_register(r);
+/* A raw system call: liburing's function for files raises RLIMIT_NOFILE to make the table fit. */
+static int register_resource(uzc_ring *r, unsigned opcode, void *arg, unsigned count) {
+    int error = !r ? UZC_E_CLOSED : uzc_slots_begin(r->slots);
     if (error)
         return error;
-    error = io_uring_register_buffers_sparse(&r->ring, count);
-    uzc_slots_end(r->slots);
-    return error;
-}
-
-int uzc_ring_set_buffer(uzc_ring *r, uint32_t index, uint64_t address, uint64_t length) {
-    int error = begin_register(r);
-    if (error)
-        return error;
-    struct iovec iov = {length ? (void *)address : NULL, length};
-    error = io_uring_register_buffers_update_tag(&r->ring, index, &iov, NULL, 1);
-    uzc_slots_end(r->slots);
-    return error < 0 ? error : 0;
-}
-
-int uzc_ring_files(uzc_ring *r, uint32_t count) {
-    int error = begin_register(r);
-    if (error)
-        return error;
-    /* a raw system call: liburing's function raises RLIMIT_NOFILE of the process to make the table fit */
-    struct io_uring_rsrc_register table = {.nr = count, .flags = IORING_RSRC_REGISTER_SPARSE};
-    if (syscall(__NR_io_uring_register, r->ring.ring_fd, IORING_REGISTER_FILES2, &table, sizeof table) < 0)
+    if (syscall(__NR_io_uring_register, r->ring.ring_fd, opcode, arg, count) < 0)
         error = -errno;
     uzc_slots_end(r->slots);
     return error;
 }
 
+static int register_table(uzc_ring *r, unsigned opcode, uint32_t count) {
+    struct io_uring_rsrc_register table = {.nr = count, .flags = IORING_RSRC_REGISTER_SPARSE};
+    return register_resource(r, opcode, &table, sizeof table);
+}
+
+int uzc_ring_buffers(uzc_ring *r, uint32_t count) {
+    return register_table(r, IORING_REGISTER_BUFFERS2, count);
+}
+
+int uzc_ring_files(uzc_ring *r, uint32_t count) {
+    return register_table(r, IORING_REGISTER_FILES2, count);
+}
+
+static int update_table(uzc_ring *r, unsigned opcode, uint32_t index, const void *entry) {
+    struct io_uring_rsrc_update2 update = {.offset = index, .data = (uint64_t)(uintptr_t)entry, .nr = 1};
+    return register_resource(r, opcode, &update, sizeof update);
+}
+
+int uzc_ring_set_buffer(uzc_ring *r, uint32_t index, uint64_t address, uint64_t length) {
+    struct iovec iov = {length ? (void *)address : NULL, length};
+    return update_table(r, IORING_REGISTER_BUFFERS_UPDATE, index, &iov);
+}
+
 int uzc_ring_set_file(uzc_ring *r, uint32_t index, int fd) {
-    int error = begin_register(r);
-    if (error)
-        return error;
-    error = io_uring_register_files_update(&r->ring, index, &fd, 1);
-    uzc_slots_end(r->slots);
-    return error < 0 ? error : 0;
+    return update_table(r, IORING_REGISTER_FILES_UPDATE2, index, &fd);
 }

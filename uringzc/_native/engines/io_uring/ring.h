@@ -1,11 +1,20 @@
 /* SPDX-License-Identifier: MIT
  *
- * The ring's structures, private to this folder: submission <- ring. */
+ * liburing, and the ring's structures, private to this folder: submission <- ring. */
 #pragma once
 
+#include <liburing.h>
+
 #include "engines/gso_cmsg.h"
-#include "engines/io_uring/compat.h"
 #include "slots/accounting.h"
+
+/* not in liburing 2.3 */
+#ifndef IORING_SEND_ZC_REPORT_USAGE
+#define IORING_SEND_ZC_REPORT_USAGE (1U << 3) /* Linux 6.2, liburing 2.4 */
+#endif
+#ifndef IORING_NOTIF_USAGE_ZC_COPIED
+#define IORING_NOTIF_USAGE_ZC_COPIED (1U << 31)
+#endif
 
 /* What an SQE points at. The kernel has copied it when it has taken the SQE. */
 struct message {
@@ -22,7 +31,6 @@ struct uzc_ring {
     bool report_usage, sendmsg_zc, fixed_message; /* of uzc_features */
     bool enabled;                                 /* its thread has submitted */
     bool registered;                              /* the ring's own descriptor, with the kernel */
-    bool dead;                                    /* abandoned in the child of a fork */
     int event_fd;                                 /* of fileno(), -1 until it is called */
 };
 

@@ -195,10 +195,6 @@ static int64_t msg_zerocopy_enter(void *engine, int submit, uint32_t wait, int64
     return error && !queued ? error : (int64_t)queued;
 }
 
-static uzc_slots *msg_zerocopy_slots(void *engine) {
-    return ((uzc_msg_zerocopy *)engine)->slots;
-}
-
 static int msg_zerocopy_take_socket_error(void *engine, int fd) {
     uzc_msg_zerocopy *e = engine;
     struct sock *s = fd < e->by_fd_size ? e->by_fd[fd] : NULL;
@@ -249,7 +245,6 @@ const uzc_calls *uzc_msg_zerocopy_calls(void) {
     static const uzc_calls calls = {.queue = msg_zerocopy_queue,
                                     .enter = msg_zerocopy_enter,
                                     .revoke = msg_zerocopy_revoke,
-                                    .slots = msg_zerocopy_slots,
                                     .take_socket_error = msg_zerocopy_take_socket_error,
                                     UZC_SLOT_CALLS};
     return &calls;
