@@ -2,8 +2,7 @@
 
 An engine accounts for its requests in ``Slots``, and has a per-request path, ``_send.Queue``, that calls the
 kernel interface through a table of C functions. ``contract.py`` lists what a subclass adds. The senders of an
-engine are in ``attached.py``, how it ends in ``closing.py``, and in ``lifetime.py`` what happens when it was
-not closed before its thread or the process ended, or forked.
+engine are in ``attached.py``, and how it ends in ``lifetime.py``.
 """
 
 import errno
@@ -18,7 +17,7 @@ from typing import Any
 from uringzc import address, memory
 from uringzc._send import Arena, Queue, TcpStream, UdpBatcher
 from uringzc._uring import ffi, lib
-from uringzc.engines import closing, lifetime
+from uringzc.engines import lifetime
 from uringzc.engines.attached import AttachedSenders, Sender, new_arena
 from uringzc.engines.contract import KernelInterface
 from uringzc.engines.tables import require_socket
@@ -219,34 +218,15 @@ class Engine(KernelInterface):
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
         if not self.closed:
-            closing.close(self, timeout)
-
-    def finish(self, timeout: float) -> None:
-        """The owner thread ends: as close(), and drains an engine that is parked already."""
-        if self.closed:
-            closing.drain_and_exit(self, timeout)
-        else:
-            closing.close(self, timeout)
+            lifetime.close(self, timeout)
 
     def finalize(self, holder: object) -> None:
         """`holder` was not closed, and is being finalized: parks what it still holds."""
         if not self.closed:
-            closing.finalize(self, holder)
-
-    def exit_if_idle(self) -> bool:
-        """Of a parked engine: ends it if nothing is in flight any more. Returns whether it has ended."""
-        return closing.exit_if_idle(self)
-
-    def send_by_syscall(self) -> None:
-        """The process ends, and the owner does not come back: senders send what waits, without the ring."""
-        self.senders.send_by_syscall()
-
-    def abandon(self) -> None:
-        """In the child of a fork: the engine is the parent's."""
-        closing.abandon(self)
+            lifetime.finalize(self, holder)
 
 
-def _claimed(reference: "weakref.ref[lifetime.Engine]", refuse: Refuser) -> None:
+def _claimed(reference: "weakref.ref[Engine]", refuse: Refuser) -> None:
     """The calling thread has become the owner of the engine."""
     refuse.claimed()
     lifetime.claimed(reference)
