@@ -50,7 +50,7 @@ from uringzc._uring import ffi, lib
 from uringzc.errors import Refuser, counted, refuse
 from uringzc.records import Batch as Batch
 from uringzc.records import Record as Record
-from uringzc.records import explained, renamed
+from uringzc.records import explained, renamed, snapshot
 
 MAX_SLOTS = 32768
 COMPLETIONS = {"none": 0, "failed": 1, "all": 2}
@@ -203,21 +203,7 @@ class Slots:
         c = self.counts()
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 & _U32
         oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
-        return Stats(
-            requests=c.requests,
-            nbytes=c.nbytes,
-            completions=c.completions,
-            failed=c.failed,
-            notifications=c.notifications,
-            nbytes_copied=c.copied,
-            in_flight=c.in_flight,
-            oldest=oldest,
-            stray=c.stray,
-            held=c.held,
-            open=c.open,
-            unread_completions=c.unread_completions,
-            unread_notifications=c.unread_notifications,
-        )
+        return snapshot(Stats, c, nbytes_copied=c.copied, oldest=oldest)
 
     def take_completions(self) -> Batch[Any]:
         """All unread completions, oldest first."""

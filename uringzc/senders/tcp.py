@@ -26,7 +26,7 @@ from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders.base import BaseSender, check_options
 from uringzc.senders.sockets import check_tcp
-from uringzc.senders.stats import TcpStats, stream_explain, stream_snapshot
+from uringzc.senders.stats import TcpStats, stream_explain, tcp_stats
 from uringzc.senders.tcp_slow_path import TcpSlowPath
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class TcpSender(BaseSender):
     @property
     def stats(self) -> TcpStats:
         """A snapshot of what it has done."""
-        return stream_snapshot(self._native, self._sock, self._slow_path.copying)
+        return tcp_stats(self._native, self._sock, self._slow_path.copying)
 
     def explain(self) -> str:
         """What is being done, and why, in a sentence."""

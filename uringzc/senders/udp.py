@@ -33,7 +33,7 @@ from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
 from uringzc.senders.base import BaseSender, check_options
 from uringzc.senders.integers import Integers
-from uringzc.senders.stats import UdpStats, explain, snapshot
+from uringzc.senders.stats import UdpStats, explain, udp_stats
 from uringzc.senders.udp_close import flush_until
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
@@ -302,7 +302,7 @@ class UdpSender(BaseSender):
     @property
     def stats(self) -> UdpStats:
         """A snapshot of what it has done."""
-        return snapshot(self._native, self._slow_path)
+        return udp_stats(self._native, self._slow_path)
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""
