@@ -4,10 +4,12 @@ import errno
 import time
 import weakref
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from uringzc._send import Arena, TcpStream, UdpBatcher
-from uringzc.engines.contract import KernelInterface
+
+if TYPE_CHECKING:
+    from uringzc.engines.base import Engine
 
 #: bytes of the smallest arena
 MIN_ARENA = 256 << 10
@@ -92,7 +94,7 @@ class AttachedSenders:
         return others
 
 
-def new_arena(engine: KernelInterface, size: int) -> Arena:
+def new_arena(engine: "Engine", size: int) -> Arena:
     """Registered memory, halved while it can not be locked; not registered where MIN_ARENA can not be."""
     while True:
         try:

@@ -20,13 +20,13 @@ from uringzc._uring import ffi, lib
 from uringzc.engines import lifetime
 from uringzc.engines.attached import AttachedSenders, Sender, new_arena
 from uringzc.engines.contract import KernelInterface
-from uringzc.engines.tables import require_socket
+from uringzc.engines.tables import Sockets, new_region, require_socket
 from uringzc.errors import E_CLOSED, Refuser, in_flight
 from uringzc.kernel import error_queue
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.kernel.reasons import Reason
 from uringzc.memory import Region
-from uringzc.notif import Slots
+from uringzc.notif import RAW, Slots
 
 MAX_INFLIGHT = 1 << 20
 _BATCH = 32
@@ -45,28 +45,24 @@ class Engine(KernelInterface):
         self.slots = Slots(max_inflight, completions, self.refuse)
         self.debug = debug
         self.senders = AttachedSenders()
+        self.sockets = Sockets(raw=completions == RAW)
+        #: (first, parts) of closed regions that were registered: any thread adds, ``_clear_retired`` takes
+        self.retired: deque[tuple[int, int]] = deque()
         self._submitted = 0  # at the last newly_submitted()
 
-    def _start(
-        self,
-        calls: Any,
-        describe_socket: Callable[[socket], tuple[int, int, int, int, bool]],
-        retired: deque[tuple[int, int]],
-    ) -> None:
-        """The last step of making an engine. `calls`: its ``uzc_calls``. `describe_socket`:
-        ``tables.Sockets.describe_socket``. `retired`: registrations of closed regions; ``_clear_retired``.
-        """
+    def _start(self, calls: Any) -> None:
+        """The last step of making an engine. `calls`: its ``uzc_calls``."""
         self.closed = False
         self.slots.posted = partial(_after_posting, weakref.ref(self))
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._native)),
             int(ffi.cast("uintptr_t", calls)),
-            describe_socket,
+            self.sockets.describe_socket,
             memory.pin_checked if self.debug else memory.pin,
             address.pack,
             self.refuse,
             Region,
-            retired,
+            self.retired,
             partial(_claimed, weakref.ref(self), self.refuse),
             memory.verify if self.debug else None,
         )
@@ -84,6 +80,10 @@ class Engine(KernelInterface):
     def exists(self) -> bool:
         """Whether the native part has not ended: an engine that was closed may be parked."""
         return bool(self._out[0])
+
+    def unregistered(self, size: int) -> Region:
+        """Memory to send from that is not pinned: for senders, where locked memory is short."""
+        return new_region(size, self.retired)
 
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""

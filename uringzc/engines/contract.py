@@ -33,10 +33,6 @@ class KernelInterface(ABC):
         """Memory to send from, pinned once where the interface can. See Scheduler.register."""
 
     @abstractmethod
-    def unregistered(self, size: int) -> Region:
-        """Memory to send from that is not pinned: for senders, where locked memory is short."""
-
-    @abstractmethod
     def register_socket(self, sock: socket) -> None:
         """See Scheduler.register_socket."""
 

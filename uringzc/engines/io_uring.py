@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from uringzc._uring import ffi, lib
 from uringzc.engines.base import Engine, batch_of, in_range
-from uringzc.engines.tables import Buffers, Sockets
+from uringzc.engines.tables import Buffers
 from uringzc.errors import check
 from uringzc.kernel.features import features
 from uringzc.kernel.reasons import Reason, no_ring, refusal
 from uringzc.memory import Region
-from uringzc.notif import NOTIFICATION_UNKNOWN, RAW
+from uringzc.notif import NOTIFICATION_UNKNOWN
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -65,9 +65,8 @@ class RingEngine(Engine):
         self._create(entries, cq_entries)
         self.offered = offered
         lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
-        self.sockets = Sockets(raw=completions == RAW)
-        self._buffers = Buffers(self._out)
-        self._start(lib.uzc_ring_calls(), self.sockets.describe_socket, self._buffers.retired)
+        self._buffers = Buffers(self._out, self.retired)
+        self._start(lib.uzc_ring_calls())
 
     def _create(self, entries: int, cq_entries: int) -> None:
         code = -errno.EINVAL
@@ -83,10 +82,6 @@ class RingEngine(Engine):
         """See Scheduler.register."""
         self.check()
         return self._buffers.register(size_or_buffer)
-
-    def unregistered(self, size: int) -> Region:
-        """As register(size), for memory that the kernel does not lock."""
-        return self._buffers.unregistered(size)
 
     def register_socket(self, sock: socket.socket) -> None:
         """See Scheduler.register_socket."""
@@ -115,11 +110,10 @@ class RingEngine(Engine):
         lib.uzc_ring_signal(self._native)
 
     def _clear_retired(self) -> None:
-        if self._buffers.retired:
+        if self.retired:
             self._buffers.clear_retired()
 
     def _exit(self) -> None:
-        self.sockets.registered.clear()
         lib.uzc_ring_exit(self._out)
 
     def _abandon(self) -> None:

@@ -124,6 +124,7 @@ def exit_if_idle(engine: "Engine") -> bool:
             engine.queue.raise_modified()
         if idle:
             engine.queue.detach()
+            engine.sockets.registered.clear()
             engine._exit()
             engine.senders.clear()
     if not engine.exists:

@@ -41,27 +41,26 @@ def require_socket(sock: object) -> None:
         raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
 
 
+def new_region(size_or_buffer: "int | Buffer", retired: deque[tuple[int, int]]) -> Region:
+    """A region that is not registered (yet). `retired`: see Engine."""
+    view = memory.region_memory(size_or_buffer)
+    return Region(Memory(view, memory.address_of(view), view.nbytes, retired), view)
+
+
 class Buffers:
     """A sparse table: a region fills entries, and they are emptied when its last use has ended."""
 
-    def __init__(self, ring: Any) -> None:
-        self.retired: deque[tuple[int, int]] = deque()  # (first, parts), added by a Memory's end, any thread
+    def __init__(self, ring: Any, retired: deque[tuple[int, int]]) -> None:
+        self.retired = retired
         self._ring = ring
         self._used = bytearray()  # a byte for each entry; empty: no table is registered
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
-        own = isinstance(size_or_buffer, int)
-        view = memory.region_memory(size_or_buffer)
-        where = memory.address_of(view)
-        held = Memory(view, where, view.nbytes, self.retired)
-        self._pin(held, own)
-        return Region(held, view)
-
-    def unregistered(self, size: int) -> Region:
-        """As register(size), for memory that the kernel does not lock."""
-        view = memory.region_memory(size)
-        return Region(Memory(view, memory.address_of(view), view.nbytes, self.retired), view)
+        region = new_region(size_or_buffer, self.retired)
+        assert region._memory is not None
+        self._pin(region._memory, isinstance(size_or_buffer, int))
+        return region
 
     def _pin(self, held: Memory, own: bool) -> None:
         limit, stride = lib.UZC_BUFFER_MAX, lib.UZC_BUFFER_STRIDE
