@@ -78,8 +78,8 @@ def _connect(sock: socket.socket, remote: Address) -> None:
         raise OSError(errno.EACCES, text) from error
 
 
-def check_udp(sock: socket.socket) -> None:
-    """An existing socket that can be sent through. TypeError, ValueError, or OSError EBADF."""
+def check_udp(sock: socket.socket) -> socket.socket:
+    """Returns an existing socket if it can be sent through. TypeError, ValueError, or OSError EBADF."""
     if not isinstance(sock, socket.socket):
         raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
     if sock.fileno() < 0:
@@ -89,6 +89,7 @@ def check_udp(sock: socket.socket) -> None:
     with suppress(OSError):  # a kernel without the option
         if sock.getsockopt(socket.IPPROTO_UDP, UDP_SEGMENT):
             raise ValueError("the socket has UDP_SEGMENT set, which would cut up datagrams: set it to 0")
+    return sock
 
 
 def room_for(arena: int, max_inflight: int) -> int:
