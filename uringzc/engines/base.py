@@ -128,7 +128,7 @@ class Engine(KernelInterface):
             self.senders.arena = new_arena(self, size)
         return self.senders.arena
 
-    def reclaim_arena(self, batcher: UdpBatcher, wait: bool) -> bool:
+    def reclaim_arena(self, batcher: UdpBatcher) -> bool:
         """Has the other UDP senders release what they can of the arena; whether any of it is free."""
         others = self.senders.release_blocks(batcher)
         arena = self.senders.arena
@@ -138,7 +138,7 @@ class Engine(KernelInterface):
         def held() -> int:
             return int(not arena.free and any(other.in_flight for other in others))
 
-        self.wait_for(held, None if wait else 0.0, None)
+        self.wait_for(held, None if batcher.blocking else 0.0, None)
         return arena.free > 0
 
     # -- submitting and waiting

@@ -87,14 +87,14 @@ class RingEngine(Engine):
         """See Scheduler.register_socket."""
         self.check()
         self.submit()  # what is queued uses the descriptor
-        self.sockets.register(self._native, sock)
+        self.sockets.register(sock, self._native)
         self.queue.clear_socket_cache()
 
     def unregister_socket(self, sock: socket.socket) -> None:
         """See Scheduler.unregister_socket."""
         self.check()
         self.submit()
-        self.sockets.unregister(self._native, sock)
+        self.sockets.unregister(sock, self._native)
         self.queue.clear_socket_cache()
 
     @property

@@ -142,10 +142,12 @@ class Sockets:
         index = self.registered.get(sock, -1)
         return fd, index, family, MAX_PAYLOAD[family] if datagram else 0, able
 
-    def register(self, ring: Any, sock: socket.socket) -> None:
-        """See Scheduler.register_socket."""
-        fd = self._check_new(sock)
-        if self._free is None:
+    def register(self, sock: socket.socket, ring: Any = None) -> None:
+        """See Scheduler.register_socket. Without a `ring` the socket is only remembered."""
+        fd = self.describe_socket(sock)[0]
+        if sock in self.registered:
+            raise OSError(errno.EBUSY, "the socket is registered already")
+        if ring is not None and self._free is None:
             self._free = self._make_table(ring)
         if not self._entries:
             self.registered[sock] = -1
@@ -166,26 +168,11 @@ class Sockets:
         self._entries = 0 if code else entries
         return list(range(self._entries - 1, -1, -1))
 
-    def unregister(self, ring: Any, sock: socket.socket) -> None:
+    def unregister(self, sock: socket.socket, ring: Any = None) -> None:
         """See Scheduler.unregister_socket."""
-        index = self.forget(sock)
+        if sock not in self.registered:
+            raise OSError(errno.ENXIO, "the socket is not registered")
+        index = self.registered.pop(sock)
         if index >= 0 and self._free is not None:
             check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
             self._free.append(index)
-
-    def _check_new(self, sock: socket.socket) -> int:
-        fd = self.describe_socket(sock)[0]
-        if sock in self.registered:
-            raise OSError(errno.EBUSY, "the socket is registered already")
-        return fd
-
-    def remember(self, sock: socket.socket) -> None:
-        """As register(), without a table of files."""
-        self._check_new(sock)
-        self.registered[sock] = -1
-
-    def forget(self, sock: socket.socket) -> int:
-        """Returns the fixed file that it had, or -1."""
-        if sock not in self.registered:
-            raise OSError(errno.ENXIO, "the socket is not registered")
-        return self.registered.pop(sock)

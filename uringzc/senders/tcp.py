@@ -213,11 +213,11 @@ class TcpSender(BaseSender):
     @property
     def stats(self) -> TcpStats:
         """A snapshot of what it has done."""
-        return tcp_stats(self._native, self._sock, self._slow_path.copying)
+        return tcp_stats(self._native, self._sock, self._slow_path.policy.copying)
 
     def explain(self) -> str:
         """What is being done, and why, in a sentence."""
-        name, copying = self._engine.name, self._slow_path.copying
+        name, copying = self._engine.name, self._slow_path.policy.copying
         text = stream_explain(name, self._native, self._why_copied, self._mode, copying, MIN_ZERO_COPY)
         why = self._engine.why_copied(self._sock)
         return f"{text} Now those are copied too, because {why}." if why else text

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from uringzc import memory
 from uringzc.errors import SendError, stream_error
 from uringzc.notif import Notification
-from uringzc.senders.policy import Decision, Policy
+from uringzc.senders.policy import Policy
 
 if TYPE_CHECKING:
     from uringzc.engines.base import Engine
@@ -33,16 +33,13 @@ class TcpSlowPath:
         self.mode = mode
         self.epoll: select.epoll | None = None
         self._sock = sock
-        self._engine = engine
         self.refuse = partial(engine.refuse, what="TcpSender")
+        self.claim = engine.claim
         self._on_error = on_error
         self._notify = notify
-        self._policy = Policy(mode)
+        self.policy = Policy(mode)
+        self.start, self.observe = self.policy.start, self.policy.observe
         self._notifications: list[Notification] = []
-
-    def claim(self) -> None:
-        """Called by the first call: this thread owns the engine from now on."""
-        self._engine.claim()
 
     def blocked(self) -> None:
         """The socket is full: the sender's fileno() becomes readable when it is writable again."""
@@ -60,21 +57,6 @@ class TcpSlowPath:
         if view.nbytes:
             view = memory.export(view)
         return view, memory.address_of(view), view.nbytes, view.readonly and isinstance(view.obj, bytes)
-
-    # -- the policy
-
-    def start(self) -> Decision:
-        """The policy's first decision."""
-        return self._policy.start()
-
-    def observe(self, settled: int, copied: int) -> Decision:
-        """The policy's next decision: see there."""
-        return self._policy.observe(settled, copied)
-
-    @property
-    def copying(self) -> bool:
-        """Whether everything is copied."""
-        return self._policy.copying
 
     # -- reports
 

@@ -75,6 +75,10 @@ class UdpSlowPath:
         self.family = int(sock.family)
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
+        self.claim = engine.claim
+        self.reclaim_arena = engine.reclaim_arena
+        self.start_timer = timer.start
+        self.pack = partial(address.pack, self.family)
         self._own_socket = own_socket
         self.mode = mode
         self._on_error = on_error
@@ -87,26 +91,7 @@ class UdpSlowPath:
         self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
 
-    # -- the engine and the timer
-
-    def claim(self) -> None:
-        """The first call: this thread is the owner from now on."""
-        self._engine.claim()
-
-    @staticmethod
-    def start_timer() -> bool:
-        """Whether there is a timer to keep max_delay."""
-        return timer.start()
-
-    def reclaim_arena(self, batcher: "UdpBatcher") -> bool:
-        """The arena is full, and not of this sender's data: whether other senders released some of it."""
-        return self._engine.reclaim_arena(batcher, batcher.blocking)
-
     # -- destinations
-
-    def pack(self, to: Any) -> bytes:
-        """An address as a sockaddr."""
-        return address.pack(self.family, to)
 
     def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int]:
         """The policy's first decision for it, and the largest datagram of a train."""
