@@ -34,7 +34,7 @@ class TcpSlowPath:
         self.epoll: select.epoll | None = None
         self._sock = sock
         self.refuse = partial(engine.refuse, what="TcpSender")
-        self.claim = engine.claim
+        self.claim = engine.claim  # the first call: this thread is the owner from now on
         self._on_error = on_error
         self._notify = notify
         self.policy = Policy(mode)

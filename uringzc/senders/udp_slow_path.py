@@ -75,8 +75,8 @@ class UdpSlowPath:
         self.family = int(sock.family)
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
-        self.claim = engine.claim
-        self.reclaim_arena = engine.reclaim_arena
+        self.claim = engine.claim  # the first call: this thread is the owner from now on
+        self.reclaim_arena = engine.reclaim_arena  # where it is full, and not of this sender's data
         self.start_timer = timer.start
         self.pack = partial(address.pack, self.family)
         self._own_socket = own_socket
