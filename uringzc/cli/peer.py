@@ -36,7 +36,6 @@ class Peer:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        assert self._process.stdin
         assert self._process.stdout
         self._pipe = self._process.stdout.fileno()
         self.taken = 0
@@ -98,15 +97,11 @@ class Peer:
         """Ends the process, by closing its standard input."""
         if sock := getattr(self, "sock", None):
             sock.close()
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
         try:
-            self._process.wait(2)
+            self._process.communicate(timeout=2)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            self._process.communicate()
 
     def __enter__(self) -> "Peer":
         return self

@@ -29,7 +29,7 @@ class AttachedSenders:
         self.arena: Arena | None = None  #: of all UDP senders of the engine
         self._senders: weakref.WeakSet[Sender] = weakref.WeakSet()
         self._parts: list[UdpBatcher | TcpStream] = []  # the listeners of the engine's internal slots
-        self.to_detach: list[UdpBatcher | TcpStream] = []  #: closed or dropped, and still attached
+        self.to_detach: list[UdpBatcher | TcpStream] = []  #: closed, or dropped in any thread
 
     def add(self, sender: Sender, part: UdpBatcher | TcpStream) -> None:
         """A new sender, and its compiled part."""
@@ -43,10 +43,6 @@ class AttachedSenders:
                 self._parts.remove(part)
         else:
             self.to_detach.append(part)
-
-    def detach_later(self, part: UdpBatcher | TcpStream) -> None:
-        """The sender was dropped without close(), in any thread: the owner's next call detaches it."""
-        self.to_detach.append(part)
 
     def detach_closed(self) -> None:
         """Detaches those of `to_detach` that have no requests in flight any more."""

@@ -220,11 +220,6 @@ class Engine(KernelInterface):
         if not self.closed:
             lifetime.close(self, timeout)
 
-    def finalize(self, holder: object) -> None:
-        """`holder` was not closed, and is being finalized: parks what it still holds."""
-        if not self.closed:
-            lifetime.finalize(self, holder)
-
 
 def _claimed(reference: "weakref.ref[Engine]", refuse: Refuser) -> None:
     """The calling thread has become the owner of the engine."""

@@ -3,6 +3,7 @@
 import socket
 from typing import TYPE_CHECKING, TypeVar
 
+from uringzc.engines import lifetime
 from uringzc.engines.base import Engine
 from uringzc.memory import Region
 from uringzc.notif import Stats
@@ -79,4 +80,4 @@ class Facade:
     def __del__(self) -> None:
         engine: Engine | None = getattr(self, "_engine", None)
         if engine is not None:
-            engine.finalize(self)
+            lifetime.finalize(engine, self)

@@ -138,13 +138,15 @@ def finalize(engine: "Engine", holder: object) -> None:
     The engine is parked, and its owner's next call ends it. One that nobody owns or shares, and that has
     nothing in flight, ends here.
     """
+    if engine.closed:
+        return
     park(engine)
     engine.closed = True
     lib.uzc_slots_set_closed(engine.slots.pointer)
     used = lib.uzc_slots_has_owner(engine.slots.pointer) or engine.slots.counts().in_flight
     if not used and engine.senders.none_but(holder):
         exit_if_idle(engine)
-    warnings.warn(f"{type(holder).__name__} was not closed", ResourceWarning, source=holder, stacklevel=4)
+    warnings.warn(f"{type(holder).__name__} was not closed", ResourceWarning, source=holder, stacklevel=3)
 
 
 def abandon(engine: "Engine") -> None:

@@ -91,38 +91,29 @@ class TcpSender(BaseSender):
         self._poll: select.epoll | None = None
         try:
             self._take_engine(scheduler, engine, MAX_INFLIGHT, debug, _BATCH)
-            self._build(on_error, notify)
+            if self._engine.name == "copy":
+                self._why_copied = self._why_copied or "the engine has none"
+            self._slow_path = TcpSlowPath(sock, zero_copy, self._engine, on_error, notify)
+            self._native = TcpStream(
+                queue=self._engine.queue,
+                sock=sock,
+                slow_path=self._slow_path,
+                blocking=blocking,
+                always=zero_copy == "always",
+                notify=notify is not None,
+                copy_only=bool(self._why_copied),
+                min_zero_copy=MIN_ZERO_COPY,
+            )
+            self._engine.attach(self, self._native)
+            if not blocking:
+                self._poll = self._slow_path.epoll = select.epoll()
+                self._poll.register(self._engine.fileno(), select.EPOLLIN)
+                self._poll.register(sock, select.EPOLLOUT | select.EPOLLONESHOT)
         except BaseException:
             self._abort()
             raise
         self._delegate(self._native)
         self.closed = False
-
-    def _build(
-        self,
-        on_error: Callable[[SendError], object] | None,
-        notify: Callable[[Notification], object] | None,
-    ) -> None:
-        engine = self._engine
-        if engine.name == "copy":
-            self._why_copied = self._why_copied or "the engine has none"
-        self._slow_path = TcpSlowPath(self._sock, self._mode, engine, on_error, notify)
-        self._native = TcpStream(
-            queue=engine.queue,
-            sock=self._sock,
-            slow_path=self._slow_path,
-            blocking=self._blocking,
-            always=self._mode == "always",
-            notify=notify is not None,
-            copy_only=bool(self._why_copied),
-            min_zero_copy=MIN_ZERO_COPY,
-        )
-        engine.attach(self, self._native)
-        if not self._blocking:
-            self._poll = select.epoll()
-            self._poll.register(engine.fileno(), select.EPOLLIN)
-            self._poll.register(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
-            self._slow_path.epoll = self._poll
 
     def _release(self) -> None:
         if self._poll is not None:
