@@ -11,6 +11,7 @@ mapped with MADV_NOHUGEPAGE; a caller's memory that lies on huge pages is sent u
 
 import mmap
 import operator
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from uringzc._send import Memory
 
+#: in /proc/self/smaps: first and last address, permissions, fields; and one of the fields
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+).*\n((?:\w+:.*\n)*)", re.MULTILINE)
+_FIELD = re.compile(r"^(\w+): *(.*)$", re.MULTILINE)
 _PART = 256 << 10  # bytes of one step of a checksum
 #: of a request's memory: the object to hold, address, bytes, registration (or None), iovecs (0: no vector)
 Pinned = tuple[Any, int, int, "Memory | None", int]
@@ -219,17 +223,8 @@ def _mappings(address: int, length: int) -> Iterator[tuple[str, dict[str, str]]]
 
     OSError where that can not be read: /proc is not mounted.
     """
-    permissions, fields, inside = "", dict[str, str](), False
     with open("/proc/self/smaps") as file:
-        for line in file:
-            head, _, rest = line.partition(" ")
-            if not head.endswith(":"):
-                if inside:
-                    yield permissions, fields
-                start, _, end = head.partition("-")
-                permissions, fields = rest[:4], {}
-                inside = int(start, 16) < address + length and address < int(end, 16)
-            elif inside:
-                fields[head[:-1]] = rest.strip()
-    if inside:
-        yield permissions, fields
+        for mapping in _MAPPING.finditer(file.read()):
+            start, end, permissions, fields = mapping.groups()
+            if int(start, 16) < address + length and address < int(end, 16):
+                yield permissions, dict(_FIELD.findall(fields))

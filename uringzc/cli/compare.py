@@ -4,13 +4,14 @@ import itertools
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from typing import BinaryIO
 
 from uringzc import testing
 from uringzc.cli.receiver import Plan
 from uringzc.cli.sources import Mapped, Windows
 from uringzc.cli.transfer import Result, Transfer, open_scheduler
+from uringzc.senders.sockets import set_sndbuf
 
 #: where the datagrams are, and how they are sent
 Kind = tuple[str, str]
@@ -18,7 +19,6 @@ KINDS: tuple[Kind, ...] = tuple(itertools.product(("windows", "mapped"), ("copyi
 #: bytes of one run, at least: it takes some hundredths of a second
 _ENOUGH = 500_000_000
 ROUNDS = 7
-_SO_SNDBUFFORCE = 32
 
 
 class NoSinkError(Exception):
@@ -47,8 +47,7 @@ def compare(file: BinaryIO, plan: Plan, tags: Sequence[int], ipv6: bool) -> dict
 def _run(file: BinaryIO, plan: Plan, tags: Sequence[int], sock: socket.socket, kind: Kind) -> Result:
     """One transfer, with a scheduler of its own, and a socket buffer for all windows."""
     memory, how = kind
-    with suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 64 << 20)
+    set_sndbuf(sock, 64 << 20)
     with open_scheduler(plan, tags) as scheduler:
         source = Mapped(file, plan) if memory == "mapped" else Windows(scheduler, file, plan)
         transfer = Transfer(scheduler, sock, source, plan, tags)

@@ -77,6 +77,12 @@ def check_udp(sock: socket.socket) -> socket.socket:
     return sock
 
 
+def path_mtu(sock: socket.socket) -> int:
+    """Of a connected socket, as far as it is known. OSError for another."""
+    six = sock.family == socket.AF_INET6
+    return sock.getsockopt(*(socket.IPPROTO_IPV6, 24) if six else (socket.IPPROTO_IP, 14))  # IPV6_MTU, IP_MTU
+
+
 def room_for(arena: int, max_inflight: int) -> int:
     """SO_SNDBUF for a full arena, or for `max_inflight` small requests, which are charged by the page."""
     return max(2 * arena, min(max_inflight * 5120, 16 << 20))

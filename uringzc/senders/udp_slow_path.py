@@ -21,7 +21,7 @@ from uringzc.errors import ClosedError, SendError, counted
 from uringzc.notif import Notification
 from uringzc.senders import timer
 from uringzc.senders.policy import Policy
-from uringzc.senders.sockets import RECVERR
+from uringzc.senders.sockets import RECVERR, path_mtu
 
 if TYPE_CHECKING:
     from uringzc._send import UdpBatcher
@@ -104,9 +104,7 @@ class UdpSlowPath:
     def _mtu(self) -> int:
         """The path MTU of a connected socket, 0 for another."""
         try:
-            if self.family == socket.AF_INET6:
-                return self.sock.getsockopt(socket.IPPROTO_IPV6, 24)  # IPV6_MTU
-            return self.sock.getsockopt(socket.IPPROTO_IP, 14)  # IP_MTU
+            return path_mtu(self.sock)
         except OSError:
             return 0
 
