@@ -83,14 +83,6 @@ class Region:
         return f"<Region of {self._length} bytes, {state}>"
 
 
-def allocate(size: int) -> memoryview:
-    """`size` bytes of zeros, page aligned, never on huge pages."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without huge pages refuses the advice
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return memoryview(memory)
-
-
 def export(buffer: "Buffer") -> memoryview:
     """The caller's buffer as bytes. TypeError for what has no buffer, BufferError if it is not contiguous."""
     view = memoryview(buffer)
@@ -108,7 +100,10 @@ def region_memory(size_or_buffer: "int | Buffer") -> memoryview:
     if isinstance(size_or_buffer, int):
         if not 0 < size_or_buffer <= 1 << 46:
             raise ValueError(f"a region has at least a byte, and fits memory: not {size_or_buffer}")
-        return allocate(size_or_buffer)
+        pages = mmap.mmap(-1, size_or_buffer, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without huge pages refuses the advice
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+        return memoryview(pages)
     view = export(size_or_buffer)
     if not view.nbytes:
         raise ValueError("a region has at least a byte")

@@ -85,7 +85,8 @@ class Notification(NamedTuple):
     failed: Annotated[int, "requests that ended with an error"]
 
 
-def _notification(fields: tuple[int, ...]) -> Notification:
+def notification(fields: tuple[int, ...]) -> Notification:
+    """A Notification as C has it: -1 copied requests stand for None."""
     tag, sequence, slot, requests, nbytes, copied, failed = fields
     return Notification(tag, sequence, slot, requests, nbytes, None if copied < 0 else copied, failed)
 
@@ -97,8 +98,8 @@ _NOTIFICATION_FIELDS = [
 COMPLETION_FIELDS = [("user_data", "u8"), ("result", "i4"), ("flags", "u4")]
 COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Completion(fields[0], fields[1]))
 NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
-#: where the kernel can not say what it copied, -1 stands for None
-NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, _notification)
+#: where the kernel can not say what it copied
+NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, notification)
 
 
 @dataclass(frozen=True)

@@ -85,6 +85,17 @@ class Engine(KernelInterface):
         """Memory to send from that is not pinned: for senders, where locked memory is short."""
         return new_region(size, self.retired)
 
+    def register_socket(self, sock: socket) -> None:
+        """See Scheduler.register_socket. Without a table of files the socket is only remembered."""
+        self.check()
+        self.sockets.register(sock)
+
+    def unregister_socket(self, sock: socket) -> None:
+        """See Scheduler.unregister_socket."""
+        self.check()
+        self.submit()
+        self.sockets.unregister(sock)
+
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""
         require_socket(sock)

@@ -73,17 +73,6 @@ class MsgZerocopyEngine(Engine):
         self.check()
         return new_region(size_or_buffer, self.retired)
 
-    def register_socket(self, sock: socket.socket) -> None:
-        """Only remembers the socket: there is no table of files."""
-        self.check()
-        self.sockets.register(sock)
-
-    def unregister_socket(self, sock: socket.socket) -> None:
-        """Forgets the socket."""
-        self.check()
-        self.submit()
-        self.sockets.unregister(sock)
-
     def own_socket(self, sock: socket.socket) -> None:
         """A sender has opened the socket: its counter stands at 0, and is not probed."""
         if self.exists:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc import memory
 from uringzc.errors import SendError, stream_error
-from uringzc.notif import Notification
+from uringzc.notif import Notification, notification
 from uringzc.senders.policy import Policy
 
 if TYPE_CHECKING:
@@ -69,8 +69,7 @@ class TcpSlowPath:
 
     def posted(self, sequence: int, requests: int, nbytes: int, copied: int, failed: int) -> None:
         """A notifier of the stream has posted its notification."""
-        known = None if copied < 0 else copied
-        self._notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
+        self._notifications.append(notification((0, sequence, 0, requests, nbytes, copied, failed)))
 
     def report(self) -> None:
         """Calls the program's callback, at the end of a call, which raises what the callback raises."""

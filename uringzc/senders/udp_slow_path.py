@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from uringzc import address
 from uringzc.errors import ClosedError, SendError, counted
-from uringzc.notif import Notification
+from uringzc.notif import Notification, notification
 from uringzc.senders import timer
 from uringzc.senders.policy import Policy
 from uringzc.senders.sockets import RECVERR, path_mtu
@@ -258,8 +258,7 @@ class UdpSlowPath:
     def posted(self, sequence: int, requests: int, nbytes: int, copied: int, failed: int) -> None:
         """A notifier of the sender has posted."""
         if self._notify:
-            known = None if copied < 0 else copied
-            self.notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
+            self.notifications.append(notification((0, sequence, 0, requests, nbytes, copied, failed)))
 
     def log_failure(self, error: BaseException | None) -> None:
         """Why the timer, or dropping the sender, could not send. The program's next call raises the same."""
