@@ -62,21 +62,18 @@ class RingEngine(Engine):
             entries = batch_of(max_inflight)
         if cq_entries is None:
             cq_entries = min(2 * max(max_inflight, entries), _MAX_CQ_ENTRIES)
-        self._create(entries, cq_entries)
-        self.offered = offered
-        lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
-        self._buffers = Buffers(self._out, self.retired)
-        self._start(lib.uzc_ring_calls())
-
-    def _create(self, entries: int, cq_entries: int) -> None:
+        cq_entries = max(cq_entries, entries)
         code = -errno.EINVAL
         for self.setup in SETUP:
-            cq_entries = max(cq_entries, entries)
             code = lib.uzc_ring_new(self._out, entries, cq_entries, self.setup, self.slots.pointer)
             if code != -errno.EINVAL:
                 break
         if code < 0:
             raise no_ring(-code, f"no memory for a ring of {cq_entries} completions")
+        self.offered = offered
+        lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
+        self._buffers = Buffers(self._out, self.retired)
+        self._start(lib.uzc_ring_calls())
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""

@@ -35,9 +35,9 @@ from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
 from uringzc.senders.base import BaseSender, check_options
-from uringzc.senders.integers import Integers
 from uringzc.senders.sockets import check_udp, open_udp
 from uringzc.senders.stats import UdpStats, explain, udp_stats
+from uringzc.senders.udp_bulk import Integers
 from uringzc.senders.udp_close import flush_until
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
