@@ -133,9 +133,9 @@ def exit_if_idle(engine: "Engine") -> bool:
 
 
 def finalize(engine: "Engine", holder: object) -> None:
-    """`holder` (a Scheduler, Ring or sender) is being finalized, in any thread, and was not closed.
+    """`holder` (a Scheduler, Ring or sender) is being finalized, in any thread; it should have been closed.
 
-    The engine is parked, and its owner's next call ends it. One that nobody owns or shares, and that has
+    An open engine is parked, and its owner's next call ends it. One that nobody owns or shares, and that has
     nothing in flight, ends here.
     """
     if engine.closed:
