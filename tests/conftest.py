@@ -17,6 +17,7 @@ from traffic import one_processor
 from uringzc import testing
 from uringzc._uring import ffi, lib
 from uringzc.engines import lifetime
+from uringzc.engines.base import Engine
 from uringzc.notif import Slots
 from uringzc.senders import timer
 
@@ -74,9 +75,8 @@ def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
     made: list[Slots] = []  # slots outlive their engine, and do not keep it
     track = lifetime.track
 
-    def track_here(engine: lifetime.Engine) -> None:
-        slots: Slots = engine.slots  # type: ignore[attr-defined]
-        made.append(slots)
+    def track_here(engine: Engine) -> None:
+        made.append(engine.slots)
         track(engine)
 
     monkeypatch.setattr(lifetime, "track", track_here)

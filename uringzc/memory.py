@@ -10,6 +10,7 @@ mapped with MADV_NOHUGEPAGE; a caller's memory that lies on huge pages is sent u
 """
 
 import mmap
+import re
 import sys
 import zlib
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
     from uringzc._send import Memory
 
+#: in /proc/self/smaps: first and last address, permissions, fields; and one of the fields
+_MAPPING = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) (\S+).*\n((?:\w+:.*\n)*)", re.MULTILINE)
+_FIELD = re.compile(r"^(\w+): *(.*)$", re.MULTILINE)
 _PART = 256 << 10  # bytes of one step of a checksum
 #: of a request's memory: the object to hold, address, bytes, registration (or None), iovecs (0: no vector)
 Pinned = tuple[Any, int, int, "Memory | None", int]
@@ -78,14 +82,6 @@ class Region:
         return f"<Region of {self._length} bytes, {state}>"
 
 
-def allocate(size: int) -> memoryview:
-    """`size` bytes of zeros, page aligned, never on huge pages."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel without huge pages refuses the advice
-        memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return memoryview(memory)
-
-
 def export(buffer: "Buffer") -> memoryview:
     """The caller's buffer as bytes. TypeError for what has no buffer, BufferError if it is not contiguous."""
     view = memoryview(buffer)
@@ -103,7 +99,10 @@ def region_memory(size_or_buffer: "int | Buffer") -> memoryview:
     if isinstance(size_or_buffer, int):
         if not 0 < size_or_buffer <= 1 << 46:
             raise ValueError(f"a region has at least a byte, and fits memory: not {size_or_buffer}")
-        return allocate(size_or_buffer)
+        pages = mmap.mmap(-1, size_or_buffer, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        with suppress(OSError):  # a kernel without huge pages refuses the advice
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+        return memoryview(pages)
     view = export(size_or_buffer)
     if not view.nbytes:
         raise ValueError("a region has at least a byte")
@@ -165,20 +164,17 @@ class Checked:
             frame = frame.f_back
         self.place = f"{frame.f_code.co_filename}:{frame.f_lineno}" if frame else "?"
 
-    def verify(self) -> None:
-        """BufferModifiedError if the bytes are not what they were."""
-        now = checksum(self.view)
-        if None not in (now, self.checksum) and now != self.checksum:  # without memory the result says EFAULT
-            raise BufferModifiedError(
-                f"{self.view.nbytes} bytes queued at {self.place} were changed while the kernel owned them: "
-                "wait for the notification before memory is written again"
-            )
-
 
 def verify(held: Any) -> None:
     """Called before a request's memory is released: BufferModifiedError if it was changed."""
-    if isinstance(held, Checked):
-        held.verify()
+    if not isinstance(held, Checked):
+        return
+    now = checksum(held.view)
+    if None not in (now, held.checksum) and now != held.checksum:  # without memory the result says EFAULT
+        raise BufferModifiedError(
+            f"{held.view.nbytes} bytes queued at {held.place} were changed while the kernel owned them: "
+            "wait for the notification before memory is written again"
+        )
 
 
 def pin_checked(data: Any, offset: int, length: int) -> Pinned:
@@ -219,17 +215,8 @@ def _mappings(address: int, length: int) -> Iterator[tuple[str, dict[str, str]]]
 
     OSError where that can not be read: /proc is not mounted.
     """
-    permissions, fields, inside = "", dict[str, str](), False
     with open("/proc/self/smaps") as file:
-        for line in file:
-            head, _, rest = line.partition(" ")
-            if not head.endswith(":"):
-                if inside:
-                    yield permissions, fields
-                start, _, end = head.partition("-")
-                permissions, fields = rest[:4], {}
-                inside = int(start, 16) < address + length and address < int(end, 16)
-            elif inside:
-                fields[head[:-1]] = rest.strip()
-    if inside:
-        yield permissions, fields
+        for mapping in _MAPPING.finditer(file.read()):
+            start, end, permissions, fields = mapping.groups()
+            if int(start, 16) < address + length and address < int(end, 16):
+                yield permissions, dict(_FIELD.findall(fields))

@@ -50,7 +50,7 @@ from uringzc._uring import ffi, lib
 from uringzc.errors import Refuser, counted, refuse
 from uringzc.records import Batch as Batch
 from uringzc.records import Record as Record
-from uringzc.records import explained, renamed
+from uringzc.records import explained, renamed, snapshot
 
 MAX_SLOTS = 32768
 COMPLETIONS = {"none": 0, "failed": 1, "all": 2}
@@ -85,7 +85,8 @@ class Notification(NamedTuple):
     failed: Annotated[int, "requests that ended with an error"]
 
 
-def _notification(fields: tuple[int, ...]) -> Notification:
+def notification(fields: tuple[int, ...]) -> Notification:
+    """A Notification as C has it: -1 copied requests stand for None."""
     tag, sequence, slot, requests, nbytes, copied, failed = fields
     return Notification(tag, sequence, slot, requests, nbytes, None if copied < 0 else copied, failed)
 
@@ -97,8 +98,8 @@ _NOTIFICATION_FIELDS = [
 COMPLETION_FIELDS = [("user_data", "u8"), ("result", "i4"), ("flags", "u4")]
 COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Completion(fields[0], fields[1]))
 NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
-#: where the kernel can not say what it copied, -1 stands for None
-NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, _notification)
+#: where the kernel can not say what it copied
+NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, notification)
 
 
 @dataclass(frozen=True)
@@ -203,21 +204,7 @@ class Slots:
         c = self.counts()
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 & _U32
         oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
-        return Stats(
-            requests=c.requests,
-            nbytes=c.nbytes,
-            completions=c.completions,
-            failed=c.failed,
-            notifications=c.notifications,
-            nbytes_copied=c.copied,
-            in_flight=c.in_flight,
-            oldest=oldest,
-            stray=c.stray,
-            held=c.held,
-            open=c.open,
-            unread_completions=c.unread_completions,
-            unread_notifications=c.unread_notifications,
-        )
+        return snapshot(Stats, c, nbytes_copied=c.copied, oldest=oldest)
 
     def take_completions(self) -> Batch[Any]:
         """All unread completions, oldest first."""

@@ -36,6 +36,12 @@ def explained(record: type[T]) -> type[T]:
     return record
 
 
+def snapshot(record: type[T], source: object, **others: Any) -> T:
+    """A record of this moment: its fields are the attributes of `source`, except for `others`."""
+    names = record.__annotations__.keys() - others
+    return record(**{name: getattr(source, name) for name in names}, **others)
+
+
 def renamed(old: str, new: str) -> property:
     """The old name of a field, for one release: it gives the new one's value, and warns."""
 

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
 from uringzc.address import Address
+from uringzc.engines.facade import Facade
 from uringzc.engines.io_uring import RingEngine
 from uringzc.kernel.reasons import Reason, refusal
-from uringzc.memory import Region
-from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record, Stats
+from uringzc.notif import COMPLETION_FIELDS, RAW, Batch, Record
 from uringzc.records import explained
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+    from uringzc.memory import Region
 
 _CQE_F_MORE, _CQE_F_NOTIF, _COPIED = 1 << 1, 1 << 3, 1 << 31
 
@@ -57,7 +59,7 @@ class RawCompletion(NamedTuple):
 _RAW: Record[RawCompletion] = Record(COMPLETION_FIELDS, partial(tuple.__new__, RawCompletion))
 
 
-class Ring:
+class Ring(Facade):
     """io_uring without slots, as liburing programs use it; memory is held until the kernel is done with it.
 
     Each request posts the CQEs that the kernel posts for it: SEND one, SEND_ZC and SENDMSG_ZC two (the result
@@ -69,24 +71,14 @@ class Ring:
     every submit. `max_inflight`: how many requests can have memory that is not free, 8192 if it is None.
     """
 
+    _engine: RingEngine
+
     def __init__(
         self, entries: int = 512, *, cq_entries: int | None = None, max_inflight: int | None = None
     ) -> None:
         self._engine = RingEngine(8192 if max_inflight is None else max_inflight, RAW, entries, cq_entries)
         self._engine.refuse.what = "Ring"
         self._engine.slots.completion = _RAW
-
-    def register(self, size_or_buffer: "int | Buffer") -> Region:
-        """Registers memory; see Scheduler.register. Matches io_uring_register_buffers_update_tag()."""
-        return self._engine.register(size_or_buffer)
-
-    def register_socket(self, sock: socket.socket) -> None:
-        """Registers a socket as a fixed file; see Scheduler.register_socket."""
-        self._engine.register_socket(sock)
-
-    def unregister_socket(self, sock: socket.socket) -> None:
-        """Unregisters a socket; see Scheduler.unregister_socket."""
-        self._engine.unregister_socket(sock)
 
     def send(
         self,
@@ -194,31 +186,3 @@ class Ring:
         batch: Batch[RawCompletion] = engine.slots.take_completions()
         engine.signal()
         return batch
-
-    def drain(self, timeout: float | None = None) -> None:
-        """Returns when nothing is in flight; TimeoutError says what is."""
-        self._engine.drain(timeout)
-
-    def fileno(self) -> int:
-        """A descriptor for poll and select: readable while there is something to reap."""
-        return self._engine.fileno()
-
-    @property
-    def stats(self) -> Stats:
-        """A snapshot of what the ring has done."""
-        return self._engine.slots.stats()
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Waits up to `timeout` for the kernel, then ends the ring; see Scheduler.close."""
-        self._engine.close(timeout)
-
-    def __enter__(self) -> "Ring":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        engine = getattr(self, "_engine", None)
-        if engine is not None:
-            engine.finalize(self)

@@ -2,22 +2,23 @@
 
 import socket
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from uringzc._send import Delegate
 from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.choose import choose
+from uringzc.engines.facade import Facade
 from uringzc.errors import E_CLOSED
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.memory import Region
-from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots, Stats
+from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 
-class Scheduler(Delegate):
+class Scheduler(Facade, Delegate):
     """Zero-copy sends, with notifications through slots of when their memory is free.
 
     `tags`: a u64 for each slot. `engine`: "io_uring" (Linux 6.0), "msg_zerocopy" (4.14, UDP 5.0) or "copy";
@@ -55,31 +56,6 @@ class Scheduler(Delegate):
             self._engine.close()
             raise
         self._delegate(self._engine.queue)
-
-    def register(self, size_or_buffer: "int | Buffer") -> Region:
-        """Memory to send from, pinned once: `size` new bytes, or the caller's own writable buffer in place.
-
-        A caller's buffer is exported (a bytearray can not be resized) until ``Region.close`` and the last
-        notification. Memory that the kernel will not pin (shared or read-only file mappings) or that lies on
-        huge pages (or may: without /proc that is not known) makes a region that is sent unregistered
-        (``region.registered``). OSError ENOMEM says the limit for locked memory, the need, and what raises
-        it. TypeError for read-only memory. Matches io_uring_register_buffers_update_tag().
-        """
-        return self._engine.register(size_or_buffer)
-
-    def register_socket(self, sock: socket.socket) -> None:
-        """Registers a socket as a fixed file: each request on it costs the kernel a little less.
-
-        The ring then holds the socket open: closing it frees neither its port nor its connection until
-        ``unregister_socket``. OSError EBUSY when it is registered already, ENFILE for more than 1024, or
-        than RLIMIT_NOFILE. Matches io_uring_register_files_update(). Where the kernel makes no table, and
-        with the other engines, which have none, it changes nothing.
-        """
-        self._engine.register_socket(sock)
-
-    def unregister_socket(self, sock: socket.socket) -> None:
-        """Submits what is queued, and unregisters the socket. OSError ENXIO if it is not registered."""
-        self._engine.unregister_socket(sock)
 
     @compiled
     def send(
@@ -219,23 +195,6 @@ class Scheduler(Delegate):
         else:
             engine.poll()
 
-    def drain(self, timeout: float | None = None) -> None:
-        """Submits, and returns when the kernel holds no memory any more. Flushes nothing.
-
-        TimeoutError says what it still holds.
-        """
-        self._engine.drain(timeout)
-
-    def close(self, timeout: float = 5.0) -> None:
-        """Refuses new work, flushes every slot, waits for the kernel, and ends the ring. May be repeated.
-
-        What the kernel still holds after `timeout` is parked: it stays held, with a ResourceWarning that says
-        how much, and the ring stays open until a later call of this thread, or its end, finds it idle. So
-        does KeyboardInterrupt, at once. What was settled can still be reaped. `timeout` is for all senders
-        that share it, too.
-        """
-        self._engine.close(timeout)
-
     def errors(self, sock: socket.socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, oldest first, and is then forgotten: ICMP errors, timestamps.
 
@@ -247,36 +206,16 @@ class Scheduler(Delegate):
         """
         return self._engine.errors(sock)
 
-    def fileno(self) -> int:
-        """A descriptor for poll and select: readable while there is something to reap."""
-        return self._engine.fileno()
-
     @property
     def slots(self) -> Slots:
         """The slots: ``register``, ``unregister``, ``update``, ``len``."""
         return self._engine.slots
 
     @property
-    def stats(self) -> Stats:
-        """A snapshot of what it has done."""
-        return self._engine.slots.stats()
-
-    @property
     def engine(self) -> str:
         """The name of the engine that was chosen."""
         return self._engine.name
 
-    def __enter__(self) -> "Scheduler":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         engine = self._engine
         return f"<Scheduler, {engine.name}, {len(engine.slots)} slots{', closed' if engine.closed else ''}>"
-
-    def __del__(self) -> None:
-        engine: Any = getattr(self, "_engine", None)
-        if engine is not None:
-            engine.finalize(self)

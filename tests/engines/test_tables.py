@@ -71,7 +71,7 @@ def test_a_full_file_table_is_refused() -> None:
             s.register_socket(sockets[3])
         s.unregister_socket(sockets[1])
         s.register_socket(sockets[3])
-        assert s._engine.sockets.registered == {sockets[0]: 0, sockets[2]: 2, sockets[3]: 1}  # type: ignore[attr-defined]
+        assert s._engine.sockets.registered == {sockets[0]: 0, sockets[2]: 2, sockets[3]: 1}
 
 
 def test_sockets_work_without_a_file_table(udp_pair: Pair) -> None:

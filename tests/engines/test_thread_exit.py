@@ -279,17 +279,16 @@ def test_control_parked_engines_stay_open_if_only_open_ones_are_ended() -> None:
 DEADLINES = """
     import sys, threading, warnings, uringzc
     from uringzc import testing
-    from uringzc.engines import base
     from uringzc.engines import lifetime
     warnings.simplefilter("ignore")
     lifetime.DRAIN_AT_END = 0.05
-    end = base.Engine.finish
+    end = lifetime.finish
 
     def recorded(engine, timeout):
         print("given", 0 if timeout == 0 else 1 if 0 < timeout <= 0.05 else timeout, flush=True)
         end(engine, timeout)
 
-    base.Engine.finish = recorded
+    lifetime.finish = recorded
     network = testing.hold()
     box = network.__enter__()  # to the very end
     receiver = box.receiver_socket()

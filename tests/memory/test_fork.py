@@ -13,10 +13,10 @@ FORK = """
     import os, sys, uringzc
     from held_memory import pinned_kib
     from traffic import wait_until
-    from uringzc.engines import io_uring
+    from uringzc.engines import lifetime
 
     if sys.argv[1] == "kept":
-        io_uring.RingEngine.abandon = lambda self: None
+        lifetime.abandon = lambda engine: None
     s = uringzc.Scheduler()
     region = s.register(8 << 20)
     print("pinned", pinned_kib() >= 8192)

@@ -16,7 +16,7 @@ import uringzc
 from uringzc import UdpSender
 from uringzc._send import UdpBatcher
 from uringzc.engines import lifetime
-from uringzc.senders import udp_setup
+from uringzc.senders import udp
 
 
 class Socket(socket.socket):
@@ -114,7 +114,7 @@ def test_an_interrupted_constructor_releases_its_slot(
                     UdpBatcher(**options)
                     raise KeyboardInterrupt
 
-                patch.setattr(udp_setup, "UdpBatcher", interrupted)
+                patch.setattr(udp, "UdpBatcher", interrupted)
                 UdpSender(udp_pair.rx.getsockname(), scheduler=s)
         with UdpSender(udp_pair.rx.getsockname(), scheduler=s) as tx:
             tx.send(b"x")

@@ -11,7 +11,7 @@ from conftest import Pair
 
 import uringzc
 from uringzc import notif, scheduler
-from uringzc.engines import base
+from uringzc.engines import base, facade
 
 COUNT = 100
 
@@ -65,7 +65,7 @@ def test_a_reap_inside_a_reap_reads_each_record_once(udp_pair: Pair, what: str) 
 
 def test_an_interrupt_between_any_two_opcodes_leaves_the_engine_free(udp_pair: Pair) -> None:
     """No call after it is refused."""
-    files = {base.__file__, scheduler.__file__}
+    files = {base.__file__, facade.__file__, scheduler.__file__}
 
     class Interrupt(BaseException):
         pass

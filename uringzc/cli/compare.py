@@ -1,28 +1,24 @@
 """The comparison of `uringzc demo`: the same file into a sink, which copies nothing. Needs privileges."""
 
+import itertools
 import socket
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import BinaryIO
 
 from uringzc import testing
 from uringzc.cli.receiver import Plan
 from uringzc.cli.sources import Mapped, Windows
 from uringzc.cli.transfer import Result, Transfer, open_scheduler
+from uringzc.senders.sockets import set_sndbuf
 
 #: where the datagrams are, and how they are sent
 Kind = tuple[str, str]
-KINDS: tuple[Kind, ...] = (
-    ("windows", "copying"),
-    ("windows", "zero-copy"),
-    ("mapped", "copying"),
-    ("mapped", "zero-copy"),
-)
+KINDS: tuple[Kind, ...] = tuple(itertools.product(("windows", "mapped"), ("copying", "zero-copy")))
 #: bytes of one run, at least: it takes some hundredths of a second
 _ENOUGH = 500_000_000
 ROUNDS = 7
-_SO_SNDBUFFORCE = 32
 
 
 class NoSinkError(Exception):
@@ -31,41 +27,27 @@ class NoSinkError(Exception):
 
 def compare(file: BinaryIO, plan: Plan, tags: Sequence[int], ipv6: bool) -> dict[Kind, Result]:
     """The best of ROUNDS runs of each kind, in turn: the one that other programs disturbed least."""
-    plan = Plan(plan.file_size, plan.size, -(-_ENOUGH // plan.file_size))
-    results: dict[Kind, list[Result]] = {kind: [] for kind in KINDS}
-    with open_sink() as box:
-        for _ in range(ROUNDS):
-            for kind in KINDS:
-                with open_socket(box, ipv6) as sock:
-                    results[kind].append(run(file, plan, tags, sock, kind))
-    return {kind: max(runs, key=lambda run: run.rate) for kind, runs in results.items()}
-
-
-@contextmanager
-def open_sink() -> Iterator[testing.Sandbox]:
-    """A sink for the largest datagrams; NoSinkError where there can be none."""
     if reason := testing.missing("net_admin"):
         raise NoSinkError(reason)
+    plan = Plan(plan.file_size, plan.size, -(-_ENOUGH // plan.file_size))
+    results: dict[Kind, list[Result]] = {kind: [] for kind in KINDS}
     with ExitStack() as stack:
         try:
             box = stack.enter_context(testing.sink(mtu=65535))
         except OSError as error:  # a kernel without the device, say
             raise NoSinkError(f"is not possible here: {error.strerror}") from error
-        yield box
+        for _ in range(ROUNDS):
+            for kind in KINDS:
+                with box.socket(socket.AF_INET6 if ipv6 else socket.AF_INET) as sock:
+                    sock.connect(box.address6 if ipv6 else box.address)
+                    results[kind].append(_run(file, plan, tags, sock, kind))
+    return {kind: max(runs, key=lambda run: run.rate) for kind, runs in results.items()}
 
 
-def open_socket(box: testing.Sandbox, ipv6: bool) -> socket.socket:
-    """A connected socket with a buffer for all windows."""
-    sock = box.socket(socket.AF_INET6 if ipv6 else socket.AF_INET)
-    with suppress(PermissionError):
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 64 << 20)
-    sock.connect(box.address6 if ipv6 else box.address)
-    return sock
-
-
-def run(file: BinaryIO, plan: Plan, tags: Sequence[int], sock: socket.socket, kind: Kind) -> Result:
-    """One transfer, with a scheduler of its own."""
+def _run(file: BinaryIO, plan: Plan, tags: Sequence[int], sock: socket.socket, kind: Kind) -> Result:
+    """One transfer, with a scheduler of its own, and a socket buffer for all windows."""
     memory, how = kind
+    set_sndbuf(sock, 64 << 20)
     with open_scheduler(plan, tags) as scheduler:
         source = Mapped(file, plan) if memory == "mapped" else Windows(scheduler, file, plan)
         transfer = Transfer(scheduler, sock, source, plan, tags)

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import socket
 import sys
 from dataclasses import asdict, dataclass
 
@@ -12,14 +13,13 @@ from rich.text import Text
 import uringzc
 from uringzc.cli import output
 from uringzc.cli.output import Row, rows
-from uringzc.doctor.route import Route
+from uringzc.doctor.route import DISCARD, Route
+from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import counted
 from uringzc.kernel.reasons import Reason
 from uringzc.senders.policy import TRIAL
 from uringzc.senders.udp_setup import ARENA
 
-_DISCARD = 9  # a port: nothing is sent to it
-_MAX_PAYLOAD = 65507
 _YES, _NO = Text("yes", "bold green"), Text("no", "bold red")
 _OFFLOADS = (
     ("checksum offload", "checksum"),
@@ -76,7 +76,7 @@ def doctor(host: str | None, as_json: bool) -> None:
 def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
     route = capabilities.route
     assert route is not None
-    with uringzc.UdpSender((host, _DISCARD)) as tx:
+    with uringzc.UdpSender((host, DISCARD)) as tx:
         explain = tx.explain()
     limits = capabilities.limits
     why = ""
@@ -86,7 +86,7 @@ def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
         why = "too little memory may be locked for one send, so every send is copied (RLIMIT_MEMLOCK)"
     elif route.copies:
         why = f"{route.copies.text}; a sender sees it after {TRIAL} requests, and it copies from then on"
-    train = min(limits.segments, max(1, _MAX_PAYLOAD // route.payload))
+    train = min(limits.segments, max(1, MAX_PAYLOAD[socket.AF_INET] // route.payload))
     return Sender(route.payload, train, not why, why or f"{route.device} takes the memory as it is", explain)
 
 

@@ -36,81 +36,72 @@ class Peer:
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
+        assert self._process.stdout
+        self._pipe = self._process.stdout.fileno()
         self.taken = 0
-        self._hello: dict[str, Any] = {}
         self._verdict: dict[str, Any] = {}
-        self._unread = b""
         try:
-            while not self._hello:
-                self._read_reports()
+            (hello,) = self._reports()
             self.sock = socket.socket(socket.AF_INET6 if ipv6 else socket.AF_INET, socket.SOCK_DGRAM)
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
-            self.sock.connect((host, self._hello["port"]))
+            self.sock.connect((host, hello["port"]))
             granted = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
         except BaseException:
             self.close()
             raise
         #: datagrams that may be on the way, so that neither buffer is ever full
-        self.limit = min(int(self._hello["room"]), room_for(plan.size, granted))
+        self.limit = min(int(hello["room"]), room_for(plan.size, granted))
 
     def room(self, sent: int) -> int:
         """How many datagrams may follow the `sent`: waits until half the limit is free."""
         while (sent - self.taken) * 2 > self.limit:
-            self._read_reports(sent)
+            self._wait(sent)
         return self.limit - (sent - self.taken)
 
     def verdict(self, sent: int) -> dict[str, Any]:
         """Waits for the verdict on the datagrams that were `sent`. LostError if one is missing or wrong."""
         while not self._verdict:
-            self._read_reports(sent)
+            self._wait(sent)
         return self._verdict
 
-    def _read_reports(self, sent: int | None = None) -> None:
-        """Waits for reports; asks for one when none comes."""
-        pipe = self._process.stdout
-        assert pipe
-        if not select.select([pipe], [], [], PATIENCE)[0]:
-            if sent is not None:
-                self._ask(sent)
-            return
-        read = os.read(pipe.fileno(), 1 << 16)
-        if not read:
-            raise LostError(f"the receiving process ended by itself (status {self._process.wait()})")
-        *lines, self._unread = (self._unread + read).split(b"\n")
-        for line in lines:
-            self._handle(json.loads(line))
+    def _wait(self, sent: int) -> None:
+        """Waits for reports. Where none comes it sends a number alone, which arrives behind the datagrams.
 
-    def _handle(self, report: Any) -> None:
-        if isinstance(report, int):
-            self.taken = report
-        elif "error" in report:
-            raise OSError(report["errno"], report["error"])
-        elif "port" in report:
-            self._hello = report
-        else:
+        If that is lost, the next timeout repeats it.
+        """
+        if not select.select([self._pipe], [], [], PATIENCE)[0]:
+            with suppress(OSError):
+                self.sock.send(NUMBER.pack(sent), socket.MSG_DONTWAIT)
+            return
+        for report in self._reports():
+            if isinstance(report, int):
+                self.taken = report
+                continue
             self._verdict = report
             if report["fault"]:
                 dropped = f"; its socket dropped {report['drops']}" if report["drops"] else ""
                 raise LostError(f"{report['fault']} ({report['taken']} arrived in order{dropped})")
 
-    def _ask(self, sent: int) -> None:
-        """Sends a number alone: it arrives behind the datagrams. If lost, the next timeout repeats it."""
-        with suppress(OSError):
-            self.sock.send(NUMBER.pack(sent), socket.MSG_DONTWAIT)
+    def _reports(self) -> list[Any]:
+        """Waits for reports, which come as whole lines: the receiver writes each at once."""
+        read = os.read(self._pipe, 1 << 16)
+        if not read:
+            raise LostError(f"the receiving process ended by itself (status {self._process.wait()})")
+        reports = [json.loads(line) for line in read.splitlines()]
+        for report in reports:
+            if isinstance(report, dict) and "error" in report:
+                raise OSError(report["errno"], report["error"])
+        return reports
 
     def close(self) -> None:
         """Ends the process, by closing its standard input."""
         if sock := getattr(self, "sock", None):
             sock.close()
-        assert self._process.stdin
-        assert self._process.stdout
-        self._process.stdin.close()
         try:
-            self._process.wait(2)
+            self._process.communicate(timeout=2)
         except subprocess.TimeoutExpired:
             self._process.kill()
-            self._process.wait()
-        self._process.stdout.close()
+            self._process.communicate()
 
     def __enter__(self) -> "Peer":
         return self

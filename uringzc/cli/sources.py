@@ -30,7 +30,7 @@ class Windows:
 
     def __init__(self, scheduler: uringzc.Scheduler, file: BinaryIO, plan: Plan) -> None:
         self._file, self._plan = file, plan
-        self.size = plan.size
+        self.size = plan.size  #: of a full datagram
         self.count = datagrams_in_window(plan)  #: datagrams in a window
         self.memory = self._register(scheduler)
         self.reading = 0.0  #: seconds of CPU
@@ -46,10 +46,6 @@ class Windows:
                 if error.errno != errno.ENOMEM or self.count == 1:
                     raise
                 self.count //= 2
-
-    def length(self, number: int) -> int:
-        """A datagram's size."""
-        return self._plan.length(number)
 
     def fill(self, slot: int, number: int, count: int) -> int:
         """Makes `count` datagrams, from `number` on, in the slot's window; returns where they begin."""
@@ -74,10 +70,6 @@ class Mapped:
         self.count = datagrams_in_window(plan)
         self.memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         self.reading = 0.0
-
-    def length(self, number: int) -> int:
-        """A datagram's size."""
-        return self._plan.length(number) - NUMBER.size
 
     def fill(self, slot: int, number: int, count: int) -> int:
         """Where in the file the datagrams from `number` on begin."""

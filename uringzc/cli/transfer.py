@@ -132,7 +132,7 @@ class Transfer:
     def _queue(self, slot: int, offset: int, count: int, zero_copy: bool) -> int:
         """Attaches up to `count` datagrams to the slot's notifier, of one size; returns how many."""
         scheduler, sock, memory, size = self._scheduler, self._sock, self._source.memory, self._source.size
-        last = self._source.length(self.sent + count - 1)
+        last = size - self._plan.size + self._plan.length(self.sent + count - 1)
         equal = count if last == size else count - 1
         if equal:
             return scheduler.send_run(

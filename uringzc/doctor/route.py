@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from uringzc.address import lacks_scope, no_host
+from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.kernel.reasons import Reason
 from uringzc.records import explained
+from uringzc.senders.sockets import path_mtu
 
-_IP_MTU, _IPV6_MTU = 14, 24  # <linux/in.h>, <linux/in6.h>
 _RTN_LOCAL, _IFF_LOOPBACK = 2, 8
-_DISCARD = 9  # a port: nothing is sent to it
+DISCARD = 9  # a port: nothing is sent to it
 _HEADERS = {socket.AF_INET: 20 + 8, socket.AF_INET6: 40 + 8}
-_MAX_PAYLOAD = {socket.AF_INET: 65507, socket.AF_INET6: 65527}
 #: kinds of devices whose other end is on this machine, and that other end
 _LOCAL = {"veth": "its other end", "tun": "the program behind it"}
 
@@ -77,7 +77,7 @@ def find_route(host: str) -> Route:
         text = "finding a route needs pyroute2: pip install 'uringzc[cli]'"
         raise ModuleNotFoundError(text, name=error.name) from None
     try:
-        family, _, _, _, to = socket.getaddrinfo(host, _DISCARD, 0, socket.SOCK_DGRAM)[0]
+        family, _, _, _, to = socket.getaddrinfo(host, DISCARD, 0, socket.SOCK_DGRAM)[0]
     except socket.gaierror as error:
         raise no_host(host, error) from error
     except UnicodeError as error:
@@ -102,7 +102,7 @@ def find_route(host: str) -> Route:
         device=device,
         kind="loopback" if local else (about and about.get_attr("IFLA_INFO_KIND")) or "",
         mtu=mtu,
-        payload=min(mtu - _HEADERS[family], _MAX_PAYLOAD[family]),
+        payload=min(mtu - _HEADERS[family], MAX_PAYLOAD[family]),
         **_offloads(device, 4 if family == socket.AF_INET else 6),
     )
 
@@ -115,9 +115,7 @@ def _mtu(host: str, family: int, to: Any) -> int:
             sock.connect(to)
         except OSError as error:
             raise _no_route(host, str(to[0]), error.errno or errno.ENETUNREACH) from error
-        if family == socket.AF_INET6:
-            return sock.getsockopt(socket.IPPROTO_IPV6, _IPV6_MTU)
-        return sock.getsockopt(socket.IPPROTO_IP, _IP_MTU)
+        return path_mtu(sock)
 
 
 def _no_route(host: str, address: str, code: int) -> OSError:

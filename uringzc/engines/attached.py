@@ -4,10 +4,12 @@ import errno
 import time
 import weakref
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from uringzc._send import Arena, TcpStream, UdpBatcher
-from uringzc.engines.contract import KernelInterface
+
+if TYPE_CHECKING:
+    from uringzc.engines.base import Engine
 
 #: bytes of the smallest arena
 MIN_ARENA = 256 << 10
@@ -27,7 +29,7 @@ class AttachedSenders:
         self.arena: Arena | None = None  #: of all UDP senders of the engine
         self._senders: weakref.WeakSet[Sender] = weakref.WeakSet()
         self._parts: list[UdpBatcher | TcpStream] = []  # the listeners of the engine's internal slots
-        self.to_detach: list[UdpBatcher | TcpStream] = []  #: closed or dropped, and still attached
+        self.to_detach: list[UdpBatcher | TcpStream] = []  #: closed, or dropped in any thread
 
     def add(self, sender: Sender, part: UdpBatcher | TcpStream) -> None:
         """A new sender, and its compiled part."""
@@ -41,10 +43,6 @@ class AttachedSenders:
                 self._parts.remove(part)
         else:
             self.to_detach.append(part)
-
-    def detach_later(self, part: UdpBatcher | TcpStream) -> None:
-        """The sender was dropped without close(), in any thread: the owner's next call detaches it."""
-        self.to_detach.append(part)
 
     def detach_closed(self) -> None:
         """Detaches those of `to_detach` that have no requests in flight any more."""
@@ -92,7 +90,7 @@ class AttachedSenders:
         return others
 
 
-def new_arena(engine: KernelInterface, size: int) -> Arena:
+def new_arena(engine: "Engine", size: int) -> Arena:
     """Registered memory, halved while it can not be locked; not registered where MIN_ARENA can not be."""
     while True:
         try:

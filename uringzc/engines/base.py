@@ -2,8 +2,7 @@
 
 An engine accounts for its requests in ``Slots``, and has a per-request path, ``_send.Queue``, that calls the
 kernel interface through a table of C functions. ``contract.py`` lists what a subclass adds. The senders of an
-engine are in ``attached.py``, how it ends in ``closing.py``, and in ``lifetime.py`` what happens when it was
-not closed before its thread or the process ended, or forked.
+engine are in ``attached.py``, and how it ends in ``lifetime.py``.
 """
 
 import errno
@@ -18,16 +17,16 @@ from typing import Any
 from uringzc import address, memory
 from uringzc._send import Arena, Queue, TcpStream, UdpBatcher
 from uringzc._uring import ffi, lib
-from uringzc.engines import closing, lifetime
+from uringzc.engines import lifetime
 from uringzc.engines.attached import AttachedSenders, Sender, new_arena
 from uringzc.engines.contract import KernelInterface
-from uringzc.engines.tables import require_socket
+from uringzc.engines.tables import Sockets, new_region, require_socket
 from uringzc.errors import E_CLOSED, Refuser, in_flight
 from uringzc.kernel import error_queue
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.kernel.reasons import Reason
 from uringzc.memory import Region
-from uringzc.notif import Slots
+from uringzc.notif import RAW, Slots
 
 MAX_INFLIGHT = 1 << 20
 _BATCH = 32
@@ -46,29 +45,25 @@ class Engine(KernelInterface):
         self.slots = Slots(max_inflight, completions, self.refuse)
         self.debug = debug
         self.senders = AttachedSenders()
+        self.sockets = Sockets(raw=completions == RAW)
+        #: (first, parts) of closed regions that were registered: any thread adds, ``_clear_retired`` takes
+        self.retired: deque[tuple[int, int]] = deque()
         self._submitted = 0  # at the last newly_submitted()
 
-    def _start(
-        self,
-        calls: Any,
-        describe_socket: Callable[[socket], tuple[int, int, int, int, bool]],
-        retired: deque[tuple[int, int]],
-    ) -> None:
-        """The last step of making an engine. `calls`: its ``uzc_calls``. `describe_socket`:
-        ``tables.Sockets.describe_socket``. `retired`: registrations of closed regions; ``_clear_retired``.
-        """
+    def _start(self, calls: Any) -> None:
+        """The last step of making an engine. `calls`: its ``uzc_calls``."""
         self.closed = False
         self.slots.posted = partial(_after_posting, weakref.ref(self))
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._native)),
             int(ffi.cast("uintptr_t", self.slots.pointer)),
             int(ffi.cast("uintptr_t", calls)),
-            describe_socket,
+            self.sockets.describe_socket,
             memory.pin_checked if self.debug else memory.pin,
             address.pack,
             self.refuse,
             Region,
-            retired,
+            self.retired,
             partial(_claimed, weakref.ref(self), self.refuse),
             memory.verify if self.debug else None,
         )
@@ -86,6 +81,21 @@ class Engine(KernelInterface):
     def exists(self) -> bool:
         """Whether the native part has not ended: an engine that was closed may be parked."""
         return bool(self._out[0])
+
+    def unregistered(self, size: int) -> Region:
+        """Memory to send from that is not pinned: for senders, where locked memory is short."""
+        return new_region(size, self.retired)
+
+    def register_socket(self, sock: socket) -> None:
+        """See Scheduler.register_socket. Without a table of files the socket is only remembered."""
+        self.check()
+        self.sockets.register(sock)
+
+    def unregister_socket(self, sock: socket) -> None:
+        """See Scheduler.unregister_socket."""
+        self.check()
+        self.submit()
+        self.sockets.unregister(sock)
 
     def errors(self, sock: socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, besides notifications."""
@@ -130,7 +140,7 @@ class Engine(KernelInterface):
             self.senders.arena = new_arena(self, size)
         return self.senders.arena
 
-    def reclaim_arena(self, batcher: UdpBatcher, wait: bool) -> bool:
+    def reclaim_arena(self, batcher: UdpBatcher) -> bool:
         """Has the other UDP senders release what they can of the arena; whether any of it is free."""
         others = self.senders.release_blocks(batcher)
         arena = self.senders.arena
@@ -140,7 +150,7 @@ class Engine(KernelInterface):
         def held() -> int:
             return int(not arena.free and any(other.in_flight for other in others))
 
-        self.wait_for(held, None if wait else 0.0, None)
+        self.wait_for(held, None if batcher.blocking else 0.0, None)
         return arena.free > 0
 
     # -- submitting and waiting
@@ -220,34 +230,10 @@ class Engine(KernelInterface):
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
         if not self.closed:
-            closing.close(self, timeout)
-
-    def finish(self, timeout: float) -> None:
-        """The owner thread ends: as close(), and drains an engine that is parked already."""
-        if self.closed:
-            closing.drain_and_exit(self, timeout)
-        else:
-            closing.close(self, timeout)
-
-    def finalize(self, holder: object) -> None:
-        """`holder` was not closed, and is being finalized: parks what it still holds."""
-        if not self.closed:
-            closing.finalize(self, holder)
-
-    def exit_if_idle(self) -> bool:
-        """Of a parked engine: ends it if nothing is in flight any more. Returns whether it has ended."""
-        return closing.exit_if_idle(self)
-
-    def send_by_syscall(self) -> None:
-        """The process ends, and the owner does not come back: senders send what waits, without the ring."""
-        self.senders.send_by_syscall()
-
-    def abandon(self) -> None:
-        """In the child of a fork: the engine is the parent's."""
-        closing.abandon(self)
+            lifetime.close(self, timeout)
 
 
-def _claimed(reference: "weakref.ref[lifetime.Engine]", refuse: Refuser) -> None:
+def _claimed(reference: "weakref.ref[Engine]", refuse: Refuser) -> None:
     """The calling thread has become the owner of the engine."""
     refuse.claimed()
     lifetime.claimed(reference)

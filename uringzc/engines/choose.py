@@ -24,19 +24,17 @@ def choose(
     """
     if debug is None:
         debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
-    asked = engine
-    if asked == "auto":
-        engine = auto()
+    asked, engine = engine, auto() if engine == "auto" else engine
     make: dict[str, Callable[[], Engine]] = {
         "io_uring": lambda: RingEngine(max_inflight, completions, batch, debug=debug),
         "msg_zerocopy": lambda: MsgZerocopyEngine(max_inflight, completions, debug),
         "copy": lambda: CopyEngine(max_inflight, completions, debug),
     }
-    if engine != "auto" and engine not in ENGINES:
+    if engine in ENGINES:
+        return make[engine]()
+    if engine != "auto":
         what = "URINGZC_ENGINE in the environment" if asked == "auto" else "engine"
         raise ValueError(f"{what} is 'auto' or one of {', '.join(map(repr, ENGINES))}, not {engine!r}")
-    if engine != "auto":
-        return make[engine]()
     passed_over: dict[str, Reason] = {}
     for name in ENGINES:
         try:

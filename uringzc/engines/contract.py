@@ -32,18 +32,6 @@ class KernelInterface(ABC):
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from, pinned once where the interface can. See Scheduler.register."""
 
-    @abstractmethod
-    def unregistered(self, size: int) -> Region:
-        """Memory to send from that is not pinned: for senders, where locked memory is short."""
-
-    @abstractmethod
-    def register_socket(self, sock: socket) -> None:
-        """See Scheduler.register_socket."""
-
-    @abstractmethod
-    def unregister_socket(self, sock: socket) -> None:
-        """See Scheduler.unregister_socket."""
-
     def own_socket(self, sock: socket) -> None:  # noqa: B027
         """Called once for a socket that a sender opened: nothing was sent through it yet."""
 

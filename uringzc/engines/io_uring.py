@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 
 from uringzc._uring import ffi, lib
 from uringzc.engines.base import Engine, batch_of, in_range
-from uringzc.engines.tables import Buffers, Sockets
+from uringzc.engines.tables import Buffers
 from uringzc.errors import check
 from uringzc.kernel.features import features
 from uringzc.kernel.reasons import Reason, no_ring, refusal
 from uringzc.memory import Region
-from uringzc.notif import NOTIFICATION_UNKNOWN, RAW
+from uringzc.notif import NOTIFICATION_UNKNOWN
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -62,44 +62,36 @@ class RingEngine(Engine):
             entries = batch_of(max_inflight)
         if cq_entries is None:
             cq_entries = min(2 * max(max_inflight, entries), _MAX_CQ_ENTRIES)
-        self._create(entries, cq_entries)
-        self.offered = offered
-        lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
-        self.sockets = Sockets(raw=completions == RAW)
-        self._buffers = Buffers(self._out)
-        self._start(lib.uzc_ring_calls(), self.sockets.describe_socket, self._buffers.retired)
-
-    def _create(self, entries: int, cq_entries: int) -> None:
+        cq_entries = max(cq_entries, entries)
         code = -errno.EINVAL
         for self.setup in SETUP:
-            cq_entries = max(cq_entries, entries)
             code = lib.uzc_ring_new(self._out, entries, cq_entries, self.setup, self.slots.pointer)
             if code != -errno.EINVAL:
                 break
         if code < 0:
             raise no_ring(-code, f"no memory for a ring of {cq_entries} completions")
+        self.offered = offered
+        lib.uzc_ring_features(self._native, offered.report_usage, offered.sendmsg_zc, offered.fixed_message)
+        self._buffers = Buffers(self._out, self.retired)
+        self._start(lib.uzc_ring_calls())
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
         self.check()
         return self._buffers.register(size_or_buffer)
 
-    def unregistered(self, size: int) -> Region:
-        """As register(size), for memory that the kernel does not lock."""
-        return self._buffers.unregistered(size)
-
     def register_socket(self, sock: socket.socket) -> None:
         """See Scheduler.register_socket."""
         self.check()
         self.submit()  # what is queued uses the descriptor
-        self.sockets.register(self._native, sock)
+        self.sockets.register(sock, self._native)
         self.queue.clear_socket_cache()
 
     def unregister_socket(self, sock: socket.socket) -> None:
         """See Scheduler.unregister_socket."""
         self.check()
         self.submit()
-        self.sockets.unregister(self._native, sock)
+        self.sockets.unregister(sock, self._native)
         self.queue.clear_socket_cache()
 
     @property
@@ -115,11 +107,10 @@ class RingEngine(Engine):
         lib.uzc_ring_signal(self._native)
 
     def _clear_retired(self) -> None:
-        if self._buffers.retired:
+        if self.retired:
             self._buffers.clear_retired()
 
     def _exit(self) -> None:
-        self.sockets.registered.clear()
         lib.uzc_ring_exit(self._out)
 
     def _abandon(self) -> None:

@@ -1,9 +1,10 @@
-"""Memory stays valid when a program does not close an engine: finalizers, ended threads, forks, exit.
+"""How an engine ends: it is closed, or its holder is finalized, or its thread ends, or the process; forks.
 
 Closing a ring does not stop the kernel: it goes on reading memory that was sent, and notifies of it on that
-ring alone. So an engine that can not be ended yet is *parked*: kept open, with everything that its requests
-hold, until nothing is in flight. Its owner thread finds that out, in its next call on any engine or when it
-ends. What requests hold is held by C references, which interpreter shutdown does not drop.
+ring alone. So an engine that is closed takes no new requests, and one that can not be ended yet is *parked*:
+kept open, with everything that its requests hold, until nothing is in flight. Its owner thread finds that
+out, in its next call on any engine or when it ends. What requests hold is held by C references, which
+interpreter shutdown does not drop.
 
 Finalizers run in any thread and inside any call, so they never touch a ring: they park it. An engine without
 an owner, with nothing queued, has no requests, and may be ended by any thread.
@@ -14,60 +15,39 @@ import logging
 import os
 import threading
 import time
+import warnings
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-from uringzc.errors import Refuser
+from uringzc._uring import lib
+from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError
+
+if TYPE_CHECKING:
+    from uringzc.engines.base import Engine
 
 #: seconds that an ending thread, or the interpreter, waits for the kernel, for all its engines together
 DRAIN_AT_END = 2.0
 
-
-class Engine(Protocol):
-    """What is needed of an engine here; see ``base.Engine``."""
-
-    closed: bool
-    refuse: Refuser
-
-    def is_owner(self) -> bool:
-        """Whether this thread may use it."""
-
-    def try_claim(self) -> bool:
-        """Whether this thread owns it; it does from now on if no thread did."""
-
-    def exit_if_idle(self) -> bool:
-        """Submits and polls once; ends, and is no longer parked, if nothing is in flight. Whether it did."""
-
-    def finish(self, timeout: float) -> None:
-        """The owner thread ends: closes it, and drains it where it is parked."""
-
-    def send_by_syscall(self) -> None:
-        """Sends what its senders have gathered, without the ring, in any thread."""
-
-    def abandon(self) -> None:
-        """In the child of a fork: the engine is the parent's."""
-
-
 _living: "weakref.WeakSet[Engine]" = weakref.WeakSet()
-_parked: list[Engine] = []
-_orphaned: list[Engine] = []  # parked when their owner thread ended: no other thread can poll them
+_parked: "list[Engine]" = []
+_orphaned: "list[Engine]" = []  # parked when their owner thread ended: no other thread can poll them
 _local = threading.local()
 
 
-def track(engine: Engine) -> None:
+def track(engine: "Engine") -> None:
     """Every new engine: it is closed at exit, and abandoned in the child of a fork, if it is still alive."""
     _living.add(engine)
 
 
-def park(engine: Engine) -> None:
+def park(engine: "Engine") -> None:
     """Keeps `engine` until its owner, or this thread if it has none, finds it idle or ends. Safe anywhere."""
     _parked.append(engine)
     _thread_end()
 
 
-def unpark(engine: Engine) -> None:
+def unpark(engine: "Engine") -> None:
     """`engine` has ended."""
     for kept in (_parked, _orphaned):
         with suppress(ValueError):
@@ -75,7 +55,7 @@ def unpark(engine: Engine) -> None:
                 kept.remove(engine)
 
 
-def parked() -> list[Engine]:
+def parked() -> "list[Engine]":
     """The engines that are kept, of all threads."""
     return [*_parked, *_orphaned]
 
@@ -85,7 +65,99 @@ def release_parked() -> None:
     if _parked:
         for engine in list(_parked):
             if engine.is_owner():
-                engine.exit_if_idle()
+                exit_if_idle(engine)
+
+
+def close(engine: "Engine", timeout: float) -> None:
+    """See Scheduler.close. `timeout` is for the senders and the engine together."""
+    if not engine.is_owner():
+        engine.refuse(E_THREAD)
+    if engine.queue.busy or engine.queue.inside:
+        engine.refuse(E_BUSY)
+    deadline = time.monotonic() + timeout
+    errors = engine.senders.close(deadline)
+    if not engine.closed:
+        park(engine)  # first, and until it has ended: an interrupt from here on leaves it parked
+        engine.closed = True
+        drain_and_exit(engine, max(0.0, deadline - time.monotonic()))
+    if errors:
+        raise errors[0]
+
+
+def drain_and_exit(engine: "Engine", timeout: float) -> None:
+    """Of a parked engine: waits for what is in flight, and ends it. ResourceWarning at the timeout."""
+    lib.uzc_slots_close(engine.slots.pointer)
+    try:
+        engine.drain(timeout)
+        engine.release_settled()
+    except TimeoutError:
+        pass
+    finally:
+        if not exit_if_idle(engine):
+            held = f"{engine.describe()}, the memory stays held"
+            message = f"a {engine.refuse.what} was closed and is parked: {held}"
+            warnings.warn(message, ResourceWarning, stacklevel=4)
+
+
+def finish(engine: "Engine", timeout: float) -> None:
+    """The owner thread ends: as close(), and drains an engine that is parked already."""
+    if engine.closed:
+        drain_and_exit(engine, timeout)
+    else:
+        close(engine, timeout)
+
+
+def exit_if_idle(engine: "Engine") -> bool:
+    """Of a parked engine: submits and polls once, and frees the native part if nothing is in flight.
+
+    Returns whether it has ended; then it is no longer parked.
+    """
+    if engine.exists and not engine.queue.busy and not engine.queue.inside and engine.try_claim():
+        engine.closed = True
+        lib.uzc_slots_close(engine.slots.pointer)
+        with suppress(UringzcError, OSError):
+            engine.queue.enter(1, 0, 0)
+        idle = not engine.slots.counts().in_flight
+        if idle:
+            engine.queue.release()
+        with suppress(BufferModifiedError):  # the call that brought us here is about another engine
+            engine.queue.raise_modified()
+        if idle:
+            engine.queue.detach()
+            engine.sockets.registered.clear()
+            engine._exit()
+            engine.senders.clear()
+    if not engine.exists:
+        unpark(engine)
+    return not engine.exists
+
+
+def finalize(engine: "Engine", holder: object) -> None:
+    """`holder` (a Scheduler, Ring or sender) is being finalized, in any thread; it should have been closed.
+
+    An open engine is parked, and its owner's next call ends it. One that nobody owns or shares, and that has
+    nothing in flight, ends here.
+    """
+    if engine.closed:
+        return
+    park(engine)
+    engine.closed = True
+    lib.uzc_slots_set_closed(engine.slots.pointer)
+    used = lib.uzc_slots_has_owner(engine.slots.pointer) or engine.slots.counts().in_flight
+    if not used and engine.senders.none_but(holder):
+        exit_if_idle(engine)
+    warnings.warn(f"{type(holder).__name__} was not closed", ResourceWarning, source=holder, stacklevel=3)
+
+
+def abandon(engine: "Engine") -> None:
+    """In the child of a fork: the ring, and what is in flight, are the parent's."""
+    engine.refuse.forked = not engine.closed
+    engine.closed = engine.dead = True
+    engine.senders.abandon()
+    if engine.exists:
+        lib.uzc_slots_close(engine.slots.pointer)
+        engine.queue.detach()
+        engine._abandon()
 
 
 class _ThreadEnd:
@@ -119,14 +191,14 @@ def claimed(reference: "weakref.ref[Engine]") -> None:
     end.engines.append(reference)
 
 
-def _close_owned(engines: Iterable[Engine]) -> None:
+def _close_owned(engines: "Iterable[Engine]") -> None:
     """Closes or drains those that the ending thread owns: no other thread can read their notifications."""
     deadline = time.monotonic() + DRAIN_AT_END
     for engine in engines:
         if (engine.closed and engine not in _parked) or not engine.try_claim():
             continue
         try:
-            engine.finish(max(0.0, deadline - time.monotonic()))
+            finish(engine, max(0.0, deadline - time.monotonic()))
         except Exception:  # no caller is left to catch it, and the next engine is to be closed too
             logging.getLogger("uringzc").exception("a %s could not be closed", engine.refuse.what)
         if engine in _parked:
@@ -138,13 +210,13 @@ def _at_exit() -> None:
     _close_owned([*_parked, *_living])
     for engine in list(_living):
         if not engine.closed:
-            engine.send_by_syscall()
+            engine.senders.send_by_syscall()  # the owner does not come back
     _thread_end().thread = 0  # its work is done, and the modules that it needs are about to be cleared
 
 
 def _after_fork() -> None:
     for engine in {*_living, *_parked, *_orphaned}:
-        engine.abandon()
+        abandon(engine)
     _living.clear()
     _parked.clear()
     _orphaned.clear()

@@ -24,14 +24,12 @@ kernel holds nothing of it.
 
 import errno
 import socket
-from collections import deque
 from typing import TYPE_CHECKING
 
-from uringzc import address, memory
-from uringzc._send import Memory
+from uringzc import address
 from uringzc._uring import ffi, lib
 from uringzc.engines.base import Engine, batch_of
-from uringzc.engines.tables import Sockets, require_socket
+from uringzc.engines.tables import new_region, require_socket
 from uringzc.errors import check
 from uringzc.kernel import error_queue
 from uringzc.kernel.error_queue import ErrorMessage
@@ -68,30 +66,12 @@ class MsgZerocopyEngine(Engine):
             self._out, self.slots.pointer, batch_of(max_inflight), self._zero_copy
         )
         check(code, "an epoll descriptor")
-        self.sockets = Sockets()
-        self._retired: deque[tuple[int, int]] = deque()  # stays empty: nothing is registered
-        self._start(lib.uzc_msg_zerocopy_calls(), self.sockets.describe_socket, self._retired)
+        self._start(lib.uzc_msg_zerocopy_calls())
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from. The kernel pins it at each send, not before."""
         self.check()
-        view = memory.region_memory(size_or_buffer)
-        return Region(Memory(view, memory.address_of(view), view.nbytes, self._retired), view)
-
-    def unregistered(self, size: int) -> Region:
-        """As register(size)."""
-        return self.register(size)
-
-    def register_socket(self, sock: socket.socket) -> None:
-        """Only remembers the socket: there is no table of files."""
-        self.check()
-        self.sockets.remember(sock)
-
-    def unregister_socket(self, sock: socket.socket) -> None:
-        """Forgets the socket."""
-        self.check()
-        self.submit()
-        self.sockets.forget(sock)
+        return new_region(size_or_buffer, self.retired)
 
     def own_socket(self, sock: socket.socket) -> None:
         """A sender has opened the socket: its counter stands at 0, and is not probed."""
@@ -125,11 +105,9 @@ class MsgZerocopyEngine(Engine):
         lib.uzc_msg_zerocopy_signal(self._native)
 
     def _exit(self) -> None:
-        self.sockets.registered.clear()
         lib.uzc_msg_zerocopy_exit(self._out)
 
-    def _abandon(self) -> None:
-        lib.uzc_msg_zerocopy_exit(self._out)
+    _abandon = _exit
 
 
 class CopyEngine(MsgZerocopyEngine):

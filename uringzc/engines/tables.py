@@ -41,27 +41,26 @@ def require_socket(sock: object) -> None:
         raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
 
 
+def new_region(size_or_buffer: "int | Buffer", retired: deque[tuple[int, int]]) -> Region:
+    """A region that is not registered (yet). `retired`: see Engine."""
+    view = memory.region_memory(size_or_buffer)
+    return Region(Memory(view, memory.address_of(view), view.nbytes, retired), view)
+
+
 class Buffers:
     """A sparse table: a region fills entries, and they are emptied when its last use has ended."""
 
-    def __init__(self, ring: Any) -> None:
-        self.retired: deque[tuple[int, int]] = deque()  # (first, parts), added by a Memory's end, any thread
+    def __init__(self, ring: Any, retired: deque[tuple[int, int]]) -> None:
+        self.retired = retired
         self._ring = ring
         self._used = bytearray()  # a byte for each entry; empty: no table is registered
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
-        own = isinstance(size_or_buffer, int)
-        view = memory.region_memory(size_or_buffer)
-        where = memory.address_of(view)
-        held = Memory(view, where, view.nbytes, self.retired)
-        self._pin(held, own)
-        return Region(held, view)
-
-    def unregistered(self, size: int) -> Region:
-        """As register(size), for memory that the kernel does not lock."""
-        view = memory.region_memory(size)
-        return Region(Memory(view, memory.address_of(view), view.nbytes, self.retired), view)
+        region = new_region(size_or_buffer, self.retired)
+        assert region._memory is not None
+        self._pin(region._memory, isinstance(size_or_buffer, int))
+        return region
 
     def _pin(self, held: Memory, own: bool) -> None:
         limit, stride = lib.UZC_BUFFER_MAX, lib.UZC_BUFFER_STRIDE
@@ -143,10 +142,12 @@ class Sockets:
         index = self.registered.get(sock, -1)
         return fd, index, family, MAX_PAYLOAD[family] if datagram else 0, able
 
-    def register(self, ring: Any, sock: socket.socket) -> None:
-        """See Scheduler.register_socket."""
-        fd = self._check_new(sock)
-        if self._free is None:
+    def register(self, sock: socket.socket, ring: Any = None) -> None:
+        """See Scheduler.register_socket. Without a `ring` the socket is only remembered."""
+        fd = self.describe_socket(sock)[0]
+        if sock in self.registered:
+            raise OSError(errno.EBUSY, "the socket is registered already")
+        if ring is not None and self._free is None:
             self._free = self._make_table(ring)
         if not self._entries:
             self.registered[sock] = -1
@@ -167,26 +168,11 @@ class Sockets:
         self._entries = 0 if code else entries
         return list(range(self._entries - 1, -1, -1))
 
-    def unregister(self, ring: Any, sock: socket.socket) -> None:
+    def unregister(self, sock: socket.socket, ring: Any = None) -> None:
         """See Scheduler.unregister_socket."""
-        index = self.forget(sock)
+        if sock not in self.registered:
+            raise OSError(errno.ENXIO, "the socket is not registered")
+        index = self.registered.pop(sock)
         if index >= 0 and self._free is not None:
             check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
             self._free.append(index)
-
-    def _check_new(self, sock: socket.socket) -> int:
-        fd = self.describe_socket(sock)[0]
-        if sock in self.registered:
-            raise OSError(errno.EBUSY, "the socket is registered already")
-        return fd
-
-    def remember(self, sock: socket.socket) -> None:
-        """As register(), without a table of files."""
-        self._check_new(sock)
-        self.registered[sock] = -1
-
-    def forget(self, sock: socket.socket) -> int:
-        """Returns the fixed file that it had, or -1."""
-        if sock not in self.registered:
-            raise OSError(errno.ENXIO, "the socket is not registered")
-        return self.registered.pop(sock)

@@ -34,12 +34,7 @@ def features() -> Features:
     code = lib.uzc_probe(out)
     if code < 0:
         raise no_ring(-code)
-    return Features(
-        send_zc=bool(out.send_zc),
-        sendmsg_zc=bool(out.sendmsg_zc),
-        report_usage=bool(out.report_usage),
-        fixed_message=bool(out.fixed_message),
-    )
+    return Features(**{name: bool(getattr(out, name)) for name in Features.__annotations__})
 
 
 @lru_cache(maxsize=1)

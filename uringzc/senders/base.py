@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeVar
 
 from uringzc._send import Delegate, TcpStream, UdpBatcher
+from uringzc.engines import lifetime
 from uringzc.engines.base import Engine
 from uringzc.engines.choose import choose
 from uringzc.errors import E_BUSY, E_THREAD, in_flight
@@ -145,7 +146,7 @@ class BaseSender(Delegate):
         self.closed = True
         self._drop()
         if self._own_engine:
-            self._engine.finalize(self)
+            lifetime.finalize(self._engine, self)
         else:
-            self._engine.senders.detach_later(self._native)
+            self._engine.senders.to_detach.append(self._native)  # by the owner's next call
             warnings.warn(f"{self._name} was not closed", ResourceWarning, source=self, stacklevel=2)

@@ -8,7 +8,7 @@ from contextlib import suppress
 
 from uringzc import address
 from uringzc.address import Address
-from uringzc.engines.tables import Sockets, upper_protocol
+from uringzc.engines.tables import Sockets, require_socket, upper_protocol
 from uringzc.kernel.features import UDP_SEGMENT
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6)
@@ -42,46 +42,31 @@ def open_udp(
             _set_ttl(sock, level, six, ttl)
         if interface is not None:
             _set_multicast_interface(sock, level, six, interface)
-        if bind is not None:
-            _bind(sock, _with_scope(family, bind))
-        if remote is not None:
-            _connect(sock, _with_scope(family, remote))
+        for connects, to in ((False, bind), (True, remote)):
+            if to is not None:  # with the scope id of a host like ``fe80::1%eth0``, which both calls drop
+                _attach(sock, address.unpack(address.pack(family, to)), connects)
     except BaseException:
         sock.close()
         raise
     return sock
 
 
-def _with_scope(family: int, given: Address) -> Address:
-    """With the scope id of a host like ``fe80::1%eth0``, which connect() and bind() drop."""
-    return address.unpack(address.pack(family, given))
-
-
-def _bind(sock: socket.socket, to: Address) -> None:
+def _attach(sock: socket.socket, to: Address, connects: bool) -> None:
+    """Binds or connects a socket, and says what an error means."""
     try:
-        sock.bind(to)
+        (sock.connect if connects else sock.bind)(to)
     except OSError as error:
         if error.errno == errno.EINVAL and (text := address.lacks_scope(to)):
             raise OSError(errno.EINVAL, text) from error
-        raise
-
-
-def _connect(sock: socket.socket, remote: Address) -> None:
-    try:
-        sock.connect(remote)
-    except OSError as error:
-        if error.errno == errno.EINVAL and (text := address.lacks_scope(remote)):
-            raise OSError(errno.EINVAL, text) from error
-        if error.errno != errno.EACCES or sock.family != socket.AF_INET:
+        if not connects or error.errno != errno.EACCES or len(to) == 4:
             raise
-        text = f"{remote[0]} is a broadcast address: give a `sock` that has SO_BROADCAST set"
+        text = f"{to[0]} is a broadcast address: give a `sock` that has SO_BROADCAST set"
         raise OSError(errno.EACCES, text) from error
 
 
-def check_udp(sock: socket.socket) -> None:
-    """An existing socket that can be sent through. TypeError, ValueError, or OSError EBADF."""
-    if not isinstance(sock, socket.socket):
-        raise TypeError(f"sock must be a socket.socket, not {type(sock).__name__}")
+def check_udp(sock: socket.socket) -> socket.socket:
+    """Returns an existing socket if it can be sent through. TypeError, ValueError, or OSError EBADF."""
+    require_socket(sock)
     if sock.fileno() < 0:
         raise OSError(errno.EBADF, "the socket is closed")
     if sock.family not in FAMILIES or sock.type != socket.SOCK_DGRAM:
@@ -89,6 +74,13 @@ def check_udp(sock: socket.socket) -> None:
     with suppress(OSError):  # a kernel without the option
         if sock.getsockopt(socket.IPPROTO_UDP, UDP_SEGMENT):
             raise ValueError("the socket has UDP_SEGMENT set, which would cut up datagrams: set it to 0")
+    return sock
+
+
+def path_mtu(sock: socket.socket) -> int:
+    """Of a connected socket, as far as it is known. OSError for another."""
+    six = sock.family == socket.AF_INET6
+    return sock.getsockopt(*(socket.IPPROTO_IPV6, 24) if six else (socket.IPPROTO_IP, 14))  # IPV6_MTU, IP_MTU
 
 
 def room_for(arena: int, max_inflight: int) -> int:

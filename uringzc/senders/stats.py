@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from uringzc.errors import counted
 from uringzc.kernel.features import max_segments
-from uringzc.records import explained, renamed
+from uringzc.records import explained, renamed, snapshot
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
 if TYPE_CHECKING:
@@ -42,24 +42,16 @@ class UdpStats:
     plain = renamed("plain", "syscalls")
 
 
-def snapshot(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
+def udp_stats(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
     """The sender's numbers at this moment."""
-    return UdpStats(
-        datagrams=batcher.datagrams,
-        nbytes=batcher.nbytes,
-        waiting=batcher.waiting,
-        requests=batcher.requests,
-        syscalls=batcher.syscalls,
+    return snapshot(
+        UdpStats,
+        batcher,
         zero_copy=batcher.settled,
-        copied=batcher.copied,
-        in_flight=batcher.in_flight,
-        destinations=batcher.destinations,
         copying=slow_path.copying if slow_path.mode == "auto" else 0,
         resent=slow_path.resent,
-        reordered=batcher.reordered,
         lost=slow_path.lost,
         unsegmented=slow_path.split,
-        waits=batcher.waits,
         sndbuf=_sndbuf(slow_path.sock),
     )
 
@@ -150,20 +142,10 @@ class TcpStats:
     plain = renamed("plain", "syscalls")
 
 
-def stream_snapshot(stream: "TcpStream", sock: socket.socket, copying: bool) -> TcpStats:
+def tcp_stats(stream: "TcpStream", sock: socket.socket, copying: bool) -> TcpStats:
     """The stream's numbers at this moment."""
-    return TcpStats(
-        sends=stream.sends,
-        nbytes=stream.nbytes,
-        syscalls=stream.syscalls,
-        requests=stream.requests,
-        zero_copy=stream.settled,
-        copied=stream.copied,
-        in_flight=stream.in_flight,
-        waits=stream.waits,
-        copying=copying or stream.copy_only,
-        sndbuf=_sndbuf(sock),
-    )
+    copying = copying or stream.copy_only
+    return snapshot(TcpStats, stream, zero_copy=stream.settled, copying=copying, sndbuf=_sndbuf(sock))
 
 
 def stream_explain(engine: str, stream: "TcpStream", why: str, mode: str, copying: bool, least: int) -> str:

@@ -26,7 +26,7 @@ from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders.base import BaseSender, check_options
 from uringzc.senders.sockets import check_tcp
-from uringzc.senders.stats import TcpStats, stream_explain, stream_snapshot
+from uringzc.senders.stats import TcpStats, stream_explain, tcp_stats
 from uringzc.senders.tcp_slow_path import TcpSlowPath
 
 if TYPE_CHECKING:
@@ -91,38 +91,29 @@ class TcpSender(BaseSender):
         self._poll: select.epoll | None = None
         try:
             self._take_engine(scheduler, engine, MAX_INFLIGHT, debug, _BATCH)
-            self._build(on_error, notify)
+            if self._engine.name == "copy":
+                self._why_copied = self._why_copied or "the engine has none"
+            self._slow_path = TcpSlowPath(sock, zero_copy, self._engine, on_error, notify)
+            self._native = TcpStream(
+                queue=self._engine.queue,
+                sock=sock,
+                slow_path=self._slow_path,
+                blocking=blocking,
+                always=zero_copy == "always",
+                notify=notify is not None,
+                copy_only=bool(self._why_copied),
+                min_zero_copy=MIN_ZERO_COPY,
+            )
+            self._engine.attach(self, self._native)
+            if not blocking:
+                self._poll = self._slow_path.epoll = select.epoll()
+                self._poll.register(self._engine.fileno(), select.EPOLLIN)
+                self._poll.register(sock, select.EPOLLOUT | select.EPOLLONESHOT)
         except BaseException:
             self._abort()
             raise
         self._delegate(self._native)
         self.closed = False
-
-    def _build(
-        self,
-        on_error: Callable[[SendError], object] | None,
-        notify: Callable[[Notification], object] | None,
-    ) -> None:
-        engine = self._engine
-        if engine.name == "copy":
-            self._why_copied = self._why_copied or "the engine has none"
-        self._slow_path = TcpSlowPath(self._sock, self._mode, engine, on_error, notify)
-        self._native = TcpStream(
-            queue=engine.queue,
-            sock=self._sock,
-            slow_path=self._slow_path,
-            blocking=self._blocking,
-            always=self._mode == "always",
-            notify=notify is not None,
-            copy_only=bool(self._why_copied),
-            min_zero_copy=MIN_ZERO_COPY,
-        )
-        engine.attach(self, self._native)
-        if not self._blocking:
-            self._poll = select.epoll()
-            self._poll.register(engine.fileno(), select.EPOLLIN)
-            self._poll.register(self._sock, select.EPOLLOUT | select.EPOLLONESHOT)
-            self._slow_path.epoll = self._poll
 
     def _release(self) -> None:
         if self._poll is not None:
@@ -213,11 +204,11 @@ class TcpSender(BaseSender):
     @property
     def stats(self) -> TcpStats:
         """A snapshot of what it has done."""
-        return stream_snapshot(self._native, self._sock, self._slow_path.copying)
+        return tcp_stats(self._native, self._sock, self._slow_path.policy.copying)
 
     def explain(self) -> str:
         """What is being done, and why, in a sentence."""
-        name, copying = self._engine.name, self._slow_path.copying
+        name, copying = self._engine.name, self._slow_path.policy.copying
         text = stream_explain(name, self._native, self._why_copied, self._mode, copying, MIN_ZERO_COPY)
         why = self._engine.why_copied(self._sock)
         return f"{text} Now those are copied too, because {why}." if why else text

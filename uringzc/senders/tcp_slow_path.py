@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc import memory
 from uringzc.errors import SendError, stream_error
-from uringzc.notif import Notification
-from uringzc.senders.policy import Decision, Policy
+from uringzc.notif import Notification, notification
+from uringzc.senders.policy import Policy
 
 if TYPE_CHECKING:
     from uringzc.engines.base import Engine
@@ -33,16 +33,13 @@ class TcpSlowPath:
         self.mode = mode
         self.epoll: select.epoll | None = None
         self._sock = sock
-        self._engine = engine
         self.refuse = partial(engine.refuse, what="TcpSender")
+        self.claim = engine.claim  # the first call: this thread is the owner from now on
         self._on_error = on_error
         self._notify = notify
-        self._policy = Policy(mode)
+        self.policy = Policy(mode)
+        self.start, self.observe = self.policy.start, self.policy.observe
         self._notifications: list[Notification] = []
-
-    def claim(self) -> None:
-        """Called by the first call: this thread owns the engine from now on."""
-        self._engine.claim()
 
     def blocked(self) -> None:
         """The socket is full: the sender's fileno() becomes readable when it is writable again."""
@@ -61,21 +58,6 @@ class TcpSlowPath:
             view = memory.export(view)
         return view, memory.address_of(view), view.nbytes, view.readonly and isinstance(view.obj, bytes)
 
-    # -- the policy
-
-    def start(self) -> Decision:
-        """The policy's first decision."""
-        return self._policy.start()
-
-    def observe(self, settled: int, copied: int) -> Decision:
-        """The policy's next decision: see there."""
-        return self._policy.observe(settled, copied)
-
-    @property
-    def copying(self) -> bool:
-        """Whether everything is copied."""
-        return self._policy.copying
-
     # -- reports
 
     def failed(self, number: int, size: int, accepted: int, total: int) -> None:
@@ -87,8 +69,7 @@ class TcpSlowPath:
 
     def posted(self, sequence: int, requests: int, nbytes: int, copied: int, failed: int) -> None:
         """A notifier of the stream has posted its notification."""
-        known = None if copied < 0 else copied
-        self._notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
+        self._notifications.append(notification((0, sequence, 0, requests, nbytes, copied, failed)))
 
     def report(self) -> None:
         """Calls the program's callback, at the end of a call, which raises what the callback raises."""

@@ -13,8 +13,8 @@ Theory of operation
     call of the timer's thread (``timer.py``, one for all senders of the process), which does not touch the
     ring: only the owner's thread may enter that.
 
-This file is the contract. Steps of construction are in ``udp_setup``, sending from the program's own memory
-in ``udp_bulk``, sending the rest at the end in ``udp_close``, and what all senders share in ``base``.
+This file is the contract. Defaults and limits of options are in ``udp_setup``, sending from the program's own
+memory in ``udp_bulk``, sending the rest at the end in ``udp_close``, and what all senders share in ``base``.
 """
 
 import socket
@@ -23,17 +23,21 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from uringzc import address
 from uringzc._send import Arena, Lease, UdpBatcher
 from uringzc.address import Address
 from uringzc.compiled import compiled
+from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import SendError, counted
+from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
 from uringzc.senders.base import BaseSender, check_options
-from uringzc.senders.integers import Integers
-from uringzc.senders.stats import UdpStats, explain, snapshot
+from uringzc.senders.sockets import check_udp, open_udp
+from uringzc.senders.stats import UdpStats, explain, udp_stats
+from uringzc.senders.udp_bulk import Integers
 from uringzc.senders.udp_close import flush_until
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
@@ -106,7 +110,13 @@ class UdpSender(BaseSender):
         self._blocking = blocking
         self._max_delay = max_delay
         self._own_socket = sock is None
-        self._sock = udp_setup.open_or_check(sock, remote, bind, family, ttl, interface)
+        own = (bind, family, ttl, interface)
+        if sock is None:
+            self._sock = open_udp(remote, *own)
+        elif all(option is None for option in own):
+            self._sock = check_udp(sock)
+        else:
+            raise ValueError("bind, family, ttl and interface are for a socket of the sender's own")
         try:
             most = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
             self._take_engine(scheduler, engine, most, debug, udp_setup.BATCH)
@@ -115,25 +125,47 @@ class UdpSender(BaseSender):
             )
             self._arena = self._engine.make_arena(arena)
             udp_setup.size_sndbuf(self._sock, sndbuf, arena, self._engine.slots.max_inflight)
-            self._native = udp_setup.make_batcher(
-                self._engine,
-                self._arena,
-                self._slow_path,
-                own_socket=self._own_socket,
-                blocking=blocking,
-                strict_order=strict_order,
-                notify=notify is not None,
-                max_delay=max_delay,
-            )
+            self._native = self._make_batcher(strict_order, notify is not None)
             self._engine.attach(self, self._native)
-            udp_setup.prepare_socket(
-                self._engine, self._native, self._sock, remote, self._own_socket, self._own_engine
-            )
+            self._prepare_socket(remote)
         except BaseException:
             self._abort()
             raise
         self._delegate(self._native)
         self.closed = False
+
+    def _make_batcher(self, strict_order: bool, notify: bool) -> UdpBatcher:
+        """The compiled part."""
+        engine, max_delay = self._engine, self._max_delay
+        return UdpBatcher(
+            queue=engine.queue,
+            arena=self._arena,
+            sock=self._sock,
+            slow_path=self._slow_path,
+            own_socket=self._own_socket,
+            blocking=self._blocking,
+            strict_order=strict_order,
+            always_zero_copy=self._mode == "always",
+            notify=notify,
+            max_payload=MAX_PAYLOAD[int(self._sock.family)],
+            hold_threshold=udp_setup.HOLD_THRESHOLD,
+            min_zero_copy=engine.min_zero_copy,
+            max_segments=max_segments(),
+            max_inflight=engine.slots.max_inflight,
+            max_delay=0 if max_delay is None else max(1, int(max_delay * 1e9)),
+        )
+
+    def _prepare_socket(self, remote: Address | None) -> None:
+        """Sets the default destination; the engine registers a socket of the sender's own."""
+        engine, sock, native = self._engine, self._sock, self._native
+        if self._own_socket:
+            engine.own_socket(sock)
+        connected = remote is None or self._own_socket
+        native.set_default(b"" if connected else address.pack(int(sock.family), remote))
+        if self._own_socket and self._own_engine:
+            engine.register_socket(sock)
+        if not self._blocking:
+            native.open_epoll(engine.fileno())
 
     def _release(self) -> None:
         if self._own_socket:
@@ -302,7 +334,7 @@ class UdpSender(BaseSender):
     @property
     def stats(self) -> UdpStats:
         """A snapshot of what it has done."""
-        return snapshot(self._native, self._slow_path)
+        return udp_stats(self._native, self._slow_path)
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""

@@ -1,14 +1,14 @@
 """Sending from memory that the program keeps, in bulk: the compiled part takes a block per call."""
 
 import operator
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from array import array
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from uringzc import memory
 from uringzc._send import UdpBatcher
 from uringzc.address import Address
 from uringzc.memory import Region
-from uringzc.senders.integers import Integers, in_memory
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
     Progress = Callable[[int], object] | None
 
 _SLICES = 4096  # datagrams of send_slices() in one call of the compiled part: signals are handled between
+#: format of a memoryview -> `kind` for the compiled part: 4 or 8 bytes, -4 if they are signed
+_KINDS = {"q": 8, "Q": 8, "l": 8, "L": 8, "n": 8, "N": 8, "i": -4, "I": 4}
+
+
+class Integers(Protocol):
+    """A sequence or an array of ints: a list, an array.array, a numpy array."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[Any]: ...
 
 
 def send_region(
@@ -60,8 +69,8 @@ def send_slices(
     progress: "Progress",
 ) -> int:
     """See UdpSender.send_slices."""
-    starts, start_kind = in_memory("offsets", offsets)
-    sizes, size_kind = in_memory("lengths", lengths)
+    starts, start_kind = _in_memory("offsets", offsets)
+    sizes, size_kind = _in_memory("lengths", lengths)
     count = len(starts)
     if len(sizes) != count:
         raise ValueError(f"{count} offsets and {len(sizes)} lengths")
@@ -94,3 +103,19 @@ def _in_blocks(count: int, block: Callable[[int], int], progress: "Progress") ->
         if progress is not None:
             progress(done)
     return done
+
+
+def _in_memory(name: str, values: Integers) -> tuple[memoryview, int]:
+    """A view of the values as integers of 32 or 64 bits, and its `kind`."""
+    try:
+        view = memoryview(values)  # type: ignore[arg-type]
+    except TypeError:
+        view = memoryview(array("q", values))
+    kind = view.format.lstrip("@=<") if view.format else ""
+    if view.ndim != 1 or not view.c_contiguous:
+        raise TypeError(f"{name} is an array of one dimension without gaps: copy it, with .copy() say")
+    if kind in ("b", "B", "h", "H"):
+        return memoryview(array("q", view.tolist())), _KINDS["q"]
+    if kind not in _KINDS:
+        raise TypeError(f"{name} is an array of integers, not of format {view.format!r}")
+    return view, _KINDS[kind]

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from uringzc import address
 from uringzc.errors import ClosedError, SendError, counted
-from uringzc.notif import Notification
+from uringzc.notif import Notification, notification
 from uringzc.senders import timer
 from uringzc.senders.policy import Policy
-from uringzc.senders.sockets import RECVERR
+from uringzc.senders.sockets import RECVERR, path_mtu
 
 if TYPE_CHECKING:
     from uringzc._send import UdpBatcher
@@ -75,6 +75,10 @@ class UdpSlowPath:
         self.family = int(sock.family)
         self._engine = engine
         self.refuse = partial(engine.refuse, what="UdpSender")
+        self.claim = engine.claim  # the first call: this thread is the owner from now on
+        self.reclaim_arena = engine.reclaim_arena  # where it is full, and not of this sender's data
+        self.start_timer = timer.start
+        self.pack = partial(address.pack, self.family)
         self._own_socket = own_socket
         self.mode = mode
         self._on_error = on_error
@@ -87,26 +91,7 @@ class UdpSlowPath:
         self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
 
-    # -- the engine and the timer
-
-    def claim(self) -> None:
-        """The first call: this thread is the owner from now on."""
-        self._engine.claim()
-
-    @staticmethod
-    def start_timer() -> bool:
-        """Whether there is a timer to keep max_delay."""
-        return timer.start()
-
-    def reclaim_arena(self, batcher: "UdpBatcher") -> bool:
-        """The arena is full, and not of this sender's data: whether other senders released some of it."""
-        return self._engine.reclaim_arena(batcher, batcher.blocking)
-
     # -- destinations
-
-    def pack(self, to: Any) -> bytes:
-        """An address as a sockaddr."""
-        return address.pack(self.family, to)
 
     def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int]:
         """The policy's first decision for it, and the largest datagram of a train."""
@@ -119,9 +104,7 @@ class UdpSlowPath:
     def _mtu(self) -> int:
         """The path MTU of a connected socket, 0 for another."""
         try:
-            if self.family == socket.AF_INET6:
-                return self.sock.getsockopt(socket.IPPROTO_IPV6, 24)  # IPV6_MTU
-            return self.sock.getsockopt(socket.IPPROTO_IP, 14)  # IP_MTU
+            return path_mtu(self.sock)
         except OSError:
             return 0
 
@@ -275,8 +258,7 @@ class UdpSlowPath:
     def posted(self, sequence: int, requests: int, nbytes: int, copied: int, failed: int) -> None:
         """A notifier of the sender has posted."""
         if self._notify:
-            known = None if copied < 0 else copied
-            self.notifications.append(Notification(0, sequence, 0, requests, nbytes, known, failed))
+            self.notifications.append(notification((0, sequence, 0, requests, nbytes, copied, failed)))
 
     def log_failure(self, error: BaseException | None) -> None:
         """Why the timer, or dropping the sender, could not send. The program's next call raises the same."""
