@@ -277,6 +277,21 @@ def wrong_calls(text: str) -> list[str]:
     return problems
 
 
+def options(text: str) -> dict[str, object]:
+    """The rows of a table of options: each with its default, which is a literal, or the word "required"."""
+    rows = text.partition("\n| option | type | default | meaning |\n")[2].partition("\n\n")[0]
+    cells = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in rows.splitlines()[1:]]
+    return {
+        name: ... if default == "required" else ast.literal_eval(default) for name, _, default, _ in cells
+    }
+
+
+def parameters(function: Callable[..., object]) -> dict[str, object]:
+    """The parameters of a call: each with its default, or an ellipsis if it has none."""
+    found = inspect.signature(function).parameters.values()
+    return {each.name: ... if each.default is each.empty else each.default for each in found}
+
+
 def _resolves(dotted: str) -> bool:
     found: object = uringzc
     for at, name in enumerate(dotted.split(".")[1:], 2):

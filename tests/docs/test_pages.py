@@ -134,6 +134,27 @@ def test_a_name_that_is_not_there_is_found() -> None:
 
 # -- what else must agree
 
+
+@pytest.mark.parametrize(
+    ("page", "made"),
+    [("udp.md", uringzc.UdpSender), ("tcp.md", uringzc.TcpSender), ("slots.md", uringzc.Scheduler)],
+)
+def test_the_table_of_options_is_the_signature(page: str, made: type) -> None:
+    assert pages.options((ROOT / "docs" / page).read_text()) == pages.parameters(made)
+
+
+def test_an_option_that_differs_from_the_signature_is_found() -> None:
+    head = (
+        "\n| option | type | default | meaning |\n|---|---|---|---|\n| `tags` | iterable | `(0,)` | u64s |\n"
+    )
+    assert pages.options(f"{head}| `sock` | socket | required | a stream |\n\nMore | text\n") == {
+        "tags": (0,),
+        "sock": ...,
+    }
+    assert pages.parameters(uringzc.Scheduler)["max_inflight"] == 8192
+    assert pages.options(head) != pages.parameters(uringzc.Scheduler)
+
+
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
 
