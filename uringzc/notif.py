@@ -81,7 +81,7 @@ class Notification(NamedTuple):
     slot: Annotated[int, "the number of the slot; 0 of a sender's notifiers"]
     requests: Annotated[int, "requests that were attached, those that failed too"]
     nbytes: Annotated[int, "bytes of them that the kernel accepted"]
-    copied: Annotated[int | None, "requests that the kernel copied after all; None where it can not tell"]
+    copied: Annotated[int | None, "requests that the kernel copied after all; None where it cannot tell"]
     failed: Annotated[int, "requests that ended with an error"]
 
 
@@ -98,7 +98,7 @@ _NOTIFICATION_FIELDS = [
 COMPLETION_FIELDS = [("user_data", "u8"), ("result", "i4"), ("flags", "u4")]
 COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Completion(fields[0], fields[1]))
 NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
-#: where the kernel can not say what it copied
+#: where the kernel cannot say what it copied
 NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, notification)
 
 
