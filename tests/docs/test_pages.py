@@ -74,6 +74,31 @@ def test_a_file_that_is_not_there_is_found() -> None:
     assert pages.wrong_paths(text) == ["no file uringzc/nobody.py", "no file nobody.c", "no file docs/x.md"]
 
 
+SOURCES = [
+    file
+    for folder in ("uringzc", "tests")
+    for pattern in ("*.py", "*.c", "*.h")
+    for file in (ROOT / folder).rglob(pattern)
+]
+
+
+def test_files_that_docstrings_and_comments_name_are_there() -> None:
+    stale = {str(file.relative_to(ROOT)): pages.stale_paths(file) for file in SOURCES}
+    assert {file: names for file, names in stale.items() if names} == {}
+
+
+def test_a_stale_file_in_a_docstring_or_a_comment_is_found(tmp_path: Path) -> None:
+    python, c = tmp_path / "some.py", tmp_path / "some.c"
+    python.write_text(
+        '"""As ``udp/send.c`` and ``_native/request/nobody.c``."""\nNAME = "no.py"  # see gone.h, notif.py\n'
+    )
+    c.write_text(
+        '#include "x/no.h"\n/* batch.c\n * and udp/notif.py, <linux/udp.h> */\nint a; /* gone.md */\n'
+    )
+    assert pages.stale_paths(python) == ["_native/request/nobody.c", "gone.h"]
+    assert pages.stale_paths(c) == ["gone.md", "udp/notif.py"]
+
+
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     assert pages.wrong_links(page.read_text(), page.parent) == []

@@ -2,7 +2,7 @@
 
 The ring is created disabled and enabled by the first submit, whose thread owns it from then on
 (SINGLE_ISSUER, DEFER_TASKRUN). Every submit and poll empties the completion queue, so its size is no limit.
-The per-request path is ``_native/request/queue.c``.
+The per-request path is ``_native/request/``.
 """
 
 import errno
