@@ -249,7 +249,7 @@ class Waiter(Protocol):
         """Takes every result there is, without waiting."""
 
     def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str) -> None:
-        """Waits until `missing()` is 0; TimeoutError. It returns a lower bound of the missing CQEs."""
+        """Waits until `missing()`, the least number of CQEs still to come, is 0; TimeoutError."""
 
 
 class Notifier:

@@ -1,4 +1,7 @@
-"""The `uringzc` command: one file per subcommand."""
+"""The `uringzc` command: a file for each subcommand, and `output` for what they print.
+
+Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`.
+"""
 
 import os
 import sys

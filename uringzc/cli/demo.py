@@ -20,8 +20,8 @@ from rich.text import Text
 
 from uringzc.cli import output, tables
 from uringzc.cli.compare import ROUNDS, NoSinkError, compare
-from uringzc.cli.peer import Peer
-from uringzc.cli.receiver import Plan
+from uringzc.cli.demo_peer import Peer
+from uringzc.cli.demo_receiver import Plan
 from uringzc.cli.sources import LostError, Windows
 from uringzc.cli.transfer import Result, SlotTotals, Transfer, open_scheduler
 

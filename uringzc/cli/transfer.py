@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import uringzc
-from uringzc.cli.receiver import Plan
+from uringzc.cli.demo_receiver import Plan
 from uringzc.cli.sources import Mapped, Windows, datagrams_in_window
 
 #: takes how many datagrams were sent, returns how many more may be: at least one, after waiting if need be
