@@ -339,12 +339,12 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
 
 def test_an_error_of_the_engine_is_one_line(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> None:
-        raise OSError(1, "io_uring can not be used: kernel.io_uring_disabled is 2")
+        raise OSError(1, "io_uring cannot be used: kernel.io_uring_disabled is 2")
 
     monkeypatch.setattr("uringzc.Scheduler", lambda *_, **__: refused())
     result = demo()
     assert result.exit_code == 3
-    assert "Error: io_uring can not be used: kernel.io_uring_disabled is 2." in result.output
+    assert "Error: io_uring cannot be used: kernel.io_uring_disabled is 2." in result.output
 
 
 # Ended from outside

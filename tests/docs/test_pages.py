@@ -255,7 +255,7 @@ def test_the_drawing_of_the_layers_is_current() -> None:
     assert tool["draw"](layers) != drawn
 
 
-def test_a_circle_can_not_be_drawn() -> None:
+def test_a_circle_cannot_be_drawn() -> None:
     tool = runpy.run_path(str(ROOT / "docs" / "layers.py"))
     layers = tool["layers"]()
     layers.arrows["kernel/"].add("senders/")
