@@ -1,8 +1,8 @@
 """The contract of an engine: what a subclass of ``base.Engine`` gives, for one kernel interface.
 
 docs/architecture.md lists every step of a new engine, and the contract of its C part (``uzc_calls``).
-Its ``__init__`` refuses what this kernel cannot do (``reasons.refusal``), calls ``super().__init__``, points
-``_out`` to the C part, and calls ``_start``.
+``__init__`` of a subclass refuses what this kernel cannot do (``reasons.refusal``), calls
+``super().__init__``, points ``_out`` to the C part, and calls ``_start``.
 """
 
 from abc import ABC, abstractmethod
