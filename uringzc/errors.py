@@ -11,7 +11,7 @@ import threading
 from functools import cache
 from typing import NoReturn
 
-# The refusals of _native/uringzc.h; the test of the boundary holds these to it.
+# The refusals of _native/uringzc.h; tests/project/test_structure.py compares them.
 E_THREAD = -5001
 E_BUSY = -5002
 E_CLOSED = -5003

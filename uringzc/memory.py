@@ -1,7 +1,7 @@
 """Memory that can be sent: regions, exports of ordinary buffers, and the checksums of debug mode.
 
 A request holds a reference to its memory until its notifier is posted: a ``bytes`` object itself, a
-memoryview (an export, so that a ``bytearray`` can not be resized) or a region's ``Memory``. Nothing else
+memoryview (an export, so that a ``bytearray`` cannot be resized) or a region's ``Memory``. Nothing else
 has to be kept by the program.
 
 No huge pages under registered memory: for a fixed buffer the kernel charges the socket PAGE_ALIGN(length +
@@ -187,7 +187,7 @@ def pin_checked(data: Any, offset: int, length: int) -> Pinned:
 
 
 def on_huge_pages(address: int, length: int) -> bool:
-    """Whether a mapping that holds part of this memory has huge pages; True where /proc can not be read."""
+    """Whether a mapping that holds part of this memory has huge pages; True where /proc cannot be read."""
     wanted = ("AnonHugePages", "ShmemPmdMapped", "FilePmdMapped", "Shared_Hugetlb", "Private_Hugetlb")
     try:
         return any(
@@ -202,7 +202,7 @@ def on_huge_pages(address: int, length: int) -> bool:
 def is_read_only_mapping(view: memoryview) -> bool:
     """Whether all of this memory is mapped without PROT_WRITE, as files opened for reading are.
 
-    True where /proc can not be read.
+    True where /proc cannot be read.
     """
     try:
         return all("w" not in permissions for permissions, _ in _mappings(address_of(view), view.nbytes))
@@ -213,7 +213,7 @@ def is_read_only_mapping(view: memoryview) -> bool:
 def _mappings(address: int, length: int) -> Iterator[tuple[str, dict[str, str]]]:
     """Permissions and fields of each mapping in /proc/self/smaps that overlaps the memory.
 
-    OSError where that can not be read: /proc is not mounted.
+    OSError where that cannot be read: /proc is not mounted.
     """
     with open("/proc/self/smaps") as file:
         for mapping in _MAPPING.finditer(file.read()):

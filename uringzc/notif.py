@@ -2,13 +2,15 @@
 
 The rules
     - A *slot* holds one active *notifier*. A request that names the slot is attached to that notifier.
-    - ``flush`` detaches the active notifier: no more requests are attached to it, and the slot's next request
-      starts the next one. A slot whose notifier has no request is skipped; its sequence does not advance.
-    - A flushed notifier posts exactly one notification, once every request attached to it has completed and
-      the kernel no longer needs their memory: tag, sequence, and the results of the requests in numbers.
+    - ``flush`` detaches the active notifier, which takes no more requests; the slot's next request starts the
+      next one. A slot without a request since its last flush is skipped: its sequence does not advance.
+    - A flushed notifier posts exactly one notification, when every request attached to it has completed and
+      the kernel no longer needs their memory. It has the slot's tag, the notifier's sequence number, and how
+      many requests, bytes, copies and failures there were.
     - A notifier takes its slot's tag and next sequence number (u32, wraps) with its first request.
-    - Notifications of one slot may come out of order, and any number may be outstanding. A notifier never
-      posts before its flush, never twice, and never while the kernel can still read a byte of its memory.
+    - Notifications of one slot may come out of order, and up to ``max_inflight`` may be outstanding, of all
+      slots together. A notifier never posts before its flush, never twice, and never while the kernel can
+      still read a byte of its memory.
 
 These slots are this library's; the kernel API of that name was withdrawn before Linux 6.0.
 
@@ -17,7 +19,7 @@ Theory of operation
     IORING_CQE_F_MORE, and a second one with IORING_CQE_F_NOTIF when its memory is free. A request that is
     copied, or refused at once, has a result without F_MORE and no second CQE. The other engines report the
     same two events. The request table (``_native/slots/``) turns them into notifications of slots; it does no
-    I/O, and reads no clock. A request goes through these states:
+    I/O, and engines set its time. A request goes through these states:
 
     ======== =============== ============== ======================
     state    result, F_MORE  result alone   F_NOTIF
@@ -81,7 +83,7 @@ class Notification(NamedTuple):
     slot: Annotated[int, "the number of the slot; 0 of a sender's notifiers"]
     requests: Annotated[int, "requests that were attached, those that failed too"]
     nbytes: Annotated[int, "bytes of them that the kernel accepted"]
-    copied: Annotated[int | None, "requests that the kernel copied after all; None where it can not tell"]
+    copied: Annotated[int | None, "requests that the kernel copied after all; None where it cannot tell"]
     failed: Annotated[int, "requests that ended with an error"]
 
 
@@ -98,7 +100,7 @@ _NOTIFICATION_FIELDS = [
 COMPLETION_FIELDS = [("user_data", "u8"), ("result", "i4"), ("flags", "u4")]
 COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Completion(fields[0], fields[1]))
 NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
-#: where the kernel can not say what it copied
+#: where the kernel cannot say what it copied
 NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, notification)
 
 
@@ -135,7 +137,7 @@ class Slots:
         self.pointer = pointer
         self.max_inflight = max_inflight
         self._check = refuse.check
-        # not ffi.gc: its destructor would run in a cycle that a finalizer then resurrects
+        # not ffi.gc: the collector would run its destructor on a cycle that a finalizer then brings back
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
         self._owner = owner(int(ffi.cast("uintptr_t", pointer)), int(free))
         self.completion: Record[Any] = COMPLETION
@@ -247,15 +249,15 @@ class Waiter(Protocol):
         """Takes every result there is, without waiting."""
 
     def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str) -> None:
-        """Waits until `missing()`, a lower bound of the CQEs that are needed, is 0; TimeoutError."""
+        """Waits until `missing()`, the least number of CQEs still to come, is 0; TimeoutError."""
 
 
 class Notifier:
-    """A flushed notifier: whether its notification has been posted.
+    """Handle of a flushed notifier: whether its notification has been posted.
 
     The notification has to be read all the same, with ``reap_notifications()``: unread ones count against
-    ``max_inflight``. One of a sender stands for all that it flushed before; the sender reads the
-    notifications.
+    ``max_inflight``. One that a sender returned covers every request that the sender had flushed until then;
+    the sender reads the notifications itself.
     """
 
     __slots__ = ("_engine", "_numbers")

@@ -22,7 +22,7 @@ class Scheduler(Facade, Delegate):
     """Zero-copy sends, with notifications through slots of when their memory is free.
 
     `tags`: a u64 for each slot. `engine`: "io_uring" (Linux 6.0), "msg_zerocopy" (4.14, UDP 5.0) or "copy";
-    "auto" picks the first that works here. OSError says why one can not be used, and what would change that.
+    "auto" picks the first that works here. OSError says why one cannot be used, and what would change that.
     `max_inflight`: how many requests can be held at once, counting those of notifiers that were not flushed;
     also how many completions, and notifications, can be unread. `completions`: which results are kept for
     ``reap_completions``: "all", "failed" or "none". `debug`: a checksum of each request's memory is taken
@@ -79,10 +79,10 @@ class Scheduler(Facade, Delegate):
         UDP_SEGMENT, the data leaves as datagrams of so many bytes. `user_data`: a u64 that comes back with
         the result. `flush`: flush the slot right behind this request.
 
-        Nothing is queued when it raises: TypeError or BufferError for data or sockets that can not be sent
+        Nothing is queued when it raises: TypeError or BufferError for data or sockets that cannot be sent
         (from), ValueError for bytes that are not there, OSError EINVAL for a slot that does not exist, EBADF
         for a closed socket, EMSGSIZE for more than a datagram can carry, BlockingIOError when too much is in
-        flight or unread (it says which). A socket that can not send zero-copy (AF_UNIX, raw, kernel TLS) is
+        flight or unread (it says which). A socket that cannot send zero-copy (AF_UNIX, raw, kernel TLS) is
         served by copying, on the same notifier.
 
         A stream takes one send at a time: check its result, which may be less than `length`, before the next

@@ -1,6 +1,7 @@
 """The commands' output on terminals and in pipes; one line where printing fails or a package is missing."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import pty
@@ -12,12 +13,13 @@ import termios
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import pytest
 from rich.console import Console
 
 import uringzc
 from uringzc import testing
-from uringzc.cli import doctor, output
+from uringzc.cli import Commands, doctor, output
 
 pytestmark = [pytest.mark.engines(), testing.requires("send_zc")]
 
@@ -154,7 +156,7 @@ def to_full_disk(*arguments: str, **more: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
-FULL = (1, "Error: standard output can not be written to: No space left on device.\n")
+FULL = (1, "Error: standard output cannot be written to: No space left on device.\n")
 
 
 @pytest.mark.slow
@@ -165,6 +167,16 @@ def test_a_full_disk_is_one_line(arguments: list[str]) -> None:
 
 def test_a_full_disk_is_one_line_unbuffered_too() -> None:
     assert to_full_disk(*COMMANDS["demo"], PYTHONUNBUFFERED="1") == FULL
+
+
+def test_an_error_of_a_command_is_not_taken_for_one_of_standard_output() -> None:
+    @click.command()
+    def failing() -> None:
+        raise OSError(errno.EADDRINUSE, "Address already in use")
+
+    commands = Commands(commands={"failing": failing})
+    with pytest.raises(OSError, match="Address already in use"):
+        commands.main(["failing"])
 
 
 @pytest.mark.slow

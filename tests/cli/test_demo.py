@@ -23,7 +23,8 @@ from processes import child_pids, killed_at_exit
 
 from uringzc import testing
 from uringzc.cli import demo as demo_module
-from uringzc.cli import main, peer, receiver
+from uringzc.cli import demo_peer, main
+from uringzc.cli import demo_receiver as receiver
 from uringzc.cli.demo import largest_library
 
 PIECE = 1000
@@ -35,7 +36,7 @@ Run = Callable[..., Result]
 #: a receiver in which `fault(number, datagram)` says what becomes of a datagram: None loses it
 FAULTY = """
 import os, time
-from uringzc.cli import receiver
+from uringzc.cli import demo_receiver as receiver
 def fault(number, datagram):
     {fault}
 honest = receiver.Verifier.take
@@ -76,8 +77,8 @@ def faulty(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def make(fault: str = "return datagram", also: str = "") -> None:
         code = FAULTY.format(fault=fault, also=also)
-        monkeypatch.setattr(peer, "RECEIVER", (sys.executable, "-c", code))
-        monkeypatch.setattr(peer, "PATIENCE", 0.05)  # a loss at the end is found after it
+        monkeypatch.setattr(demo_peer, "RECEIVER", (sys.executable, "-c", code))
+        monkeypatch.setattr(demo_peer, "PATIENCE", 0.05)  # a loss at the end is found after it
 
     return make
 
@@ -338,12 +339,12 @@ def test_unusable_files_are_refused(tmp_path: Path) -> None:
 
 def test_an_error_of_the_engine_is_one_line(demo: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused() -> None:
-        raise OSError(1, "io_uring can not be used: kernel.io_uring_disabled is 2")
+        raise OSError(1, "io_uring cannot be used: kernel.io_uring_disabled is 2")
 
     monkeypatch.setattr("uringzc.Scheduler", lambda *_, **__: refused())
     result = demo()
     assert result.exit_code == 3
-    assert "Error: io_uring can not be used: kernel.io_uring_disabled is 2." in result.output
+    assert "Error: io_uring cannot be used: kernel.io_uring_disabled is 2." in result.output
 
 
 # Ended from outside

@@ -95,7 +95,7 @@ def test_doctor_names_what_does_not_work_and_the_fix() -> None:
 def test_an_engine_that_is_not_needed_has_no_fix() -> None:
     out = " ".join(refused("forbid_zerocopy()").split())
     assert 'io_uring yes what engine="auto" picks' in out
-    assert "msg_zerocopy no MSG_ZEROCOPY can not be used: sockets have no SO_ZEROCOPY here" in out
+    assert "msg_zerocopy no MSG_ZEROCOPY cannot be used: sockets have no SO_ZEROCOPY here" in out
 
 
 def test_json_has_the_refusals() -> None:
@@ -187,7 +187,7 @@ def test_explain_agrees_with_the_route(doctor: Doctor, sink: testing.Sandbox, ch
     finally:
         sink.offload(checksum=True, segmentation=True)
     assert found["zero_copy"] == checksum
-    assert "are zero-copy" not in found["explain"]  # it has sent nothing: it can not know
+    assert "are zero-copy" not in found["explain"]  # it has sent nothing: it cannot know
     assert "Requests of 1024 bytes and more are tried zero-copy first" in found["explain"]
 
 

@@ -3,10 +3,12 @@
 import ast
 import importlib
 import inspect
+import io
 import re
 import shlex
 import subprocess
 import sys
+import tokenize
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from functools import cache
@@ -166,12 +168,18 @@ _SUFFIXES = {".py", ".pyi", ".c", ".h", ".md", ".toml", ".json", ".png", ".svg",
 
 
 @cache
-def _names() -> set[str]:
-    """The names of all files."""
+def _files() -> set[str]:
+    """The paths of all files."""
     left_out = {".git", ".venv", "build"}
     tops = [top for top in ROOT.iterdir() if top.name not in left_out]
     inside = [path for top in tops if top.is_dir() for path in top.rglob("*")]
-    return {path.name for path in [*tops, *inside]}
+    return {str(path.relative_to(ROOT)) for path in [*tops, *inside]}
+
+
+@cache
+def _names() -> set[str]:
+    """The names of all files."""
+    return {Path(path).name for path in _files()}
 
 
 def missing_paths(words: list[str]) -> list[str]:
@@ -192,6 +200,36 @@ def wrong_paths(text: str) -> list[str]:
     code = [block.text for block in blocks(text) if block.language == "sh"]
     words = [word.strip(",:;") for span in [*spans(text), *code] for word in span.split()]
     return missing_paths(words)
+
+
+#: a path or a name with a suffix, in the words of a comment
+_MENTIONED = re.compile(r"(?<![\w./<*-])[\w-][\w./-]*\.(?:py|pyi|c|h|md|toml|json|svg)\b(?![\w(/*])")
+_SYSTEM = {"Python.h", "errno.h"}  # headers of others
+_C_COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+
+
+def said_in(file: Path) -> Iterator[str]:
+    """The docstrings and comments of a Python file, or the comments of a C file."""
+    text = file.read_text()
+    if file.suffix != ".py":
+        yield from _C_COMMENT.findall(text)
+        return
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)):
+            yield ast.get_docstring(node) or ""
+    tokens = tokenize.generate_tokens(io.StringIO(text).readline)
+    yield from (token.string for token in tokens if token.type == tokenize.COMMENT)
+
+
+def stale_paths(file: Path) -> list[str]:
+    """Files that a source names in prose and that are not there. A path may begin in any folder."""
+    named = {name for text in said_in(file) for name in _MENTIONED.findall(text)}
+    return sorted(name for name in named - _SYSTEM if not any(ends_so(name, path) for path in _files()))
+
+
+def ends_so(name: str, path: str) -> bool:
+    """Whether this is the path, or the end of it from a folder on."""
+    return f"/{path}".endswith(f"/{name}")
 
 
 def anchors(text: str) -> set[str]:
@@ -275,6 +313,21 @@ def wrong_calls(text: str) -> list[str]:
         if name != "help" and not any(_takes(each, keywords) for each in _callables(name)):
             problems.append(span)
     return problems
+
+
+def options(text: str) -> dict[str, object]:
+    """The rows of a table of options: each with its default, which is a literal, or the word "required"."""
+    rows = text.partition("\n| option | type | default | meaning |\n")[2].partition("\n\n")[0]
+    cells = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in rows.splitlines()[1:]]
+    return {
+        name: ... if default == "required" else ast.literal_eval(default) for name, _, default, _ in cells
+    }
+
+
+def parameters(function: Callable[..., object]) -> dict[str, object]:
+    """The parameters of a call: each with its default, or an ellipsis if it has none."""
+    found = inspect.signature(function).parameters.values()
+    return {each.name: ... if each.default is each.empty else each.default for each in found}
 
 
 def _resolves(dotted: str) -> bool:

@@ -74,6 +74,31 @@ def test_a_file_that_is_not_there_is_found() -> None:
     assert pages.wrong_paths(text) == ["no file uringzc/nobody.py", "no file nobody.c", "no file docs/x.md"]
 
 
+SOURCES = [
+    file
+    for folder in ("uringzc", "tests")
+    for pattern in ("*.py", "*.c", "*.h")
+    for file in (ROOT / folder).rglob(pattern)
+]
+
+
+def test_files_that_docstrings_and_comments_name_are_there() -> None:
+    stale = {str(file.relative_to(ROOT)): pages.stale_paths(file) for file in SOURCES}
+    assert {file: names for file, names in stale.items() if names} == {}
+
+
+def test_a_stale_file_in_a_docstring_or_a_comment_is_found(tmp_path: Path) -> None:
+    python, c = tmp_path / "some.py", tmp_path / "some.c"
+    python.write_text(
+        '"""As ``udp/send.c`` and ``_native/request/nobody.c``."""\nNAME = "no.py"  # see gone.h, notif.py\n'
+    )
+    c.write_text(
+        '#include "x/no.h"\n/* batch.c\n * and udp/notif.py, <linux/udp.h> */\nint a; /* gone.md */\n'
+    )
+    assert pages.stale_paths(python) == ["_native/request/nobody.c", "gone.h"]
+    assert pages.stale_paths(c) == ["gone.md", "udp/notif.py"]
+
+
 @each_page
 def test_links_lead_somewhere(page: Path) -> None:
     assert pages.wrong_links(page.read_text(), page.parent) == []
@@ -133,6 +158,27 @@ def test_a_name_that_is_not_there_is_found() -> None:
 
 
 # -- what else must agree
+
+
+@pytest.mark.parametrize(
+    ("page", "made"),
+    [("udp.md", uringzc.UdpSender), ("tcp.md", uringzc.TcpSender), ("slots.md", uringzc.Scheduler)],
+)
+def test_the_table_of_options_is_the_signature(page: str, made: type) -> None:
+    assert pages.options((ROOT / "docs" / page).read_text()) == pages.parameters(made)
+
+
+def test_an_option_that_differs_from_the_signature_is_found() -> None:
+    head = (
+        "\n| option | type | default | meaning |\n|---|---|---|---|\n| `tags` | iterable | `(0,)` | u64s |\n"
+    )
+    assert pages.options(f"{head}| `sock` | socket | required | a stream |\n\nMore | text\n") == {
+        "tags": (0,),
+        "sock": ...,
+    }
+    assert pages.parameters(uringzc.Scheduler)["max_inflight"] == 8192
+    assert pages.options(head) != pages.parameters(uringzc.Scheduler)
+
 
 ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text()
 
@@ -209,7 +255,7 @@ def test_the_drawing_of_the_layers_is_current() -> None:
     assert tool["draw"](layers) != drawn
 
 
-def test_a_circle_can_not_be_drawn() -> None:
+def test_a_circle_cannot_be_drawn() -> None:
     tool = runpy.run_path(str(ROOT / "docs" / "layers.py"))
     layers = tool["layers"]()
     layers.arrows["kernel/"].add("senders/")

@@ -206,8 +206,7 @@ def test_a_kernel_without_send_zc_falls_back_to_msg_zerocopy() -> None:
     code, text = found["errors"]["io_uring"]
     assert code == errno.EOPNOTSUPP
     assert (
-        text
-        == "io_uring can not send zero-copy: this kernel has no IORING_OP_SEND_ZC; run Linux 6.0 or later"
+        text == "io_uring cannot send zero-copy: this kernel has no IORING_OP_SEND_ZC; run Linux 6.0 or later"
     )
     assert reason_in(found, "send_zc") == text
     assert found["probe"]["features"] is None

@@ -379,7 +379,7 @@ def test_interrupts_anywhere_in_close_lose_no_ring(udp_pair: Pair, other: uringz
     assert ring_count() == before
 
 
-# -- interpreter exit, the quiet ways; with sends held: test_traps.py
+# -- interpreter exit, the quiet ways; with sends held: tests/memory/test_wire_controls.py
 
 
 @pytest.mark.slow

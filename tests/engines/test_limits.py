@@ -177,7 +177,7 @@ LITTLE = """
 def test_a_region_above_the_memlock_limit_is_refused(udp_pair: Pair) -> None:
     out, errors = run_program(LITTLE, 256, udp_pair.rx.getsockname()[1])
     region, registered, results = out.splitlines()
-    assert region.startswith("region 12 1048576 bytes can not be registered: the limit for locked memory")
+    assert region.startswith("region 12 1048576 bytes cannot be registered: the limit for locked memory")
     assert "(RLIMIT_MEMLOCK) is 256 KiB per user, 1024 KiB are needed; raise it with `ulimit -l`" in region
     assert "LimitMEMLOCK=" in region
     assert (registered, results) == ("True", "[4, 5]"), errors

@@ -24,7 +24,7 @@ pytestmark = [only_msg_zerocopy, testing.requires("net_admin")]
 
 SO_ATTACH_FILTER, SO_MEMINFO, SO_ZEROCOPY, MSG_ZEROCOPY = 26, 55, 60, 0x4000000
 controlled = pytest.mark.parametrize("control", [False, True], ids=["", "control"])
-OTHERS = "can not be told from those of others"
+OTHERS = "cannot be told from those of others"
 
 
 def held(sock: socket.socket) -> int:

@@ -1,4 +1,4 @@
-"""Every example answers --help, does what its description says, and says in one line what can not be done."""
+"""Every example answers --help, does what its description says, and says in one line what cannot be done."""
 
 import re
 import shlex

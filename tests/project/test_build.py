@@ -1,4 +1,4 @@
-"""The error when the package can not be built, and facts that are written in several files."""
+"""The error when the package cannot be built, and facts that are written in several files."""
 
 import os
 import platform

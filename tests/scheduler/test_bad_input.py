@@ -1,4 +1,4 @@
-"""What can not be sent is refused with an error that says why; nothing is queued, held or broken by it."""
+"""What cannot be sent is refused with an error that says why; nothing is queued, held or broken by it."""
 
 import errno
 import gc

@@ -28,7 +28,7 @@ def play(
     slots: int = 1,
     real: type[SlotAccounting] = SlotAccounting,
 ) -> tuple[int, int]:
-    """The same events to the model and to slots.c, which must agree at every step. Returns posted, stray."""
+    """The same events to the model and to the C code, which must always agree. Returns posted, stray."""
     model, accounting = Model(8, tags=range(7, 7 + slots)), real(8, tags=range(7, 7 + slots))
     pairs: list[tuple[Request, int]] = []
     for index in range(len(results)):

@@ -13,7 +13,7 @@
 
 #include "uringzc.h"
 
-/* integers.py takes a long for 8 bytes, error_queue.py the length of a struct cmsghdr, and pointers pass as
+/* udp_bulk.py takes a long for 8 bytes, error_queue.py the length of a struct cmsghdr, and pointers pass as
  * u64 */
 _Static_assert(sizeof(void *) == 8 && sizeof(long) == 8 && sizeof(size_t) == 8,
                "uringzc is for 64-bit machines");

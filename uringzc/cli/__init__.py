@@ -1,7 +1,11 @@
-"""The `uringzc` command: one file per subcommand."""
+"""The `uringzc` command: a file for each subcommand, and `output` for what they print.
+
+Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`.
+"""
 
 import os
 import sys
+import traceback
 from contextlib import suppress
 from typing import Any
 
@@ -19,17 +23,25 @@ except ModuleNotFoundError as error:
 from uringzc import __version__
 
 
+def _while_printing(error: OSError) -> bool:
+    """Whether click.echo() raised it, and not what a command does besides."""
+    *_, (innermost, _line) = traceback.walk_tb(error.__traceback__)
+    return innermost.f_globals.get("__name__") == "click.utils"
+
+
 class Commands(click.Group):
-    """Ends with one line where standard output can not be written to."""
+    """Ends with one line where standard output cannot be written to."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         """As in click, which prints its own errors."""
         try:
             return super().main(*args, **options)
         except (OSError, OutputError) as error:
+            if isinstance(error, OSError) and not _while_printing(error):
+                raise
             why = error.strerror if isinstance(error, OSError) else error
             with suppress(OSError):  # it may be the same file
-                click.echo(f"Error: standard output can not be written to: {why}.", err=True)
+                click.echo(f"Error: standard output cannot be written to: {why}.", err=True)
             with suppress(OSError), open(os.devnull, "w") as nowhere:  # else the interpreter flushes it again
                 os.dup2(nowhere.fileno(), sys.stdout.fileno())
             sys.exit(1)

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import BinaryIO
 
 from uringzc import testing
-from uringzc.cli.receiver import Plan
+from uringzc.cli.demo_receiver import Plan
 from uringzc.cli.sources import Mapped, Windows
 from uringzc.cli.transfer import Result, Transfer, open_scheduler
 from uringzc.senders.sockets import set_sndbuf

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from uringzc.cli import output, tables
 from uringzc.cli.compare import ROUNDS, NoSinkError, compare
-from uringzc.cli.peer import Peer
-from uringzc.cli.receiver import Plan
+from uringzc.cli.demo_peer import Peer
+from uringzc.cli.demo_receiver import Plan
 from uringzc.cli.sources import LostError, Windows
 from uringzc.cli.transfer import Result, SlotTotals, Transfer, open_scheduler
 
@@ -72,7 +72,7 @@ def demo(
     Exit status: 0  everything arrived
                  1  something was lost or wrong
                  2  wrong options or file
-                 3  it can not be done here
+                 3  it cannot be done here
     """
     console = output.console(quiet=as_json)
     try:
@@ -209,7 +209,7 @@ def open_file(path: str) -> BinaryIO:
             raise click.BadParameter(f"{path} is empty.", param_hint="FILE")
         return open(path, "rb", buffering=0)
     except OSError as error:
-        raise click.BadParameter(f"{path} can not be read: {error.strerror}.", param_hint="FILE") from error
+        raise click.BadParameter(f"{path} cannot be read: {error.strerror}.", param_hint="FILE") from error
 
 
 def largest_library() -> str:

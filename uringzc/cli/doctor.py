@@ -49,7 +49,7 @@ def doctor(host: str | None, as_json: bool) -> None:
 
     \b
     Exit status: 0  it can send: with io_uring, or without
-                 1  it can not, or there is no way to HOST
+                 1  it cannot, or there is no way to HOST
                  2  wrong options
     """
     try:

@@ -15,7 +15,7 @@ Row = Sequence[Text]
 
 
 class OutputError(Exception):
-    """Standard output can not be written to, and why. No OSError, which a failed send raises."""
+    """Standard output cannot be written to, and why. No OSError, which a failed send raises."""
 
 
 class _Console(Console):

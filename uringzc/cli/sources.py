@@ -7,7 +7,7 @@ import time
 from typing import BinaryIO
 
 import uringzc
-from uringzc.cli.receiver import NUMBER, Plan
+from uringzc.cli.demo_receiver import NUMBER, Plan
 
 _WINDOW = 1 << 20
 _MOST_DATAGRAMS = 256  # preadv takes 1024 buffers at most

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import uringzc
-from uringzc.cli.receiver import Plan
+from uringzc.cli.demo_receiver import Plan
 from uringzc.cli.sources import Mapped, Windows, datagrams_in_window
 
 #: takes how many datagrams were sent, returns how many more may be: at least one, after waiting if need be
@@ -33,7 +33,7 @@ class SlotTotals:
     notifications: int = 0
     requests: int = 0
     nbytes: int = 0
-    copied: int | None = 0  #: requests; None where the kernel can not tell
+    copied: int | None = 0  #: requests; None where the kernel cannot tell
     busy: bool = field(default=False, repr=False)  #: a notification is due
 
     def add(self, notification: uringzc.Notification) -> None:
@@ -101,7 +101,7 @@ class Transfer:
         self.sent = 0
 
     def run(self, room: Room, zero_copy: bool = True) -> Result:
-        """Sends everything; returns when every notification has come. OSError for what can not be sent."""
+        """Sends everything; returns when every notification has come. OSError for what cannot be sent."""
         start, cpu = time.perf_counter(), time.thread_time()
         for slot in itertools.cycle(self.slots):
             if self.sent == self._plan.datagrams:

@@ -29,7 +29,7 @@ _PAGE = 4096
 @explained
 class Limits:
     """What bounds the data in flight, in bytes if nothing else is said. None: there is no limit; of a sysctl,
-    it can not be read.
+    it cannot be read.
     """
 
     segments: Annotated[int, "the most datagrams of a train, one send with UDP_SEGMENT"]

@@ -52,7 +52,7 @@ class Route:
             text = f"{self.device} does not checksum what it sends, so the kernel copies, and says nothing"
             found.append(Reason("no_checksum", text, f"ethtool -K {self.device} tx on"))
         if self.scatter_gather is False:
-            text = f"{self.device} can not gather what it sends, so the kernel copies, and says nothing"
+            text = f"{self.device} cannot gather what it sends, so the kernel copies, and says nothing"
             found.append(Reason("no_scatter_gather", text, f"ethtool -K {self.device} sg on"))
         if self.segmentation is False:
             text = f"{self.device} has no segmentation for UDP: the kernel cuts up trains, without copying"

@@ -91,7 +91,7 @@ class AttachedSenders:
 
 
 def new_arena(engine: "Engine", size: int) -> Arena:
-    """Registered memory, halved while it can not be locked; not registered where MIN_ARENA can not be."""
+    """Registered memory, halved while it cannot be locked; not registered where MIN_ARENA cannot be."""
     while True:
         try:
             region = engine.register(size)

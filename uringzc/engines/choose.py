@@ -16,7 +16,7 @@ ENGINES = ("io_uring", "msg_zerocopy", "copy")
 def choose(
     engine: str, max_inflight: int, completions: int, debug: bool | None, batch: int | None = None
 ) -> Engine:
-    """The engine of that name; "auto" is the best that works here. OSError says why one can not, and the fix.
+    """The engine of that name; "auto" is the best that works here. OSError says why one cannot, and the fix.
 
     URINGZC_ENGINE in the environment replaces "auto". Its ``passed_over`` says which better engines "auto"
     could not choose, and why. `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: requests

@@ -1,14 +1,8 @@
 """The contract of an engine: what a subclass of ``base.Engine`` gives, for one kernel interface.
 
-A new engine needs
-
-- a folder in ``_native/engines/`` with its native part, which feeds results and notifications into the slots
-  (``slots/accounting.h``), and a table of C functions for the per-request path (``uzc_calls`` in
-  ``uringzc.h``);
-- a subclass of ``Engine``. Its ``__init__`` refuses what this kernel can not do (``reasons.refusal``), calls
-  ``super().__init__``, points ``_out`` to the native part, and calls ``_start``. If it reads the error queues
-  of sockets, it overrides ``errors``;
-- its name in ``choose.py``.
+docs/architecture.md lists every step of a new engine, and the contract of its C part (``uzc_calls``).
+``__init__`` of a subclass refuses what this kernel cannot do (``reasons.refusal``), calls
+``super().__init__``, points ``_out`` to the C part, and calls ``_start``.
 """
 
 from abc import ABC, abstractmethod

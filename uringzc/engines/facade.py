@@ -23,7 +23,7 @@ class Facade:
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """Memory to send from, pinned once: `size` new bytes, or the caller's own writable buffer in place.
 
-        A caller's buffer is exported (a bytearray can not be resized) until ``Region.close`` and the last
+        A caller's buffer is exported (a bytearray cannot be resized) until ``Region.close`` and the last
         notification. Memory that the kernel will not pin (shared or read-only file mappings) or that lies on
         huge pages (or may: without /proc that is not known) makes a region that is sent unregistered
         (``region.registered``). OSError ENOMEM says the limit for locked memory, the need, and what raises

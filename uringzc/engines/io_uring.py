@@ -2,7 +2,7 @@
 
 The ring is created disabled and enabled by the first submit, whose thread owns it from then on
 (SINGLE_ISSUER, DEFER_TASKRUN). Every submit and poll empties the completion queue, so its size is no limit.
-The per-request path is ``_native/request/queue.c``.
+The per-request path is ``_native/request/``.
 """
 
 import errno
@@ -52,7 +52,7 @@ class RingEngine(Engine):
         in_range("cq_entries", 1 if cq_entries is None else cq_entries, _MAX_CQ_ENTRIES)
         offered = features()
         if not offered.send_zc:
-            text = "io_uring can not send zero-copy: this kernel has no IORING_OP_SEND_ZC"
+            text = "io_uring cannot send zero-copy: this kernel has no IORING_OP_SEND_ZC"
             raise refusal(errno.EOPNOTSUPP, Reason("send_zc", text, "run Linux 6.0 or later"))
         super().__init__(max_inflight, completions, debug)
         if not offered.report_usage:

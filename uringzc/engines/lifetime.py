@@ -1,7 +1,7 @@
 """How an engine ends: it is closed, or its holder is finalized, or its thread ends, or the process; forks.
 
 Closing a ring does not stop the kernel: it goes on reading memory that was sent, and notifies of it on that
-ring alone. So an engine that is closed takes no new requests, and one that can not be ended yet is *parked*:
+ring alone. So an engine that is closed takes no new requests, and one that cannot be ended yet is *parked*:
 kept open, with everything that its requests hold, until nothing is in flight. Its owner thread finds that
 out, in its next call on any engine or when it ends. What requests hold is held by C references, which
 interpreter shutdown does not drop.

@@ -11,7 +11,7 @@ zero-copy through a socket; others copy.
 
 The engine has to know where a socket's counter stands. It is 0 where a sender opened the socket. Any other
 UDP socket is probed, with datagrams that the kernel counts before it refuses them; until the engine has
-ended, nobody else may use MSG_ZEROCOPY on it. A TCP socket can not be probed: the counter is guessed, and
+ended, nobody else may use MSG_ZEROCOPY on it. A TCP socket cannot be probed: the counter is guessed, and
 reports settle requests only when the guessed id was reported before any other. So the program may send
 zero-copy itself while no request is in flight. Requests are copied while the kernel still holds memory of
 such sends; it charges socket filters and the like to the same account (SO_MEMINFO), so a TCP socket that has
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _WHY = {
     0: "",
     lib.UZC_COPIES_OTHER_ENGINE: "another Scheduler or sender sends zero-copy through the socket",
-    lib.UZC_COPIES_OTHERS_SEND: "the socket's zero-copy sends can not be told from those of others",
+    lib.UZC_COPIES_OTHERS_SEND: "the socket's zero-copy sends cannot be told from those of others",
 }
 
 

@@ -81,7 +81,7 @@ class Buffers:
         if code == -errno.ENOMEM:
             page = os.sysconf("SC_PAGE_SIZE")
             need = held.length + held.address % page + -(held.address + held.length) % page
-            raise OSError(errno.ENOMEM, f"{held.length} bytes can not be registered: {memlock_hint(need)}")
+            raise OSError(errno.ENOMEM, f"{held.length} bytes cannot be registered: {memlock_hint(need)}")
         if code and (own or code != -errno.EFAULT):  # EFAULT: memory that the kernel will not pin
             check(code, f"register {held.length} bytes")
 
@@ -112,7 +112,7 @@ class Sockets:
     """Which sockets an engine can send through, and which are registered."""
 
     def __init__(self, raw: bool = False) -> None:
-        self._raw = raw  # the program sees the kernel's error for a socket that can not send zero-copy
+        self._raw = raw  # the program sees the kernel's error for a socket that cannot send zero-copy
         self.registered: dict[socket.socket, int] = {}  # fixed file; -1: only remembered
         self._free: list[int] | None = None
         self._entries = 0

@@ -29,7 +29,7 @@ class Features:
 
 @lru_cache(maxsize=1)
 def features() -> Features:
-    """Probed once per process. OSError says why io_uring can not be used here, and what would change it."""
+    """Probed once per process. OSError says why io_uring cannot be used here, and what would change it."""
     out = ffi.new("uzc_features *")
     code = lib.uzc_probe(out)
     if code < 0:
@@ -67,5 +67,5 @@ def require_zerocopy() -> None:
             except OSError as error:
                 refused = error.errno or errno.EIO
     code = errno.EOPNOTSUPP if refused == _ENOTSUPP else refused
-    text = f"MSG_ZEROCOPY can not be used: sockets have no SO_ZEROCOPY here ({os.strerror(code)})"
+    text = f"MSG_ZEROCOPY cannot be used: sockets have no SO_ZEROCOPY here ({os.strerror(code)})"
     raise refusal(code, Reason("so_zerocopy", text, "run Linux 5.0 or later, where nothing filters it"))

@@ -21,7 +21,7 @@ def status(field: str) -> str:
 
 
 def sysctl(name: str) -> int | None:
-    """The first number of a sysctl, of this thread's network namespace; None where it can not be read."""
+    """The first number of a sysctl, of this thread's network namespace; None where it cannot be read."""
     words = _read("sys/" + name.replace(".", "/")).split()
     return int(words[0]) if words else None
 

@@ -46,7 +46,7 @@ def reason_of(error: OSError) -> Reason:
     return reason if isinstance(reason, Reason) else Reason("error", error.strerror or str(error), "")
 
 
-def no_ring(code: int, what: str = "io_uring can not be used") -> OSError:
+def no_ring(code: int, what: str = "io_uring cannot be used") -> OSError:
     """The OSError for `code`, an errno of io_uring_setup(): what it means here. `what` begins an ENOMEM."""
     if code == errno.ENOSYS:
         reason = _missing()
@@ -55,7 +55,7 @@ def no_ring(code: int, what: str = "io_uring can not be used") -> OSError:
     elif code == errno.ENOMEM:
         reason = Reason("memlock", f"{what}: {_memlock_text(0)}", MEMLOCK_FIX)
     else:
-        text = f"io_uring can not be used: io_uring_setup: {os.strerror(code)}"
+        text = f"io_uring cannot be used: io_uring_setup: {os.strerror(code)}"
         reason = Reason("io_uring", text, "")
     return refusal(code, reason)
 
@@ -69,7 +69,7 @@ def _missing() -> Reason:
         fix = f"{SECCOMP_FIX}, on Linux 6.0 or later with CONFIG_IO_URING"
     else:
         why, fix = "the kernel has none (ENOSYS)", "run Linux 6.0 or later, with CONFIG_IO_URING"
-    return Reason("seccomp_enosys" if filtered else "enosys", f"io_uring can not be used: {why}", fix)
+    return Reason("seccomp_enosys" if filtered else "enosys", f"io_uring cannot be used: {why}", fix)
 
 
 def _forbidden(code: int) -> Reason:
@@ -88,9 +88,9 @@ def _forbidden(code: int) -> Reason:
         return Reason("io_uring_group", text, fix)
     name = errno.errorcode[code]
     if code == errno.EPERM and proc.status("Seccomp") == "2":
-        text = f"io_uring can not be used: a seccomp filter forbids it, as container profiles do ({name})"
+        text = f"io_uring cannot be used: a seccomp filter forbids it, as container profiles do ({name})"
         return Reason("seccomp_eperm", text, SECCOMP_FIX)
-    text = f"io_uring can not be used: a security module forbids it ({name})"
+    text = f"io_uring cannot be used: a security module forbids it ({name})"
     return Reason("forbidden", text, "allow it in its policy, as the kernel's log names it")
 
 

@@ -9,8 +9,8 @@ import sys
 from contextlib import suppress
 from typing import Any
 
-from uringzc.cli import receiver
-from uringzc.cli.receiver import NUMBER, Plan, room_for
+from uringzc.cli import demo_receiver as receiver
+from uringzc.cli.demo_receiver import NUMBER, Plan, room_for
 from uringzc.cli.sources import LostError
 
 #: by its path, and isolated: it needs the standard library and nothing else
