@@ -1,15 +1,11 @@
-"""The senders that use one engine, and the arena in which its UDP senders gather datagrams."""
+"""The senders that use one engine, and the arena in which its UDP senders collect datagrams."""
 
-import errno
 import time
 import weakref
 from contextlib import suppress
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from uringzc._send import Arena, TcpStream, UdpBatcher
-
-if TYPE_CHECKING:
-    from uringzc.engines.base import Engine
 
 #: bytes of the smallest arena
 MIN_ARENA = 256 << 10
@@ -88,20 +84,3 @@ class AttachedSenders:
         for other in others:
             other.release_block()
         return others
-
-
-def new_arena(engine: "Engine", size: int) -> Arena:
-    """Registered memory, halved while it cannot be locked; not registered where MIN_ARENA cannot be."""
-    while True:
-        try:
-            region = engine.register(size)
-            break
-        except OSError as error:
-            if error.errno != errno.ENOMEM:
-                raise
-            if size <= MIN_ARENA:
-                region = engine.unregistered(size)
-                break
-            size = max(size // 2, MIN_ARENA)
-    assert region._memory is not None
-    return Arena(region._memory)

@@ -18,7 +18,7 @@ from uringzc import address, memory
 from uringzc._send import Arena, Queue, TcpStream, UdpBatcher
 from uringzc._uring import ffi, lib
 from uringzc.engines import lifetime
-from uringzc.engines.attached import AttachedSenders, Sender, new_arena
+from uringzc.engines.attached import MIN_ARENA, AttachedSenders, Sender
 from uringzc.engines.contract import KernelInterface
 from uringzc.engines.tables import Sockets, new_region, require_socket
 from uringzc.errors import E_CLOSED, Refuser, in_flight
@@ -135,9 +135,22 @@ class Engine(KernelInterface):
         self.senders.add(sender, part)
 
     def make_arena(self, size: int) -> Arena:
-        """The arena of all UDP senders of this engine; of this size, if it is the first one that asks."""
-        if self.senders.arena is None:
-            self.senders.arena = new_arena(self, size)
+        """The arena of all UDP senders of this engine. `size`: of a new one.
+
+        Its memory is halved while it cannot be locked, and not registered where MIN_ARENA cannot be.
+        """
+        while self.senders.arena is None:
+            try:
+                region = self.register(size)
+            except OSError as error:
+                if error.errno != errno.ENOMEM:
+                    raise
+                if size > MIN_ARENA:
+                    size = max(size // 2, MIN_ARENA)
+                    continue
+                region = self.unregistered(size)
+            assert region._memory is not None
+            self.senders.arena = Arena(region._memory)
         return self.senders.arena
 
     def reclaim_arena(self, batcher: UdpBatcher) -> bool:
@@ -233,7 +246,7 @@ class Engine(KernelInterface):
             lifetime.close(self, timeout)
 
 
-def _claimed(reference: "weakref.ref[Engine]", refuse: Refuser) -> None:
+def _claimed(reference: "weakref.ref[lifetime.Engine]", refuse: Refuser) -> None:
     """The calling thread has become the owner of the engine."""
     refuse.claimed()
     lifetime.claimed(reference)

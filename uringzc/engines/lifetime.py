@@ -19,35 +19,60 @@ import warnings
 import weakref
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from uringzc._send import Queue
 from uringzc._uring import lib
-from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, UringzcError
-
-if TYPE_CHECKING:
-    from uringzc.engines.base import Engine
+from uringzc.engines.attached import AttachedSenders
+from uringzc.engines.tables import Sockets
+from uringzc.errors import E_BUSY, E_THREAD, BufferModifiedError, Refuser, UringzcError
+from uringzc.notif import Slots
 
 #: seconds that an ending thread, or the interpreter, waits for the kernel, for all its engines together
 DRAIN_AT_END = 2.0
 
-_living: "weakref.WeakSet[Engine]" = weakref.WeakSet()
-_parked: "list[Engine]" = []
-_orphaned: "list[Engine]" = []  # parked when their owner thread ended: no other thread can poll them
+
+# ruff: noqa: D102 - base.Engine documents the methods
+class Engine(Protocol):
+    """What ends here: the part of ``base.Engine`` that this needs."""
+
+    closed: bool
+    dead: bool
+    refuse: Refuser
+    slots: Slots
+    queue: Queue
+    senders: AttachedSenders
+    sockets: Sockets
+
+    @property
+    def exists(self) -> bool: ...
+    def is_owner(self) -> bool: ...
+    def try_claim(self) -> bool: ...
+    def release_settled(self) -> None: ...
+    def drain(self, timeout: float | None = None) -> None: ...
+    def describe(self) -> str: ...
+    def _exit(self) -> None: ...
+    def _abandon(self) -> None: ...
+
+
+_living: weakref.WeakSet[Engine] = weakref.WeakSet()
+_parked: list[Engine] = []
+_orphaned: list[Engine] = []  # parked when their owner thread ended: no other thread can poll them
 _local = threading.local()
 
 
-def track(engine: "Engine") -> None:
+def track(engine: Engine) -> None:
     """Every new engine: it is closed at exit, and abandoned in the child of a fork, if it is still alive."""
     _living.add(engine)
 
 
-def park(engine: "Engine") -> None:
+def park(engine: Engine) -> None:
     """Keeps `engine` until its owner, or this thread if it has none, finds it idle or ends. Safe anywhere."""
     _parked.append(engine)
     _thread_end()
 
 
-def unpark(engine: "Engine") -> None:
+def unpark(engine: Engine) -> None:
     """`engine` has ended."""
     for kept in (_parked, _orphaned):
         with suppress(ValueError):
@@ -55,7 +80,7 @@ def unpark(engine: "Engine") -> None:
                 kept.remove(engine)
 
 
-def parked() -> "list[Engine]":
+def parked() -> list[Engine]:
     """The engines that are kept, of all threads."""
     return [*_parked, *_orphaned]
 
@@ -68,7 +93,7 @@ def release_parked() -> None:
                 exit_if_idle(engine)
 
 
-def close(engine: "Engine", timeout: float) -> None:
+def close(engine: Engine, timeout: float) -> None:
     """See Scheduler.close. `timeout` is for the senders and the engine together."""
     if not engine.is_owner():
         engine.refuse(E_THREAD)
@@ -84,7 +109,7 @@ def close(engine: "Engine", timeout: float) -> None:
         raise errors[0]
 
 
-def drain_and_exit(engine: "Engine", timeout: float) -> None:
+def drain_and_exit(engine: Engine, timeout: float) -> None:
     """Of a parked engine: waits for what is in flight, and ends it. ResourceWarning at the timeout."""
     lib.uzc_slots_close(engine.slots.pointer)
     try:
@@ -99,7 +124,7 @@ def drain_and_exit(engine: "Engine", timeout: float) -> None:
             warnings.warn(message, ResourceWarning, stacklevel=4)
 
 
-def finish(engine: "Engine", timeout: float) -> None:
+def finish(engine: Engine, timeout: float) -> None:
     """The owner thread ends: as close(), and drains an engine that is parked already."""
     if engine.closed:
         drain_and_exit(engine, timeout)
@@ -107,7 +132,7 @@ def finish(engine: "Engine", timeout: float) -> None:
         close(engine, timeout)
 
 
-def exit_if_idle(engine: "Engine") -> bool:
+def exit_if_idle(engine: Engine) -> bool:
     """Of a parked engine: submits and polls once, and frees the native part if nothing is in flight.
 
     Returns whether it has ended; then it is no longer parked.
@@ -132,7 +157,7 @@ def exit_if_idle(engine: "Engine") -> bool:
     return not engine.exists
 
 
-def finalize(engine: "Engine", holder: object) -> None:
+def finalize(engine: Engine, holder: object) -> None:
     """`holder` (a Scheduler, Ring or sender) is being finalized, in any thread; it should have been closed.
 
     An open engine is parked, and its owner's next call ends it. One that nobody owns or shares, and that has
@@ -149,7 +174,7 @@ def finalize(engine: "Engine", holder: object) -> None:
     warnings.warn(f"{type(holder).__name__} was not closed", ResourceWarning, source=holder, stacklevel=3)
 
 
-def abandon(engine: "Engine") -> None:
+def abandon(engine: Engine) -> None:
     """In the child of a fork: the ring, and what is in flight, are the parent's."""
     engine.refuse.forked = not engine.closed
     engine.closed = engine.dead = True
@@ -191,7 +216,7 @@ def claimed(reference: "weakref.ref[Engine]") -> None:
     end.engines.append(reference)
 
 
-def _close_owned(engines: "Iterable[Engine]") -> None:
+def _close_owned(engines: Iterable[Engine]) -> None:
     """Closes or drains those that the ending thread owns: no other thread can read their notifications."""
     deadline = time.monotonic() + DRAIN_AT_END
     for engine in engines:
