@@ -43,6 +43,8 @@ int check_pending_sockets(Queue *q) {
         int fd, queued_on = q->pending[i].fd;
         if (fileno_of(q->pending[i].sock, &fd) < 0)
             return -1;
+        if (!q->engine) /* fileno() has forked, and this is the child: nothing is pending */
+            return 0;
         if (fd == queued_on) {
             i++;
             continue;
