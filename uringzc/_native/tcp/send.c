@@ -7,8 +7,6 @@
 
 #include <sys/uio.h>
 
-#include "request/enter.h"
-#include "request/refuse.h"
 #include "tcp/call.h"
 #include "tcp/transfer.h"
 

@@ -9,7 +9,8 @@
  * without the GIL, in that thread, inside enter(). */
 #pragma once
 
-#include "request/queue.h"
+#include "request/enter.h"
+#include "request/refuse.h"
 #include "request/sender_notifiers.h"
 
 /* one request or system call: iovecs (IOV_MAX is 1024), and bytes, for all of which locked memory is charged,

@@ -12,8 +12,6 @@
 #include <sys/uio.h>
 #include <time.h>
 
-#include "request/enter.h"
-#include "request/refuse.h"
 #include "request/sockets.h"
 
 #define WAIT_MS 100 /* of one wait; after it, signals and the descriptor are checked */

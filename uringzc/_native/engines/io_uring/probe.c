@@ -7,7 +7,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "engines/io_uring/ring.h"
+#include "engines/io_uring/state.h"
 
 /* -errno: the ring can not be entered, which a seccomp filter may forbid while it allows the setup. */
 static int try_send(struct io_uring *ring, int opcode, int fd, unsigned ioprio, int *result) {

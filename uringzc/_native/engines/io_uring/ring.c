@@ -6,7 +6,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "engines/io_uring/ring.h"
+#include "engines/io_uring/submission.h"
 
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots) {
     uzc_ring *r = calloc(1, sizeof *r);
