@@ -61,7 +61,7 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     }
     if (q->queued <= 0)
         forget_pending_sockets(q);
-    if (done > -4096) /* not refused */
+    if (done >= -4095) /* no refusal, but a count or -errno */
         release_references(q);
     if (done > 0 && !q->owned) {
         q->owned = check_result(PyObject_CallFunctionObjArgs(q->claimed, NULL)) == 0;

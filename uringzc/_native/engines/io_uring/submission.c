@@ -3,6 +3,8 @@
  * Requests into the submission queue. user_data of an SQE is the key of its request. */
 #include "engines/io_uring/submission.h"
 
+#include "engines/clock.h"
+
 /* The control message for a segment size. A request that is armed for poll reads it again, so each size has
  * its own. NULL: no memory. */
 static void *control_of(uzc_ring *r, uint32_t segment) {

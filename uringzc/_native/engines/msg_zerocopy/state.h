@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
- * The structures that the files of this engine share. Calls run one way, and so do includes:
- * sock_table, zerocopy_ids <- state.h <- sockets, notifications <- counter <- transmit <- engine.
+ * The structures that the files of this engine share. A file calls and includes only those on its right:
+ * engine, transmit, counter, {sockets, notifications}, state.h, {zerocopy_ids, sock_table}.
  *
- * All of it belongs to the thread that is inside the engine (slots/accounting.h): no field needs a lock.
+ * Only the thread between uzc_slots_begin() and uzc_slots_end() uses it: no field needs a lock.
  */
 #pragma once
 
