@@ -3,8 +3,7 @@
  * The boundary: every function and struct of the cffi module `_uring`. The C compiler reads it as a header,
  * and cffi as the cdef: so it has no include guard and no #include, and a C file includes "native.h".
  *
- * Calls return 0 or a count, or -errno, or one of the refusals below. They do not report through errno.
- */
+ * Calls return 0 or a count, -errno, or one of the refusals below. They do not report through errno. */
 
 /* -- refusals without an errno of their own; the call that returns one has changed nothing. All are below
  * -4095, the lowest -errno of the kernel */
@@ -12,7 +11,7 @@
 #define UZC_E_THREAD -5001        /* another thread owns the engine */
 #define UZC_E_BUSY -5002          /* another call is inside the engine */
 #define UZC_E_CLOSED -5003        /* the engine is closed, or belongs to the parent of a fork */
-#define UZC_E_POISONED -5004      /* the kernel dropped a completion: what is in flight is unknown */
+#define UZC_E_POISONED -5004      /* the kernel dropped a CQE: what is in flight is never known to be free */
 #define UZC_E_QUEUE -5005         /* the submission queue is full: submit, then try again */
 #define UZC_E_REQUESTS -5006      /* max_inflight requests are held */
 #define UZC_E_COMPLETIONS -5007   /* max_inflight completions are unread, or reserved by requests in flight */
@@ -298,8 +297,7 @@ uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
 uint32_t uzc_ids_outstanding(const uzc_ids *ids);
 /* Whether ids are outstanding that no report will settle: a guess was wrong, or others send too. */
 int uzc_ids_untrusted(const uzc_ids *ids);
-/* When the kernel holds nothing of the socket: removes any assignment, and returns its key; 0: there is none.
- */
+/* When the kernel holds nothing of the socket: removes any assignment, and returns its key, or 0. */
 uint64_t uzc_ids_take_any(uzc_ids *ids);
 
 /* -- memory (engines/read_memory.c) */

@@ -24,8 +24,7 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns);
 long long enter_and_count(Queue *q, int submit, unsigned wait, long long timeout_ns);
 /* The same: 0 or -1. */
 int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns);
-/* PyErr_CheckSignals(). -1 with an exception: also ClosedError, if a signal handler ended the engine (fork).
- */
+/* PyErr_CheckSignals(). -1 with an exception: ClosedError too, if a signal handler has forked (the child). */
 int check_signals(Queue *q);
 /* Drops the references of requests whose notifier was posted. */
 void release_references(Queue *q);

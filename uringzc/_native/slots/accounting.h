@@ -31,6 +31,5 @@ extern uzc_slots uzc_slots_ended;
     .unsettled = uzc_slots_unsettled, .read_slot = uzc_slots_read_internal
 
 /* As uzc_slots_flush(), of any slot. The caller is between begin and end; or it ends the engine or the slot
- * while no thread is there: in the owner's thread, as engines run no Python code, or in the child of a fork.
- */
+ * while no thread is: in the owner's thread, as engines run no Python code, or in the child of a fork. */
 int64_t uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);

@@ -59,10 +59,12 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
     return (int64_t)((uint64_t)r->generation << 32 | index);
 }
 
-static struct request *find_request(uzc_slots *s, uint64_t key) {
+/* In a state from AWAITING to `last_state`; NULL: stray. */
+static struct request *find_request(uzc_slots *s, uint64_t key, uint16_t last_state) {
     uint32_t index = (uint32_t)key;
     struct request *r = &s->requests[index];
-    if (index >= s->fresh_requests || r->generation != key >> 32 || r->state == FREE || r->state == SETTLED) {
+    if (index >= s->fresh_requests || r->generation != key >> 32 || r->state == FREE ||
+        r->state > last_state) {
         s->stats.stray++;
         return NULL;
     }
@@ -79,13 +81,9 @@ static void record_completion(uzc_slots *s, struct request *r, int32_t result, u
 }
 
 int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags) {
-    struct request *r = find_request(s, key);
+    struct request *r = find_request(s, key, AWAITING);
     if (!r)
         return -ENOENT;
-    if (r->state != AWAITING) {
-        s->stats.stray++;
-        return -ENOENT;
-    }
     r->state = PENDING;
     r->result = result;
     s->stats.awaiting--;
@@ -114,7 +112,7 @@ int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags)
 }
 
 int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
-    struct request *r = find_request(s, key);
+    struct request *r = find_request(s, key, PENDING);
     if (!r)
         return -ENOENT;
     if (r->state == AWAITING) { /* a notification without a result: the request was never executed */

@@ -6,9 +6,7 @@
  *
  * A request is an entry of a fixed table. Its key is the index of the entry, and a generation that changes
  * with each use, so that a stale or invented key is not taken for a live one. The entry is free again when
- * the request's notifier was posted and its references were released: so the size of the table bounds all
- * that is held.
- */
+ * the request's notifier was posted and its references were released: the table bounds what is held. */
 #pragma once
 
 #include "slots/accounting.h"

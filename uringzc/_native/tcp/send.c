@@ -73,8 +73,7 @@ static struct step next_step(TcpStream *s, const struct cursor *c) {
     return step;
 }
 
-/* What the request holds: the piece's holder, or a tuple of all. A new reference, or NULL with an exception.
- */
+/* What the request holds: the piece's holder, or a tuple of all. A new reference; NULL with an exception. */
 static PyObject *holder_of(const struct cursor *c, const struct step *step) {
     if (step->pieces == 1)
         return Py_NewRef(c->pieces[step->first].holder);

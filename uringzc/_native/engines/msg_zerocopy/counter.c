@@ -2,8 +2,7 @@
  *
  * Where a socket's zero-copy counter stands: the id that the next MSG_ZEROCOPY send will get. No socket
  * option reads it. A UDP socket's counter is learned with sends that are invalid but counted; a TCP socket's
- * is guessed while nothing is outstanding, and zerocopy_ids.c waits until a notification confirms the guess.
- */
+ * is guessed while nothing is outstanding, and zerocopy_ids.c waits for a notification that confirms it. */
 #include "engines/msg_zerocopy/counter.h"
 #include "engines/msg_zerocopy/notifications.h"
 
@@ -57,7 +56,7 @@ static void probe_counter(uzc_msg_zerocopy *e, struct sock *s, const struct entr
     uint32_t next;
     if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no id */
         return;
-    /* the probe would become a part of the datagram */
+    /* the program's datagram is not complete: the probe would become a part of it */
     if (s->more_pending || option_of(fd_of(s), IPPROTO_UDP, UDP_CORK, 0))
         return;
     if (!s->pending_error) /* or the probe would fail with it, and consume it */

@@ -3,8 +3,7 @@
  * The structures that the files of this engine share. A file calls and includes only those on its right:
  * engine, transmit, counter, {sockets, notifications}, state.h, {zerocopy_ids, sock_table}.
  *
- * Only the thread between uzc_slots_begin() and uzc_slots_end() uses it: no field needs a lock.
- */
+ * Only the thread between uzc_slots_begin() and uzc_slots_end() uses it: no field needs a lock. */
 #pragma once
 
 #define _GNU_SOURCE

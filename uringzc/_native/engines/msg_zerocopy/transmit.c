@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * Sending with sendmmsg(), in order for each socket. A request for which the socket has no room waits, and
- * those behind it with it; with MSG_DONTWAIT it fails instead.
- */
+ * those behind it with it; with MSG_DONTWAIT it fails instead. */
 #include "engines/msg_zerocopy/transmit.h"
 #include "engines/msg_zerocopy/counter.h"
 #include "engines/msg_zerocopy/sockets.h"

@@ -5,8 +5,7 @@
  * zero-copy through a socket, and the counter's last known value is kept for the next, as a guess.
  *
  * The table is indexed by the low bits of the id, and doubles when two outstanding ids would share an entry:
- * it stays as small as what is in flight, and the wrap needs no special case.
- */
+ * it stays as small as what is in flight, and the wrap needs no special case. */
 #include <pthread.h>
 
 #include "engines/msg_zerocopy/sock_table.h"
