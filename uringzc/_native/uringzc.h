@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The boundary: every function and struct of the cffi module `_uring`. The C compiler reads it as a header,
+/* SPDX-License-Identifier: MIT */
+/* The boundary: every function and struct of the cffi module `_uring`. The C compiler reads it as a header,
  * and cffi as the cdef: so it has no include guard and no #include, and a C file includes "native.h".
  *
  * Calls return 0 or a count, -errno, or one of the refusals below. They do not report through errno. */

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Requests go into the engine's queue, and the engine is entered. References to sockets and memory are C
+/* SPDX-License-Identifier: MIT */
+/* Requests go into the engine's queue, and the engine is entered. References to sockets and memory are C
  * references, kept in the request table: interpreter shutdown never drops them. */
 #include "request/enter.h"
 

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Requests go into the engine's queue, and the engine is entered: to submit them, to wait, to take results.
+/* SPDX-License-Identifier: MIT */
+/* Requests go into the engine's queue, and the engine is entered: to submit them, to wait, to take results.
  * A request holds references to its socket and its memory from queue_requests() to release_references(). */
 #pragma once
 

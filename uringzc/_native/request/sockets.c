@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sockets of requests. A request names a descriptor, and the program may close the socket before the request
+/* SPDX-License-Identifier: MIT */
+/* Sockets of requests. A request names a descriptor, and the program may close the socket before the request
  * is submitted: so sockets with queued requests are pending, with a reference, until the submission, which
  * first checks that each still has its descriptor. */
 #include "request/sockets.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * What engines call of the slot accounting, besides what Python may call too (uringzc.h). */
+/* SPDX-License-Identifier: MIT */
+/* What engines call of the slot accounting, besides what Python may call too (uringzc.h). */
 #pragma once
 
 #include "native.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The life of a notifier: it starts with its first request, is flushed, posted when all its requests have
+/* SPDX-License-Identifier: MIT */
+/* The life of a notifier: it starts with its first request, is flushed, posted when all its requests have
  * settled, and read. */
 #include "slots/slots.h"
 

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Which thread may enter an engine: the one that claimed it, with one call at a time, until it is closed. */
+/* SPDX-License-Identifier: MIT */
+/* Which thread may enter an engine: the one that claimed it, with one call at a time, until it is closed. */
 #include "slots/slots.h"
 
 /* The number of this thread, which no other thread of the process ever had. */

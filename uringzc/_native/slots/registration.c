@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The life of the accounting, of the registered slots, and of internal slots. */
+/* SPDX-License-Identifier: MIT */
+/* The life of the accounting, of the registered slots, and of internal slots. */
 #include "slots/slots.h"
 
 uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t mode) {

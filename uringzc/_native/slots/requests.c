@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The life of a request: it is attached, has a result, settles, and its references are released. */
+/* SPDX-License-Identifier: MIT */
+/* The life of a request: it is attached, has a result, settles, and its references are released. */
 #include "slots/slots.h"
 
 static void free_request(uzc_slots *s, uint32_t index) {

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The structures of the slot accounting, private to this folder: which request belongs to which notifier, and
+/* SPDX-License-Identifier: MIT */
+/* The structures of the slot accounting, private to this folder: which request belongs to which notifier, and
  * which notifications are due. No I/O, no clock (an engine sets its time), no policy, no allocation per
  * request. notif.py has the rules. registration.c and requests.c call notifiers.c, and that calls owner.c.
  *

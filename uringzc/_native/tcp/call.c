@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The begin and the end of each call of a TcpStream that uses the engine. */
+/* SPDX-License-Identifier: MIT */
+/* The begin and the end of each call of a TcpStream that uses the engine. */
 #include "tcp/call.h"
 
 #include "tcp/transfer.h"

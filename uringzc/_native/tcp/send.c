@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * TcpStream.send() and TcpStream.send_buffers(). All buffers are examined first. Then they are sent in steps:
+/* SPDX-License-Identifier: MIT */
+/* TcpStream.send() and TcpStream.send_buffers(). All buffers are examined first. Then they are sent in steps:
  * as many neighbours of one kind, zero-copy or not, as one request or one system call takes. What the kernel
  * does not accept of a step begins the next one. */
 #include "tcp/send.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The struct of the type TcpStream: the sender of one stream socket.
+/* SPDX-License-Identifier: MIT */
+/* The struct of the type TcpStream: the sender of one stream socket.
  *
  * The order of the bytes holds by construction: a request is queued when the one before it has its result,
  * and a system call is made while no request is without one. No data is buffered in the sender.

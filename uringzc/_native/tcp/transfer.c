@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * One transfer of a stream. System calls send straight from the program's memory, which may be written as
+/* SPDX-License-Identifier: MIT */
+/* One transfer of a stream. System calls send straight from the program's memory, which may be written as
  * soon as they return. Zero-copy requests send what can not change; the request table holds it until the
  * notification. Both carry MSG_DONTWAIT: a request has its result when enter() returns, and what waits is a
  * poll(), which any signal ends. */

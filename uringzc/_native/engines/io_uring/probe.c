@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * What this kernel can do, found by trying. Flags are tried on an AF_UNIX socket, which has no zero-copy
+/* SPDX-License-Identifier: MIT */
+/* What this kernel can do, found by trying. Flags are tried on an AF_UNIX socket, which has no zero-copy
  * sends: EOPNOTSUPP means that the kernel has the flag, EINVAL that it has not, and nothing is ever sent. */
 #include <errno.h>
 #include <sys/socket.h>

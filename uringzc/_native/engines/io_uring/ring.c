@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * io_uring: setup, submitting and waiting, CQEs into the slot accounting, registered buffers and files. */
+/* SPDX-License-Identifier: MIT */
+/* io_uring: setup, submitting and waiting, CQEs into the slot accounting, registered buffers and files. */
 #define _GNU_SOURCE
 #include <sys/eventfd.h>
 #include <sys/syscall.h>

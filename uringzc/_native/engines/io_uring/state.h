@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * liburing, and the ring's structures, private to this folder. */
+/* SPDX-License-Identifier: MIT */
+/* liburing, and the ring's structures, private to this folder. */
 #pragma once
 
 #include <liburing.h>

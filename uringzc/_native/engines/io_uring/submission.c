@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Requests into the submission queue. user_data of an SQE is the key of its request. */
+/* SPDX-License-Identifier: MIT */
+/* Requests into the submission queue. user_data of an SQE is the key of its request. */
 #include "engines/io_uring/submission.h"
 
 #include "engines/clock.h"

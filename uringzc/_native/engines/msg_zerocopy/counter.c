@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Where a socket's zero-copy counter stands: the id that the next MSG_ZEROCOPY send will get. No socket
+/* SPDX-License-Identifier: MIT */
+/* Where a socket's zero-copy counter stands: the id that the next MSG_ZEROCOPY send will get. No socket
  * option reads it. A UDP socket's counter is learned with sends that are invalid but counted; a TCP socket's
  * is guessed while nothing is outstanding, and zerocopy_ids.c waits for a notification that confirms it. */
 #include "engines/msg_zerocopy/counter.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * sendmmsg() as an engine: its table of calls, its descriptor, waiting. With MSG_ZEROCOPY, notifications come
+/* SPDX-License-Identifier: MIT */
+/* sendmmsg() as an engine: its table of calls, its descriptor, waiting. With MSG_ZEROCOPY, notifications come
  * through each socket's error queue; without, a request's memory is free as soon as it was sent. */
 #include "engines/clock.h"
 #include "engines/msg_zerocopy/notifications.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Reading a socket's error queue: notifications, which are ranges of zero-copy ids, settle requests; other
+/* SPDX-License-Identifier: MIT */
+/* Reading a socket's error queue: notifications, which are ranges of zero-copy ids, settle requests; other
  * messages (ICMP errors, timestamps) are kept for the program. */
 #include "engines/msg_zerocopy/notifications.h"
 

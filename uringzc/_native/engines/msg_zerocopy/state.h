@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The structures that the files of this engine share. A file calls and includes only those on its right:
+/* SPDX-License-Identifier: MIT */
+/* The structures that the files of this engine share. A file calls and includes only those on its right:
  * engine, transmit, counter, {sockets, notifications}, state.h, {zerocopy_ids, sock_table}.
  *
  * Only the thread between uzc_slots_begin() and uzc_slots_end() uses it: no field needs a lock. */

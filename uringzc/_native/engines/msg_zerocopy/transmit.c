@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sending with sendmmsg(), in order for each socket. A request for which the socket has no room waits, and
+/* SPDX-License-Identifier: MIT */
+/* Sending with sendmmsg(), in order for each socket. A request for which the socket has no room waits, and
  * those behind it with it; with MSG_DONTWAIT it fails instead. */
 #include "engines/msg_zerocopy/transmit.h"
 #include "engines/msg_zerocopy/counter.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Zero-copy ids: which request a MSG_ZEROCOPY id belongs to. The kernel counts the zero-copy sends of a
+/* SPDX-License-Identifier: MIT */
+/* Zero-copy ids: which request a MSG_ZEROCOPY id belongs to. The kernel counts the zero-copy sends of a
  * socket from 0, in a u32 that wraps and is never reset. So one engine of the process at a time sends
  * zero-copy through a socket, and the counter's last known value is kept for the next, as a guess.
  *
