@@ -176,7 +176,7 @@ static int take_piece(TcpStream *s, PyObject *data, struct piece *p) {
         *p = (struct piece){PyBytes_AsString(data), (size_t)PyBytes_Size(data), Py_NewRef(data), true};
         return 0;
     }
-    if (PyByteArray_CheckExact(data)) { /* while the view exists, it can not be resized */
+    if (PyByteArray_CheckExact(data)) { /* while the view exists, it cannot be resized */
         PyObject *view = PyMemoryView_FromObject(data);
         *p = (struct piece){PyByteArray_AsString(data), (size_t)PyByteArray_Size(data), view, false};
         return view ? 0 : -1;

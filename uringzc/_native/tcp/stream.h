@@ -34,7 +34,7 @@ typedef struct {
     char claimed;        /* the first call was made: its thread owns the engine */
     char inside;         /* a call is inside: others are refused */
     char closed;
-    char copy_only; /* the socket can not send zero-copy */
+    char copy_only; /* the socket cannot send zero-copy */
     char to_report; /* the slow path has something for the program's callbacks */
     int blocking;   /* calls wait until the socket is writable */
     int always;     /* zero_copy="always" */

@@ -125,7 +125,7 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     int error = uzc_slots_begin_any(r->slots);
     if (error)
         return error;
-    if (uzc_slots_poisoned(r->slots)) /* what is in flight can not be known to be free */
+    if (uzc_slots_poisoned(r->slots)) /* what is in flight cannot be known to be free */
         error = UZC_E_POISONED;
     else if (!r->enabled && ready && (submit || wait))
         error = enable_ring(r);

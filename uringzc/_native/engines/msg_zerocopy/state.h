@@ -93,7 +93,7 @@ static inline void report_settled(uzc_msg_zerocopy *e, uint64_t key, int copied)
     e->progress++;
 }
 
-/* An int option of a socket; `otherwise` where it can not be read. */
+/* An int option of a socket; `otherwise` where it cannot be read. */
 static inline int option_of(int fd, int level, int option, int otherwise) {
     int value = otherwise;
     return getsockopt(fd, level, option, &value, &(socklen_t){sizeof value}) == 0 ? value : otherwise;

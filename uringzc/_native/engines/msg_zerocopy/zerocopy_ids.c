@@ -55,7 +55,7 @@ static void in_parent(void) {
     pthread_mutex_unlock(&lock);
 }
 
-/* The parent goes on sending, so the child can not know any counter. */
+/* The parent goes on sending, so the child cannot know any counter. */
 static void in_child(void) {
     for (uint32_t i = 0; i < counters.size; i++)
         for (struct sock_link *link = counters.chains[i]; link; link = link->next)
