@@ -127,3 +127,41 @@ def test_a_fork_inside_a_drain() -> None:
             assert started.line() == "1"
             started.end()
         assert len(rx.wait(100)) == 100
+
+
+@pytest.mark.parametrize("call", ["s.submit()", "s.send(socket.socket(type=socket.SOCK_DGRAM), b'')"])
+def test_a_fork_inside_a_fileno_that_returns_another_descriptor(call: str) -> None:
+    """Of a socket with queued requests: in the child none is queued any more."""
+    program = f"""
+    class Forking(socket.socket):
+        armed = False
+
+        def fileno(self):
+            global pid
+            if self.armed:
+                self.armed = False
+                pid = os.fork()
+            return 0 if pid == 0 else super().fileno()
+
+    sock = Forking(type=socket.SOCK_DGRAM)
+    sock.connect(("127.0.0.1", 9))
+    s = uringzc.Scheduler()
+    s.send(sock, b"")
+    references = sys.getrefcount(sock)
+    sock.armed = True
+    try:
+        {call}
+        ended = "nothing"
+    except Exception as error:
+        ended = type(error).__name__
+    if pid == 0:
+        released = references - sys.getrefcount(sock)
+        del s
+        print("child", ended, released, flush=True)
+        os._exit(0)
+    assert pid and os.waitpid(pid, 0)[1] == 0, "the child died"
+    s.close()
+    """
+    with child(FORKING + program) as started:
+        assert started.line() == "child ClosedError 1"
+        started.end()

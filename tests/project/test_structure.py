@@ -172,7 +172,7 @@ def defines(prefix: str) -> dict[str, int]:
 def test_refusals_have_the_numbers_of_the_header() -> None:
     ours = {name[2:]: value for name, value in vars(errors).items() if name.startswith("E_")}
     assert ours == defines("UZC_E_")
-    assert ours  # the header was read
+    assert max(ours.values()) < -4095  # no errno: C and Python tell them apart by that
 
 
 @pytest.mark.parametrize("code", defines("UZC_E_").values())

@@ -86,9 +86,11 @@ def test_a_socket_that_is_still_connecting_is_waited_for(box: testing.Hold, engi
         tx.setblocking(False)
         box.stop()
         assert tx.connect_ex(listener.getsockname()) == errno.EINPROGRESS
-        threading.Timer(0.05, box.release).start()
+        release = threading.Timer(0.05, box.release)
+        release.start()
         with TcpSender(tx, engine=engine) as s:
             s.send(b"at last")
+            release.join()
             assert s.stats.waits > 0
             rx, _ = listener.accept()
             with rx:

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Delegate: the base of public classes (Scheduler, UdpSender, TcpSender) some of whose methods are
+/* SPDX-License-Identifier: MIT */
+/* The type Delegate: the base of public classes (Scheduler, UdpSender, TcpSender) some of whose methods are
  * compiled and work on another object, the target. They are descriptors of the class: a bound method refers
  * to the public object, a subclass can override it, and a call makes no Python frame. */
 #include "delegate.h"

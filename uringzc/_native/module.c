@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The module _send: its types and functions. */
+/* SPDX-License-Identifier: MIT */
+/* The module _send: its types and functions. */
 #include "delegate.h"
 #include "request/arguments.h"
 #include "request/memory.h"

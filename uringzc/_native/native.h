@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Included by every C file: standard headers, and the boundary to Python. */
+/* SPDX-License-Identifier: MIT */
+/* Included by every C file: standard headers, and the boundary to Python. */
 #pragma once
 
 #include <errno.h>

@@ -1,17 +1,16 @@
-/* SPDX-License-Identifier: MIT
- *
- * The boundary: every function and struct of the cffi module `_uring`. The C compiler reads it as a header,
+/* SPDX-License-Identifier: MIT */
+/* The boundary: every function and struct of the cffi module `_uring`. The C compiler reads it as a header,
  * and cffi as the cdef: so it has no include guard and no #include, and a C file includes "native.h".
  *
- * Calls return 0 or a count, or -errno, or one of the refusals below. They do not report through errno.
- */
+ * Calls return 0 or a count, -errno, or one of the refusals below. They do not report through errno. */
 
-/* -- refusals without an errno of their own; the call that returns one has changed nothing */
+/* -- refusals without an errno of their own; the call that returns one has changed nothing. All are below
+ * -4095, the lowest -errno of the kernel */
 
 #define UZC_E_THREAD -5001        /* another thread owns the engine */
 #define UZC_E_BUSY -5002          /* another call is inside the engine */
 #define UZC_E_CLOSED -5003        /* the engine is closed, or belongs to the parent of a fork */
-#define UZC_E_POISONED -5004      /* the kernel dropped a completion: what is in flight is unknown */
+#define UZC_E_POISONED -5004      /* the kernel dropped a CQE: what is in flight is never known to be free */
 #define UZC_E_QUEUE -5005         /* the submission queue is full: submit, then try again */
 #define UZC_E_REQUESTS -5006      /* max_inflight requests are held */
 #define UZC_E_COMPLETIONS -5007   /* max_inflight completions are unread, or reserved by requests in flight */
@@ -19,7 +18,7 @@
 
 /* -- records that the program reads */
 
-/* One record of reap_completions(), and of Ring.reap(), where flags are the CQE's. */
+/* One record of reap_completions(), and of Ring.reap(), where `flags` are those of the CQE. */
 typedef struct {
     uint64_t user_data;
     int32_t result; /* bytes sent, or -errno */
@@ -121,7 +120,7 @@ int64_t uzc_slots_flush(uzc_slots *slots, uint32_t slot);
 /* Requests of a flushed notifier that are not settled; 0: its notification was posted. */
 uint32_t uzc_slots_unsettled(const uzc_slots *slots, uint64_t notifier);
 
-/* The owner: the first thread that claims the engine. Until then any thread may use it. */
+/* Makes this thread the owner, if there is none. Until then any thread may use the engine. */
 int uzc_slots_claim(uzc_slots *slots);
 int uzc_slots_has_owner(const uzc_slots *slots);
 /* Whether this thread may use the engine. */
@@ -133,9 +132,11 @@ void uzc_slots_set_closed(uzc_slots *slots);
 /* The same, by the owner, after flushing all slots. What is in flight can still be completed, and reaped. */
 void uzc_slots_close(uzc_slots *slots);
 
-/* What an engine reports. uzc_slots_attach() returns the new request's key; the caller is inside. Time is in
- * milliseconds, and wraps. */
+/* What an engine reports, between uzc_slots_begin() and uzc_slots_end(). */
+
+/* The time, in milliseconds; it wraps. */
 void uzc_slots_clock(uzc_slots *slots, uint32_t now);
+/* Returns the new request's key, or a refusal. */
 int64_t uzc_slots_attach(uzc_slots *slots, const uzc_send *send, uint64_t user_data);
 /* The request has a result; the kernel may still read its memory. `flags` are recorded. -ENOENT: stray. */
 int uzc_slots_result(uzc_slots *slots, uint64_t key, int32_t result, uint32_t flags);
@@ -185,8 +186,10 @@ typedef struct {
 
 /* -- io_uring (engines/io_uring/ring.c) */
 
-#define UZC_BUFFER_STRIDE 1072693248 /* 1 GiB - 1 MiB: registered buffers of a large region overlap */
-#define UZC_BUFFER_MAX 1073741824    /* the kernel's limit for one registered buffer */
+#define UZC_BUFFER_MAX 1073741824 /* bytes of one registered buffer, at most: the kernel's limit */
+/* from one registered buffer of a large region to the next: they overlap by 1 MiB, so that any datagram lies
+ * whole in one of them */
+#define UZC_BUFFER_STRIDE 1072693248
 
 typedef struct uzc_ring uzc_ring;
 
@@ -194,10 +197,10 @@ typedef struct uzc_ring uzc_ring;
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots);
 /* What uzc_probe() found. Without sendmsg_zc, requests with GSO or iovecs are copied. */
 void uzc_ring_features(uzc_ring *ring, int report_usage, int sendmsg_zc, int fixed_message);
-/* Ends the ring, if there is one, and leaves NULL: so an interrupt in the caller can not repeat or skip it.
- * It does not wait for what is in flight: the caller has. */
+/* Frees the ring, if there is one. The pointer is cleared in the same call: an interrupt in the caller cannot
+ * repeat or skip it. It does not wait for what is in flight: the caller has. */
 void uzc_ring_exit(uzc_ring **ring);
-/* In the child of a fork: closes the descriptors, and nothing else. Leaves NULL. */
+/* In the child of a fork: closes the descriptors and clears the pointer. */
 void uzc_ring_abandon(uzc_ring **ring);
 /* A descriptor that is readable while there is something to reap; uzc_ring_signal() updates it. */
 int uzc_ring_fileno(uzc_ring *ring);
@@ -219,7 +222,7 @@ typedef struct {
     int report_usage;  /* Linux 6.2: notifications say whether the kernel copied */
     int fixed_message; /* Linux 6.15: SENDMSG_ZC from registered buffers */
 } uzc_features;
-/* io_uring/probe.c. -errno: io_uring can not be used at all. */
+/* io_uring/probe.c. -errno: io_uring cannot be used at all. */
 int uzc_probe(uzc_features *out);
 
 /* -- msg_zerocopy (engines/msg_zerocopy/engine.c): sendmmsg() with MSG_ZEROCOPY, or without */
@@ -228,11 +231,11 @@ int uzc_probe(uzc_features *out);
 #define UZC_MESSAGE_CONTROL 256
 /* A message of an error queue that is no notification (an ICMP error, a timestamp), as recvmsg() gave it. */
 typedef struct {
-    void *socket; /* the engine's own */
-    uint32_t msg_flags, data_length, control_length, from_length;
+    void *socket;                                                 /* the engine's struct sock */
+    uint32_t msg_flags, data_length, control_length, from_length; /* bytes */
     char data[UZC_MESSAGE_DATA];
     char control[UZC_MESSAGE_CONTROL];
-    char from[28];
+    char from[28]; /* sockaddr: where the datagram was to go */
 } uzc_message;
 
 typedef struct uzc_msg_zerocopy uzc_msg_zerocopy;
@@ -276,8 +279,8 @@ int uzc_ids_next(const uzc_ids *ids, uint32_t *next);
 /* Sets the next id. Ignored if it was assigned already, while ids are outstanding. */
 void uzc_ids_set(uzc_ids *ids, uint32_t next);
 /* When the kernel holds nothing of the socket: takes the last known counter, or 0, as the next id. It is
- * used, but reports settle nothing until one begins with it before any other id. A guess is never too high.
- */
+ * used for the sends that follow, but reports settle requests only after the first one has begun exactly at
+ * the guess. It may be too low, never too high. */
 void uzc_ids_guess(uzc_ids *ids);
 /* Makes room for the next `count` ids: 0 or -ENOMEM. */
 int uzc_ids_reserve(uzc_ids *ids, uint32_t count);
@@ -285,16 +288,15 @@ int uzc_ids_reserve(uzc_ids *ids, uint32_t count);
 void uzc_ids_assign(uzc_ids *ids, uint64_t key);
 /* A send has failed, and may have used an id: the next one is not known any more. */
 void uzc_ids_invalidate(uzc_ids *ids);
-/* Cuts a reported range, ends included, to ids that may be assigned; 0: there are none. After an id that was
- * never assigned (others send zero-copy through the socket) it always returns 0. */
+/* Cuts a reported range, ends included, to ids that can be outstanding: 1, or 0 if there are none. If it has
+ * an id that was not assigned yet, others send zero-copy through the socket: 0 from then on. */
 int uzc_ids_clip(uzc_ids *ids, uint32_t *first, uint32_t *last);
 /* Removes an assignment, and returns its key; 0: there is none. */
 uint64_t uzc_ids_take(uzc_ids *ids, uint32_t id);
 uint32_t uzc_ids_outstanding(const uzc_ids *ids);
 /* Whether ids are outstanding that no report will settle: a guess was wrong, or others send too. */
 int uzc_ids_untrusted(const uzc_ids *ids);
-/* When the kernel holds nothing of the socket: removes any assignment, and returns its key; 0: there is none.
- */
+/* When the kernel holds nothing of the socket: removes any assignment, and returns its key, or 0. */
 uint64_t uzc_ids_take_any(uzc_ids *ids);
 
 /* -- memory (engines/read_memory.c) */

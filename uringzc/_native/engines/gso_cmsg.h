@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The control message of GSO (UDP_SEGMENT): the kernel cuts the request into datagrams of one size. */
+/* SPDX-License-Identifier: MIT */
+/* The control message of GSO (UDP_SEGMENT): the kernel cuts the request into datagrams of one size. */
 #pragma once
 
 #include <netinet/in.h>

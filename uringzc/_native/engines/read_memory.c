@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Reads memory that may have no pages (a mapped file that was truncated): reading it directly would raise
+/* SPDX-License-Identifier: MIT */
+/* Reads memory that may have no pages (a mapped file that was truncated): reading it directly would raise
  * SIGBUS, process_vm_readv() returns EFAULT. */
 #define _GNU_SOURCE
 #include <sys/uio.h>

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The arguments of Queue.send() and Queue.run(), by position or name. Parsed by hand:
+/* SPDX-License-Identifier: MIT */
+/* The arguments of Queue.send() and Queue.run(), by position or name. Parsed by hand:
  * PyArg_ParseTupleAndKeywords() takes longer than the rest of a send. */
 #include "request/arguments.h"
 

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Requests go into the engine's queue, and the engine is entered. References to sockets and memory are C
+/* SPDX-License-Identifier: MIT */
+/* Requests go into the engine's queue, and the engine is entered. References to sockets and memory are C
  * references, kept in the request table: interpreter shutdown never drops them. */
 #include "request/enter.h"
 
@@ -61,7 +60,7 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     }
     if (q->queued <= 0)
         forget_pending_sockets(q);
-    if (done > -4096) /* not refused */
+    if (done >= -4095) /* no refusal, but a count or -errno */
         release_references(q);
     if (done > 0 && !q->owned) {
         q->owned = check_result(PyObject_CallFunctionObjArgs(q->claimed, NULL)) == 0;

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Requests go into the engine's queue, and the engine is entered: to submit them, to wait, to take results.
+/* SPDX-License-Identifier: MIT */
+/* Requests go into the engine's queue, and the engine is entered: to submit them, to wait, to take results.
  * A request holds references to its socket and its memory from queue_requests() to release_references(). */
 #pragma once
 
@@ -24,8 +23,7 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns);
 long long enter_and_count(Queue *q, int submit, unsigned wait, long long timeout_ns);
 /* The same: 0 or -1. */
 int enter_engine(Queue *q, int submit, unsigned wait, long long timeout_ns);
-/* PyErr_CheckSignals(). -1 with an exception: also ClosedError, if a signal handler ended the engine (fork).
- */
+/* PyErr_CheckSignals(). -1 with an exception: ClosedError too, if a signal handler has forked (the child). */
 int check_signals(Queue *q);
 /* Drops the references of requests whose notifier was posted. */
 void release_references(Queue *q);

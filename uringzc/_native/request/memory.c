@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Memory, and `data` of a send as an address and an object to hold: a bytes object and a Region
+/* SPDX-License-Identifier: MIT */
+/* The type Memory, and `data` of a send as an address and an object to hold: a bytes object and a Region
  * here, other buffers by pin() of memory.py. */
 #include "request/memory.h"
 

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Python's C API (the stable ABI of CPython 3.10), for the C files that define or use Python types. */
+/* SPDX-License-Identifier: MIT */
+/* Python's C API (the stable ABI of CPython 3.10), for the C files that define or use Python types. */
 #pragma once
 
 #define PY_SSIZE_T_CLEAN

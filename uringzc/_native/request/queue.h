@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The struct of the type Queue: one engine, as the per-request path uses it. The functions are in files by
+/* SPDX-License-Identifier: MIT */
+/* The struct of the type Queue: one engine, as the per-request path uses it. The functions are in files by
  * subject (send, enter, sockets, arguments, memory, refuse), its methods and lifetime in queue_type.c.
  *
  * Fields are read and written with the GIL held, by the thread that owns the engine. */

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type Queue: made, unmade, and its methods that are not called once per request. */
+/* SPDX-License-Identifier: MIT */
+/* The type Queue: made, unmade, and its methods that are not called once per request. */
 #include "request/queue_type.h"
 
 #include "request/enter.h"

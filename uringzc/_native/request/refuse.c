@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Raising the exception for a refusal (UZC_E_* or -errno), and taking an exception that was raised. */
+/* SPDX-License-Identifier: MIT */
+/* Raising the exception for a refusal (UZC_E_* or -errno), and taking an exception that was raised. */
 #include "request/refuse.h"
 
 static PyObject *was_raised(PyObject *raised, long long code) {

@@ -7,8 +7,7 @@
 PyObject *refuse(Queue *q, long long code);
 /* The same through the sender's slow path, which names the sender and not the engine that it may share. */
 PyObject *refuse_as(PyObject *slow_path, long long code);
-/* The end of a call that may not wait: raises BlockingIOError for code 1; -1 has raised already. Always -1.
- */
+/* Ends a call that may not wait: raises BlockingIOError for code 1; -1 has raised already. Always -1. */
 int raise_would_block(int code, const char *why);
 /* Clears the exception that is set, and returns it; a new reference. */
 PyObject *take_exception(void);

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The per-request path: Queue.send() and Queue.run(), for every engine, through its uzc_calls.
+/* SPDX-License-Identifier: MIT */
+/* The per-request path: Queue.send() and Queue.run(), for every engine, through its uzc_calls.
  *
  * A method in C holds the GIL from its first check until the request is in the request table, so no signal
  * handler, thread or exception can come between a buffer and the record that keeps it alive; and it costs a

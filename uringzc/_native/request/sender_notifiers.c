@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The internal slot of a sender, and the notifiers of it that were flushed and are not done. */
+/* SPDX-License-Identifier: MIT */
+/* The internal slot of a sender, and the notifiers of it that were flushed and are not done. */
 #include "request/sender_notifiers.h"
 
 #include "request/refuse.h"

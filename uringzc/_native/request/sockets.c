@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sockets of requests. A request names a descriptor, and the program may close the socket before the request
+/* SPDX-License-Identifier: MIT */
+/* Sockets of requests. A request names a descriptor, and the program may close the socket before the request
  * is submitted: so sockets with queued requests are pending, with a reference, until the submission, which
  * first checks that each still has its descriptor. */
 #include "request/sockets.h"
@@ -43,6 +42,8 @@ int check_pending_sockets(Queue *q) {
         int fd, queued_on = q->pending[i].fd;
         if (fileno_of(q->pending[i].sock, &fd) < 0)
             return -1;
+        if (!q->engine) /* fileno() has forked, and this is the child: nothing is pending */
+            return 0;
         if (fd == queued_on) {
             i++;
             continue;

@@ -7,7 +7,7 @@ int sockets_init(void);
 /* The socket's fileno(). 0, or -1 with an exception. */
 int fileno_of(PyObject *sock, int *fd);
 /* Fills in the socket of a request: fd, fixed_file, zero_copy. 0, or -1 with an exception if the socket is
- * closed or can not send that. */
+ * closed or cannot send that. */
 int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send);
 /* AF_*, or -1 with an exception. */
 int socket_family(Queue *q, PyObject *sock);

@@ -1,13 +1,12 @@
-/* SPDX-License-Identifier: MIT
- *
- * What engines call of the slot accounting, besides what Python may call too (uringzc.h). */
+/* SPDX-License-Identifier: MIT */
+/* What engines call of the slot accounting, besides what Python may call too (uringzc.h). */
 #pragma once
 
 #include "native.h"
 
 /* Every call that changes an engine is between begin and end: begin refuses another thread, a call inside a
- * call, and a closed or poisoned engine. uzc_slots_begin_any() allows the last two, for what is to be reaped.
- */
+ * call, and a closed or poisoned engine. uzc_slots_begin_any() allows a closed and a poisoned engine, so that
+ * what is in flight can be reaped. */
 int uzc_slots_begin(uzc_slots *slots);
 int uzc_slots_begin_any(uzc_slots *slots);
 void uzc_slots_end(uzc_slots *slots);
@@ -30,12 +29,6 @@ extern uzc_slots uzc_slots_ended;
     .close_slot = uzc_slots_close_internal, .flush_slot = uzc_slots_flush_internal,                          \
     .unsettled = uzc_slots_unsettled, .read_slot = uzc_slots_read_internal
 
-/* Sets the time of the requests to come; once for each batch. */
-static inline void uzc_tick(uzc_slots *slots) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
-    uzc_slots_clock(slots, (uint32_t)(now.tv_sec * 1000 + now.tv_nsec / 1000000));
-}
-
-/* As uzc_slots_flush(), of any slot; the caller is inside. */
+/* As uzc_slots_flush(), of any slot. The caller is between begin and end; or it ends the engine or the slot
+ * while no thread is: in the owner's thread, as engines run no Python code, or in the child of a fork. */
 int64_t uzc_slots_flush_inside(uzc_slots *slots, uint32_t slot);

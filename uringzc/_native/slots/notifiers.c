@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The life of a notifier: it starts with its first request, is flushed, posted when all its requests have
+/* SPDX-License-Identifier: MIT */
+/* The life of a notifier: it starts with its first request, is flushed, posted when all its requests have
  * settled, and read. */
 #include "slots/slots.h"
 
@@ -17,7 +16,7 @@ static struct slot *slot_at(uzc_slots *s, uint32_t index) {
     return index < UZC_MAX_SLOTS ? &s->slots[index] : &s->internal[index - UZC_MAX_SLOTS].slot;
 }
 
-uint32_t uzc_active_notifier(uzc_slots *s, uint32_t index) {
+uint32_t uzc_ensure_notifier(uzc_slots *s, uint32_t index) {
     struct slot *slot = slot_at(s, index);
     if (slot->active != NONE)
         return slot->active;
@@ -37,26 +36,25 @@ uint32_t uzc_active_notifier(uzc_slots *s, uint32_t index) {
 }
 
 void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last) {
-    if (s->released.last == NONE)
-        s->released.first = first;
+    if (s->to_release.last == NONE)
+        s->to_release.first = first;
     else
-        s->requests[s->released.last].next = first;
-    s->released.last = last;
+        s->requests[s->to_release.last].next = first;
+    s->to_release.last = last;
 }
 
-/* It is flushed, and nothing of it is in flight: its notification can be read, and the references of its
- * requests released. */
+/* It is flushed, and nothing of it is in flight. */
 static void post(uzc_slots *s, uint32_t index) {
     struct notifier *n = &s->notifiers[index];
     struct internal_slot *internal = uzc_internal_slot(s, n->slot);
-    struct list *posted = internal ? &internal->posted : &s->posted;
+    struct list *unread = internal ? &internal->unread : &s->unread;
     n->generation++;
     n->next = NONE;
-    if (posted->last == NONE)
-        posted->first = index;
+    if (unread->last == NONE)
+        unread->first = index;
     else
-        s->notifiers[posted->last].next = index;
-    posted->last = index;
+        s->notifiers[unread->last].next = index;
+    unread->last = index;
     uzc_release_chain(s, n->first, n->last);
     s->stats.held -= n->requests;
     s->stats.notifications++;
@@ -121,12 +119,12 @@ uint32_t uzc_slots_unsettled(const uzc_slots *s, uint64_t number) {
                : 0;
 }
 
-uint32_t uzc_read_posted(uzc_slots *s, struct list *posted, uzc_notification *out, uint32_t max) {
+uint32_t uzc_read_notifiers(uzc_slots *s, struct list *unread, uzc_notification *out, uint32_t max) {
     uint32_t count = 0;
-    while (count < max && posted->first != NONE) {
-        uint32_t index = posted->first;
+    while (count < max && unread->first != NONE) {
+        uint32_t index = unread->first;
         struct notifier *n = &s->notifiers[index];
-        posted->first = n->next;
+        unread->first = n->next;
         out[count++] = (uzc_notification){.tag = n->tag,
                                           .sequence = n->sequence,
                                           .slot = n->slot,
@@ -137,8 +135,8 @@ uint32_t uzc_read_posted(uzc_slots *s, struct list *posted, uzc_notification *ou
         n->next = s->free_notifiers;
         s->free_notifiers = index;
     }
-    if (posted->first == NONE)
-        posted->last = NONE;
+    if (unread->first == NONE)
+        unread->last = NONE;
     return count;
 }
 
@@ -146,7 +144,7 @@ int64_t uzc_slots_notifications(uzc_slots *s, uzc_notification *out, uint32_t ma
     int error = uzc_slots_begin_reading(s);
     if (error)
         return error;
-    uint32_t count = uzc_read_posted(s, &s->posted, out, max);
+    uint32_t count = uzc_read_notifiers(s, &s->unread, out, max);
     s->stats.unread_notifications -= count;
     uzc_slots_end(s);
     return count;
@@ -157,7 +155,7 @@ int64_t uzc_slots_read_internal(uzc_slots *s, uint32_t slot, uzc_notification *o
     int error = internal ? uzc_slots_begin_reading(s) : -EINVAL;
     if (error)
         return error;
-    uint32_t count = uzc_read_posted(s, &internal->posted, out, max);
+    uint32_t count = uzc_read_notifiers(s, &internal->unread, out, max);
     uzc_slots_end(s);
     return count;
 }

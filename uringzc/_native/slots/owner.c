@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Which thread may enter an engine: the one that claimed it, with one call at a time, until it is closed. */
+/* SPDX-License-Identifier: MIT */
+/* Which thread may enter an engine: the one that claimed it, with one call at a time, until it is closed. */
 #include "slots/slots.h"
 
 /* The number of this thread, which no other thread of the process ever had. */
@@ -12,9 +11,13 @@ static uint64_t this_thread(void) {
     return number;
 }
 
-/* Relaxed: `inside` orders what threads have written. */
+/* `owner` and `closed` are relaxed: `inside` orders what threads have written. */
 static uint64_t owner_of(const uzc_slots *s) {
     return atomic_load_explicit(&s->owner, memory_order_relaxed);
+}
+
+static bool is_closed(const uzc_slots *s) {
+    return atomic_load_explicit(&s->closed, memory_order_relaxed);
 }
 
 int uzc_slots_has_owner(const uzc_slots *s) {
@@ -22,10 +25,10 @@ int uzc_slots_has_owner(const uzc_slots *s) {
 }
 
 int uzc_slots_claim(uzc_slots *s) {
-    uint64_t nobody = 0, me = this_thread();
-    bool claimed = atomic_compare_exchange_strong_explicit(&s->owner, &nobody, me, memory_order_relaxed,
+    uint64_t expected = 0, me = this_thread();
+    bool claimed = atomic_compare_exchange_strong_explicit(&s->owner, &expected, me, memory_order_relaxed,
                                                            memory_order_relaxed);
-    return claimed || nobody == me ? 0 : UZC_E_THREAD;
+    return claimed || expected == me ? 0 : UZC_E_THREAD;
 }
 
 int uzc_slots_is_owner(const uzc_slots *s) {
@@ -34,28 +37,28 @@ int uzc_slots_is_owner(const uzc_slots *s) {
 }
 
 int uzc_slots_check(const uzc_slots *s) {
-    if (s->closed)
+    if (is_closed(s))
         return UZC_E_CLOSED;
     if (!uzc_slots_is_owner(s))
         return UZC_E_THREAD;
     return s->poisoned ? UZC_E_POISONED : 0;
 }
 
-static int go_inside(uzc_slots *s) {
+static int try_enter_slots(uzc_slots *s) {
     return atomic_exchange_explicit(&s->inside, true, memory_order_acquire) ? UZC_E_BUSY : 0;
 }
 
 int uzc_slots_begin(uzc_slots *s) {
     int error = uzc_slots_check(s);
-    return error ? error : go_inside(s);
+    return error ? error : try_enter_slots(s);
 }
 
 int uzc_slots_begin_any(uzc_slots *s) {
-    return uzc_slots_is_owner(s) ? go_inside(s) : UZC_E_THREAD;
+    return uzc_slots_is_owner(s) ? try_enter_slots(s) : UZC_E_THREAD;
 }
 
 int uzc_slots_begin_reading(uzc_slots *s) {
-    return s->closed ? go_inside(s) : uzc_slots_begin_any(s);
+    return is_closed(s) ? try_enter_slots(s) : uzc_slots_begin_any(s);
 }
 
 void uzc_slots_end(uzc_slots *s) {
@@ -63,7 +66,7 @@ void uzc_slots_end(uzc_slots *s) {
 }
 
 void uzc_slots_set_closed(uzc_slots *s) {
-    s->closed = true;
+    atomic_store_explicit(&s->closed, true, memory_order_relaxed);
 }
 
 void uzc_slots_poison(uzc_slots *s) {

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The life of the accounting, of the registered slots, and of internal slots. */
+/* SPDX-License-Identifier: MIT */
+/* The life of the accounting, of the registered slots, and of internal slots. */
 #include "slots/slots.h"
 
 uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t mode) {
@@ -9,6 +8,7 @@ uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t mode) {
         return NULL;
     s->max_inflight = max_inflight;
     s->mode = mode;
+    /* raw: a result and a notification of each request */
     s->capacity = mode == UZC_RAW ? 2 * max_inflight : mode == UZC_NONE ? 0 : max_inflight;
     s->requests = calloc(max_inflight, sizeof *s->requests);
     s->notifiers = mode == UZC_RAW ? NULL : calloc(max_inflight, sizeof *s->notifiers);
@@ -18,7 +18,7 @@ uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t mode) {
         return NULL;
     }
     s->free_requests = s->free_notifiers = NONE;
-    s->released = s->posted = (struct list){NONE, NONE};
+    s->to_release = s->unread = (struct list){NONE, NONE};
     return s;
 }
 
@@ -34,7 +34,7 @@ void uzc_slots_free(uzc_slots *s) {
 }
 
 /* Nothing writes to it: a call that would is refused first. */
-uzc_slots uzc_slots_ended = {.closed = true, .released = {NONE, NONE}};
+uzc_slots uzc_slots_ended = {.closed = true, .to_release = {NONE, NONE}};
 
 uint32_t uzc_slots_count(const uzc_slots *s) {
     return s->count;
@@ -78,7 +78,7 @@ void uzc_slots_close(uzc_slots *s) {
         uzc_slots_flush_inside(s, i);
     for (uint32_t i = 0; i < s->internal_count; i++)
         uzc_slots_flush_inside(s, UZC_MAX_SLOTS + i);
-    s->closed = true;
+    uzc_slots_set_closed(s);
 }
 
 int uzc_slots_update(uzc_slots *s, uint32_t first, uint32_t count, uint64_t tag, int keep_tag) {
@@ -117,7 +117,7 @@ int64_t uzc_slots_open_internal(uzc_slots *s, const uzc_listener *listener) {
     }
     if (!error)
         s->internal[index] =
-            (struct internal_slot){.slot = {.active = NONE}, .listener = *listener, .posted = {NONE, NONE}};
+            (struct internal_slot){.slot = {.active = NONE}, .listener = *listener, .unread = {NONE, NONE}};
     uzc_slots_end(s);
     return error ? error : UZC_MAX_SLOTS + (int64_t)index;
 }
@@ -129,8 +129,8 @@ int uzc_slots_close_internal(uzc_slots *s, uint32_t slot) {
     uzc_slots_flush_inside(s, slot);
     if (internal->requests)
         return -EBUSY;
-    uzc_notification unread;
-    while (uzc_read_posted(s, &internal->posted, &unread, 1))
+    uzc_notification dropped;
+    while (uzc_read_notifiers(s, &internal->unread, &dropped, 1))
         ;
     internal->listener.context = NULL;
     return 0;

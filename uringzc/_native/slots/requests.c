@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The life of a request: it is attached, has a result, settles, and its references are released. */
+/* SPDX-License-Identifier: MIT */
+/* The life of a request: it is attached, has a result, settles, and its references are released. */
 #include "slots/slots.h"
 
 static void free_request(uzc_slots *s, uint32_t index) {
@@ -13,6 +12,7 @@ static void free_request(uzc_slots *s, uint32_t index) {
 int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data) {
     bool raw = s->mode == UZC_RAW;
     struct internal_slot *internal = uzc_internal_slot(s, send->slot);
+    /* a raw engine records both CQEs of a zero-copy request; senders' requests record none */
     uint32_t records = raw ? 1 + (send->zero_copy != 0) : s->mode != UZC_NONE && !internal;
     if (!raw && !internal && send->slot >= s->count)
         return -EINVAL;
@@ -21,7 +21,7 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
         return UZC_E_REQUESTS;
     if (records > s->capacity - s->reserved - s->stats.unread_completions)
         return UZC_E_COMPLETIONS;
-    uint32_t notifier = raw ? NONE : uzc_active_notifier(s, send->slot);
+    uint32_t notifier = raw ? NONE : uzc_ensure_notifier(s, send->slot);
     if (!raw && notifier == NONE)
         return UZC_E_NOTIFICATIONS;
     if (index != NONE)
@@ -36,7 +36,7 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
     r->notifier = notifier;
     r->next = NONE;
     r->queued_at = s->now;
-    r->state = QUEUED;
+    r->state = AWAITING;
     r->records = (uint16_t)records;
     if (!raw) {
         struct notifier *n = &s->notifiers[notifier];
@@ -58,10 +58,12 @@ int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data)
     return (int64_t)((uint64_t)r->generation << 32 | index);
 }
 
-static struct request *find_request(uzc_slots *s, uint64_t key) {
+/* In a state from AWAITING to `last_state`; NULL: stray. */
+static struct request *find_request(uzc_slots *s, uint64_t key, uint16_t last_state) {
     uint32_t index = (uint32_t)key;
     struct request *r = &s->requests[index];
-    if (index >= s->fresh_requests || r->generation != key >> 32 || r->state == FREE || r->state == SETTLED) {
+    if (index >= s->fresh_requests || r->generation != key >> 32 || r->state == FREE ||
+        r->state > last_state) {
         s->stats.stray++;
         return NULL;
     }
@@ -78,13 +80,9 @@ static void record_completion(uzc_slots *s, struct request *r, int32_t result, u
 }
 
 int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags) {
-    struct request *r = find_request(s, key);
+    struct request *r = find_request(s, key, AWAITING);
     if (!r)
         return -ENOENT;
-    if (r->state != QUEUED) {
-        s->stats.stray++;
-        return -ENOENT;
-    }
     r->state = PENDING;
     r->result = result;
     s->stats.awaiting--;
@@ -113,10 +111,10 @@ int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags)
 }
 
 int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
-    struct request *r = find_request(s, key);
+    struct request *r = find_request(s, key, PENDING);
     if (!r)
         return -ENOENT;
-    if (r->state == QUEUED) { /* a notification and no result: the request never ran */
+    if (r->state == AWAITING) { /* a notification without a result: the request was never executed */
         uzc_slots_result(s, key, -ECANCELED, 0);
         s->stats.stray++;
     }
@@ -126,7 +124,7 @@ int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
         s->stats.copied += (uint32_t)r->result;
     s->reserved -= r->records;
     if (r->notifier == NONE) {
-        if (flags && r->records)
+        if (flags && r->records) /* INT32_MIN: IORING_NOTIF_USAGE_ZC_COPIED, as the CQE had it */
             record_completion(s, r, copied > 0 ? INT32_MIN : 0, flags);
         s->stats.held--;
         uzc_release_chain(s, (uint32_t)key, (uint32_t)key);
@@ -145,13 +143,13 @@ int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
 }
 
 int uzc_slots_release(uzc_slots *s, void **socket, void **memory) {
-    uint32_t index = s->released.first;
+    uint32_t index = s->to_release.first;
     if (index == NONE)
         return 0;
     struct request *r = &s->requests[index];
-    s->released.first = r->next;
-    if (s->released.first == NONE)
-        s->released.last = NONE;
+    s->to_release.first = r->next;
+    if (s->to_release.first == NONE)
+        s->to_release.last = NONE;
     *socket = r->socket;
     *memory = r->memory;
     free_request(s, index);
@@ -185,7 +183,7 @@ uint32_t uzc_slots_oldest(const uzc_slots *s, uint32_t now) {
     uint32_t oldest = 0;
     for (uint32_t i = 0; s->stats.in_flight && i < s->fresh_requests; i++) {
         const struct request *r = &s->requests[i];
-        if ((r->state == QUEUED || r->state == PENDING) && now - r->queued_at > oldest)
+        if ((r->state == AWAITING || r->state == PENDING) && now - r->queued_at > oldest)
             oldest = now - r->queued_at;
     }
     return oldest;

@@ -1,14 +1,11 @@
-/* SPDX-License-Identifier: MIT
- *
- * The structures of the slot accounting, private to this folder: which request belongs to which notifier, and
- * which notifications are due. No I/O, no clock, no policy, no allocation per request. notif.py has the
- * rules. Calls run one way: owner <- notifiers <- registration, requests.
+/* SPDX-License-Identifier: MIT */
+/* The structures of the slot accounting, private to this folder: which request belongs to which notifier, and
+ * which notifications are due. No I/O, no clock (an engine sets its time), no policy, no allocation per
+ * request. notif.py has the rules. registration.c and requests.c call notifiers.c, and that calls owner.c.
  *
  * A request is an entry of a fixed table. Its key is the index of the entry, and a generation that changes
  * with each use, so that a stale or invented key is not taken for a live one. The entry is free again when
- * the request's notifier was posted and its references were released: so the size of the table bounds all
- * that is held.
- */
+ * the request's notifier was posted and its references were released: the table bounds what is held. */
 #pragma once
 
 #include "slots/accounting.h"
@@ -16,7 +13,7 @@
 #define NONE UINT32_MAX
 #define GENERATIONS 0x7fffffffu /* 31 bits: a key is not negative */
 
-enum { FREE, QUEUED, PENDING, SETTLED }; /* PENDING: has a result, and the kernel may still read its memory */
+enum { FREE, AWAITING, PENDING, SETTLED }; /* PENDING: it has a result, and its memory may still be read */
 
 struct request {
     uint64_t user_data;
@@ -24,7 +21,7 @@ struct request {
     void *memory;
     uint32_t generation;
     uint32_t notifier; /* NONE in a raw engine */
-    uint32_t next;     /* in the free list, in its notifier, or in `released` */
+    uint32_t next;     /* in the free list, in its notifier, or in `to_release` */
     int32_t result;
     uint32_t queued_at; /* milliseconds: `now` when it was attached */
     uint16_t state;
@@ -41,7 +38,7 @@ struct notifier {
     uint32_t unsettled; /* of those */
     uint32_t failed;
     uint32_t copied;
-    uint32_t next;        /* in the free list, or in a list of posted ones */
+    uint32_t next;        /* in the free list, or in a list `unread` */
     uint32_t first, last; /* its requests */
     bool flushed;
     bool usage_unknown; /* of some request it is not known whether it was copied */
@@ -62,11 +59,11 @@ struct list {
 struct internal_slot {
     struct slot slot;
     uzc_listener listener;
-    struct list posted; /* notifiers to be read */
+    struct list unread; /* notifiers that were posted and not read */
     uint32_t requests;  /* whose notifier was not posted */
 };
 
-/* Written by the thread that is inside, but for `owner`, `closed` and `inside`. */
+/* Written by the thread between uzc_slots_begin() and uzc_slots_end(); `owner`, `closed`, `inside` by any. */
 struct uzc_slots {
     struct request *requests;
     struct notifier *notifiers;
@@ -82,13 +79,13 @@ struct uzc_slots {
     uint32_t mode;                            /* UZC_NONE to UZC_RAW */
     uint32_t fresh_requests, fresh_notifiers; /* entries from here on were never used, nor their memory */
     uint32_t free_requests, free_notifiers;   /* used ones, last freed first */
-    struct list released;                     /* requests whose references are to be released */
-    struct list posted;                       /* notifiers to be read */
+    struct list to_release;                   /* requests whose references are to be released */
+    struct list unread;                       /* notifiers that were posted and not read */
     uint32_t now;                             /* milliseconds */
     _Atomic uint64_t owner;                   /* thread; 0 until one claims the engine */
-    bool closed;                              /* any thread may set it */
+    atomic_bool closed;                       /* any thread may set it */
     bool poisoned;
-    atomic_bool inside; /* a call is */
+    atomic_bool inside; /* a thread is between uzc_slots_begin() and uzc_slots_end() */
     uzc_stats stats;
 };
 
@@ -103,11 +100,11 @@ static inline struct internal_slot *uzc_internal_slot(const uzc_slots *s, uint32
 /* owner.c: begins a call that only reads: any thread may once the engine is closed. */
 int uzc_slots_begin_reading(uzc_slots *s);
 
-/* notifiers.c: the slot's active notifier, a new one if it has none; NONE: all are in use. */
-uint32_t uzc_active_notifier(uzc_slots *s, uint32_t slot);
+/* notifiers.c: the slot's active notifier; makes it active if there is none. NONE: all are in use. */
+uint32_t uzc_ensure_notifier(uzc_slots *s, uint32_t slot);
 /* notifiers.c: a request of this notifier has settled. */
 void uzc_notifier_settled(uzc_slots *s, uint32_t index);
-/* notifiers.c: adds a chain of requests to `released`. */
+/* notifiers.c: adds a chain of requests to `to_release`. */
 void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last);
-/* notifiers.c: reads and frees up to `max` posted notifiers. */
-uint32_t uzc_read_posted(uzc_slots *s, struct list *posted, uzc_notification *out, uint32_t max);
+/* notifiers.c: reads and frees up to `max` notifiers of the list. */
+uint32_t uzc_read_notifiers(uzc_slots *s, struct list *unread, uzc_notification *out, uint32_t max);

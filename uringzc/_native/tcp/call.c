@@ -1,10 +1,7 @@
-/* SPDX-License-Identifier: MIT
- *
- * The begin and the end of each call of a TcpStream that uses the engine. */
+/* SPDX-License-Identifier: MIT */
+/* The begin and the end of each call of a TcpStream that uses the engine. */
 #include "tcp/call.h"
 
-#include "request/enter.h"
-#include "request/refuse.h"
 #include "tcp/transfer.h"
 
 /* calls that make no request, until the engine is entered for what has come back */

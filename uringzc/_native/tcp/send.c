@@ -1,14 +1,11 @@
-/* SPDX-License-Identifier: MIT
- *
- * TcpStream.send() and TcpStream.send_buffers(). All buffers are examined first. Then they are sent in steps:
+/* SPDX-License-Identifier: MIT */
+/* TcpStream.send() and TcpStream.send_buffers(). All buffers are examined first. Then they are sent in steps:
  * as many neighbours of one kind, zero-copy or not, as one request or one system call takes. What the kernel
  * does not accept of a step begins the next one. */
 #include "tcp/send.h"
 
 #include <sys/uio.h>
 
-#include "request/enter.h"
-#include "request/refuse.h"
 #include "tcp/call.h"
 #include "tcp/transfer.h"
 
@@ -75,8 +72,7 @@ static struct step next_step(TcpStream *s, const struct cursor *c) {
     return step;
 }
 
-/* What the request holds: the piece's holder, or a tuple of all. A new reference, or NULL with an exception.
- */
+/* What the request holds: the piece's holder, or a tuple of all. A new reference; NULL with an exception. */
 static PyObject *holder_of(const struct cursor *c, const struct step *step) {
     if (step->pieces == 1)
         return Py_NewRef(c->pieces[step->first].holder);
@@ -180,7 +176,7 @@ static int take_piece(TcpStream *s, PyObject *data, struct piece *p) {
         *p = (struct piece){PyBytes_AsString(data), (size_t)PyBytes_Size(data), Py_NewRef(data), true};
         return 0;
     }
-    if (PyByteArray_CheckExact(data)) { /* while the view exists, it can not be resized */
+    if (PyByteArray_CheckExact(data)) { /* while the view exists, it cannot be resized */
         PyObject *view = PyMemoryView_FromObject(data);
         *p = (struct piece){PyByteArray_AsString(data), (size_t)PyByteArray_Size(data), view, false};
         return view ? 0 : -1;

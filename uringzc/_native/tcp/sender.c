@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type TcpStream: made, unmade, and its methods that send nothing. */
+/* SPDX-License-Identifier: MIT */
+/* The type TcpStream: made, unmade, and its methods that send nothing. */
 #include "tcp/sender.h"
 
 #include <sys/socket.h>

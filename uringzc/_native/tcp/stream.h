@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The struct of the type TcpStream: the sender of one stream socket.
+/* SPDX-License-Identifier: MIT */
+/* The struct of the type TcpStream: the sender of one stream socket.
  *
  * The order of the bytes holds by construction: a request is queued when the one before it has its result,
  * and a system call is made while no request is without one. No data is buffered in the sender.
@@ -9,7 +8,8 @@
  * without the GIL, in that thread, inside enter(). */
 #pragma once
 
-#include "request/queue.h"
+#include "request/enter.h"
+#include "request/refuse.h"
 #include "request/sender_notifiers.h"
 
 /* one request or system call: iovecs (IOV_MAX is 1024), and bytes, for all of which locked memory is charged,
@@ -34,7 +34,7 @@ typedef struct {
     char claimed;        /* the first call was made: its thread owns the engine */
     char inside;         /* a call is inside: others are refused */
     char closed;
-    char copy_only; /* the socket can not send zero-copy */
+    char copy_only; /* the socket cannot send zero-copy */
     char to_report; /* the slow path has something for the program's callbacks */
     int blocking;   /* calls wait until the socket is writable */
     int always;     /* zero_copy="always" */

@@ -1,7 +1,6 @@
-/* SPDX-License-Identifier: MIT
- *
- * One transfer of a stream. System calls send straight from the program's memory, which may be written as
- * soon as they return. Zero-copy requests send what can not change; the request table holds it until the
+/* SPDX-License-Identifier: MIT */
+/* One transfer of a stream. System calls send straight from the program's memory, which may be written as
+ * soon as they return. Zero-copy requests send what cannot change; the request table holds it until the
  * notification. Both carry MSG_DONTWAIT: a request has its result when enter() returns, and what waits is a
  * poll(), which any signal ends. */
 #include "tcp/transfer.h"
@@ -12,8 +11,6 @@
 #include <sys/uio.h>
 #include <time.h>
 
-#include "request/enter.h"
-#include "request/refuse.h"
 #include "request/sockets.h"
 
 #define WAIT_MS 100 /* of one wait; after it, signals and the descriptor are checked */
@@ -34,8 +31,8 @@ static void on_stream_settled(void *context, uint64_t user_data, int copied) {
     s->in_flight--;
     s->settled++;
     s->copied += copied > 0;
-    if (s->zero_copy &&
-        copied >= 0) { /* not where the kernel can not tell, or a decision was made meanwhile */
+    /* the policy's figures; not where the kernel does not report it, or a new decision was made meanwhile */
+    if (s->zero_copy && copied >= 0) {
         s->settled_since++;
         s->copied_since += copied > 0;
     }

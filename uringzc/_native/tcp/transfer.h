@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * One transfer of a stream: a system call or a zero-copy request; waiting for the socket; what comes back.
+/* SPDX-License-Identifier: MIT */
+/* One transfer of a stream: a system call or a zero-copy request; waiting for the socket; what comes back.
  * All inside a call (call.h). */
 #pragma once
 

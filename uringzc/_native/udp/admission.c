@@ -13,8 +13,6 @@
 #include <sys/socket.h>
 #include <time.h>
 
-#include "request/enter.h"
-#include "request/refuse.h"
 #include "request/sockets.h"
 #include "udp/admission.h"
 #include "udp/timer.h"

@@ -5,7 +5,6 @@
  */
 #include "udp/background.h"
 
-#include "request/enter.h"
 #include "udp/lock.h"
 #include "udp/timer.h"
 

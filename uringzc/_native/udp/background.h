@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-#include "udp/batcher.h"
+#include "request/python.h"
 
 PyObject *batcher_tick(PyObject *self, PyObject *unused);
 PyObject *batcher_send_by_syscall(PyObject *self, PyObject *unused);

@@ -4,7 +4,6 @@
  */
 #include "udp/batch.h"
 
-#include "request/refuse.h"
 #include "udp/polling.h"
 #include "udp/results.h"
 #include "udp/submit.h"

@@ -15,7 +15,8 @@
 
 #include <netinet/in.h>
 
-#include "request/queue.h"
+#include "request/enter.h"
+#include "request/refuse.h"
 #include "request/sender_notifiers.h"
 #include "udp/arena.h"
 

@@ -6,8 +6,6 @@
 
 #include <limits.h>
 
-#include "request/enter.h"
-#include "request/refuse.h"
 #include "udp/batch.h"
 #include "udp/lock.h"
 #include "udp/syscalls.h"

@@ -7,7 +7,6 @@
 
 #include <sys/socket.h>
 
-#include "request/refuse.h"
 #include "request/sockets.h"
 #include "udp/batch.h"
 #include "udp/polling.h"

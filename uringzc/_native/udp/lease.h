@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-#include "udp/batcher.h"
+#include "request/python.h"
 
 extern PyTypeObject *lease_type;
 extern PyType_Spec lease_spec;

@@ -6,7 +6,6 @@
 
 #include <limits.h>
 
-#include "request/refuse.h"
 #include "udp/batch.h"
 #include "udp/results.h"
 #include "udp/syscalls.h"

@@ -4,7 +4,9 @@
  * nobody, and runs no code of the program's. */
 #pragma once
 
-#include "udp/batcher.h"
+#include "native.h"
+
+typedef struct udp_batcher UdpBatcher;
 
 #define LOCK_WAIT 50000 /* us: how long the lock is waited for between two checks for signals */
 

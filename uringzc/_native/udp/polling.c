@@ -17,7 +17,6 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "request/refuse.h"
 #include "udp/timer.h"
 
 static bool add_to_epoll(const UdpBatcher *g, int fd, uint32_t events) {

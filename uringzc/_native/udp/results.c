@@ -6,8 +6,6 @@
  */
 #include "udp/results.h"
 
-#include "request/enter.h"
-
 /* From the high bits: place in the batch, zero-copy or not, block, destination. */
 uint64_t request_tag(const struct train *t, uint32_t index) {
     return (uint64_t)index << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->destination;

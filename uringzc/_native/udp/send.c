@@ -5,7 +5,6 @@
  */
 #include "udp/send.h"
 
-#include "request/refuse.h"
 #include "udp/batch.h"
 #include "udp/call.h"
 #include "udp/destinations.h"

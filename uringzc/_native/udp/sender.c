@@ -5,7 +5,6 @@
 #include "udp/sender.h"
 
 #include "request/queue_type.h"
-#include "request/refuse.h"
 #include "udp/background.h"
 #include "udp/batch.h"
 #include "udp/call.h"

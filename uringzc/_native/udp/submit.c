@@ -10,9 +10,7 @@
 #include <netinet/udp.h>
 #include <sys/socket.h>
 
-#include "request/enter.h"
 #include "request/memory.h"
-#include "request/refuse.h"
 #include "request/sockets.h"
 #include "udp/admission.h"
 #include "udp/polling.h"

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-#include "udp/batcher.h"
+typedef struct udp_batcher UdpBatcher;
 
 /* Submits the batch. 0; 1: not all of it, and the sender does not block; -1. */
 int submit_batch(UdpBatcher *g);

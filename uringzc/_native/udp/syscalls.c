@@ -10,7 +10,6 @@
 #include <sys/uio.h>
 
 #include "engines/gso_cmsg.h"
-#include "request/refuse.h"
 #include "request/sockets.h"
 #include "udp/admission.h"
 #include "udp/results.h"

@@ -1,15 +1,13 @@
-/* SPDX-License-Identifier: MIT
- *
- * What this kernel can do, found by trying. Flags are tried on an AF_UNIX socket, which has no zero-copy
- * sends: EOPNOTSUPP means that the kernel has the flag, EINVAL that it has not, and nothing is ever sent.
- */
+/* SPDX-License-Identifier: MIT */
+/* What this kernel can do, found by trying. Flags are tried on an AF_UNIX socket, which has no zero-copy
+ * sends: EOPNOTSUPP means that the kernel has the flag, EINVAL that it has not, and nothing is ever sent. */
 #include <errno.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include "engines/io_uring/ring.h"
+#include "engines/io_uring/state.h"
 
-/* -errno: the ring can not be entered, which a seccomp filter may forbid while it allows the setup. */
+/* -errno: the ring cannot be entered, which a seccomp filter may forbid while it allows the setup. */
 static int try_send(struct io_uring *ring, int opcode, int fd, unsigned ioprio, int *result) {
     struct iovec iov = {"", 1};
     struct msghdr header = {.msg_iov = &iov, .msg_iovlen = 1};
@@ -53,8 +51,8 @@ int uzc_probe(uzc_features *out) {
         int result;
         error = try_send(&ring, IORING_OP_SEND_ZC, pair[0], IORING_SEND_ZC_REPORT_USAGE, &result);
         out->report_usage = result == -EOPNOTSUPP;
-        if (!error &&
-            out->sendmsg_zc) { /* EFAULT: the kernel looked for a registered buffer, and there is none */
+        if (!error && out->sendmsg_zc) {
+            /* EFAULT: the kernel looked for a registered buffer, and there is none */
             error = try_send(&ring, IORING_OP_SENDMSG_ZC, pair[0], IORING_RECVSEND_FIXED_BUF, &result);
             out->fixed_message = result != -EINVAL;
         }

@@ -1,12 +1,11 @@
-/* SPDX-License-Identifier: MIT
- *
- * io_uring: setup, submitting and waiting, CQEs into the slot accounting, registered buffers and files. */
+/* SPDX-License-Identifier: MIT */
+/* io_uring: setup, submitting and waiting, CQEs into the slot accounting, registered buffers and files. */
 #define _GNU_SOURCE
 #include <sys/eventfd.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "engines/io_uring/ring.h"
+#include "engines/io_uring/submission.h"
 
 int uzc_ring_new(uzc_ring **out, uint32_t entries, uint32_t cq_entries, uint32_t flags, uzc_slots *slots) {
     uzc_ring *r = calloc(1, sizeof *r);
@@ -42,7 +41,8 @@ void uzc_ring_exit(uzc_ring **ring) {
     *ring = NULL;
     if (!r)
         return;
-    io_uring_unregister_buffers(&r->ring); /* the kernel would go on counting it as locked for a while */
+    /* The kernel destroys the ring some time after the exit, and counts its buffers as locked until then. */
+    io_uring_unregister_buffers(&r->ring);
     io_uring_queue_exit(&r->ring);
     if (r->event_fd >= 0)
         close(r->event_fd);
@@ -51,6 +51,9 @@ void uzc_ring_exit(uzc_ring **ring) {
     free(r);
 }
 
+/* The ring is the parent's: to unregister anything would act on it there, and io_uring_queue_exit() reads the
+ * rings, which are not mapped in the child (io_uring_ring_dontfork()). `r` leaks on purpose: the call in
+ * which the fork happened may still pass it. */
 void uzc_ring_abandon(uzc_ring **ring) {
     uzc_ring *r = *ring;
     *ring = NULL;
@@ -61,8 +64,8 @@ void uzc_ring_abandon(uzc_ring **ring) {
         close(r->event_fd);
 }
 
-/* A notification (NOTIF); a result that a notification will follow (MORE); or a result alone. The sign of res
- * decides nothing. */
+/* A notification (NOTIF); a result that a notification will follow (MORE), also after an error; or a result
+ * alone, after which the kernel does not read the memory: it was copied, and no CQE has said so (flags 0). */
 static void take_cqe(uzc_ring *r, const struct io_uring_cqe *cqe) {
     uint64_t key = cqe->user_data;
     if (cqe->flags & IORING_CQE_F_NOTIF) {
@@ -106,7 +109,7 @@ static int enable_ring(uzc_ring *r) {
     return 0;
 }
 
-/* One io_uring_enter(): liburing's functions repeat it after a signal, and Python could not handle that. */
+/* One io_uring_enter(), which a signal ends: io_uring_wait_cqes() loops, and Python could not handle it. */
 static int wait_cqes(uzc_ring *r, uint32_t wait, int64_t timeout_ns) {
     struct __kernel_timespec time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
     struct io_uring_getevents_arg arg = {.ts = (uint64_t)(uintptr_t)&time};
@@ -122,7 +125,7 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     int error = uzc_slots_begin_any(r->slots);
     if (error)
         return error;
-    if (uzc_slots_poisoned(r->slots)) /* what is in flight can not be known to be free */
+    if (uzc_slots_poisoned(r->slots)) /* what is in flight cannot be known to be free */
         error = UZC_E_POISONED;
     else if (!r->enabled && ready && (submit || wait))
         error = enable_ring(r);
@@ -132,7 +135,7 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     }
     if (wait && timeout_ns < 0)
         error = io_uring_submit_and_wait(&r->ring, wait);
-    else if (ready && (submit || wait))
+    else if (ready && (submit || wait)) /* with a limit, the caller's next call waits */
         error = io_uring_submit_and_get_events(&r->ring);
     else if (wait)
         error = wait_cqes(r, wait, timeout_ns);
@@ -146,6 +149,7 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     uzc_ring_signal(r);
     if (uzc_slots_poisoned(r->slots))
         return UZC_E_POISONED;
+    /* ETIME: timeout_ns has passed. EBUSY: the CQ had overflowed, and was reaped: the caller tries again. */
     return error >= 0 || submitted || error == -ETIME || error == -EBUSY ? (int64_t)submitted : error;
 }
 

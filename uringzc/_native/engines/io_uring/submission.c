@@ -1,7 +1,8 @@
-/* SPDX-License-Identifier: MIT
- *
- * Requests into the submission queue. user_data of an SQE is the key of its request. */
-#include "engines/io_uring/ring.h"
+/* SPDX-License-Identifier: MIT */
+/* Requests into the submission queue. user_data of an SQE is the key of its request. */
+#include "engines/io_uring/submission.h"
+
+#include "engines/clock.h"
 
 /* The control message for a segment size. A request that is armed for poll reads it again, so each size has
  * its own. NULL: no memory. */

@@ -1,9 +1,7 @@
-/* SPDX-License-Identifier: MIT
- *
- * Where a socket's zero-copy counter stands: the id that the next MSG_ZEROCOPY send will get. No socket
+/* SPDX-License-Identifier: MIT */
+/* Where a socket's zero-copy counter stands: the id that the next MSG_ZEROCOPY send will get. No socket
  * option reads it. A UDP socket's counter is learned with sends that are invalid but counted; a TCP socket's
- * is guessed while nothing is outstanding, and zerocopy_ids.c waits until a notification confirms the guess.
- */
+ * is guessed while nothing is outstanding, and zerocopy_ids.c waits for a notification that confirms it. */
 #include "engines/msg_zerocopy/counter.h"
 #include "engines/msg_zerocopy/notifications.h"
 
@@ -13,8 +11,8 @@
 #define MSG_PROBE 0x10
 #endif
 
-/* Sends a datagram with more GSO segments than the kernel allows: EINVAL. Timestamps are off for it, as the
- * program may count its own. */
+/* Sends a datagram with more GSO segments than the kernel allows: EINVAL. Timestamping is switched off for
+ * it: it would use up one of the program's SOF_TIMESTAMPING_OPT_ID numbers. */
 static int send_invalid(const struct sock *s, const struct entry *entry, int flags) {
     static char zeros[32768];
     struct {
@@ -49,14 +47,15 @@ static bool probe_once(uzc_msg_zerocopy *e, struct sock *s, const struct entry *
     return s->has_probe_result;
 }
 
-/* For a socket that was not used yet, or where a failed send may have used an id and may report it later.
- * Before the socket is verified, the error queue may hold reports of others' sends: so MSG_PROBE, which sends
- * nothing, must get through, and two probes must get consecutive ids. */
+/* Learns the counter by probes: at the first zero-copy send, and after a failed one, which may have used an
+ * id and may report it later. A socket is verified when two probes got consecutive ids: until then the error
+ * queue may hold reports of others' sends. MSG_PROBE sends nothing: if it fails, so would a probe, before it
+ * gets an id. */
 static void probe_counter(uzc_msg_zerocopy *e, struct sock *s, const struct entry *entry) {
     uint32_t next;
     if (entry->to_length && !entry->to.sin6_port) /* EINVAL, and no id */
         return;
-    /* the probe would become a part of the datagram */
+    /* the program's datagram is not complete: the probe would become a part of it */
     if (s->more_pending || option_of(fd_of(s), IPPROTO_UDP, UDP_CORK, 0))
         return;
     if (!s->pending_error) /* or the probe would fail with it, and consume it */

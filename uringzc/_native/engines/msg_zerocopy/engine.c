@@ -1,8 +1,7 @@
-/* SPDX-License-Identifier: MIT
- *
- * sendmmsg() as an engine: its table of calls, its descriptor, waiting. With MSG_ZEROCOPY, notifications come
- * through each socket's error queue; without, a request's memory is free as soon as it was sent.
- */
+/* SPDX-License-Identifier: MIT */
+/* sendmmsg() as an engine: its table of calls, its descriptor, waiting. With MSG_ZEROCOPY, notifications come
+ * through each socket's error queue; without, a request's memory is free as soon as it was sent. */
+#include "engines/clock.h"
 #include "engines/msg_zerocopy/notifications.h"
 #include "engines/msg_zerocopy/sockets.h"
 #include "engines/msg_zerocopy/transmit.h"
@@ -124,7 +123,7 @@ static void msg_zerocopy_revoke(void *engine, int fd) {
 static void poll_socket(uzc_msg_zerocopy *e, struct sock *s) {
     if (s->ids)
         read_error_queue(e, s);
-    send_waiting(e, s);
+    send_waiters(e, s);
     update_epoll(e, s);
 }
 

@@ -1,8 +1,6 @@
-/* SPDX-License-Identifier: MIT
- *
- * Reading a socket's error queue: notifications, which are ranges of zero-copy ids, settle requests; other
- * messages (ICMP errors, timestamps) are kept for the program.
- */
+/* SPDX-License-Identifier: MIT */
+/* Reading a socket's error queue: notifications, which are ranges of zero-copy ids, settle requests; other
+ * messages (ICMP errors, timestamps) are kept for the program. */
 #include "engines/msg_zerocopy/notifications.h"
 
 #include <linux/errqueue.h>

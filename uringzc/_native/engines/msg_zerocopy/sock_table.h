@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * A hash table of sockets by what identifies them: the kernel's cookie (SO_COOKIE), and the inode where
+/* SPDX-License-Identifier: MIT */
+/* A hash table of sockets by what identifies them: the kernel's cookie (SO_COOKIE), and the inode where
  * cookies are not unique. */
 #pragma once
 

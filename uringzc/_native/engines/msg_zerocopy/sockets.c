@@ -1,9 +1,7 @@
-/* SPDX-License-Identifier: MIT
- *
- * The sockets of an engine: identity, lifetime, epoll. While requests of a socket are outstanding, or wait
+/* SPDX-License-Identifier: MIT */
+/* The sockets of an engine: identity, lifetime, epoll. While requests of a socket are outstanding, or wait
  * for room, the engine holds a dup of its descriptor: if the program's were the last, closing it would lose
- * the notifications, and nothing would say when the memory is free.
- */
+ * the notifications, and nothing would say when the memory is free. */
 #include "engines/msg_zerocopy/sockets.h"
 
 #include <dirent.h>

@@ -1,10 +1,8 @@
-/* SPDX-License-Identifier: MIT
+/* SPDX-License-Identifier: MIT */
+/* The structures that the files of this engine share. A file calls and includes only those on its right:
+ * engine, transmit, counter, {sockets, notifications}, state.h, {zerocopy_ids, sock_table}.
  *
- * The structures that the files of this engine share. Calls run one way, and so do includes:
- * sock_table, zerocopy_ids <- state.h <- sockets, notifications <- counter <- transmit <- engine.
- *
- * All of it belongs to the thread that is inside the engine (slots/accounting.h): no field needs a lock.
- */
+ * Only the thread between uzc_slots_begin() and uzc_slots_end() uses it: no field needs a lock. */
 #pragma once
 
 #define _GNU_SOURCE
@@ -95,7 +93,7 @@ static inline void report_settled(uzc_msg_zerocopy *e, uint64_t key, int copied)
     e->progress++;
 }
 
-/* An int option of a socket; `otherwise` where it can not be read. */
+/* An int option of a socket; `otherwise` where it cannot be read. */
 static inline int option_of(int fd, int level, int option, int otherwise) {
     int value = otherwise;
     return getsockopt(fd, level, option, &value, &(socklen_t){sizeof value}) == 0 ? value : otherwise;

@@ -1,8 +1,6 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sending with sendmmsg(), in order for each socket. A request for which the socket has no room waits, and
- * those behind it with it; with MSG_DONTWAIT it fails instead.
- */
+/* SPDX-License-Identifier: MIT */
+/* Sending with sendmmsg(), in order for each socket. A request for which the socket has no room waits, and
+ * those behind it with it; with MSG_DONTWAIT it fails instead. */
 #include "engines/msg_zerocopy/transmit.h"
 #include "engines/msg_zerocopy/counter.h"
 #include "engines/msg_zerocopy/sockets.h"
@@ -153,7 +151,7 @@ static void add_waiting(uzc_msg_zerocopy *e, struct sock *s, const struct entry 
     s->last_waiting = w;
 }
 
-void send_waiting(uzc_msg_zerocopy *e, struct sock *s) {
+void send_waiters(uzc_msg_zerocopy *e, struct sock *s) {
     struct mmsg_batch g;
     if (s->first_waiting) {
         refresh_batching(s);
@@ -185,7 +183,7 @@ static void send_entries(uzc_msg_zerocopy *e, struct sock *s, struct entry *firs
     refresh_zero_copy_off(s);
     if (count > 1)
         refresh_batching(s);
-    send_waiting(e, s);
+    send_waiters(e, s);
     while (at < count && !s->first_waiting) {
         uint32_t some = 0;
         for (; some < BATCH && at + some < count; some++)

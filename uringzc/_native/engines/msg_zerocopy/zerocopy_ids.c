@@ -1,12 +1,10 @@
-/* SPDX-License-Identifier: MIT
- *
- * Zero-copy ids: which request a MSG_ZEROCOPY id belongs to. The kernel counts the zero-copy sends of a
+/* SPDX-License-Identifier: MIT */
+/* Zero-copy ids: which request a MSG_ZEROCOPY id belongs to. The kernel counts the zero-copy sends of a
  * socket from 0, in a u32 that wraps and is never reset. So one engine of the process at a time sends
  * zero-copy through a socket, and the counter's last known value is kept for the next, as a guess.
  *
  * The table is indexed by the low bits of the id, and doubles when two outstanding ids would share an entry:
- * it stays as small as what is in flight, and the wrap needs no special case.
- */
+ * it stays as small as what is in flight, and the wrap needs no special case. */
 #include <pthread.h>
 
 #include "engines/msg_zerocopy/sock_table.h"
@@ -57,7 +55,7 @@ static void in_parent(void) {
     pthread_mutex_unlock(&lock);
 }
 
-/* The parent goes on sending, so the child can not know any counter. */
+/* The parent goes on sending, so the child cannot know any counter. */
 static void in_child(void) {
     for (uint32_t i = 0; i < counters.size; i++)
         for (struct sock_link *link = counters.chains[i]; link; link = link->next)

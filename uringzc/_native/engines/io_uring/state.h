@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * liburing, and the ring's structures, private to this folder: submission <- ring. */
+/* SPDX-License-Identifier: MIT */
+/* liburing, and the ring's structures, private to this folder. */
 #pragma once
 
 #include <liburing.h>
@@ -33,7 +32,3 @@ struct uzc_ring {
     bool registered;                              /* the ring's own descriptor, with the kernel */
     int event_fd;                                 /* of fileno(), -1 until it is called */
 };
-
-/* submission.c: members of uzc_calls */
-int64_t ring_queue(void *engine, const uzc_send *send);
-void ring_revoke(void *engine, int fd);

@@ -1,0 +1,8 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+#include "engines/io_uring/state.h"
+
+/* Members of uzc_calls. */
+int64_t ring_queue(void *engine, const uzc_send *send);
+void ring_revoke(void *engine, int fd);
