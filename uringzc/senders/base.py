@@ -26,7 +26,7 @@ S = TypeVar("S", bound="BaseSender")
 log = logging.getLogger("uringzc")
 
 
-def check_options(zero_copy: str, **callbacks: Callable[..., object] | None) -> None:
+def check_common_options(zero_copy: str, **callbacks: Callable[..., object] | None) -> None:
     """ValueError or TypeError for options that all senders have."""
     if zero_copy not in MODES:
         raise ValueError(f"zero_copy is 'auto', 'always' or 'never', not {zero_copy!r}")

@@ -24,7 +24,7 @@ from uringzc.compiled import compiled
 from uringzc.errors import SendError, counted
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
-from uringzc.senders.base import BaseSender, check_options
+from uringzc.senders.base import BaseSender, check_common_options
 from uringzc.senders.sockets import check_tcp
 from uringzc.senders.stats import TcpStats, stream_explain, tcp_stats
 from uringzc.senders.tcp_slow_path import TcpSlowPath
@@ -81,7 +81,7 @@ class TcpSender(BaseSender):
         debug: bool | None = None,
     ) -> None:
         self.closed = True
-        check_options(zero_copy, on_error=on_error, notify=notify)
+        check_common_options(zero_copy, on_error=on_error, notify=notify)
         if scheduler is not None and (debug is not None or engine != "auto"):
             raise ValueError("engine and debug are the scheduler's that is shared")
         self._why_copied = check_tcp(sock)

@@ -34,7 +34,7 @@ from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
-from uringzc.senders.base import BaseSender, check_options
+from uringzc.senders.base import BaseSender, check_common_options
 from uringzc.senders.sockets import check_udp, open_udp
 from uringzc.senders.stats import UdpStats, explain, udp_stats
 from uringzc.senders.udp_bulk import Integers
@@ -102,8 +102,8 @@ class UdpSender(BaseSender):
         debug: bool | None = None,
     ) -> None:
         self.closed = True
-        check_options(zero_copy, on_error=on_error, notify=notify)
-        udp_setup.check_options(max_delay, sndbuf, arena)
+        check_common_options(zero_copy, on_error=on_error, notify=notify)
+        udp_setup.check_udp_options(max_delay, sndbuf, arena)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
         self._mode = zero_copy

@@ -13,7 +13,7 @@ MAX_INFLIGHT = 1024
 BATCH = 64
 
 
-def check_options(max_delay: float | None, sndbuf: int | str | None, arena: int) -> None:
+def check_udp_options(max_delay: float | None, sndbuf: int | str | None, arena: int) -> None:
     """TypeError or ValueError for an option that cannot be."""
     if max_delay is not None and not isinstance(max_delay, (int, float)):
         raise TypeError(f"max_delay is seconds or None, not {max_delay!r}")

@@ -4,8 +4,6 @@
  */
 #include "udp/lock.h"
 
-#include <limits.h>
-
 #include "udp/batch.h"
 #include "udp/results.h"
 #include "udp/syscalls.h"
@@ -29,9 +27,9 @@ bool lock_within(UdpBatcher *g, long long microseconds) {
     return got == PY_LOCK_ACQUIRED;
 }
 
-void set_holder(UdpBatcher *g, unsigned long thread) {
+void set_lock_thread(UdpBatcher *g, unsigned long thread) {
     g->fast_thread = 0;
-    g->holder = thread;
+    g->lock_thread = thread;
 }
 
 void set_fast_thread(UdpBatcher *g) {
@@ -58,11 +56,11 @@ unsigned long long discard_waiting(UdpBatcher *g) {
 }
 
 /* An exception, of a closed socket for example, is logged: the program's next call raises the same. */
-int send_waiting(UdpBatcher *g) {
+int send_all_waiting(UdpBatcher *g) {
     if (g->count < BATCH_SIZE)
         close_train(g);
     int code = send_by_syscall(g);
-    if (code != INT_MIN)
+    if (code != SEND_RAISED)
         return code;
     PyObject *value = take_exception();
     if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
@@ -76,7 +74,7 @@ int send_waiting(UdpBatcher *g) {
 static void end_dropped(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    send_waiting(g);
+    send_all_waiting(g);
     PyErr_Restore(type, value, trace);
     g->closed = 1;
     discard_waiting(g);
@@ -86,7 +84,7 @@ void unlock(UdpBatcher *g) {
     if (g->dropped && !g->closed)
         end_dropped(g);
     g->in_timer = 0;
-    g->holder = 0;
+    g->lock_thread = 0;
     set_fast_thread(g);
     PyThread_release_lock(g->lock);
     if (!atomic_load(&g->missed))

@@ -7,25 +7,25 @@
 #include "udp/results.h"
 
 /* From the high bits: place in the batch, zero-copy or not, block, destination. */
-uint64_t request_tag(const struct train *t, uint32_t index) {
+uint64_t request_user_data(const struct train *t, uint32_t index) {
     return (uint64_t)index << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->destination;
 }
 
 /* The slot accounting calls this and the next: without the GIL, in the thread that has the lock. */
-static void on_result(void *context, uint64_t tag, int32_t result) {
+static void on_result(void *context, uint64_t user_data, int32_t result) {
     UdpBatcher *g = context;
-    struct train *t = &g->trains[tag >> 56];
+    struct train *t = &g->trains[user_data >> 56];
     t->result = result;
     t->state = result < 0 ? FAILED : DONE;
     g->awaited--;
 }
 
-static void on_settled(void *context, uint64_t tag, int copied) {
+static void on_settled(void *context, uint64_t user_data, int copied) {
     UdpBatcher *g = context;
-    struct destination *d = &g->destinations[(uint32_t)tag];
-    arena_release(g->arena, (uint16_t)(tag >> 32));
+    struct destination *d = &g->destinations[(uint32_t)user_data];
+    arena_release(g->arena, (uint16_t)(user_data >> 32));
     g->in_flight--;
-    if (!(tag >> 48 & 1))
+    if (!(user_data >> 48 & 1))
         return;
     d->left_host += copied <= 0; /* a copy is free before the device has sent it */
     g->settled++;
@@ -142,7 +142,7 @@ static int update_destinations(UdpBatcher *g) {
 }
 
 void release_holder(UdpBatcher *g, struct train *t) {
-    if (t->holder && g->holder != g->owner && PyList_Append(g->deferred, t->holder) < 0)
+    if (t->holder && g->lock_thread != g->owner && PyList_Append(g->deferred, t->holder) < 0)
         PyErr_Clear();
     Py_CLEAR(t->holder);
 }

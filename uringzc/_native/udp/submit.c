@@ -6,7 +6,6 @@
  */
 #include "udp/submit.h"
 
-#include <limits.h>
 #include <netinet/udp.h>
 #include <sys/socket.h>
 
@@ -15,6 +14,7 @@
 #include "udp/admission.h"
 #include "udp/polling.h"
 #include "udp/results.h"
+#include "udp/socket.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
 
@@ -86,7 +86,7 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
     for (; !code && g->next < until; g->next++) {
         struct train *t = &g->trains[g->next];
         describe_request(g, t, &send);
-        send.user_data = request_tag(t, g->next);
+        send.user_data = request_user_data(t, g->next);
         code = queue_request(g, &send);
         if (code)
             break;
@@ -162,7 +162,7 @@ static int submit_trains(UdpBatcher *g) {
     if (is_single_small(g)) {
         code = send_by_syscall(g);
         if (code != -EAGAIN)
-            return code == INT_MIN ? -1 : 0;
+            return code == SEND_RAISED ? -1 : 0;
     }
     if (refresh_socket(g) < 0 || report_socket_error(g) < 0)
         return -1;
