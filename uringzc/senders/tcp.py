@@ -42,7 +42,7 @@ class TcpSender(BaseSender):
     """Sends on a connected stream socket, which stays the program's: it receives, and closes it.
 
     Any data may be reused as soon as a call returns. Small data, and what can be written to, is copied by the
-    kernel; a ``bytes`` of 16 KiB or more, which can not change, is held and sent from where it is. A
+    kernel; a ``bytes`` of 16 KiB or more, which cannot change, is held and sent from where it is. A
     ``memoryview`` of a ``bytes`` counts as such. Everything that goes through the socket must go through one
     sender, or what two send may mix.
 
@@ -53,7 +53,7 @@ class TcpSender(BaseSender):
     sender's notifiers, at the end of a call. What they call on the sender raises BusyError. `debug`: see
     Scheduler.
 
-    Sockets that can not send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
+    Sockets that cannot send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
     or ValueError for what is no stream, and for SSLSocket, which encrypts.
 
     An interrupt (KeyboardInterrupt) ends a call where it is: ``stats.nbytes`` says how much the kernel has
@@ -129,7 +129,7 @@ class TcpSender(BaseSender):
         does, and BlockingIOError where it took none; the rest is the program's to send again, and ``fileno``
         is readable when that is worth a try. The sender keeps none of it.
 
-        `data` may be reused at once: it was copied. But for a ``bytes`` of 16 KiB or more, which can not
+        `data` may be reused at once: it was copied. But for a ``bytes`` of 16 KiB or more, which cannot
         change: it is held, and sent from where it is.
 
         TypeError or BufferError for what is no contiguous buffer: nothing was sent. SendError, which is also

@@ -9,7 +9,7 @@ from uringzc.senders.sockets import make_room, room_for, set_sndbuf
 HOLD_THRESHOLD = 16 << 10
 ARENA = 4 << 20
 MAX_INFLIGHT = 1024
-#: requests of one submission: at least as many as a batch has trains
+#: requests of one submission: at least BATCH_SIZE of _native/udp/batcher.h
 BATCH = 64
 
 

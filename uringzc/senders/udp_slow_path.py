@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("uringzc")
 
-#: how often a datagram is sent again before it is given up
+#: how often a datagram is sent again before it counts as lost
 TRIES = 4
 #: seconds that a full queue on the way is waited for, in all tries together
 PATIENCE = 0.2
@@ -128,8 +128,8 @@ class UdpSlowPath:
     def report_socket_error(self, number: int) -> None:
         """The socket had a pending error, of an earlier datagram: no request is to fail for it.
 
-        Its destination is in the error queue, which only the engine's owner may read: the timer's thread
-        leaves that to the owner's next call.
+        The original destination is in the error queue, which only the engine's owner may read: the timer's
+        thread leaves that to the owner's next call.
         """
         self._pending.append(number)
         if self._engine.is_owner():
@@ -144,7 +144,7 @@ class UdpSlowPath:
             self._add_error(SendError(code, text, -1, 0, to))
 
     def _read_error_queue(self) -> list[tuple[object, int]]:
-        """Destination and errno of the ICMP errors of a socket of the sender's own."""
+        """Original destination and errno of the ICMP errors of a socket of the sender's own."""
         found: list[tuple[object, int]] = []
         if not self._own_socket or self.sock.fileno() < 0:
             return found

@@ -13,8 +13,9 @@
 
 #define PAGE 4096u
 
-/* The most bytes that the socket is charged for a request. A qdisc may split a train into datagrams, each
- * with an skb head; a copy is charged by what was allocated for it. */
+/* The most bytes that the socket is charged for a request (the truesize of its skbs): 1 KiB for the struct
+ * sk_buff and the head of the request, 768 for those of each datagram, if a qdisc splits the train; then the
+ * pages of the data, or what a copy was allocated, which kmalloc() rounds up to a power of two. */
 static int64_t sndbuf_charge(const struct train *t) {
     uint64_t heads = 1024 + (uint64_t)t->count * 768;
     if (!t->zero_copy)
@@ -23,7 +24,8 @@ static int64_t sndbuf_charge(const struct train *t) {
     return (int64_t)((offset + t->nbytes + PAGE - 1) / PAGE * PAGE + heads);
 }
 
-/* By a notification, by the socket's queue, or by the time. */
+/* Seen by the notification of a request, or by the socket's queue, which is no longer than before the first
+ * one; else the time is up. */
 bool first_arrived(const UdpBatcher *g, const struct destination *d, int outq) {
     return d->left_host > d->first_left || (outq <= d->first_outq && d->first_admission != g->admissions) ||
            monotonic_ns() >= d->first_deadline;
@@ -46,8 +48,8 @@ bool admit_to(UdpBatcher *g, struct destination *d, int outq) {
     return true;
 }
 
-/* Not beyond where the policy decides again, so that its decision holds for the rest. (Trains that are
- * admitted twice are counted twice.) */
+/* Ends with the request after which the policy decides again, since the next ones depend on its decision. A
+ * train that is admitted and not sent is admitted again, and then counts twice in `requests`. */
 uint32_t admit_trains(UdpBatcher *g) {
     int outq = outq_bytes(g);
     int64_t room = g->sndbuf - outq;
@@ -62,7 +64,7 @@ uint32_t admit_trains(UdpBatcher *g) {
         t->zero_copy = t->nbytes && (g->always_zero_copy || (d->zero_copy && t->nbytes >= g->min_zero_copy &&
                                                              t->size <= d->max_segment_size));
         room -= sndbuf_charge(t);
-        /* if the device cannot segment, that is known before anything can overtake */
+        /* a train of larger datagrams than were sent yet may be refused: alone, it cannot be overtaken */
         enough = ++d->requests >= d->review_after || larger;
     }
     return at;

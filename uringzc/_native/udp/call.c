@@ -36,13 +36,12 @@ static int claim_ownership(UdpBatcher *g, unsigned long thread) {
     return error;
 }
 
-/* Without a timer. */
+/* What the timer does, where there is none. */
 static int send_if_late(UdpBatcher *g) {
     const int64_t due = atomic_load(&g->due), now = due ? monotonic_ns() : 0;
     if (now < due || !due)
         return 0;
-    if (g->count < BATCH_SIZE)
-        close_train(g);
+    close_train(g);
     int code = send_by_syscall(g);
     if (code && code != SEND_RAISED)
         retry_later(g, now);

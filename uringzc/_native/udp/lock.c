@@ -9,9 +9,8 @@
 #include "udp/syscalls.h"
 #include "udp/timer.h"
 
-/* ns between two tries of the timer to send what could not be sent; or max_delay, */
-#define MIN_RETRY 100000
-#define MAX_RETRY 100000000 /* or a quarter of the time that it has waited */
+#define MIN_RETRY 100000 /* ns, see retry_later() */
+#define MAX_RETRY 100000000
 
 bool try_lock(UdpBatcher *g) {
     return PyThread_acquire_lock(g->lock, NOWAIT_LOCK);
@@ -38,8 +37,7 @@ void set_fast_thread(UdpBatcher *g) {
 
 unsigned long long discard_waiting(UdpBatcher *g) {
     unsigned long long lost = 0;
-    if (g->count < BATCH_SIZE)
-        close_train(g);
+    close_train(g);
     for (uint32_t i = 0; i < g->count; i++) {
         struct train *t = &g->trains[i];
         if (t->state != CLOSED && t->state != FAILED)
@@ -57,8 +55,7 @@ unsigned long long discard_waiting(UdpBatcher *g) {
 
 /* An exception, of a closed socket for example, is logged: the program's next call raises the same. */
 int send_all_waiting(UdpBatcher *g) {
-    if (g->count < BATCH_SIZE)
-        close_train(g);
+    close_train(g);
     int code = send_by_syscall(g);
     if (code != SEND_RAISED)
         return code;
@@ -70,7 +67,7 @@ int send_all_waiting(UdpBatcher *g) {
     return -EIO;
 }
 
-/* The program dropped the sender meanwhile. */
+/* The program dropped the sender while a thread had the lock. */
 static void end_dropped(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
@@ -94,11 +91,13 @@ void unlock(UdpBatcher *g) {
         timer_wake();
 }
 
+/* After a quarter of the time that it could not be sent for, at most MAX_RETRY, but not before MIN_RETRY or
+ * max_delay have passed. */
 void retry_later(UdpBatcher *g, int64_t now) {
     if (!g->blocked_since)
         g->blocked_since = now;
-    int64_t pause = (now - g->blocked_since) / 4, least = g->max_delay > MIN_RETRY ? g->max_delay : MIN_RETRY;
+    int64_t pause = (now - g->blocked_since) / 4, min = g->max_delay > MIN_RETRY ? g->max_delay : MIN_RETRY;
     if (pause > MAX_RETRY)
         pause = MAX_RETRY;
-    atomic_store(&g->due, now + (pause > least ? pause : least));
+    atomic_store(&g->due, now + (pause > min ? pause : min));
 }

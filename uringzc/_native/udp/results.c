@@ -6,12 +6,15 @@
  */
 #include "udp/results.h"
 
-/* From the high bits: place in the batch, zero-copy or not, block, destination. */
+/* From the high bits: 8 for the index in the batch, 8 for zero-copy, 16 for the block, 32 for the
+ * destination. */
+_Static_assert(BATCH_SIZE <= 1 << 8, "a train's index has 8 bits");
+_Static_assert(sizeof((struct train){0}.block) == 2, "a block's index has 16 bits");
 uint64_t request_user_data(const struct train *t, uint32_t index) {
     return (uint64_t)index << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->destination;
 }
 
-/* The slot accounting calls this and the next: without the GIL, in the thread that has the lock. */
+/* The request table calls this and the next: without the GIL, in the thread that has the lock. */
 static void on_result(void *context, uint64_t user_data, int32_t result) {
     UdpBatcher *g = context;
     struct train *t = &g->trains[user_data >> 56];
@@ -27,10 +30,10 @@ static void on_settled(void *context, uint64_t user_data, int copied) {
     g->in_flight--;
     if (!(user_data >> 48 & 1))
         return;
-    d->left_host += copied <= 0; /* a copy is free before the device has sent it */
+    d->left_host += copied <= 0; /* a copy is free before the device has sent it; -1: not known, merged */
     g->settled++;
     g->copied += copied > 0;
-    if (copied < 0) /* unknown: the kernel merged the notifications of several */
+    if (copied < 0)
         return;
     d->settled++;
     d->copied += copied > 0;
@@ -97,15 +100,15 @@ static int retry_failed(UdpBatcher *g) {
     return error;
 }
 
-/* Trains that failed because the socket's buffer was full wait again, in their order. Whether any other
- * failed. */
+/* Trains that failed because the socket's buffer was full (EAGAIN) wait again, in their order. Counts in
+ * `reordered` what overtook a train that failed. Returns whether others are left for retry_failed(). */
 static bool requeue_blocked(UdpBatcher *g) {
-    bool failed = false;
+    bool others = false;
     for (uint32_t i = 0; i < g->next; i++) {
         struct train *t = &g->trains[i];
         if (t->state != FAILED)
             continue;
-        for (uint32_t j = i + 1; j < g->next; j++) /* those that were sent have overtaken it */
+        for (uint32_t j = i + 1; j < g->next; j++)
             if (g->trains[j].state == DONE && g->trains[j].destination == t->destination &&
                 !g->trains[j].overtook) {
                 g->trains[j].overtook = true;
@@ -114,9 +117,9 @@ static bool requeue_blocked(UdpBatcher *g) {
         if (t->result == -EAGAIN)
             t->state = CLOSED;
         else
-            failed = true;
+            others = true;
     }
-    return failed;
+    return others;
 }
 
 /* Records what the trains that were sent say about their destinations, and lets the policy decide again. */
@@ -147,7 +150,7 @@ void release_holder(UdpBatcher *g, struct train *t) {
     Py_CLEAR(t->holder);
 }
 
-/* The requests of trains that were sent have references of their own. */
+/* The requests of trains that were sent have their own references to block and holder. */
 static void remove_sent(UdpBatcher *g) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < g->count; i++) {
@@ -175,7 +178,7 @@ static bool any_train_failed(const UdpBatcher *g) {
 }
 
 int complete_batch(UdpBatcher *g) {
-    while (g->awaited)
+    while (g->awaited) /* enter may return before all results are there */
         if (enter_engine(g->queue, 1, 0, 0) < 0)
             return -1;
     if (!g->next)

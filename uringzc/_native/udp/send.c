@@ -8,6 +8,7 @@
 #include "udp/batch.h"
 #include "udp/call.h"
 #include "udp/destinations.h"
+#include "udp/submit.h"
 
 PyObject *sent_bytes(UdpBatcher *g, size_t n) {
     if (g->sent_length_value != n || !g->sent_length) {
@@ -67,7 +68,7 @@ static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) 
 static int after_datagram(UdpBatcher *g) {
     if (g->room < g->open.size)
         close_train(g);
-    return submit_if_full(g) < 0 ? -1 : 0;
+    return g->count == BATCH_SIZE && submit_batch(g) < 0 ? -1 : 0;
 }
 
 static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
@@ -172,7 +173,7 @@ static bool take_one(UdpBatcher *g, PyObject *data, uint32_t destination, Py_ssi
     else if (send_one(g, data, destination) < 0)
         return false;
     ++*sent;
-    return (g->room >= g->open.size && g->count < BATCH_SIZE) || after_datagram(g) == 0;
+    return after_datagram(g) == 0;
 }
 
 /* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
