@@ -5,8 +5,7 @@
  * fit.
  *
  * A destination's first request is submitted alone: while the kernel resolves a neighbour's address, it drops
- * all but a few of what is sent there.
- */
+ * all but a few of what is sent there. */
 #include "udp/admission.h"
 
 #include "udp/timer.h"

@@ -12,13 +12,9 @@
  * send() takes no lock: it keeps the GIL, and runs if `fast_thread` is the calling thread, which is 0 while
  * a thread has the lock. What threads use without the lock is atomic, or says so.
  *
- * In all of udp/ the sender is `g`, and an int that a function returns to say how it ended is
- *
- *     0    done;
- *     1    not done: it would have to wait, and the sender does not block, or nothing that helps can come;
- *     -1   a Python exception is set;
- *
- * but where datagrams are sent by system calls, it is 0, -errno, or SEND_RAISED with an exception set. */
+ * In all of udp/ the sender is `g`, and an int that says how a function ended is 0: done; 1: not done, since
+ * it would have to wait and the sender does not block, or nothing is to come; -1: a Python exception is set.
+ * Where datagrams are sent by system calls it is 0, -errno, or SEND_RAISED with an exception set. */
 #pragma once
 
 #include <limits.h>

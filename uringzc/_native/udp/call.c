@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * How each call of the owner begins and ends: checks, the lock, and reports to the program.
- */
+ * How each call of the owner begins and ends: checks, the lock, and reports to the program. */
 #include "udp/call.h"
 
 #include "udp/batch.h"

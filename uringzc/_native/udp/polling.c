@@ -9,8 +9,7 @@
  *   queue that is not read, would be events all the time;
  * - a timerfd, where no event may come.
  *
- * Arming takes out earlier events, so the caller checks afterwards whether what it awaits is there.
- */
+ * Arming takes out earlier events, so the caller checks afterwards whether what it awaits is there. */
 #include "udp/polling.h"
 
 #include <sys/epoll.h>

@@ -82,7 +82,7 @@ int wait_for_memory(UdpBatcher *g) {
     return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : flush_notifier(g);
 }
 
-/* Passes the queued trains as rows to the slow path, which sends those again that failed. */
+/* Passes the queued trains as rows to the slow path, which sends those again that failed. 0, 1 or -1. */
 static int retry_failed(UdpBatcher *g) {
     PyObject *rows = PyList_New(0);
     for (uint32_t i = 0; rows && i < g->next; i++) {
@@ -95,9 +95,9 @@ static int retry_failed(UdpBatcher *g) {
         Py_XDECREF(row);
     }
     g->to_report = 1;
-    int error = rows ? check_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
+    int code = rows ? bool_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
     Py_XDECREF(rows);
-    return error;
+    return code;
 }
 
 /* Trains that failed because the socket's buffer was full (EAGAIN) wait again, in their order. Counts in
@@ -170,25 +170,16 @@ static void remove_sent(UdpBatcher *g) {
         atomic_store_explicit(&g->due, 0, memory_order_relaxed);
 }
 
-static bool any_train_failed(const UdpBatcher *g) {
-    for (uint32_t i = 0; i < g->next; i++)
-        if (g->trains[i].state == FAILED)
-            return true;
-    return false;
-}
-
 int complete_batch(UdpBatcher *g) {
     while (g->awaited) /* enter may return before all results are there */
         if (enter_engine(g->queue, 1, 0, 0) < 0)
             return -1;
     if (!g->next)
         return 0;
-    if (requeue_blocked(g) && retry_failed(g) < 0)
-        return -1;
-    if (any_train_failed(g)) /* the slow path would have to wait */
-        return 1;
-    if (update_destinations(g) < 0)
-        return -1;
-    remove_sent(g);
-    return 0;
+    int code = requeue_blocked(g) ? retry_failed(g) : 0;
+    if (!code)
+        code = update_destinations(g);
+    if (!code)
+        remove_sent(g);
+    return code;
 }

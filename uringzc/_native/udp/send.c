@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The per-datagram path. A datagram that continues the open train costs one call that keeps the GIL: a check
- * of the thread, a copy, and a few additions. All else is done once per train, or per submission.
- */
+ * of the thread, a copy, and a few additions. All else is done once per train, or per submission. */
 #include "udp/send.h"
 
 #include "udp/batch.h"
@@ -246,16 +245,16 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
         Py_DECREF(holder);
         return NULL;
     }
-    bool held = n >= g->hold_threshold && PyBytes_CheckExact(holder), placed = false;
+    const bool held = n >= g->hold_threshold && PyBytes_CheckExact(holder);
+    uint16_t block = NO_BLOCK;
     int error = n > g->max_payload ? (refuse(g->queue, -EMSGSIZE), -1) : close_for_next(g);
     if (!error && !held && (error = reserve_room(g, n)) == 0) {
         memcpy(g->at, bytes, n);
         bytes = g->at;
         g->at += n;
-        placed = true;
-        arena_hold(g->arena, g->block);
+        block = g->block;
+        arena_hold(g->arena, block);
     }
-    uint16_t block = placed ? g->block : NO_BLOCK;
     while (!error) {
         PyObject *to = PyIter_Next(items);
         uint32_t destination;
@@ -267,8 +266,7 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
             error = add_single(g, bytes, n, destination, held ? holder : NULL, block);
         sent += !error;
     }
-    if (placed)
-        arena_release(g->arena, block);
+    arena_release(g->arena, block);
     if (PyErr_Occurred())
         set_characters_written(sent);
     Py_DECREF(items);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type UdpBatcher: its life, its attributes, and the methods that are not in files of their own.
- */
+ * The type UdpBatcher: its life, its attributes, and the methods that are not in files of their own. */
 #include "udp/sender.h"
 
 #include "request/queue_type.h"

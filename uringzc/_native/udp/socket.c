@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The socket of a sender: its descriptor and buffer, its pending error, and waiting for it.
- */
+ * The socket of a sender: its descriptor and buffer, its pending error, and waiting for it. */
 #include "udp/socket.h"
 
 #include <linux/sockios.h>

@@ -2,8 +2,7 @@
  *
  * Submitting a batch: trains are queued as requests as far as they are admitted, and submitted together.
  * Where nothing is admitted, or memory is missing, it is waited for, or with blocking=False fileno() is
- * armed.
- */
+ * armed. */
 #include "udp/submit.h"
 
 #include <netinet/udp.h>
@@ -138,14 +137,17 @@ static int wait_for_admission(UdpBatcher *g) {
     return poll_engine(g);
 }
 
-/* With blocking=False: what failed could not be retried. 0 if it could be now, 1 or -1. */
-static int await_retry(UdpBatcher *g) {
+/* complete_batch(). With blocking=False, arms fileno() if what failed could not be retried. */
+static int complete_or_arm(UdpBatcher *g) {
+    int code = complete_batch(g);
+    if (code <= 0 || g->blocking)
+        return code;
     if (refresh_socket(g) < 0)
         return -1;
     arm_poll(g, AWAIT_SEND, 0);
     if (outq_bytes(g) >= g->sndbuf)
         return 1;
-    int code = complete_batch(g); /* there is room, for which no event may come */
+    code = complete_batch(g); /* there is room, for which no event may come */
     if (code > 0 && refresh_socket(g) < 0)
         return -1;
     if (code > 0)
@@ -154,13 +156,9 @@ static int await_retry(UdpBatcher *g) {
 }
 
 static int submit_trains(UdpBatcher *g) {
-    int code = complete_batch(g);
-    if (code > 0 && !g->blocking)
-        code = await_retry(g);
-    if (code)
+    int code = complete_or_arm(g);
+    if (code || !g->count)
         return code;
-    if (!g->count)
-        return 0;
     if (is_single_small(g)) {
         code = send_by_syscall(g);
         if (code != -EAGAIN)
@@ -173,9 +171,7 @@ static int submit_trains(UdpBatcher *g) {
         code = until ? queue_trains(g, until) : wait_for_admission(g);
         if (code > 0 && until) /* memory is missing */
             arm_poll(g, AWAIT_SEND, 0);
-        int completed = code < 0 ? 0 : complete_batch(g);
-        if (completed > 0 && !g->blocking)
-            completed = await_retry(g);
+        int completed = code < 0 ? 0 : complete_or_arm(g);
         if (completed)
             code = completed;
     }

@@ -8,8 +8,7 @@
  * later than any time, reads `due` of every sender, and then sleeps until the first. One of the two sees what
  * the other has stored.
  *
- * Nobody waits for the GIL with the mutex.
- */
+ * Nobody waits for the GIL with the mutex. */
 #include "udp/timer.h"
 
 #include <pthread.h>
