@@ -119,8 +119,8 @@ class UdpSender(BaseSender):
         else:
             raise ValueError("bind, family, ttl and interface are for a socket of the sender's own")
         try:
-            most = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
-            self._take_engine(scheduler, engine, most, debug, udp_setup.BATCH)
+            requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
+            self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH)
             self._slow_path = UdpSlowPath(
                 self._sock, self._own_socket, zero_copy, self._engine, on_error, notify
             )

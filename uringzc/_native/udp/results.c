@@ -2,8 +2,7 @@
  *
  * What becomes of requests. A datagram request carries MSG_DONTWAIT, so it has its result when the submission
  * returns, and nothing that is submitted later can overtake it. Failed trains are retried by the slow path,
- * in their order. The notifier of the sender's slot is flushed from time to time, and when memory is needed.
- */
+ * in their order. The notifier of the sender's slot is flushed at intervals, and when memory is needed. */
 #include "udp/results.h"
 
 /* From the high bits: 8 for the index in the batch, 8 for zero-copy, 16 for the block, 32 for the
