@@ -11,6 +11,7 @@ import pytest
 
 import uringzc
 from uringzc import _send, _uring, errors, notif
+from uringzc.senders import udp_setup
 
 pytestmark = pytest.mark.engines()
 PACKAGE = Path(uringzc.__file__).parent
@@ -189,6 +190,12 @@ def test_constants_have_the_numbers_of_the_header() -> None:
         name: numbers[name] for name in ("NONE", "FAILED", "ALL")
     }
     assert numbers["RAW"] == notif.RAW
+
+
+def test_one_submission_holds_a_batch_of_trains() -> None:
+    header = (PACKAGE / "_native/udp/batcher.h").read_text()
+    (size,) = (line.split()[2] for line in header.splitlines() if line.startswith("#define BATCH_SIZE "))
+    assert int(size.removesuffix("u")) <= udp_setup.BATCH
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 import uringzc
 from uringzc import testing
-from uringzc.senders.policy import NEVER, PAUSE, PAUSE_MOST, TRIAL, Decision, Policy
+from uringzc.senders.policy import MAX_PAUSE, NEVER, PAUSE, TRIAL, Decision, Policy
 
 pytestmark = pytest.mark.engines()
 
@@ -29,7 +29,7 @@ def test_where_the_kernel_copies_trials_get_rarer() -> None:
         pauses.append(decision.requests)
         assert policy.observe(0, 0).zero_copy  # the pause is over: a few zero-copy requests
     assert pauses[:3] == [PAUSE, 2 * PAUSE, 4 * PAUSE]
-    assert pauses[-1] == PAUSE_MOST
+    assert pauses[-1] == MAX_PAUSE
 
 
 def test_one_copy_among_many_changes_nothing() -> None:
@@ -53,7 +53,7 @@ def test_zero_copy_is_always_tried_again(seen: list[tuple[int, int]]) -> None:
     policy = Policy("auto")
     for settled, copied in seen:
         decision = policy.observe(settled, copied)
-        assert 0 < decision.requests <= PAUSE_MOST
+        assert 0 < decision.requests <= MAX_PAUSE
         assert decision.zero_copy or 2 * copied >= settled > 0
 
 

@@ -97,7 +97,8 @@ def run(
                 box.socket(family) if box else socket.socket(family, socket.SOCK_DGRAM)
             )
             sender = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, **options))
-        taken = Player(wrap(sender), came, box, bool(options.get("max_inflight"))).play(program)
+        few, timed = (bool(options.get(name)) for name in ("max_inflight", "max_delay"))
+        taken = Player(wrap(sender), came, box, few, timed).play(program)
         compare(taken, came, timeout)
         stats = sender.stats
         assert (stats.waiting, stats.in_flight, stats.lost) == (0, 0, 0)

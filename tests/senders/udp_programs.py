@@ -90,11 +90,17 @@ class Player:
     """Plays a program on a sender, and keeps the model: `taken` is what has to arrive."""
 
     def __init__(
-        self, sender: Any, came: list[testing.Receiver], box: testing.Hold | None = None, few: bool = False
+        self,
+        sender: Any,
+        came: list[testing.Receiver],
+        box: testing.Hold | None = None,
+        few: bool = False,
+        timed: bool = False,
     ) -> None:
         self.sender = sender
         self.came = came
         self.few = few  # requests may be in flight: then a call may have to wait on loopback too
+        self.timed = timed  # the sender has a max_delay
         self.to = to = [rx.address for rx in came]
         self.box = box
         self.taken: Datagrams = [[] for _ in to]
@@ -263,7 +269,7 @@ class Player:
 
     def wait(self) -> None:
         """For the timer: what waits leaves by itself."""
-        if self.sender._max_delay and not self.box:
+        if self.timed and not self.box:
             assert wait_until(lambda: self.sender.stats.waiting == 0)
 
     def stop(self) -> None:

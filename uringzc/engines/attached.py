@@ -60,10 +60,10 @@ class AttachedSenders:
         """Whether no other one is alive."""
         return {*self._senders} <= {sender}
 
-    def send_by_syscall(self) -> None:
+    def send_at_exit(self) -> None:
         """UDP senders send what waits in the arena with sendmsg(), in any thread."""
         for batcher in self._batchers():
-            batcher.send_by_syscall()
+            batcher.send_at_exit()
 
     def abandon(self) -> None:
         """In the child of a fork: their requests are the parent's."""

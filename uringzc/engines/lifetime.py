@@ -235,7 +235,7 @@ def _at_exit() -> None:
     _close_owned([*_parked, *_living])
     for engine in list(_living):
         if not engine.closed:
-            engine.senders.send_by_syscall()  # the owner does not come back
+            engine.senders.send_at_exit()  # the owner does not come back
     _thread_end().thread = 0  # its work is done, and the modules that it needs are about to be cleared
 
 

@@ -1,7 +1,13 @@
 """What all senders do in the same way: check their options, get an engine, wait for memory, and end.
 
-A sender is a public object with a compiled part, which the engine keeps while requests of it are in flight:
-also of a sender that the program dropped without close().
+A sender is a public object and a compiled part. The engine keeps the compiled part while requests of it are
+in flight, even if the program has dropped the sender. Which function ends a sender, and who calls it:
+
+- ``close()``: the program or its engine's close(), in the owner's thread. Sends what waits, waits for memory,
+  and calls ``_end()``: ``_discard()`` reports what was not sent as lost, the engine parks what is in flight.
+- ``_drop()``: ``__del__``, in any thread. Waits for nothing: what waits is sent by system calls, or lost.
+- ``_abort()``: a constructor that fails, in its thread. Nothing waits yet.
+- ``_release()``: close(), also in the child of a fork, and _abort(). Closes descriptors of the sender's own.
 """
 
 import errno
@@ -26,8 +32,8 @@ S = TypeVar("S", bound="BaseSender")
 log = logging.getLogger("uringzc")
 
 
-def check_options(zero_copy: str, **callbacks: Callable[..., object] | None) -> None:
-    """ValueError or TypeError for options that all senders have."""
+def check_common_options(zero_copy: str, **callbacks: Callable[..., object] | None) -> None:
+    """ValueError or TypeError for what `zero_copy` or a callback cannot be."""
     if zero_copy not in MODES:
         raise ValueError(f"zero_copy is 'auto', 'always' or 'never', not {zero_copy!r}")
     for name, callback in callbacks.items():
@@ -36,7 +42,7 @@ def check_options(zero_copy: str, **callbacks: Callable[..., object] | None) -> 
 
 
 class BaseSender(Delegate):
-    """The base of public senders. Its attributes are slots for speed, with ``__dict__`` for the program's."""
+    """The base of public senders. ``__slots__`` are for speed, ``__dict__`` for the program's attributes."""
 
     __slots__ = (
         *("__dict__", "__weakref__", "closed"),
@@ -81,7 +87,7 @@ class BaseSender(Delegate):
         self._wait_for_memory(timeout, "drain")
 
     def _wait_for_memory(self, timeout: float | None, what: str) -> None:
-        """Waits until none of its requests is in flight. TimeoutError."""
+        """Waits until none of its requests is in flight. TimeoutError names `what` was called."""
         native = self._native
         if not native.poll():
             self._engine.wait_for(lambda: native.in_flight, timeout, what)
@@ -90,7 +96,7 @@ class BaseSender(Delegate):
     # -- the end
 
     def close(self, timeout: float = 5.0) -> None:
-        """Ends."""
+        """See UdpSender.close and TcpSender.close."""
         raise NotImplementedError
 
     def _may_close(self) -> bool:
@@ -109,7 +115,7 @@ class BaseSender(Delegate):
 
     def _end(self, deadline: float) -> None:
         """The last part of close(): what is in flight after the deadline is parked."""
-        with ExitStack() as stack:  # called from the last to the first, whatever one of them raises
+        with ExitStack() as stack:  # calls the last first, and all of them, whatever they raise
             stack.callback(self._release)
             if self._own_engine:
                 stack.callback(self._engine.close, max(0.0, deadline - time.monotonic()))
@@ -118,7 +124,7 @@ class BaseSender(Delegate):
             stack.callback(self._native.close)
 
     def _discard(self) -> None:
-        """Discards what was accepted from the program and can not be sent any more."""
+        """Discards what still waits, and reports it as lost."""
 
     def _release(self) -> None:
         """Closes descriptors of its own."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 MODES = ("auto", "always", "never")
 TRIAL = 4  # requests that show whether the kernel copies
 PAUSE = 256  # requests until the next trial, twice as many each time
-PAUSE_MOST = 65536
+MAX_PAUSE = 65536
 NEVER = 0xFFFFFFFF  # requests
 
 
@@ -49,5 +49,5 @@ class Policy:
             self.copying, self._pause = False, PAUSE
             return Decision(True, PAUSE)
         pause = self._pause
-        self.copying, self._pause = True, min(2 * pause, PAUSE_MOST)
+        self.copying, self._pause = True, min(2 * pause, MAX_PAUSE)
         return Decision(False, pause)

@@ -18,11 +18,7 @@ RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPP
 
 
 def open_udp(
-    remote: Address | None,
-    bind: Address | None,
-    family: int | None,
-    ttl: int | None,
-    interface: str | None,
+    remote: Address | None, bind: Address | None, family: int | None, ttl: int | None, interface: str | None
 ) -> socket.socket:
     """A socket of the sender's own: bound and connected as asked.
 

@@ -58,9 +58,9 @@ def udp_stats(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
 
 def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, arena: "Arena") -> str:
     """What the sender does, and why."""
-    limit = max_segments()
+    count = max_segments()
     trains = (
-        f"trains of up to {limit} datagrams" if limit > 1 else "no trains: this kernel has no UDP_SEGMENT"
+        f"trains of up to {count} datagrams" if count > 1 else "no trains: this kernel has no UDP_SEGMENT"
     )
     sentences = [
         f"{engine.name}, {trains}",
@@ -148,7 +148,7 @@ def tcp_stats(stream: "TcpStream", sock: socket.socket, copying: bool) -> TcpSta
     return snapshot(TcpStats, stream, zero_copy=stream.settled, copying=copying, sndbuf=_sndbuf(sock))
 
 
-def stream_explain(engine: str, stream: "TcpStream", why: str, mode: str, copying: bool, least: int) -> str:
+def stream_explain(engine: str, stream: "TcpStream", why: str, mode: str, copying: bool, size: int) -> str:
     """What a TcpSender does, and why. `why`: the socket cannot send zero-copy."""
     if stream.copy_only:
         why = why or "the kernel refused to (EOPNOTSUPP)"
@@ -164,6 +164,6 @@ def stream_explain(engine: str, stream: "TcpStream", why: str, mode: str, copyin
             "time to time."
         )
     return (
-        f"{engine}: bytes objects of {least >> 10} KiB and more are sent zero-copy, from where they are; "
+        f"{engine}: bytes objects of {size >> 10} KiB and more are sent zero-copy, from where they are; "
         "smaller ones, and what can change, are copied by system calls."
     )

@@ -24,7 +24,7 @@ from uringzc.compiled import compiled
 from uringzc.errors import SendError, counted
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
-from uringzc.senders.base import BaseSender, check_options
+from uringzc.senders.base import BaseSender, check_common_options
 from uringzc.senders.sockets import check_tcp
 from uringzc.senders.stats import TcpStats, stream_explain, tcp_stats
 from uringzc.senders.tcp_slow_path import TcpSlowPath
@@ -42,7 +42,7 @@ class TcpSender(BaseSender):
     """Sends on a connected stream socket, which stays the program's: it receives, and closes it.
 
     Any data may be reused as soon as a call returns. Small data, and what can be written to, is copied by the
-    kernel; a ``bytes`` of 16 KiB or more, which can not change, is held and sent from where it is. A
+    kernel; a ``bytes`` of 16 KiB or more, which cannot change, is held and sent from where it is. A
     ``memoryview`` of a ``bytes`` counts as such. Everything that goes through the socket must go through one
     sender, or what two send may mix.
 
@@ -53,7 +53,7 @@ class TcpSender(BaseSender):
     sender's notifiers, at the end of a call. What they call on the sender raises BusyError. `debug`: see
     Scheduler.
 
-    Sockets that can not send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
+    Sockets that cannot send zero-copy (AF_UNIX, Multipath TCP, kernel TLS) are served by copying. TypeError
     or ValueError for what is no stream, and for SSLSocket, which encrypts.
 
     An interrupt (KeyboardInterrupt) ends a call where it is: ``stats.nbytes`` says how much the kernel has
@@ -81,7 +81,7 @@ class TcpSender(BaseSender):
         debug: bool | None = None,
     ) -> None:
         self.closed = True
-        check_options(zero_copy, on_error=on_error, notify=notify)
+        check_common_options(zero_copy, on_error=on_error, notify=notify)
         if scheduler is not None and (debug is not None or engine != "auto"):
             raise ValueError("engine and debug are the scheduler's that is shared")
         self._why_copied = check_tcp(sock)
@@ -129,7 +129,7 @@ class TcpSender(BaseSender):
         does, and BlockingIOError where it took none; the rest is the program's to send again, and ``fileno``
         is readable when that is worth a try. The sender keeps none of it.
 
-        `data` may be reused at once: it was copied. But for a ``bytes`` of 16 KiB or more, which can not
+        `data` may be reused at once: it was copied. But for a ``bytes`` of 16 KiB or more, which cannot
         change: it is held, and sent from where it is.
 
         TypeError or BufferError for what is no contiguous buffer: nothing was sent. SendError, which is also

@@ -29,7 +29,7 @@ def start() -> bool:
 
 def _run() -> None:
     while _thread is threading.current_thread():  # else an interrupt came before start() recorded it
-        late().tick()
+        late().send_late()
 
 
 def _after_fork() -> None:

@@ -4,17 +4,18 @@ Theory of operation
     ``send`` copies a datagram into registered memory, behind the one before it: datagrams of one size to one
     destination form a *train* (a GSO batch, which leaves as one request with UDP_SEGMENT, without another
     copy). Trains wait in a batch and are submitted together; each has its result when the submission returns,
-    and what failed is sent again by a system call. All of that is compiled (``_native/udp/``) and calls
-    UdpSlowPath for what is not fast. ``send`` never keeps a reference to memory that the program can change,
-    so there are no lifetime rules; the calls that do not copy (``send_region``, a large ``bytes``, a lease)
-    say what they hold and until when.
+    and what failed is sent again by a system call. All of that is compiled (``_native/udp/``); what is done
+    once per submission, or less often, is UdpSlowPath's. ``send`` keeps no reference to memory that can
+    change, so it may be reused at once; the calls that do not copy (``send_region``, a large ``bytes``, a
+    lease) say what they hold and until when.
 
     What waits leaves with the next full batch, flush, drain or close, and after ``max_delay`` by a system
     call of the timer's thread (``timer.py``, one for all senders of the process), which does not touch the
     ring: only the owner's thread may enter that.
 
-This file is the contract. Defaults and limits of options are in ``udp_setup``, sending from the program's own
-memory in ``udp_bulk``, sending the rest at the end in ``udp_close``, and what all senders share in ``base``.
+This file has the public methods. Defaults and limits of options are in ``udp_setup``, sending from the
+program's own memory in ``udp_bulk``, sending the rest at the end in ``udp_close``, and what all senders share
+in ``base``.
 """
 
 import socket
@@ -34,7 +35,7 @@ from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
-from uringzc.senders.base import BaseSender, check_options
+from uringzc.senders.base import BaseSender, check_common_options
 from uringzc.senders.sockets import check_udp, open_udp
 from uringzc.senders.stats import UdpStats, explain, udp_stats
 from uringzc.senders.udp_bulk import Integers
@@ -56,15 +57,16 @@ class UdpSender(BaseSender):
     MiB where it is privileged); an int is set as ``setsockopt`` would; None leaves it, and less is in flight
     at once.
 
-    `scheduler`: share the ring, the arena and the charge for locked memory of another, in its thread.
+    `scheduler`: use its engine, and with its other senders one arena and one charge for locked memory.
     `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
     less if the limit for locked memory is lower. `max_inflight`: requests whose memory is not free yet.
     `max_delay`: seconds after which what waits is sent, by a system call, even if the program does not call
     again; None: only at ``flush``, ``drain``, ``close``, and when a batch is full. `strict_order`: a request
     is submitted when the one before it has its result. `blocking`: False raises BlockingIOError where a call
-    would wait for the network; ``fileno`` is readable when it is worth a try. `on_error` is called with each
+    would wait for the network; ``fileno`` is readable when it may succeed. `on_error` is called with each
     SendError, and `notify` with the Notification of each of the sender's notifiers, at the end of a call on
-    the sender; what they call on it raises BusyError. `debug`: see Scheduler, of memory that is not copied.
+    the sender; calls of the sender inside them raise BusyError. `debug`: see Scheduler; only memory that is
+    not copied is compared.
 
     Order: datagrams to one destination reach the device in the order of the calls, unless one fails and is
     sent again (``stats.reordered``). Nothing is lost inside; what the kernel reports becomes a SendError.
@@ -73,7 +75,7 @@ class UdpSender(BaseSender):
     child. io_uring, Linux 6.0; trains, Linux 4.18.
     """
 
-    __slots__ = ("_arena", "_max_delay", "_own_socket", "_sock")
+    __slots__ = ("_arena", "_own_socket", "_sock")
     _name = "UdpSender"
     _native: UdpBatcher
     _slow_path: UdpSlowPath
@@ -101,14 +103,13 @@ class UdpSender(BaseSender):
         notify: Callable[[Notification], object] | None = None,
         debug: bool | None = None,
     ) -> None:
-        self.closed = True
-        check_options(zero_copy, on_error=on_error, notify=notify)
-        udp_setup.check_options(max_delay, sndbuf, arena)
+        self.closed = True  # for __del__, if the constructor fails
+        check_common_options(zero_copy, on_error=on_error, notify=notify)
+        udp_setup.check_udp_options(max_delay, sndbuf, arena)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
         self._mode = zero_copy
         self._blocking = blocking
-        self._max_delay = max_delay
         self._own_socket = sock is None
         own = (bind, family, ttl, interface)
         if sock is None:
@@ -118,14 +119,14 @@ class UdpSender(BaseSender):
         else:
             raise ValueError("bind, family, ttl and interface are for a socket of the sender's own")
         try:
-            most = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
-            self._take_engine(scheduler, engine, most, debug, udp_setup.BATCH)
+            requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
+            self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH)
             self._slow_path = UdpSlowPath(
                 self._sock, self._own_socket, zero_copy, self._engine, on_error, notify
             )
             self._arena = self._engine.make_arena(arena)
             udp_setup.size_sndbuf(self._sock, sndbuf, arena, self._engine.slots.max_inflight)
-            self._native = self._make_batcher(strict_order, notify is not None)
+            self._native = self._make_batcher(max_delay, strict_order, notify is not None)
             self._engine.attach(self, self._native)
             self._prepare_socket(remote)
         except BaseException:
@@ -134,9 +135,9 @@ class UdpSender(BaseSender):
         self._delegate(self._native)
         self.closed = False
 
-    def _make_batcher(self, strict_order: bool, notify: bool) -> UdpBatcher:
-        """The compiled part."""
-        engine, max_delay = self._engine, self._max_delay
+    def _make_batcher(self, max_delay: float | None, strict_order: bool, notify: bool) -> UdpBatcher:
+        """The compiled part, with `max_delay` in nanoseconds."""
+        engine = self._engine
         return UdpBatcher(
             queue=engine.queue,
             arena=self._arena,
@@ -188,8 +189,8 @@ class UdpSender(BaseSender):
         is held and sent from where it is. `to`: where to, if not to `remote` or where the socket is connected
         to; a name is resolved each time that it is given, in the call.
 
-        Raises only what this datagram is the cause of, and has not taken it then: TypeError or BufferError
-        for what is no contiguous buffer or no address, OSError EMSGSIZE for more than UDP carries,
+        Raises only errors of this datagram, which was not taken then: TypeError or BufferError for what is no
+        contiguous buffer or no address, OSError EMSGSIZE for more than UDP carries,
         BlockingIOError (``blocking=False``) where it would wait. What becomes of it later is reported to
         ``on_error``, or raised by the next flush, drain or close: OSError EBADF, too, where the socket was
         closed under the sender.

@@ -74,12 +74,8 @@ def send_slices(
     count = len(starts)
     if len(sizes) != count:
         raise ValueError(f"{count} offsets and {len(sizes)} lengths")
-    arrays = (
-        memory.address_of(starts.cast("B")),
-        start_kind,
-        memory.address_of(sizes.cast("B")),
-        size_kind,
-    )
+    start, size = (memory.address_of(view.cast("B")) for view in (starts, sizes))
+    arrays = start, start_kind, size, size_kind
     whole = region if isinstance(region, Region) else memoryview(region)
     right = batcher.send_slices(whole, *arrays, 0, count) if count else 0
     if right < count:

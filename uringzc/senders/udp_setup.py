@@ -9,11 +9,11 @@ from uringzc.senders.sockets import make_room, room_for, set_sndbuf
 HOLD_THRESHOLD = 16 << 10
 ARENA = 4 << 20
 MAX_INFLIGHT = 1024
-#: requests of one submission: at least as many as a batch has trains
+#: requests of one submission: at least BATCH_SIZE of _native/udp/batcher.h
 BATCH = 64
 
 
-def check_options(max_delay: float | None, sndbuf: int | str | None, arena: int) -> None:
+def check_udp_options(max_delay: float | None, sndbuf: int | str | None, arena: int) -> None:
     """TypeError or ValueError for an option that cannot be."""
     if max_delay is not None and not isinstance(max_delay, (int, float)):
         raise TypeError(f"max_delay is seconds or None, not {max_delay!r}")

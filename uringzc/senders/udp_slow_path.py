@@ -13,6 +13,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger("uringzc")
 
-#: how often a datagram is sent again before it is given up
+#: how often a datagram is sent again before it counts as lost
 TRIES = 4
 #: seconds that a full queue on the way is waited for, in all tries together
 PATIENCE = 0.2
@@ -97,16 +98,10 @@ class UdpSlowPath:
         """The policy's first decision for it, and the largest datagram of a train."""
         self._policies[index] = policy = Policy(self.mode)
         max_segment_size = 65507
-        if not packed and (mtu := self._mtu()):
-            max_segment_size = mtu - self._headers
+        if not packed:
+            with suppress(OSError):  # not connected
+                max_segment_size = path_mtu(self.sock) - self._headers
         return *policy.start(), max_segment_size
-
-    def _mtu(self) -> int:
-        """The path MTU of a connected socket, 0 for another."""
-        try:
-            return path_mtu(self.sock)
-        except OSError:
-            return 0
 
     @staticmethod
     def _address_of(batcher: "UdpBatcher", index: int) -> object:
@@ -128,8 +123,8 @@ class UdpSlowPath:
     def report_socket_error(self, number: int) -> None:
         """The socket had a pending error, of an earlier datagram: no request is to fail for it.
 
-        Its destination is in the error queue, which only the engine's owner may read: the timer's thread
-        leaves that to the owner's next call.
+        The original destination is in the error queue, which only the engine's owner may read: the timer's
+        thread leaves that to the owner's next call.
         """
         self._pending.append(number)
         if self._engine.is_owner():
@@ -144,7 +139,7 @@ class UdpSlowPath:
             self._add_error(SendError(code, text, -1, 0, to))
 
     def _read_error_queue(self) -> list[tuple[object, int]]:
-        """Destination and errno of the ICMP errors of a socket of the sender's own."""
+        """Original destination and errno of the ICMP errors of a socket of the sender's own."""
         found: list[tuple[object, int]] = []
         if not self._own_socket or self.sock.fileno() < 0:
             return found
@@ -160,15 +155,13 @@ class UdpSlowPath:
                         found.append((message.address, code))
         return found
 
-    def retry_failed(self, batcher: "UdpBatcher", rows: list[tuple[Any, ...]]) -> None:
+    def retry_failed(self, batcher: "UdpBatcher", rows: list[tuple[Any, ...]]) -> bool:
         """Sends the trains that failed again, in their order and by system calls.
 
-        Stops where that would have to wait and may not: what is not ``resolved`` is in the next call's rows.
+        True: it stopped, where it would have to wait and may not. The rest is in the next call's rows.
         """
-        for fields in rows:
-            row = Row(*fields)
-            if row.result and not self._retry_train(batcher, row, -row.result):
-                return
+        failed = (row for row in (Row(*fields) for fields in rows) if row.result)
+        return not all(self._retry_train(batcher, row, -row.result) for row in failed)
 
     def _retry_train(self, batcher: "UdpBatcher", row: Row, number: int) -> bool:
         """False: the rest of it must wait."""
@@ -178,12 +171,9 @@ class UdpSlowPath:
         whole = number not in _TOO_LARGE or row.datagrams == 1
         if not whole:
             self._limit_trains(batcher, row, number)
-        pieces = [row.datagrams] if whole else [1] * row.datagrams
-        at = 0
-        for count in pieces:
-            if not self._resend(batcher, row, at, count):
-                return False
-            at += count
+        count = row.datagrams if whole else 1
+        if not all(self._resend(batcher, row, at, count) for at in range(0, row.datagrams, count)):
+            return False
         if number in _PENDING:
             self.report_socket_error(number)
         return True

@@ -5,37 +5,16 @@
  * fit.
  *
  * A destination's first request is submitted alone: while the kernel resolves a neighbour's address, it drops
- * all but a few of what is sent there.
- */
-#include <linux/sockios.h>
-#include <poll.h>
-#include <sys/ioctl.h>
-#include <sys/socket.h>
-#include <time.h>
-
-#include "request/sockets.h"
+ * all but a few of what is sent there. */
 #include "udp/admission.h"
+
 #include "udp/timer.h"
 
 #define PAGE 4096u
 
-int refresh_socket(UdpBatcher *g) {
-    if (fileno_of(g->sock, &g->fd) < 0)
-        return -1;
-    if (g->fd < 0)
-        return refuse(g->queue, -EBADF), -1;
-    if (!g->own_socket || !g->sndbuf) /* the program may have changed it */
-        getsockopt(g->fd, SOL_SOCKET, SO_SNDBUF, &g->sndbuf, &(socklen_t){sizeof g->sndbuf});
-    return 0;
-}
-
-int outq_bytes(const UdpBatcher *g) {
-    int bytes = 0;
-    return ioctl(g->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
-}
-
-/* The most bytes that the socket is charged for a request. A qdisc may split a train into datagrams, each
- * with an skb head; a copy is charged by what was allocated for it. */
+/* The most bytes that the socket is charged for a request (the truesize of its skbs): 1 KiB for the struct
+ * sk_buff and the head of the request, 768 for those of each datagram, if a qdisc splits the train; then the
+ * pages of the data, or what a copy was allocated, which kmalloc() rounds up to a power of two. */
 static int64_t sndbuf_charge(const struct train *t) {
     uint64_t heads = 1024 + (uint64_t)t->count * 768;
     if (!t->zero_copy)
@@ -44,13 +23,14 @@ static int64_t sndbuf_charge(const struct train *t) {
     return (int64_t)((offset + t->nbytes + PAGE - 1) / PAGE * PAGE + heads);
 }
 
-/* By a notification, by the socket's queue, or by the time. */
+/* Seen by the notification of a request, or by the socket's queue, which is no longer than before the first
+ * one; else the time is up. */
 bool first_arrived(const UdpBatcher *g, const struct destination *d, int outq) {
     return d->left_host > d->first_left || (outq <= d->first_outq && d->first_admission != g->admissions) ||
            monotonic_ns() >= d->first_deadline;
 }
 
-bool may_send_to(UdpBatcher *g, struct destination *d, int outq) {
+bool admit_to(UdpBatcher *g, struct destination *d, int outq) {
     if (d->state == WARM)
         return true;
     if (d->state == FIRST) {
@@ -67,8 +47,8 @@ bool may_send_to(UdpBatcher *g, struct destination *d, int outq) {
     return true;
 }
 
-/* Not beyond where the policy decides again, so that its decision holds for the rest. (Trains that are
- * admitted twice are counted twice.) */
+/* Ends with the request after which the policy decides again, since the next ones depend on its decision. A
+ * train that is admitted and not sent is admitted again, and then counts twice in `requests`. */
 uint32_t admit_trains(UdpBatcher *g) {
     int outq = outq_bytes(g);
     int64_t room = g->sndbuf - outq;
@@ -78,33 +58,13 @@ uint32_t admit_trains(UdpBatcher *g) {
         struct train *t = &g->trains[at];
         struct destination *d = &g->destinations[t->destination];
         const bool larger = t->count > 1 && t->size > d->largest_sent;
-        if ((at && (g->strict_order || larger)) || !may_send_to(g, d, outq))
+        if ((at && (g->strict_order || larger)) || !admit_to(g, d, outq))
             break;
         t->zero_copy = t->nbytes && (g->always_zero_copy || (d->zero_copy && t->nbytes >= g->min_zero_copy &&
                                                              t->size <= d->max_segment_size));
         room -= sndbuf_charge(t);
-        /* if the device cannot segment, that is known before anything can overtake */
+        /* a train of larger datagrams than were sent yet may be refused: alone, it cannot be overtaken */
         enough = ++d->requests >= d->review_after || larger;
     }
     return at;
-}
-
-int report_socket_error(UdpBatcher *g) {
-    void *engine = g->queue->engine;
-    int error = engine ? g->queue->calls->take_socket_error(engine, g->fd) : 0;
-    if (!error)
-        return 0;
-    g->to_report = 1;
-    return check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
-}
-
-int wait_writable(UdpBatcher *g, int milliseconds) {
-    struct pollfd p = {.fd = g->fd, .events = POLLOUT};
-    Py_BEGIN_ALLOW_THREADS;
-    poll(&p, 1, milliseconds);
-    if (p.revents & POLLERR &&
-        !(p.revents & POLLOUT)) /* poll() does not wait while the error queue is not read */
-        nanosleep(&(struct timespec){0, 1000000}, NULL);
-    Py_END_ALLOW_THREADS;
-    return check_signals(g->queue);
 }

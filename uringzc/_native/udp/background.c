@@ -1,28 +1,27 @@
 /* SPDX-License-Identifier: MIT
  *
  * What is called outside of the owner's calls, in any thread: by the timer, at the end of the process, when
- * the program has dropped the sender, and after it was closed.
- */
+ * the program has dropped the sender, and after it was closed. */
 #include "udp/background.h"
 
 #include "udp/lock.h"
 #include "udp/timer.h"
 
-/* tick(): the timer's. Sends what is late; if the lock is taken, unlocking wakes the timer. */
-PyObject *batcher_tick(PyObject *self, PyObject *Py_UNUSED(unused)) {
+/* send_late(): the timer's. If the lock is taken, unlocking wakes the timer. */
+PyObject *batcher_send_late(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (!try_lock(g)) {
         atomic_store(&g->missed, true);
-        if (!try_lock(g)) /* else it was unlocked before that could be seen */
+        if (!try_lock(g)) /* else it was unlocked before `missed` was set */
             Py_RETURN_NONE;
     }
     atomic_store(&g->missed, false);
-    set_holder(g, PyThread_get_thread_ident());
+    set_lock_thread(g, PyThread_get_thread_ident());
     g->in_timer = 1;
     const int64_t due = atomic_load(&g->due), now = monotonic_ns();
     const uint32_t before = g->count;
     if (due && due <= now && !g->closed) {
-        int code = send_waiting(g);
+        int code = send_all_waiting(g);
         if (g->count < before)
             g->blocked_since = 0;
         if (code == -EIO)
@@ -34,14 +33,14 @@ PyObject *batcher_tick(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_NONE;
 }
 
-/* send_by_syscall(): sends what waits, when the process ends. */
-PyObject *batcher_send_by_syscall(PyObject *self, PyObject *Py_UNUSED(unused)) {
+/* send_at_exit(): sends what waits, by system calls, when the process ends. */
+PyObject *batcher_send_at_exit(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     unsigned long thread = PyThread_get_thread_ident();
-    if (g->holder == thread || !lock_within(g, 20 * LOCK_WAIT))
+    if (g->lock_thread == thread || !lock_within(g, 20 * LOCK_WAIT))
         Py_RETURN_NONE;
-    set_holder(g, thread);
-    send_waiting(g);
+    set_lock_thread(g, thread);
+    send_all_waiting(g);
     unlock(g);
     Py_RETURN_NONE;
 }
@@ -54,7 +53,7 @@ PyObject *batcher_drop(PyObject *self, PyObject *Py_UNUSED(unused)) {
     g->fast_thread = 0;
     timer_remove(g);
     if (try_lock(g)) {
-        set_holder(g, PyThread_get_thread_ident());
+        set_lock_thread(g, PyThread_get_thread_ident());
         unlock(g);
     }
     Py_RETURN_NONE;
@@ -64,12 +63,12 @@ PyObject *batcher_drop(PyObject *self, PyObject *Py_UNUSED(unused)) {
 PyObject *batcher_discard(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     unsigned long thread = PyThread_get_thread_ident();
-    if (!g->closed || g->holder == thread)
+    if (!g->closed || g->lock_thread == thread)
         return PyErr_Format(PyExc_RuntimeError, "discard() is for a closed sender");
     while (!lock_within(g, LOCK_WAIT))
         if (check_signals(g->queue) < 0)
             return NULL;
-    set_holder(g, thread);
+    set_lock_thread(g, thread);
     unsigned long long lost = discard_waiting(g);
     unlock(g);
     return PyLong_FromUnsignedLongLong(lost);

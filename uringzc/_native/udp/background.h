@@ -3,7 +3,7 @@
 
 #include "request/python.h"
 
-PyObject *batcher_tick(PyObject *self, PyObject *unused);
-PyObject *batcher_send_by_syscall(PyObject *self, PyObject *unused);
+PyObject *batcher_send_late(PyObject *self, PyObject *unused);
+PyObject *batcher_send_at_exit(PyObject *self, PyObject *unused);
 PyObject *batcher_drop(PyObject *self, PyObject *unused);
 PyObject *batcher_discard(PyObject *self, PyObject *unused);

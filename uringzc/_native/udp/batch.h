@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * Forming trains. What returns an int: 0, or -1 with an exception, and then the datagram was not taken. */
+ * Forming trains. While a train is open, the batch has room for it. What takes a datagram returns 0, or -1
+ * with an exception, and then has not taken it. */
 #pragma once
 
 #include "udp/batcher.h"
@@ -17,12 +18,13 @@ int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, 
                uint16_t block);
 /* Makes room for `n` bytes at g->at. May close the open train. */
 int reserve_room(UdpBatcher *g, size_t n);
-/* Drops the block that is being filled. */
+/* Drops the reference to the block that is being filled. */
 void release_block(UdpBatcher *g);
-/* Moves the open train to the batch. */
+/* Moves the open train, if there is one, to the batch. */
 void close_train(UdpBatcher *g);
+/* 0, 1 or -1. */
 int submit_if_full(UdpBatcher *g);
-/* Both, so that there is room in the batch for the next train. */
+/* Both, so that there is room in the batch for the next train: 0, or -1, also where it would have to wait. */
 int close_for_next(UdpBatcher *g);
 
 /* The fast path: whether a datagram is like those of the open train, and fits. */

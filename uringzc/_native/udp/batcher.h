@@ -10,9 +10,14 @@
  * One thread owns a sender. It is changed with its lock: by the owner in each of its calls, and between them
  * by the timer's thread, which sends by system calls what has waited for too long. Only the fast path of
  * send() takes no lock: it keeps the GIL, and runs if `fast_thread` is the calling thread, which is 0 while
- * anybody has the lock. What threads use without the lock is atomic, or says so. */
+ * a thread has the lock. What threads use without the lock is atomic, or says so.
+ *
+ * In all of udp/ the sender is `g`, and an int that says how a function ended is 0: done; 1: not done, since
+ * it would have to wait and the sender does not block, or nothing is to come; -1: a Python exception is set.
+ * Where datagrams are sent by system calls it is 0, -errno, or SEND_RAISED with an exception set. */
 #pragma once
 
+#include <limits.h>
 #include <netinet/in.h>
 
 #include "request/enter.h"
@@ -21,16 +26,17 @@
 #include "udp/arena.h"
 
 #define MAX_TRAIN_BYTES 65507u
-#define BATCH_SIZE 48u      /* trains; threads that share the GIL wait less for it when this is larger */
+#define BATCH_SIZE 48u      /* trains; each submission releases the GIL, and may have to wait for it */
 #define NO_TRAIN UINT32_MAX /* as the open train's size */
 #define MAX_DESTINATIONS 16384u
+#define SEND_RAISED INT_MIN /* no -errno, as -1 is */
 
 struct destination {
     struct sockaddr_in6 address; /* or a sockaddr_in */
     uint32_t address_length;     /* 0: where the socket is connected to */
     uint32_t max_segments;       /* datagrams of a train; 1: no trains */
-    uint32_t max_segment_size; /* bytes of a train's datagram: the MTU less the headers, where it is known */
-    uint32_t largest_sent;     /* bytes of the largest train's datagram that the kernel took */
+    uint32_t max_segment_size;   /* bytes of a train's datagram: the MTU less the headers, if it is known */
+    uint32_t largest_sent;       /* bytes of the largest train's datagram that the kernel took */
     enum { COLD, FIRST, WARM } state; /* nothing was sent; the first request is on its way; it has arrived */
     int first_outq;                   /* SIOCOUTQ before the first request, */
     uint64_t first_left, first_admission; /* `left_host` and the sender's `admissions` then, */
@@ -38,7 +44,7 @@ struct destination {
     bool zero_copy;                       /* the policy's decision, */
     uint32_t requests, review_after;      /* requests since, and after how many the policy decides again */
     uint32_t settled, copied; /* zero-copy requests since that are free; of those, copied by the kernel */
-    uint64_t left_host;       /* zero-copy requests that are free and were not copied: sent by the device */
+    uint64_t left_host; /* zero-copy requests that are free and not known to be copied: they were sent */
 };
 
 struct train {
@@ -63,7 +69,7 @@ typedef struct udp_batcher {
     PyObject *slow_path;       /* UdpSlowPath: what is not fast, in Python */
     unsigned long fast_thread; /* the owner while send() may take its fast path, else 0 */
     unsigned long owner;       /* thread, 0 until the first call */
-    unsigned long holder;      /* thread that has the lock, or 0 */
+    unsigned long lock_thread; /* that has the lock, or 0 */
     PyThread_type_lock lock;
     int own_socket, strict_order, always_zero_copy, notify; /* constant */
     char blocking;
@@ -106,14 +112,14 @@ typedef struct udp_batcher {
 
     struct {
         int set, timer, engine, sock; /* descriptors; -1: none, or not in the set */
-        int awaited;                  /* AWAIT_* */
+        int armed;                    /* AWAIT_* */
     } poll;                           /* see polling.h */
 
     int64_t max_delay;       /* ns; 0: no timer */
     _Atomic int64_t due;     /* CLOCK_MONOTONIC ns: what waits is late then; 0: nothing waits */
     int64_t blocked_since;   /* the same clock; since when what is late could not be sent, or 0 */
     int64_t timer_tried;     /* the same clock; the last try to start the timer's thread */
-    _Atomic uint32_t starts; /* how often `due` was set since the timer's last tick */
+    _Atomic uint32_t starts; /* how often `due` was set since the timer last read it */
     _Atomic bool missed;     /* the timer found the lock taken: unlocking wakes it */
     struct udp_batcher *timer_prev, *timer_next; /* of the ring of senders with a timer; timer.c's mutex */
     PyObject *deferred; /* list: holders of what the timer has sent; the owner drops them */

@@ -1,10 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
- * How each call of the owner begins and ends: checks, the lock, and reports to the program.
- */
+ * How each call of the owner begins and ends: checks, the lock, and reports to the program. */
 #include "udp/call.h"
-
-#include <limits.h>
 
 #include "udp/batch.h"
 #include "udp/lock.h"
@@ -38,17 +35,16 @@ static int claim_ownership(UdpBatcher *g, unsigned long thread) {
     return error;
 }
 
-/* Without a timer. */
-static int send_late(UdpBatcher *g) {
+/* What the timer does, where there is none. */
+static int send_if_late(UdpBatcher *g) {
     const int64_t due = atomic_load(&g->due), now = due ? monotonic_ns() : 0;
     if (now < due || !due)
         return 0;
-    if (g->count < BATCH_SIZE)
-        close_train(g);
+    close_train(g);
     int code = send_by_syscall(g);
-    if (code && code != INT_MIN)
+    if (code && code != SEND_RAISED)
         retry_later(g, now);
-    return code == INT_MIN ? -1 : 0;
+    return code == SEND_RAISED ? -1 : 0;
 }
 
 /* Not needed while fast_thread is this thread. */
@@ -59,7 +55,7 @@ static int check_entry(UdpBatcher *g, unsigned long thread) {
         return -1;
     if (g->owner != thread)
         return refuse_as(g->slow_path, UZC_E_THREAD), -1;
-    if (g->holder == thread || g->reporting)
+    if (g->lock_thread == thread || g->reporting)
         return refuse_as(g->slow_path, UZC_E_BUSY), -1;
     if (g->no_timer && monotonic_ns() - g->timer_tried > TIMER_RETRY)
         return start_timer(g);
@@ -86,9 +82,9 @@ int batcher_begin(UdpBatcher *g) {
         return refuse_as(g->slow_path, UZC_E_BUSY), -1;
     if (!try_lock(g) && wait_for_lock(g) < 0)
         return -1;
-    set_holder(g, thread);
+    set_lock_thread(g, thread);
     g->queue->inside++;
-    if (!g->no_timer || send_late(g) == 0)
+    if (!g->no_timer || send_if_late(g) == 0)
         return 0;
     batcher_end(g);
     return -1;
@@ -111,7 +107,7 @@ static int report_pending(UdpBatcher *g) {
     int error = check_result(PyObject_CallMethod(g->slow_path, "report", NULL));
     g->reporting = 0;
     g->queue->inside--;
-    if (!g->holder) /* else the timer does it when it unlocks */
+    if (!g->lock_thread) /* else the timer does it when it unlocks */
         set_fast_thread(g);
     if (!error)
         error = check_result(PyObject_CallMethod(g->slow_path, "write_log", NULL));

@@ -40,14 +40,16 @@ typedef struct {
 #define PyBUF_ND 8
 #define PyBUF_STRIDES (16 | PyBUF_ND)
 
+static PyObject *refuse_lease(void) {
+    return PyErr_Format(PyExc_ValueError, "the lease was sent or released");
+}
+
 static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     Lease *l = (Lease *)self;
     static Py_ssize_t one = 1;
     view->obj = NULL;
-    if (!l->held) {
-        PyErr_SetString(PyExc_ValueError, "the lease was sent or released");
-        return -1;
-    }
+    if (!l->held)
+        return refuse_lease(), -1;
     Py_INCREF(self);
     *view = (Py_buffer){.buf = l->data,
                         .obj = self,
@@ -130,7 +132,7 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     if (length != Py_None && as_size(length, &n) < 0)
         return NULL;
     if (!l->held)
-        return PyErr_Format(PyExc_ValueError, "the lease was sent or released");
+        return refuse_lease();
     if (n > l->length)
         return PyErr_Format(PyExc_ValueError, "length must be from 0 to the lease's %zu, not %R", l->length,
                             length);
@@ -140,7 +142,7 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     PyObject *sent = NULL;
     bool ready = find_destination(g, to, &destination) == 0 && release_view(l) == 0;
     if (ready && !l->held) { /* released while a name was resolved */
-        PyErr_SetString(PyExc_ValueError, "the lease was sent or released");
+        refuse_lease();
     } else if (ready) {
         l->held = false; /* first: a signal handler could take a view of it, or release it */
         if (add_datagram(g, l->data, n, destination, l->block) == 0) {

@@ -1,19 +1,15 @@
 /* SPDX-License-Identifier: MIT
  *
- * The lock of a sender, and what is done with it by whoever has it.
- */
+ * The lock of a sender, and what is done with it by whoever has it. */
 #include "udp/lock.h"
-
-#include <limits.h>
 
 #include "udp/batch.h"
 #include "udp/results.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
 
-/* ns between two tries of the timer to send what could not be sent; or max_delay, */
-#define MIN_RETRY 100000
-#define MAX_RETRY 100000000 /* or a quarter of the time that it has waited */
+#define MIN_RETRY 100000 /* ns, see retry_later() */
+#define MAX_RETRY 100000000
 
 bool try_lock(UdpBatcher *g) {
     return PyThread_acquire_lock(g->lock, NOWAIT_LOCK);
@@ -29,9 +25,9 @@ bool lock_within(UdpBatcher *g, long long microseconds) {
     return got == PY_LOCK_ACQUIRED;
 }
 
-void set_holder(UdpBatcher *g, unsigned long thread) {
+void set_lock_thread(UdpBatcher *g, unsigned long thread) {
     g->fast_thread = 0;
-    g->holder = thread;
+    g->lock_thread = thread;
 }
 
 void set_fast_thread(UdpBatcher *g) {
@@ -40,8 +36,7 @@ void set_fast_thread(UdpBatcher *g) {
 
 unsigned long long discard_waiting(UdpBatcher *g) {
     unsigned long long lost = 0;
-    if (g->count < BATCH_SIZE)
-        close_train(g);
+    close_train(g);
     for (uint32_t i = 0; i < g->count; i++) {
         struct train *t = &g->trains[i];
         if (t->state != CLOSED && t->state != FAILED)
@@ -58,11 +53,10 @@ unsigned long long discard_waiting(UdpBatcher *g) {
 }
 
 /* An exception, of a closed socket for example, is logged: the program's next call raises the same. */
-int send_waiting(UdpBatcher *g) {
-    if (g->count < BATCH_SIZE)
-        close_train(g);
+int send_all_waiting(UdpBatcher *g) {
+    close_train(g);
     int code = send_by_syscall(g);
-    if (code != INT_MIN)
+    if (code != SEND_RAISED)
         return code;
     PyObject *value = take_exception();
     if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
@@ -72,11 +66,11 @@ int send_waiting(UdpBatcher *g) {
     return -EIO;
 }
 
-/* The program dropped the sender meanwhile. */
+/* The program dropped the sender while a thread had the lock. */
 static void end_dropped(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    send_waiting(g);
+    send_all_waiting(g);
     PyErr_Restore(type, value, trace);
     g->closed = 1;
     discard_waiting(g);
@@ -86,7 +80,7 @@ void unlock(UdpBatcher *g) {
     if (g->dropped && !g->closed)
         end_dropped(g);
     g->in_timer = 0;
-    g->holder = 0;
+    g->lock_thread = 0;
     set_fast_thread(g);
     PyThread_release_lock(g->lock);
     if (!atomic_load(&g->missed))
@@ -96,11 +90,13 @@ void unlock(UdpBatcher *g) {
         timer_wake();
 }
 
+/* After a quarter of the time that it could not be sent for, at most MAX_RETRY, but not before MIN_RETRY or
+ * max_delay have passed. */
 void retry_later(UdpBatcher *g, int64_t now) {
     if (!g->blocked_since)
         g->blocked_since = now;
-    int64_t pause = (now - g->blocked_since) / 4, least = g->max_delay > MIN_RETRY ? g->max_delay : MIN_RETRY;
+    int64_t pause = (now - g->blocked_since) / 4, min = g->max_delay > MIN_RETRY ? g->max_delay : MIN_RETRY;
     if (pause > MAX_RETRY)
         pause = MAX_RETRY;
-    atomic_store(&g->due, now + (pause > least ? pause : least));
+    atomic_store(&g->due, now + (pause > min ? pause : min));
 }

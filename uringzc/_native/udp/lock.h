@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT
  *
  * The lock of a sender. The owner waits for the timer's thread, which sends and unlocks; the timer waits for
- * nobody, and runs no code of the program's. */
+ * no thread, and runs no code of the program's. */
 #pragma once
 
 #include "native.h"
@@ -13,13 +13,13 @@ typedef struct udp_batcher UdpBatcher;
 bool try_lock(UdpBatcher *g);
 bool lock_within(UdpBatcher *g, long long microseconds);
 /* After either: `thread` has it. */
-void set_holder(UdpBatcher *g, unsigned long thread);
+void set_lock_thread(UdpBatcher *g, unsigned long thread);
 void set_fast_thread(UdpBatcher *g);
 void unlock(UdpBatcher *g);
 
-/* With the lock: sends what waits by system calls. 0, or -errno: something stays. */
-int send_waiting(UdpBatcher *g);
-/* With the lock: what could not be sent is late again later, at ever longer intervals. */
+/* With the lock: sends what waits by system calls. 0, -EAGAIN, or -EIO if that raised: something stays. */
+int send_all_waiting(UdpBatcher *g);
+/* With the lock: when the timer tries again to send what it could not, at ever longer intervals. */
 void retry_later(UdpBatcher *g, int64_t now);
 /* With the lock: forgets what waits, and releases the block. Returns how many datagrams. What is in the ring
  * stays: the slot accounting still has its requests. */

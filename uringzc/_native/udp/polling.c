@@ -9,8 +9,7 @@
  *   queue that is not read, would be events all the time;
  * - a timerfd, where no event may come.
  *
- * Arming takes out earlier events, so the caller checks afterwards whether what it awaits is there.
- */
+ * Arming takes out earlier events, so the caller checks afterwards whether what it awaits is there. */
 #include "udp/polling.h"
 
 #include <sys/epoll.h>
@@ -40,7 +39,7 @@ void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
     struct epoll_event events[3];
     if (g->poll.set < 0)
         return;
-    g->poll.awaited |= what;
+    g->poll.armed |= what;
     bool all = add_to_epoll(g, g->poll.engine, EPOLLIN);
     if (what & AWAIT_SEND) {
         if (g->poll.sock != g->fd)
@@ -56,19 +55,19 @@ void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
 }
 
 void remove_from_poll(UdpBatcher *g, int what) {
-    g->poll.awaited &= ~what;
+    g->poll.armed &= ~what;
     if (what & AWAIT_SEND) {
         remove_socket(g);
         set_timerfd(g, 0);
     }
-    if (!g->poll.awaited)
+    if (!g->poll.armed)
         epoll_ctl(g->poll.set, EPOLL_CTL_DEL, g->poll.engine, NULL);
 }
 
 void close_poll(UdpBatcher *g) {
     const int set = g->poll.set, timer = g->poll.timer;
     g->poll.set = g->poll.timer = g->poll.sock = -1;
-    g->poll.awaited = 0;
+    g->poll.armed = 0;
     if (set >= 0)
         close(set);
     if (timer >= 0)

@@ -14,7 +14,7 @@ enum {
 void arm_poll(UdpBatcher *g, int what, int64_t deadline);
 void remove_from_poll(UdpBatcher *g, int what);
 static inline void disarm_poll(UdpBatcher *g, int what) {
-    if (g->poll.awaited & what)
+    if (g->poll.armed & what)
         remove_from_poll(g, what);
 }
 void close_poll(UdpBatcher *g);

@@ -2,35 +2,37 @@
  *
  * What becomes of requests. A datagram request carries MSG_DONTWAIT, so it has its result when the submission
  * returns, and nothing that is submitted later can overtake it. Failed trains are retried by the slow path,
- * in their order. The notifier of the sender's slot is flushed from time to time, and when memory is needed.
- */
+ * in their order. The notifier of the sender's slot is flushed at intervals, and when memory is needed. */
 #include "udp/results.h"
 
-/* From the high bits: place in the batch, zero-copy or not, block, destination. */
-uint64_t request_tag(const struct train *t, uint32_t index) {
+/* From the high bits: 8 for the index in the batch, 8 for zero-copy, 16 for the block, 32 for the
+ * destination. */
+_Static_assert(BATCH_SIZE <= 1 << 8, "a train's index has 8 bits");
+_Static_assert(sizeof((struct train){0}.block) == 2, "a block's index has 16 bits");
+uint64_t request_user_data(const struct train *t, uint32_t index) {
     return (uint64_t)index << 56 | (uint64_t)t->zero_copy << 48 | (uint64_t)t->block << 32 | t->destination;
 }
 
-/* The slot accounting calls this and the next: without the GIL, in the thread that has the lock. */
-static void on_result(void *context, uint64_t tag, int32_t result) {
+/* The request table calls this and the next: without the GIL, in the thread that has the lock. */
+static void on_result(void *context, uint64_t user_data, int32_t result) {
     UdpBatcher *g = context;
-    struct train *t = &g->trains[tag >> 56];
+    struct train *t = &g->trains[user_data >> 56];
     t->result = result;
     t->state = result < 0 ? FAILED : DONE;
     g->awaited--;
 }
 
-static void on_settled(void *context, uint64_t tag, int copied) {
+static void on_settled(void *context, uint64_t user_data, int copied) {
     UdpBatcher *g = context;
-    struct destination *d = &g->destinations[(uint32_t)tag];
-    arena_release(g->arena, (uint16_t)(tag >> 32));
+    struct destination *d = &g->destinations[(uint32_t)user_data];
+    arena_release(g->arena, (uint16_t)(user_data >> 32));
     g->in_flight--;
-    if (!(tag >> 48 & 1))
+    if (!(user_data >> 48 & 1))
         return;
-    d->left_host += copied <= 0; /* a copy is free before the device has sent it */
+    d->left_host += copied <= 0; /* a copy is free before the device has sent it; -1: not known, merged */
     g->settled++;
     g->copied += copied > 0;
-    if (copied < 0) /* unknown: the kernel merged the notifications of several */
+    if (copied < 0)
         return;
     d->settled++;
     d->copied += copied > 0;
@@ -79,7 +81,7 @@ int wait_for_memory(UdpBatcher *g) {
     return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : flush_notifier(g);
 }
 
-/* Passes the queued trains as rows to the slow path, which sends those again that failed. */
+/* Passes the queued trains as rows to the slow path, which sends those again that failed. 0, 1 or -1. */
 static int retry_failed(UdpBatcher *g) {
     PyObject *rows = PyList_New(0);
     for (uint32_t i = 0; rows && i < g->next; i++) {
@@ -92,20 +94,20 @@ static int retry_failed(UdpBatcher *g) {
         Py_XDECREF(row);
     }
     g->to_report = 1;
-    int error = rows ? check_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
+    int code = rows ? bool_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
     Py_XDECREF(rows);
-    return error;
+    return code;
 }
 
-/* Trains that failed because the socket's buffer was full wait again, in their order. Whether any other
- * failed. */
+/* Trains that failed because the socket's buffer was full (EAGAIN) wait again, in their order. Counts in
+ * `reordered` what overtook a train that failed. Returns whether others are left for retry_failed(). */
 static bool requeue_blocked(UdpBatcher *g) {
-    bool failed = false;
+    bool others = false;
     for (uint32_t i = 0; i < g->next; i++) {
         struct train *t = &g->trains[i];
         if (t->state != FAILED)
             continue;
-        for (uint32_t j = i + 1; j < g->next; j++) /* those that were sent have overtaken it */
+        for (uint32_t j = i + 1; j < g->next; j++)
             if (g->trains[j].state == DONE && g->trains[j].destination == t->destination &&
                 !g->trains[j].overtook) {
                 g->trains[j].overtook = true;
@@ -114,9 +116,9 @@ static bool requeue_blocked(UdpBatcher *g) {
         if (t->result == -EAGAIN)
             t->state = CLOSED;
         else
-            failed = true;
+            others = true;
     }
-    return failed;
+    return others;
 }
 
 /* Records what the trains that were sent say about their destinations, and lets the policy decide again. */
@@ -142,12 +144,12 @@ static int update_destinations(UdpBatcher *g) {
 }
 
 void release_holder(UdpBatcher *g, struct train *t) {
-    if (t->holder && g->holder != g->owner && PyList_Append(g->deferred, t->holder) < 0)
+    if (t->holder && g->lock_thread != g->owner && PyList_Append(g->deferred, t->holder) < 0)
         PyErr_Clear();
     Py_CLEAR(t->holder);
 }
 
-/* The requests of trains that were sent have references of their own. */
+/* The requests of trains that were sent have their own references to block and holder. */
 static void remove_sent(UdpBatcher *g) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < g->count; i++) {
@@ -167,25 +169,16 @@ static void remove_sent(UdpBatcher *g) {
         atomic_store_explicit(&g->due, 0, memory_order_relaxed);
 }
 
-static bool any_train_failed(const UdpBatcher *g) {
-    for (uint32_t i = 0; i < g->next; i++)
-        if (g->trains[i].state == FAILED)
-            return true;
-    return false;
-}
-
 int complete_batch(UdpBatcher *g) {
-    while (g->awaited)
+    while (g->awaited) /* enter may return before all results are there */
         if (enter_engine(g->queue, 1, 0, 0) < 0)
             return -1;
     if (!g->next)
         return 0;
-    if (requeue_blocked(g) && retry_failed(g) < 0)
-        return -1;
-    if (any_train_failed(g)) /* the slow path would have to wait */
-        return 1;
-    if (update_destinations(g) < 0)
-        return -1;
-    remove_sent(g);
-    return 0;
+    int code = requeue_blocked(g) ? retry_failed(g) : 0;
+    if (!code)
+        code = update_destinations(g);
+    if (!code)
+        remove_sent(g);
+    return code;
 }

@@ -6,7 +6,7 @@
 /* Opens the internal slot, with callbacks for results and notifications of the sender's requests. 0 or -1. */
 int open_slot(UdpBatcher *g);
 /* The user_data of a request, for these callbacks. */
-uint64_t request_tag(const struct train *t, uint32_t index);
+uint64_t request_user_data(const struct train *t, uint32_t index);
 
 /* Takes what has come back, without waiting. 0 or -1. */
 int poll_engine(UdpBatcher *g);

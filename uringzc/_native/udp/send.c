@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: MIT
  *
  * The per-datagram path. A datagram that continues the open train costs one call that keeps the GIL: a check
- * of the thread, a copy, and a few additions. All else is done once per train, or per submission.
- */
+ * of the thread, a copy, and a few additions. All else is done once per train, or per submission. */
 #include "udp/send.h"
 
 #include "udp/batch.h"
 #include "udp/call.h"
 #include "udp/destinations.h"
+#include "udp/submit.h"
 
 PyObject *sent_bytes(UdpBatcher *g, size_t n) {
     if (g->sent_length_value != n || !g->sent_length) {
@@ -67,7 +67,7 @@ static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) 
 static int after_datagram(UdpBatcher *g) {
     if (g->room < g->open.size)
         close_train(g);
-    return submit_if_full(g) < 0 ? -1 : 0;
+    return g->count == BATCH_SIZE && submit_batch(g) < 0 ? -1 : 0;
 }
 
 static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
@@ -172,7 +172,7 @@ static bool take_one(UdpBatcher *g, PyObject *data, uint32_t destination, Py_ssi
     else if (send_one(g, data, destination) < 0)
         return false;
     ++*sent;
-    return (g->room >= g->open.size && g->count < BATCH_SIZE) || after_datagram(g) == 0;
+    return after_datagram(g) == 0;
 }
 
 /* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
@@ -245,16 +245,16 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
         Py_DECREF(holder);
         return NULL;
     }
-    bool held = n >= g->hold_threshold && PyBytes_CheckExact(holder), placed = false;
+    const bool held = n >= g->hold_threshold && PyBytes_CheckExact(holder);
+    uint16_t block = NO_BLOCK;
     int error = n > g->max_payload ? (refuse(g->queue, -EMSGSIZE), -1) : close_for_next(g);
     if (!error && !held && (error = reserve_room(g, n)) == 0) {
         memcpy(g->at, bytes, n);
         bytes = g->at;
         g->at += n;
-        placed = true;
-        arena_hold(g->arena, g->block);
+        block = g->block;
+        arena_hold(g->arena, block);
     }
-    uint16_t block = placed ? g->block : NO_BLOCK;
     while (!error) {
         PyObject *to = PyIter_Next(items);
         uint32_t destination;
@@ -266,8 +266,7 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
             error = add_single(g, bytes, n, destination, held ? holder : NULL, block);
         sent += !error;
     }
-    if (placed)
-        arena_release(g->arena, block);
+    arena_release(g->arena, block);
     if (PyErr_Occurred())
         set_characters_written(sent);
     Py_DECREF(items);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sending in bulk from memory that the program keeps: blocks of datagrams, and slices at any offsets.
- */
+ * Sending in bulk from memory that the program keeps: blocks of datagrams, and slices at any offsets. */
 #include "udp/send_region.h"
 
 #include "request/memory.h"

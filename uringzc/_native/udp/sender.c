@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * The type UdpBatcher: its life, its attributes, and the methods that are not in files of their own.
- */
+ * The type UdpBatcher: its life, its attributes, and the methods that are not in files of their own. */
 #include "udp/sender.h"
 
 #include "request/queue_type.h"
@@ -200,8 +199,8 @@ static PyMethodDef batcher_methods[] = {
     {"flush", batcher_flush, METH_NOARGS, NULL},
     {"release_block", batcher_release_block, METH_NOARGS, NULL},
     {"poll", batcher_poll, METH_NOARGS, NULL},
-    {"tick", batcher_tick, METH_NOARGS, NULL},
-    {"send_by_syscall", batcher_send_by_syscall, METH_NOARGS, NULL},
+    {"send_late", batcher_send_late, METH_NOARGS, NULL},
+    {"send_at_exit", batcher_send_at_exit, METH_NOARGS, NULL},
     {"close", batcher_close, METH_NOARGS, NULL},
     {"abandon", batcher_close, METH_NOARGS, NULL},
     {"drop", batcher_drop, METH_NOARGS, NULL},
@@ -235,7 +234,7 @@ static PyMemberDef batcher_members[] = {
 static PyObject *batcher_busy(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
     const unsigned long thread = PyThread_get_thread_ident();
-    return PyBool_FromLong(g->holder == thread || (g->reporting && g->owner == thread));
+    return PyBool_FromLong(g->lock_thread == thread || (g->reporting && g->owner == thread));
 }
 
 static PyObject *batcher_closed(PyObject *self, void *Py_UNUSED(unused)) {

@@ -2,11 +2,9 @@
  *
  * Submitting a batch: trains are queued as requests as far as they are admitted, and submitted together.
  * Where nothing is admitted, or memory is missing, it is waited for, or with blocking=False fileno() is
- * armed.
- */
+ * armed. */
 #include "udp/submit.h"
 
-#include <limits.h>
 #include <netinet/udp.h>
 #include <sys/socket.h>
 
@@ -15,12 +13,13 @@
 #include "udp/admission.h"
 #include "udp/polling.h"
 #include "udp/results.h"
+#include "udp/socket.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
 
-/* On a socket of its own the sender sets the size of the trains as UDP_SEGMENT option, which is cheaper than
- * a control message. But that would split a single datagram that is larger, or have it refused instead of
- * fragmented. */
+/* On a socket of its own the sender sets the UDP_SEGMENT option to the datagram size of the first train,
+ * which is cheaper than a control message for each; trains of other sizes have one. With the option the
+ * kernel would split, or refuse, a single datagram that is larger, so there is none if the batch has such. */
 static void set_segment_option(UdpBatcher *g, uint32_t until) {
     uint32_t segment = 0, single = 0;
     for (uint32_t i = 0; i < until && g->own_socket; i++) {
@@ -52,7 +51,7 @@ static void describe_request(const UdpBatcher *g, const struct train *t, uzc_sen
     send->zero_copy = t->zero_copy;
 }
 
-/* Queues a request, making room in the ring and in the slot accounting as needed. 0, 1, or -1. */
+/* Queues a request, making room in the ring and in the request table as needed. 0, 1, or -1. */
 static int queue_request(UdpBatcher *g, uzc_send *send) {
     int code = 0;
     for (bool polled = false; !code;) {
@@ -62,7 +61,7 @@ static int queue_request(UdpBatcher *g, uzc_send *send) {
         if (done == UZC_E_QUEUE) {
             code = enter_engine(g->queue, 1, 0, 0);
         } else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS) {
-            code = polled ? wait_for_memory(g) : enter_engine(g->queue, 1, 0, 0); /* that may be enough */
+            code = polled ? wait_for_memory(g) : enter_engine(g->queue, 1, 0, 0); /* may free entries */
             if (!code)
                 code = flush_notifier(g);
             polled = true;
@@ -86,7 +85,7 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
     for (; !code && g->next < until; g->next++) {
         struct train *t = &g->trains[g->next];
         describe_request(g, t, &send);
-        send.user_data = request_tag(t, g->next);
+        send.user_data = request_user_data(t, g->next);
         code = queue_request(g, &send);
         if (code)
             break;
@@ -101,19 +100,19 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
     return code; /* complete_batch() submits what was queued */
 }
 
-/* A single small datagram, and nothing before it, is sent fastest by a system call. */
+/* The batch is one small datagram: a system call sends it faster than the ring. */
 static bool is_single_small(const UdpBatcher *g) {
     const struct train *t = &g->trains[0];
     return g->count == 1 && !g->next && t->count == 1 && t->nbytes < g->hold_threshold &&
            !g->always_zero_copy;
 }
 
-/* With blocking=False: nothing is admitted, fileno() is armed. 0: what is missing has come meanwhile; 1 or
- * -1. */
+/* With blocking=False: arms fileno() for the room, or the arrival, that is missing. Arming takes out earlier
+ * events, so then it checks again: 0 if both are there, 1 or -1. */
 static int await_admission(UdpBatcher *g) {
     const struct destination *d = &g->destinations[g->trains[0].destination];
     const bool room = outq_bytes(g) < g->sndbuf;
-    arm_poll(g, AWAIT_SEND, room && d->state == FIRST ? d->first_deadline : 0); /* takes out earlier events */
+    arm_poll(g, AWAIT_SEND, room && d->state == FIRST ? d->first_deadline : 0);
     if (poll_engine(g) < 0)
         return -1;
     const int outq = outq_bytes(g);
@@ -128,8 +127,9 @@ static int wait_for_admission(UdpBatcher *g) {
     g->waits++;
     const struct destination *d = &g->destinations[g->trains[0].destination];
     if (d->state == FIRST && outq_bytes(g) < g->sndbuf) {
-        int64_t waited = monotonic_ns() - (d->first_deadline - FIRST_ARRIVAL), pause = 20000 + waited / 4;
-        Py_BEGIN_ALLOW_THREADS; /* there is no event for its arrival */
+        int64_t waited = monotonic_ns() - (d->first_deadline - FIRST_ARRIVAL);
+        int64_t pause = 20000 + waited / 4; /* ns; there is no event for its arrival */
+        Py_BEGIN_ALLOW_THREADS;
         nanosleep(&(struct timespec){0, pause < 1000000 ? pause : 1000000}, NULL);
         Py_END_ALLOW_THREADS;
     } else if (wait_writable(g, 100) < 0 || report_socket_error(g) < 0)
@@ -137,32 +137,32 @@ static int wait_for_admission(UdpBatcher *g) {
     return poll_engine(g);
 }
 
-/* With blocking=False: what failed could not be retried. 0 if it could be now, 1 or -1. */
-static int await_retry(UdpBatcher *g) {
-    for (int64_t deadline = 0;; deadline = monotonic_ns() + EPOLL_RETRY) {
-        if (refresh_socket(g) < 0)
-            return -1;
-        arm_poll(g, AWAIT_SEND, deadline);
-        if (deadline || outq_bytes(g) >= g->sndbuf)
-            return 1;
-        int code = complete_batch(g); /* there was room already */
-        if (code <= 0)
-            return code;
-    }
+/* complete_batch(). With blocking=False, arms fileno() if what failed could not be retried. */
+static int complete_or_arm(UdpBatcher *g) {
+    int code = complete_batch(g);
+    if (code <= 0 || g->blocking)
+        return code;
+    if (refresh_socket(g) < 0)
+        return -1;
+    arm_poll(g, AWAIT_SEND, 0);
+    if (outq_bytes(g) >= g->sndbuf)
+        return 1;
+    code = complete_batch(g); /* there is room, for which no event may come */
+    if (code > 0 && refresh_socket(g) < 0)
+        return -1;
+    if (code > 0)
+        arm_poll(g, AWAIT_SEND, monotonic_ns() + EPOLL_RETRY);
+    return code;
 }
 
 static int submit_trains(UdpBatcher *g) {
-    int code = complete_batch(g);
-    if (code > 0 && !g->blocking)
-        code = await_retry(g);
-    if (code)
+    int code = complete_or_arm(g);
+    if (code || !g->count)
         return code;
-    if (!g->count)
-        return 0;
     if (is_single_small(g)) {
         code = send_by_syscall(g);
         if (code != -EAGAIN)
-            return code == INT_MIN ? -1 : 0;
+            return code == SEND_RAISED ? -1 : 0;
     }
     if (refresh_socket(g) < 0 || report_socket_error(g) < 0)
         return -1;
@@ -171,9 +171,7 @@ static int submit_trains(UdpBatcher *g) {
         code = until ? queue_trains(g, until) : wait_for_admission(g);
         if (code > 0 && until) /* memory is missing */
             arm_poll(g, AWAIT_SEND, 0);
-        int completed = code < 0 ? 0 : complete_batch(g);
-        if (completed > 0 && !g->blocking)
-            completed = await_retry(g);
+        int completed = code < 0 ? 0 : complete_or_arm(g);
         if (completed)
             code = completed;
     }

@@ -1,11 +1,9 @@
 /* SPDX-License-Identifier: MIT
  *
  * Sending by system calls, without the ring: a single small datagram, what has waited for too long, what
- * failed, and what a dropped sender leaves. Any thread that has the sender's lock may do this.
- */
+ * failed, and what a dropped sender leaves. Any thread that has the sender's lock may do this. */
 #include "udp/syscalls.h"
 
-#include <limits.h>
 #include <sys/socket.h>
 #include <sys/uio.h>
 
@@ -13,6 +11,7 @@
 #include "request/sockets.h"
 #include "udp/admission.h"
 #include "udp/results.h"
+#include "udp/socket.h"
 
 /* With a control message for UDP_SEGMENT, where the socket's option is another. */
 static ssize_t send_with_cmsg(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
@@ -36,11 +35,11 @@ int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
     uint32_t length = count < t->count ? count * t->size : t->nbytes;
     uint32_t segment = count > 1 ? t->size : 0;
     if (fileno_of(g->sock, &g->fd) < 0)
-        return INT_MIN;
+        return SEND_RAISED;
     if (g->fd < 0)
-        return refuse(g->queue, -EBADF), INT_MIN;
+        return refuse(g->queue, -EBADF), SEND_RAISED;
     if (g->closed) /* a fork in between: the parent sends it */
-        return refuse_as(g->slow_path, UZC_E_CLOSED), INT_MIN;
+        return refuse_as(g->slow_path, UZC_E_CLOSED), SEND_RAISED;
     ssize_t sent;
     Py_BEGIN_ALLOW_THREADS;
     if (segment == g->segment_option)
@@ -55,11 +54,11 @@ int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
 }
 
 static int syscall_code(int code) {
-    return code < 0 ? INT_MIN : code > 0 ? -EAGAIN : 0;
+    return code < 0 ? SEND_RAISED : code > 0 ? -EAGAIN : 0;
 }
 
 int send_by_syscall(UdpBatcher *g) {
-    if (g->awaited && g->holder != g->owner)
+    if (g->awaited && g->lock_thread != g->owner)
         return -EAGAIN; /* in the ring, which only the owner may enter */
     int code = syscall_code(complete_batch(g));
     while (g->count && !code) {
@@ -67,13 +66,13 @@ int send_by_syscall(UdpBatcher *g) {
         struct destination *d = &g->destinations[t->destination];
         if (d->state != WARM) {
             if (refresh_socket(g) < 0)
-                return INT_MIN;
+                return SEND_RAISED;
             g->admissions++;
-            if (!may_send_to(g, d, outq_bytes(g)))
+            if (!admit_to(g, d, outq_bytes(g)))
                 return -EAGAIN;
         }
         code = syscall_send(g, t, t->count);
-        if (code == INT_MIN || code == -EAGAIN)
+        if (code == SEND_RAISED || code == -EAGAIN)
             return code;
         t->zero_copy = false;
         t->result = code ? code : (int32_t)t->nbytes;
@@ -87,7 +86,7 @@ int send_by_syscall(UdpBatcher *g) {
 /* -- for the slow path: in a call of the owner, or of the timer */
 
 static struct train *failed_train(UdpBatcher *g, unsigned train) {
-    if (g->holder == PyThread_get_thread_ident() && train < g->next)
+    if (g->lock_thread == PyThread_get_thread_ident() && train < g->next)
         return &g->trains[train];
     PyErr_SetString(PyExc_RuntimeError, "only for a train that has failed, from retry_failed()");
     return NULL;
@@ -105,7 +104,7 @@ PyObject *batcher_resend(PyObject *self, PyObject *args) {
     if (!count || count > t->count)
         return PyErr_Format(PyExc_ValueError, "the train has %u datagrams, not %u", t->count, count);
     int code = syscall_send(g, t, count);
-    return code == INT_MIN ? NULL : PyLong_FromLong(code);
+    return code == SEND_RAISED ? NULL : PyLong_FromLong(code);
 }
 
 /* writable(milliseconds): waits until the socket can be written to */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT
  *
- * Sending by system calls. Both: 0, -errno, or INT_MIN for an exception. */
+ * Sending by system calls. Both: 0, -errno, or SEND_RAISED. */
 #pragma once
 
 #include "udp/batcher.h"

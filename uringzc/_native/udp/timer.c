@@ -8,8 +8,7 @@
  * later than any time, reads `due` of every sender, and then sleeps until the first. One of the two sees what
  * the other has stored.
  *
- * Nobody waits for the GIL with the mutex.
- */
+ * Nobody waits for the GIL with the mutex. */
 #include "udp/timer.h"
 
 #include <pthread.h>
@@ -19,7 +18,7 @@ static struct {
     pthread_cond_t woken;
     UdpBatcher *first;       /* of the ring of senders with a timer: where a search begins */
     _Atomic int64_t wake_at; /* when the thread wakes by itself; INT64_MIN: it is awake, or there is none */
-    int64_t tick;            /* when it searches again even if nothing is due, or 0 */
+    int64_t next_search;     /* when it searches again even if nothing is due, or 0 */
     bool timed_out;          /* it was not woken: it was time */
 } timer = {.wake_at = INT64_MIN};
 
@@ -117,18 +116,18 @@ static UdpBatcher *find_late(int64_t now, int64_t *earliest) {
 }
 
 /* A sender that keeps sending should not wake the thread each time: if one has set `due` more than once since
- * the last tick, there is another tick. */
-static void set_tick(int64_t now) {
+ * the last search, there is another without a wake-up. */
+static void set_next_search(int64_t now) {
     UdpBatcher *g = timer.first;
     timer.timed_out = false;
-    timer.tick = 0;
+    timer.next_search = 0;
     if (!g)
         return;
     do {
         const int64_t next = now + g->max_delay;
         if (atomic_exchange_explicit(&g->starts, 0, memory_order_relaxed) > 1 &&
-            (!timer.tick || next < timer.tick))
-            timer.tick = next;
+            (!timer.next_search || next < timer.next_search))
+            timer.next_search = next;
         g = g->timer_next;
     } while (g != timer.first);
 }
@@ -140,11 +139,11 @@ static void sleep_until_late(void) {
         atomic_store(&timer.wake_at, INT64_MAX);
         const int64_t now = monotonic_ns();
         if (timer.timed_out)
-            set_tick(now);
+            set_next_search(now);
         if (find_late(now, &until))
             break;
-        if (timer.tick > now && timer.tick < until)
-            until = timer.tick;
+        if (timer.next_search > now && timer.next_search < until)
+            until = timer.next_search;
         atomic_store(&timer.wake_at, until);
         const struct timespec time = {until / 1000000000, until % 1000000000};
         if (until == INT64_MAX)

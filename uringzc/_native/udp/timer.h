@@ -20,6 +20,5 @@ static inline void start_delay(UdpBatcher *g) {
         arm_timer(g);
 }
 
-/* late() -> a sender in which something has waited for too long, as soon as there is one: the timer's thread
- */
+/* late() -> a sender that is late, as soon as there is one: for the timer's thread */
 PyObject *timer_late(PyObject *module, PyObject *unused);

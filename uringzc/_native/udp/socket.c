@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: MIT
+ *
+ * The socket of a sender: its descriptor and buffer, its pending error, and waiting for it. */
+#include "udp/socket.h"
+
+#include <linux/sockios.h>
+#include <poll.h>
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+#include <time.h>
+
+#include "request/sockets.h"
+
+int refresh_socket(UdpBatcher *g) {
+    if (fileno_of(g->sock, &g->fd) < 0)
+        return -1;
+    if (g->fd < 0)
+        return refuse(g->queue, -EBADF), -1;
+    if (!g->own_socket || !g->sndbuf) /* the program may have changed it */
+        getsockopt(g->fd, SOL_SOCKET, SO_SNDBUF, &g->sndbuf, &(socklen_t){sizeof g->sndbuf});
+    return 0;
+}
+
+int outq_bytes(const UdpBatcher *g) {
+    int bytes = 0;
+    return ioctl(g->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
+}
+
+int report_socket_error(UdpBatcher *g) {
+    void *engine = g->queue->engine;
+    int error = engine ? g->queue->calls->take_socket_error(engine, g->fd) : 0;
+    if (!error)
+        return 0;
+    g->to_report = 1;
+    return check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
+}
+
+int wait_writable(UdpBatcher *g, int milliseconds) {
+    struct pollfd p = {.fd = g->fd, .events = POLLOUT};
+    Py_BEGIN_ALLOW_THREADS;
+    poll(&p, 1, milliseconds);
+    if (p.revents & POLLERR &&
+        !(p.revents & POLLOUT)) /* poll() does not wait while the error queue is not read */
+        nanosleep(&(struct timespec){0, 1000000}, NULL);
+    Py_END_ALLOW_THREADS;
+    return check_signals(g->queue);
+}

@@ -1,0 +1,13 @@
+/* SPDX-License-Identifier: MIT */
+#pragma once
+
+#include "udp/batcher.h"
+
+/* Reads the socket's descriptor and the size of its buffer. 0 or -1. */
+int refresh_socket(UdpBatcher *g);
+/* SIOCOUTQ: bytes that the kernel counts against the socket's buffer. */
+int outq_bytes(const UdpBatcher *g);
+/* Takes the socket's pending error, which would fail a request that it has nothing to do with. 0 or -1. */
+int report_socket_error(UdpBatcher *g);
+/* Waits until the socket can be written to. 0 or -1. */
+int wait_writable(UdpBatcher *g, int milliseconds);
