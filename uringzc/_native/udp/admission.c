@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * What may be submitted now. The kernel loses the order of datagrams when the socket's buffer fills. So
+/* SPDX-License-Identifier: MIT */
+/* What may be submitted now. The kernel loses the order of datagrams when the socket's buffer fills. So
  * before each submission the room in it is read, SO_SNDBUF - SIOCOUTQ, and only as many trains are queued as
  * fit.
  *

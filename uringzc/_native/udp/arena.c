@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Arena: registered memory in blocks of 64 KiB, shared by the senders of one engine. A block is free when
+/* SPDX-License-Identifier: MIT */
+/* Arena: registered memory in blocks of 64 KiB, shared by the senders of one engine. A block is free when
  * nothing refers to it. */
 #include "udp/arena.h"
 

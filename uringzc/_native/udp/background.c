@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * What is called outside of the owner's calls, in any thread: by the timer, at the end of the process, when
+/* SPDX-License-Identifier: MIT */
+/* What is called outside of the owner's calls, in any thread: by the timer, at the end of the process, when
  * the program has dropped the sender, and after it was closed. */
 #include "udp/background.h"
 

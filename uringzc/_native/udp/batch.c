@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Forming trains: datagrams are copied one behind the other into the block that is being filled. */
+/* SPDX-License-Identifier: MIT */
+/* Forming trains: datagrams are copied one behind the other into the block that is being filled. */
 #include "udp/batch.h"
 
 #include "udp/polling.h"

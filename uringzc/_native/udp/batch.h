@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Forming trains. While a train is open, the batch has room for it. What takes a datagram returns 0, or -1
+/* SPDX-License-Identifier: MIT */
+/* Forming trains. While a train is open, the batch has room for it. What takes a datagram returns 0, or -1
  * with an exception, and then has not taken it. */
 #pragma once
 

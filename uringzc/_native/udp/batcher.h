@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The state of one UDP sender: its trains, its batch, its destinations.
+/* SPDX-License-Identifier: MIT */
+/* The state of one UDP sender: its trains, its batch, its destinations.
  *
  * A train is a GSO batch: datagrams of one size to one destination (the last may be shorter) that lie side by
  * side and leave as one request with UDP_SEGMENT. A batch is up to BATCH_SIZE trains, submitted together.

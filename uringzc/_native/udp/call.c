@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * How each call of the owner begins and ends: checks, the lock, and reports to the program. */
+/* SPDX-License-Identifier: MIT */
+/* How each call of the owner begins and ends: checks, the lock, and reports to the program. */
 #include "udp/call.h"
 
 #include "udp/batch.h"

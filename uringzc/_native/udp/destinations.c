@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Destinations: trains and requests name one by its index. Numeric addresses are found in a dict; a host name
+/* SPDX-License-Identifier: MIT */
+/* Destinations: trains and requests name one by its index. Numeric addresses are found in a dict; a host name
  * is resolved each time that it is given. */
 #include "udp/destinations.h"
 

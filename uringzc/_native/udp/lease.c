@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Lease: a part of an arena block that the program fills through a memoryview, and sends without a copy.
+/* SPDX-License-Identifier: MIT */
+/* Lease: a part of an arena block that the program fills through a memoryview, and sends without a copy.
  *
  * A lease holds a reference to its block until it is sent (then the train has one) or released. Any thread
  * may drop it. */

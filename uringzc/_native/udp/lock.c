@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The lock of a sender, and what is done with it by whoever has it. */
+/* SPDX-License-Identifier: MIT */
+/* The lock of a sender, and what is done with it by whoever has it. */
 #include "udp/lock.h"
 
 #include "udp/batch.h"

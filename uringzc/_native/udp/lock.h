@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The lock of a sender. The owner waits for the timer's thread, which sends and unlocks; the timer waits for
+/* SPDX-License-Identifier: MIT */
+/* The lock of a sender. The owner waits for the timer's thread, which sends and unlocks; the timer waits for
  * no thread, and runs no code of the program's. */
 #pragma once
 

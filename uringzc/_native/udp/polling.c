@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * fileno() of a sender with blocking=False is an epoll set: readable when a call that raised BlockingIOError
+/* SPDX-License-Identifier: MIT */
+/* fileno() of a sender with blocking=False is an epoll set: readable when a call that raised BlockingIOError
  * is worth a try, and not readable before any has. While something is awaited, there are in the set:
  *
  * - the engine's descriptor: memory is free;

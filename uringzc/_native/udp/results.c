@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * What becomes of requests. A datagram request carries MSG_DONTWAIT, so it has its result when the submission
+/* SPDX-License-Identifier: MIT */
+/* What becomes of requests. A datagram request carries MSG_DONTWAIT, so it has its result when the submission
  * returns, and nothing that is submitted later can overtake it. Failed trains are retried by the slow path,
  * in their order. The notifier of the sender's slot is flushed at intervals, and when memory is needed. */
 #include "udp/results.h"
@@ -38,7 +37,7 @@ static void on_settled(void *context, uint64_t user_data, int copied) {
     d->copied += copied > 0;
 }
 
-int open_slot(UdpBatcher *g) {
+int batcher_open_slot(UdpBatcher *g) {
     return open_internal_slot(g->queue, &(uzc_listener){g, on_result, on_settled}, &g->slot);
 }
 

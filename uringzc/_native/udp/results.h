@@ -4,7 +4,7 @@
 #include "udp/batcher.h"
 
 /* Opens the internal slot, with callbacks for results and notifications of the sender's requests. 0 or -1. */
-int open_slot(UdpBatcher *g);
+int batcher_open_slot(UdpBatcher *g);
 /* The user_data of a request, for these callbacks. */
 uint64_t request_user_data(const struct train *t, uint32_t index);
 

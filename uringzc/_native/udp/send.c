@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The per-datagram path. A datagram that continues the open train costs one call that keeps the GIL: a check
+/* SPDX-License-Identifier: MIT */
+/* The per-datagram path. A datagram that continues the open train costs one call that keeps the GIL: a check
  * of the thread, a copy, and a few additions. All else is done once per train, or per submission. */
 #include "udp/send.h"
 

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sending in bulk from memory that the program keeps: blocks of datagrams, and slices at any offsets. */
+/* SPDX-License-Identifier: MIT */
+/* Sending in bulk from memory that the program keeps: blocks of datagrams, and slices at any offsets. */
 #include "udp/send_region.h"
 
 #include "request/memory.h"

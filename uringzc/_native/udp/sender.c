@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The type UdpBatcher: its life, its attributes, and the methods that are not in files of their own. */
+/* SPDX-License-Identifier: MIT */
+/* The type UdpBatcher: its life, its attributes, and the methods that are not in files of their own. */
 #include "udp/sender.h"
 
 #include "request/queue_type.h"
@@ -109,7 +108,7 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
-    return open_slot(g);
+    return batcher_open_slot(g);
 }
 
 static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The socket of a sender: its descriptor and buffer, its pending error, and waiting for it. */
+/* SPDX-License-Identifier: MIT */
+/* The socket of a sender: its descriptor and buffer, its pending error, and waiting for it. */
 #include "udp/socket.h"
 
 #include <linux/sockios.h>

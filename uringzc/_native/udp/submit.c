@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Submitting a batch: trains are queued as requests as far as they are admitted, and submitted together.
+/* SPDX-License-Identifier: MIT */
+/* Submitting a batch: trains are queued as requests as far as they are admitted, and submitted together.
  * Where nothing is admitted, or memory is missing, it is waited for, or with blocking=False fileno() is
  * armed. */
 #include "udp/submit.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sending by system calls, without the ring: a single small datagram, what has waited for too long, what
+/* SPDX-License-Identifier: MIT */
+/* Sending by system calls, without the ring: a single small datagram, what has waited for too long, what
  * failed, and what a dropped sender leaves. Any thread that has the sender's lock may do this. */
 #include "udp/syscalls.h"
 

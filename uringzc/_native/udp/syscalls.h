@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * Sending by system calls. Both: 0, -errno, or SEND_RAISED. */
+/* SPDX-License-Identifier: MIT */
+/* Sending by system calls. Both: 0, -errno, or SEND_RAISED. */
 #pragma once
 
 #include "udp/batcher.h"

@@ -1,6 +1,5 @@
-/* SPDX-License-Identifier: MIT
- *
- * The timer: one thread of the process, which sends what has waited for too long in any sender. It sleeps
+/* SPDX-License-Identifier: MIT */
+/* The timer: one thread of the process, which sends what has waited for too long in any sender. It sleeps
  * without the GIL, and takes it only when there is something to send.
  *
  * A sender stores in `due` when it is late, and wakes the thread only if that is before the thread wakes by
