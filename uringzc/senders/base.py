@@ -77,10 +77,6 @@ class BaseSender(Delegate):
             engine.close()
         self._release()
 
-    def _flush(self) -> Notifier:
-        numbers = self._native.flush()
-        return Notifier(self._engine, *numbers) if numbers else self._done
-
     def _drain(self, timeout: float | None) -> None:
         if not self._blocking and timeout is None and not self._native.poll():
             raise BlockingIOError(errno.EAGAIN, in_flight(self._native.in_flight))

@@ -156,7 +156,8 @@ class TcpSender(BaseSender):
         There is nothing to send: what ``send`` returned for is the kernel's. On TCP its memory is free when
         the peer has acknowledged it, or the connection has ended.
         """
-        return self._flush()
+        numbers = self._native.flush()
+        return Notifier(self._engine, *numbers) if numbers else self._done
 
     def drain(self, timeout: float | None = None) -> None:
         """Returns when the kernel holds no memory of this sender any more; TimeoutError says what it holds.

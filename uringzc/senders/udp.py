@@ -284,9 +284,10 @@ class UdpSender(BaseSender):
         The Notifier is done when the kernel holds none of the memory any more. Raises the first SendError
         that was not reported. BlockingIOError (``blocking=False``) where it would wait: the rest stays taken.
         """
-        done = self._flush()
-        self._slow_path.raise_errors()
-        return done
+        numbers = self._native.flush()
+        if self._slow_path.errors:
+            self._slow_path.raise_errors()
+        return Notifier(self._engine, *numbers) if numbers else self._done
 
     def drain(self, timeout: float | None = None) -> None:
         """Flushes, and returns when the kernel holds no memory of this sender any more.
