@@ -90,9 +90,6 @@ def _sender(capabilities: uringzc.Capabilities, host: str) -> Sender:
     return Sender(route.payload, train, not why, why or f"{route.device} takes the memory as it is", explain)
 
 
-# -- for people
-
-
 def _print_report(console: Console, capabilities: uringzc.Capabilities, sender: Sender | None) -> None:
     def headline(text: str) -> None:
         console.print(f"\n{text}", style="bold")

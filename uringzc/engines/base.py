@@ -107,8 +107,6 @@ class Engine(KernelInterface):
             raise OSError(errno.EBUSY, text)
         return error_queue.read(sock)
 
-    # -- the thread that owns it
-
     def check(self) -> None:
         """Raises what a new request would be refused with."""
         self.refuse.check(lib.uzc_slots_check(self.slots.pointer))
@@ -125,8 +123,6 @@ class Engine(KernelInterface):
         """This thread becomes the owner, before it has submitted anything."""
         self.refuse.check(lib.uzc_slots_claim(self.slots.pointer))
         _claimed(weakref.ref(self), self.refuse)
-
-    # -- senders
 
     def attach(self, sender: Sender, part: UdpBatcher | TcpStream) -> None:
         """A new sender: closing the engine closes it. `part`: its compiled part."""
@@ -165,8 +161,6 @@ class Engine(KernelInterface):
 
         self.wait_for(held, None if batcher.blocking else 0.0, None)
         return arena.free > 0
-
-    # -- submitting and waiting
 
     def submit(self) -> None:
         """Hands what is queued to the kernel, and takes every result there is."""
@@ -237,8 +231,6 @@ class Engine(KernelInterface):
         """Brings fileno() up to date after records were read."""
         if not self.closed:
             self._signal()
-
-    # -- the end
 
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""

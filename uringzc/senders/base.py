@@ -89,8 +89,6 @@ class BaseSender(Delegate):
             self._engine.wait_for(lambda: native.in_flight, timeout, what)
             native.poll()
 
-    # -- the end
-
     def close(self, timeout: float = 5.0) -> None:
         """See UdpSender.close and TcpSender.close."""
         raise NotImplementedError

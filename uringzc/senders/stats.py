@@ -119,9 +119,6 @@ def _sndbuf(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) if sock.fileno() >= 0 else 0
 
 
-# -- streams
-
-
 @dataclass(frozen=True)
 @explained
 class TcpStats:

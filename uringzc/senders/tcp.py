@@ -119,8 +119,6 @@ class TcpSender(BaseSender):
         if self._poll is not None:
             self._poll.close()
 
-    # -- sending
-
     @compiled
     def send(self, data: "Buffer", /) -> int:
         """Returns len(data) when the kernel has accepted all of it, as ``socket.sendall`` would.
@@ -147,8 +145,6 @@ class TcpSender(BaseSender):
         them, and nothing was sent.
         """
         raise NotImplementedError  # in _native/tcp/send.c
-
-    # -- the end
 
     def flush(self) -> Notifier:
         """Done when the kernel holds none of the memory any more that was sent so far.
@@ -191,8 +187,6 @@ class TcpSender(BaseSender):
                 self._wait_for_memory(timeout, "close")
         finally:
             self._end(deadline)
-
-    # -- what it has done
 
     def fileno(self) -> int:
         """A descriptor for poll and select: with ``blocking=False`` readable when a call is worth a try.

@@ -58,8 +58,6 @@ class TcpSlowPath:
             view = memory.export(view)
         return view, memory.address_of(view), view.nbytes, view.readonly and isinstance(view.obj, bytes)
 
-    # -- reports
-
     def failed(self, number: int, size: int, accepted: int, total: int) -> None:
         """Raises the SendError of a call of `size` bytes. `number`: errno."""
         error = stream_error(number, size, accepted, total)

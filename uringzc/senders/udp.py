@@ -179,8 +179,6 @@ class UdpSender(BaseSender):
         if lost := self._native.discard():
             self._slow_path.report_discarded(lost)
 
-    # -- sending
-
     @compiled
     def send(self, data: "Buffer", to: Address | None = None) -> int:
         """Takes one datagram, and returns its size, as ``socket.send`` does. 0 bytes are a datagram too.
@@ -276,8 +274,6 @@ class UdpSender(BaseSender):
         """
         return udp_bulk.send_slices(self._native, region, offsets, lengths, to, progress)
 
-    # -- flushing and closing
-
     def flush(self) -> Notifier:
         """Submits everything that was taken; when it returns, each request has its result.
 
@@ -321,8 +317,6 @@ class UdpSender(BaseSender):
         self._slow_path.raise_errors()
         if failure is not None:
             raise failure
-
-    # -- what it does
 
     def fileno(self) -> int:
         """A descriptor for poll and select.

@@ -92,8 +92,6 @@ class UdpSlowPath:
         self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
 
-    # -- destinations
-
     def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int]:
         """The policy's first decision for it, and the largest datagram of a train."""
         self._policies[index] = policy = Policy(self.mode)
@@ -117,8 +115,6 @@ class UdpSlowPath:
     def copying(self) -> int:
         """Destinations where the kernel copied zero-copy requests, so that copies are sent at once."""
         return sum(policy.copying for policy in self._policies.values())
-
-    # -- failures
 
     def report_socket_error(self, number: int) -> None:
         """The socket had a pending error, of an earlier datagram: no request is to fail for it.
@@ -238,8 +234,6 @@ class UdpSlowPath:
         self.lost += count
         text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
         self._add_error(SendError(errno.ETIMEDOUT, text, -1, 0, None))
-
-    # -- reports to the program
 
     def _add_error(self, error: SendError) -> None:
         if len(self.errors) < MAX_ERRORS:

@@ -9,8 +9,6 @@
 #include "tcp/call.h"
 #include "tcp/transfer.h"
 
-/* -- steps */
-
 struct cursor {
     const struct piece *pieces;
     size_t count, at; /* pieces; the one that is sent next */
@@ -167,8 +165,6 @@ static int send_pieces(TcpStream *s, const struct piece *pieces, size_t count) {
     } while (c.left);
     return 0;
 }
-
-/* -- calls */
 
 /* Examines a buffer. 0, and the piece has a reference; or -1 with an exception. */
 static int take_piece(TcpStream *s, PyObject *data, struct piece *p) {

@@ -42,8 +42,6 @@ int stream_open_slot(TcpStream *s) {
     return open_internal_slot(s->queue, &(uzc_listener){s, on_stream_result, on_stream_settled}, &s->slot);
 }
 
-/* -- what comes back */
-
 static int read_stream_notifications(TcpStream *s) {
     return notifiers_read(s->queue, s->slot, s->notify ? s->slow_path : NULL, &s->to_report);
 }
@@ -67,8 +65,6 @@ int stream_await_result(TcpStream *s) {
             return -1;
     return 0;
 }
-
-/* -- waiting for the socket */
 
 int32_t stream_update_fd(TcpStream *s) {
     if (fileno_of(s->sock, &s->fd) < 0)
@@ -111,8 +107,6 @@ int32_t stream_wait_writable(TcpStream *s, bool again) {
             return code;
     }
 }
-
-/* -- transfers */
 
 int32_t transfer_by_syscall(TcpStream *s, uint32_t count, bool more) {
     struct msghdr message = {.msg_iov = s->vector, .msg_iovlen = count};

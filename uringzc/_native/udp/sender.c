@@ -75,8 +75,6 @@ static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyBool_FromLong(close_internal_slot(g->queue, &g->slot));
 }
 
-/* -- the type */
-
 static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     static char *accepted[] = {"queue",        "arena",        "sock",           "slow_path",
                                "own_socket",   "blocking",     "strict_order",   "always_zero_copy",

@@ -156,8 +156,6 @@ void uzc_ids_free(uzc_ids *ids) {
     free(ids);
 }
 
-/* -- the ids of one socket */
-
 uzc_ids *uzc_ids_new(void) {
     uzc_ids *ids = calloc(1, sizeof *ids);
     if (ids && !(ids->assignments = calloc(64, sizeof *ids->assignments))) {
