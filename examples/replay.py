@@ -154,7 +154,7 @@ def main() -> None:
     try:
         with open(options.capture, "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise ValueError("it can not be mapped")
+                raise ValueError("it cannot be mapped")
             capture = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         what = index(capture)
     except OSError as error:

@@ -185,7 +185,7 @@ def pin_to(cpu: int) -> None:
 
 
 def report(tallies: list[Tally], sending: bool) -> None:
-    """The line that the C program prints, and for a sender what it can not say."""
+    """The line that the C program prints, and for a sender what it cannot say."""
     packets, nbytes = sum(tally.packets for tally in tallies), sum(tally.nbytes for tally in tallies)
     seconds = sum(tally.seconds for tally in tallies) / len(tallies)
     mb = nbytes >> 20

@@ -48,7 +48,7 @@ def test_the_timer_sends_while_a_callback_runs() -> None:
 
 
 def test_what_a_callback_calls_is_refused(udp_pair: Pair) -> None:
-    """On the sender, by any way; and its engine can not be closed."""
+    """On the sender, by any way; and its engine cannot be closed."""
     refused: list[type[Exception]] = []
 
     def inside(_: SendError) -> None:
@@ -77,7 +77,7 @@ def test_what_a_callback_calls_is_refused(udp_pair: Pair) -> None:
     assert udp_pair.receive(2) == [b"taken", b"after"]
 
 
-#: a socket that can not send trains: the slow path says so in the log, once
+#: a socket that cannot send trains: the slow path says so in the log, once
 LOGGING = """
 import faulthandler, logging, socket, sys
 import uringzc

@@ -313,7 +313,7 @@ def test_statistics_and_notifications_add_up(box: testing.Hold, engine: str) -> 
             assert (stats.datagrams, stats.nbytes) == (1013, 5 + 10 * 140_000 + 2400)
             assert (stats.waiting, stats.in_flight, stats.lost, stats.resent) == (0, 0, 0, 0)
             assert 0 < stats.zero_copy <= stats.requests < 100
-            if engine != "msg_zerocopy":  # which can not report each
+            if engine != "msg_zerocopy":  # which cannot report each
                 assert stats.copied == stats.zero_copy  # what arrives was copied
             assert stats.unsegmented == 0
             assert sum(one.requests for one in reported) == stats.requests
