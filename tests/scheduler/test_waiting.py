@@ -100,7 +100,7 @@ def test_timeout_returns_what_there_is(
         s.send(sock, b"held", user_data=1, flush=True)
         s.send(udp_pair.tx, b"delivered", user_data=2, flush=True)
         s.submit()
-        assert udp_pair.rx.recv(100) == b"delivered"  # where the kernel copies it, and is done with the memory
+        assert udp_pair.rx.recv(100) == b"delivered"  # the kernel copied it then
         assert len(s.reap_notifications(wait=2, timeout=timeout)) == 1
         assert len(s.reap_notifications(wait=1, timeout=timeout)) == 0
         assert [c.user_data for c in s.reap_completions(wait=9, timeout=timeout)] == [1, 2]
