@@ -1,4 +1,4 @@
-"""Python folders are layers: who may import whom; and stubs, constants and compiled modules agree."""
+"""Python folders are layers that import only lower ones; stubs, constants and compiled modules agree."""
 
 import ast
 import graphlib

@@ -83,7 +83,7 @@ class BaseSender(Delegate):
         self._wait_for_memory(timeout, "drain")
 
     def _wait_for_memory(self, timeout: float | None, what: str) -> None:
-        """Waits until none of its requests is in flight. TimeoutError names `what` was called."""
+        """Waits until none of its requests is in flight. TimeoutError, which names `what`."""
         native = self._native
         if not native.poll():
             self._engine.wait_for(lambda: native.in_flight, timeout, what)
