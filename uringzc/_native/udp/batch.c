@@ -15,7 +15,8 @@ void release_block(UdpBatcher *g) {
 
 void close_train(UdpBatcher *g) {
     struct train *t = &g->open;
-    if (t->size == NO_TRAIN || g->count == BATCH_SIZE) /* the second never: a bound, as it is memory */
+    if (t->size == NO_TRAIN ||
+        g->count == BATCH_SIZE) /* a full batch has no open train; checked, as this writes */
         return;
     t->count = t->size ? (t->nbytes + t->size - 1) / t->size : 1;
     g->datagrams += t->count;
