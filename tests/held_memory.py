@@ -39,7 +39,7 @@ class BareEngine:
         send.count = send.zero_copy = 1
         send.fd = sock.fileno()
         send.buffer, send.buffers = buffer, 1
-        check(self.calls.queue(self.ring, send))
+        check(self.calls.queue(self.ring, send, ffi.new("uint32_t *")))
 
     def submit(self, wait: int = 0) -> int:
         """Submits, waits for as many CQEs, takes what there is."""

@@ -22,6 +22,8 @@ class Request:
 
     user_data: int
     notifier: "ModelNotifier"
+    reference: int  # to what the request holds
+    nbytes: int | None = None  # of a datagram, which is sent whole or fails
     state: str = QUEUED
     result: int = 0
     copied: int = 0  # as an engine reports it: 1, 0, -1 for unknown
@@ -128,7 +130,9 @@ class Model:
             self._post(notifier)
         return notifier
 
-    def attach(self, slot: int, user_data: int) -> "Request | int":
+    def attach(
+        self, slot: int, user_data: int, reference: int | None = None, nbytes: int | None = None
+    ) -> "Request | int":
         """A request of the notifier that is active in the slot; the first one makes it."""
         refusal = self.refusal(slot)
         if refusal:
@@ -138,7 +142,7 @@ class Model:
             into.active = ModelNotifier(slot, into.tag, into.sequence)
             into.sequence = (into.sequence + 1) & 0xFFFFFFFF
             self.notifiers.append(into.active)
-        request = Request(user_data, into.active)
+        request = Request(user_data, into.active, user_data if reference is None else reference, nbytes)
         into.active.requests.append(request)
         self.requests.append(request)
         self.held.append(request)
@@ -192,10 +196,10 @@ class Model:
     # -- what comes out
 
     def release(self) -> list[int]:
-        """The user_data of each request whose references are released. Only then is there room for others."""
+        """What each request referred to that is released now. Only then is there room for others."""
         released, self.released = self.released, []
         self.held = [request for request in self.held if request not in released]
-        return [request.user_data for request in released]
+        return [request.reference for request in released]
 
     def take_completions(self) -> list[Completion]:
         """What was not read yet, oldest first."""
@@ -242,6 +246,7 @@ class SlotAccounting:
     ) -> None:
         self.slots = Slots(max_inflight, {**COMPLETIONS, "raw": 3}[completions])
         self.pointer = self.slots.pointer
+        self.references = 0  # that the request table has, to a socket and a memory each
         if tags is not None:
             assert self.register(tags) == 0
 
@@ -263,13 +268,22 @@ class SlotAccounting:
 
     def attach(self, slot: int, user_data: int, zero_copy: bool = True) -> int:
         """The request's key. Its references are invented, and carry the user_data."""
-        send = {
-            "slot": slot,
-            "zero_copy": zero_copy,
-            "socket": ffi.cast("void *", user_data + 1),
-            "memory": ffi.cast("void *", ~user_data & 0xFFFFFFFFFFFFFFFF),
-        }
-        return int(lib.uzc_slots_attach(self.pointer, ffi.new("uzc_send *", send), user_data))
+        return self._attach(1, user_data, user_data, slot=slot, zero_copy=zero_copy)[0]
+
+    def attach_run(self, slot: int, user_data: int, count: int, reference: int, nbytes: int) -> list[int]:
+        """The keys of datagrams from the same memory, up to `count`; or a refusal."""
+        key, attached = self._attach(count, user_data, reference, slot=slot, datagram=1, length=nbytes)
+        return [key + i * lib.UZC_KEY_STEP for i in range(attached)] if key >= 0 else [key]
+
+    def _attach(self, count: int, user_data: int, reference: int, **fields: int) -> tuple[int, int]:
+        send = ffi.new("uzc_send *", fields)
+        send.socket = ffi.cast("void *", reference + 1)
+        send.memory = ffi.cast("void *", ~reference & 0xFFFFFFFFFFFFFFFF)
+        attached, references = ffi.new("uint32_t *", count), ffi.new("uint32_t *")
+        key = int(lib.uzc_slots_attach(self.pointer, send, user_data, attached, references))
+        assert references[0] <= (key >= 0)
+        self.references += references[0]
+        return key, attached[0]
 
     def result(self, key: int, result: int, flags: int = 0) -> int:
         return int(lib.uzc_slots_result(self.pointer, key, result, flags))
@@ -282,14 +296,22 @@ class SlotAccounting:
     def settle(self, key: int, copied: int = 0, flags: int = 0) -> int:
         return int(lib.uzc_slots_settle(self.pointer, key, copied, flags))
 
+    def results(self, key: int, places: int, result: int) -> int:
+        """Of several requests of a run. The places that were accepted."""
+        return int(lib.uzc_slots_results(self.pointer, key, places, result, 0))
+
+    def settle_all(self, key: int, places: int, copied: int) -> int:
+        return int(lib.uzc_slots_settle_all(self.pointer, key, places, copied, 0))
+
     def release(self) -> list[int]:
-        """The user_data of the requests whose references come back now."""
+        """What each request referred to that is released now."""
         released = []
         sock, memory = ffi.new("void **"), ffi.new("void **")
-        while lib.uzc_slots_release(self.pointer, sock, memory):
-            user_data = int(ffi.cast("uint64_t", sock[0])) - 1
-            assert int(ffi.cast("uint64_t", memory[0])) == ~user_data & 0xFFFFFFFFFFFFFFFF
-            released.append(user_data)
+        while count := lib.uzc_slots_release(self.pointer, sock, memory):
+            reference = int(ffi.cast("uint64_t", sock[0])) - 1
+            assert int(ffi.cast("uint64_t", memory[0])) == ~reference & 0xFFFFFFFFFFFFFFFF
+            released += [reference] * count
+            self.references -= 1
         return released
 
     def take_completions(self) -> list[Any]:

@@ -69,11 +69,13 @@ class UpdateTagsEmptySlots(Model):
 class RefusedTakesASequence(Model):
     """A request that finds no room has made its notifier all the same."""
 
-    def attach(self, slot: int, user_data: int) -> Request | int:
+    def attach(
+        self, slot: int, user_data: int, reference: int | None = None, nbytes: int | None = None
+    ) -> Request | int:
         refusal = self.refusal(slot)
         if refusal and slot < len(self.slots) and self.slots[slot].active is None:
             self.slots[slot].sequence += 1
-        return super().attach(slot, user_data)
+        return super().attach(slot, user_data, reference, nbytes)
 
 
 class FailureKeepsItOpen(Model):

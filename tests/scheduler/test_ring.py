@@ -88,6 +88,21 @@ def test_send_zc_completes_and_notifies(ring: uringzc.Ring, udp_pair: Pair) -> N
 
 
 @testing.requires("net_admin")
+def test_what_is_due_comes_with_the_submit(ring: uringzc.Ring, sink: testing.Sandbox) -> None:
+    """The kernel defers the work of a notification, and does 20 at a time unless it is told to do more."""
+    memory = ring.register(4096)
+    with sink.socket() as sock:
+        sock.connect(sink.address)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+        for count in range(1, 4):
+            for _ in range(200):
+                ring.send_zc(sock, memory, length=1000)
+            assert ring.submit() == 200
+            assert ring.stats.unread_completions == count * 400
+    ring.reap()
+
+
+@testing.requires("net_admin")
 def test_send_zc_is_not_copied(ring: uringzc.Ring, sink: testing.Sandbox) -> None:
     with sink.socket() as sock:
         ring.send_zc(sock, b"x" * 1000, to=sink.address)

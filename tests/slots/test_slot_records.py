@@ -128,7 +128,7 @@ def test_notifications_are_read_in_parts() -> None:
 
 
 def entry(accounting: SlotAccounting, table: int, offset: int) -> Any:
-    """A u32 field of the first entry of a table: 0 requests, 1 notifiers, 2 slots."""
+    """A u32 field of the first entry of a table: 0 runs, 1 notifiers, 2 slots."""
     tables = ffi.cast("char **", accounting.pointer)
     return ffi.cast("uint32_t *", tables[table] + offset)
 
@@ -163,7 +163,7 @@ def test_generations_of_requests_wrap() -> None:
         return key
 
     assert once() >> 32 == 1
-    generation = entry(accounting, 0, 24)
+    generation = entry(accounting, 0, 32)
     assert generation[0] == 1  # else the layout has changed
     generation[0] = 0x7FFFFFFE
     keys = [once() for _ in range(4)]

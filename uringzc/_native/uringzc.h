@@ -56,8 +56,11 @@ typedef struct {
 
 /* -- slots (slots/): the request table, and the notifiers that its requests are attached to
  *
- * A request is named by a key, a notifier by a number: the index of its entry, and a generation. The top
- * bit of a key is 0. */
+ * A notifier is named by a number: the index of its entry, and a generation. A request is named by a key: the
+ * same of its run (slots/slots.h), and its place in the run. A key is not 0, and its top bit is. */
+
+#define UZC_KEY_STEP 0x8000000    /* from the key of a request to that of the next one in its run */
+#define UZC_KEY_PLACES 0xf8000000 /* the bits of a key that hold the place, 0 to 31 */
 
 #define UZC_NO_SLOT 0xffffffff /* no slot: a request outside any notifier (Ring), a sender without one */
 #define UZC_MAX_SLOTS 32768
@@ -73,8 +76,8 @@ typedef struct uzc_slots uzc_slots;
 
 /* One send, or a run of sends of one size from one memory. */
 typedef struct {
-    void *socket;       /* references that the request table keeps until the request's notifier is posted,
-                           and returns through uzc_slots_release() */
+    void *socket;       /* references that the request table keeps, for each run one, until their notifier
+                           is posted, and returns through uzc_slots_release() */
     void *memory;       /* the same */
     const char *data;   /* the first datagram */
     const char *base;   /* the start of the registered memory that holds data; unused if buffer is -1 */
@@ -90,6 +93,7 @@ typedef struct {
     uint32_t zero_copy; /* bool: with zero-copy, where the engine can */
     uint32_t flush;     /* bool: flush the slot after each request */
     uint32_t to_length; /* bytes; 0 without to */
+    uint32_t datagram;  /* bool: a send is accepted whole, or fails; not known of a message */
     int32_t fd;         /* a descriptor, or with fixed_file an index of the registered files */
     int32_t fixed_file; /* bool */
     int32_t buffer;     /* index of the first registered buffer of the memory at base; -1: not registered */
@@ -136,16 +140,24 @@ void uzc_slots_close(uzc_slots *slots);
 
 /* The time, in milliseconds; it wraps. */
 void uzc_slots_clock(uzc_slots *slots, uint32_t now);
-/* Returns the new request's key, or a refusal. */
-int64_t uzc_slots_attach(uzc_slots *slots, const uzc_send *send, uint64_t user_data);
+/* Attaches requests of a send, up to *count; sets *count to how many. They get user_data, user_data + 1, ...
+ * and keys that are UZC_KEY_STEP apart. Returns the key of the first, or a refusal. *references is increased
+ * by 1 if they make a new run, which keeps one reference to the socket and one to the memory. */
+int64_t uzc_slots_attach(uzc_slots *slots, const uzc_send *send, uint64_t user_data, uint32_t *count,
+                         uint32_t *references);
 /* The request has a result; the kernel may still read its memory. `flags` are recorded. -ENOENT: stray. */
 int uzc_slots_result(uzc_slots *slots, uint64_t key, int32_t result, uint32_t flags);
 /* The kernel no longer reads the request's memory. copied: 1, 0, or -1: not known. `flags`: of the CQE that
  * said so, which a raw engine records; 0: there was none. -ENOENT: stray. */
 int uzc_slots_settle(uzc_slots *slots, uint64_t key, int copied, uint32_t flags);
+/* The same of several requests of one run, in the order of their places: `key` is of any of them, bit i of
+ * `places` stands for place i. Returns the places for which it was not stray. */
+uint32_t uzc_slots_results(uzc_slots *slots, uint64_t key, uint32_t places, int32_t result, uint32_t flags);
+uint32_t uzc_slots_settle_all(uzc_slots *slots, uint64_t key, uint32_t places, int copied, uint32_t flags);
 
-/* Returns the references of one request whose notifier was posted, and frees its entry; 0: there is none. */
-int uzc_slots_release(uzc_slots *slots, void **socket, void **memory);
+/* Returns the references of one run whose notifier was posted, and frees its entry. Returns the requests of
+ * the run; 0: there is none. */
+uint32_t uzc_slots_release(uzc_slots *slots, void **socket, void **memory);
 /* Reads up to `max` records; returns how many. Open to every thread once the engine is closed. */
 int64_t uzc_slots_completions(uzc_slots *slots, uzc_completion *out, uint32_t max);
 int64_t uzc_slots_notifications(uzc_slots *slots, uzc_notification *out, uint32_t max);
@@ -157,8 +169,9 @@ uint32_t uzc_slots_oldest(const uzc_slots *slots, uint32_t now);
 
 /* What the per-request path calls of an engine: one table for each kind of engine. */
 typedef struct {
-    /* Queues up to send->count requests; returns how many, or why not one. */
-    int64_t (*queue)(void *engine, const uzc_send *send);
+    /* Queues up to send->count requests; returns how many, or why not one. *references: see
+     * uzc_slots_attach(). */
+    int64_t (*queue)(void *engine, const uzc_send *send, uint32_t *references);
     /* Submits what is queued, if `submit` or `wait` is not 0; then waits until `wait` CQEs (msg_zerocopy: any
      * result or notification) are there or `timeout_ns` has passed (< 0: no limit), and takes what was
      * posted. It may return before that, after it has submitted or when a signal came (-EINTR): the caller
@@ -174,7 +187,7 @@ typedef struct {
     /* uzc_slots_is_owner(), uzc_slots_check(), uzc_slots_release(), uzc_slots_unsettled() */
     int (*is_owner)(const uzc_slots *slots);
     int (*check)(const uzc_slots *slots);
-    int (*release)(uzc_slots *slots, void **socket, void **memory);
+    uint32_t (*release)(uzc_slots *slots, void **socket, void **memory);
     /* An internal slot: opens one, and returns its number; flushes and closes it, -EBUSY while it has
      * requests; flushes it, as uzc_slots_flush(); reads its notifications. */
     int64_t (*open_slot)(uzc_slots *slots, const uzc_listener *listener);

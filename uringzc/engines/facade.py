@@ -34,10 +34,10 @@ class Facade:
     def register_socket(self, sock: socket.socket) -> None:
         """Registers a socket as a fixed file: each request on it costs the kernel a little less.
 
-        The ring then holds the socket open: closing it frees neither its port nor its connection until
-        ``unregister_socket``. OSError EBUSY when it is registered already, ENFILE for more than 1024, or
-        than RLIMIT_NOFILE. Matches io_uring_register_files_update(). Where the kernel makes no table, and
-        with the other engines, which have none, it changes nothing.
+        The ring then holds the socket open: closing it frees neither its port nor its connection, and does
+        not end sends through it, until ``unregister_socket``. OSError EBUSY when it is registered already,
+        ENFILE for more than 1024, or than RLIMIT_NOFILE. Matches io_uring_register_files_update(). Where the
+        kernel makes no table, and with the other engines, which have none, it changes nothing.
         """
         self._engine.register_socket(sock)
 

@@ -7,8 +7,9 @@
 
 /* Queues up to send->count requests. Returns how many, or the refusal (UZC_E_* or -errno). */
 static inline long long queue_requests(Queue *q, const uzc_send *send) {
-    long long done = q->engine ? q->calls->queue(q->engine, send) : UZC_E_CLOSED;
-    for (long long i = 0; i < done; i++) {
+    uint32_t references = 0;
+    long long done = q->engine ? q->calls->queue(q->engine, send, &references) : UZC_E_CLOSED;
+    for (; references; references--) {
         Py_INCREF((PyObject *)send->socket);
         Py_INCREF((PyObject *)send->memory);
     }

@@ -23,7 +23,7 @@ typedef struct {
     SocketInfo info;
 } CachedSocket;
 
-#define CACHED_SOCKETS 16
+#define CACHED_SOCKETS 64
 
 typedef struct {
     PyObject_HEAD const uzc_calls *calls;

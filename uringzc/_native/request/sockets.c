@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /* Sockets of requests. A request names a descriptor, and the program may close the socket before the request
  * is submitted: so sockets with queued requests are pending, with a reference, until the submission, which
- * first checks that each still has its descriptor. */
+ * first checks that each still has its descriptor. Requests of a registered socket name its fixed file, which
+ * the kernel holds open: it is not asked for its descriptor. */
 #include "request/sockets.h"
 
 #include "request/refuse.h"
@@ -48,8 +49,7 @@ int check_pending_sockets(Queue *q) {
             i++;
             continue;
         }
-        if (q->pending[i].index < 0)
-            revoke_requests(q, queued_on);
+        revoke_requests(q, queued_on);
         forget_pending(q, i);
     }
     return 0;
@@ -60,9 +60,13 @@ void clear_socket_cache(Queue *q) {
         Py_CLEAR(q->socket_cache[i].reference);
 }
 
+static CachedSocket *cached_socket(Queue *q, PyObject *sock) {
+    return &q->socket_cache[((uintptr_t)sock >> 6) % CACHED_SOCKETS];
+}
+
 /* From the cache, while the socket lives and has the same descriptor; else from Python. 0 or -1. */
 static int describe_socket(Queue *q, PyObject *sock, int fd, SocketInfo *out) {
-    CachedSocket *cached = &q->socket_cache[((uintptr_t)sock >> 6) % CACHED_SOCKETS];
+    CachedSocket *cached = cached_socket(q, sock);
     PyObject *living =
         cached->reference && cached->info.fd == fd ? PyObject_CallNoArgs(cached->reference) : NULL;
     Py_XDECREF(living);
@@ -87,10 +91,7 @@ static int describe_socket(Queue *q, PyObject *sock, int fd, SocketInfo *out) {
     return cached->reference ? 0 : -1;
 }
 
-static SocketInfo *add_pending(Queue *q, PyObject *sock, int fd) {
-    SocketInfo info;
-    if (check_pending_sockets(q) < 0 || describe_socket(q, sock, fd, &info) < 0)
-        return NULL;
+static const SocketInfo *add_pending(Queue *q, PyObject *sock, const SocketInfo *info) {
     if (q->pending_count == q->pending_room) {
         Py_ssize_t room = q->pending_room ? 2 * q->pending_room : 8;
         SocketInfo *grown = PyMem_Realloc(q->pending, (size_t)room * sizeof *grown);
@@ -100,27 +101,53 @@ static SocketInfo *add_pending(Queue *q, PyObject *sock, int fd) {
         q->pending_room = room;
     }
     Py_INCREF(sock);
-    q->pending[q->pending_count] = info;
+    q->pending[q->pending_count] = *info;
     return &q->pending[q->pending_count++];
 }
 
-/* The socket, which is pending from now on. NULL with an exception if it is no open socket. */
-static SocketInfo *pending_socket(Queue *q, PyObject *sock) {
+/* The registered socket, which the engine keeps alive until the cache is cleared. NULL if it is none. */
+static const SocketInfo *registered_socket(Queue *q, PyObject *sock) {
+    const SocketInfo *info = &cached_socket(q, sock)->info;
+    return info->sock == sock && info->index >= 0 && cached_socket(q, sock)->reference ? info : NULL;
+}
+
+/* The pending socket. If another one was pending with the descriptor that it has now, that one was closed. */
+static int find_pending(Queue *q, PyObject *sock, int fd, const SocketInfo **found) {
+    *found = NULL;
+    for (Py_ssize_t i = q->pending_count - 1; i >= 0; i--) {
+        if (q->pending[i].fd != fd)
+            continue;
+        if (q->pending[i].sock != sock)
+            return check_pending_sockets(q);
+        *found = &q->pending[i];
+        return 0;
+    }
+    return 0;
+}
+
+/* The socket, which is registered, or pending from now on. NULL with an exception if it is no open socket. */
+static const SocketInfo *find_socket(Queue *q, PyObject *sock) {
+    const SocketInfo *found = registered_socket(q, sock);
+    SocketInfo info;
     int fd;
-    if (fileno_of(sock, &fd) < 0)
+    if (found)
+        return found;
+    if (fileno_of(sock, &fd) < 0 || find_pending(q, sock, fd, &found) < 0)
         return NULL;
-    for (Py_ssize_t i = q->pending_count - 1; i >= 0; i--)
-        if (q->pending[i].sock == sock && q->pending[i].fd == fd)
-            return &q->pending[i];
-    return add_pending(q, sock, fd);
+    if (found)
+        return found;
+    if (describe_socket(q, sock, fd, &info) < 0)
+        return NULL;
+    return info.index >= 0 ? registered_socket(q, sock) : add_pending(q, sock, &info);
 }
 
 int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send) {
-    const SocketInfo *info = pending_socket(q, sock);
+    const SocketInfo *info = find_socket(q, sock);
     if (!info)
         return -1;
     send->fixed_file = info->index >= 0;
     send->fd = send->fixed_file ? info->index : info->fd;
+    send->datagram = info->max_payload > 0;
     if (!info->zero_copy) /* copied: the memory is free when the request has its result */
         send->zero_copy = 0;
     if (info->max_payload && !send->message && send->length > info->max_payload)
@@ -133,6 +160,6 @@ int bind_request_socket(Queue *q, PyObject *sock, uzc_send *send) {
 }
 
 int socket_family(Queue *q, PyObject *sock) {
-    const SocketInfo *info = pending_socket(q, sock);
+    const SocketInfo *info = find_socket(q, sock);
     return info ? info->family : -1;
 }

@@ -39,7 +39,7 @@ void uzc_release_chain(uzc_slots *s, uint32_t first, uint32_t last) {
     if (s->to_release.last == NONE)
         s->to_release.first = first;
     else
-        s->requests[s->to_release.last].next = first;
+        s->runs[s->to_release.last].next = first;
     s->to_release.last = last;
 }
 
@@ -66,13 +66,13 @@ static void post(uzc_slots *s, uint32_t index) {
     s->stats.unread_notifications++;
 }
 
-void uzc_notifier_settled(uzc_slots *s, uint32_t index) {
+void uzc_notifier_settled(uzc_slots *s, uint32_t index, uint32_t count) {
     struct notifier *n = &s->notifiers[index];
-    n->unsettled--;
+    n->unsettled -= count;
     if (!n->flushed)
         return;
     if (n->slot < UZC_MAX_SLOTS)
-        s->stats.unsettled--;
+        s->stats.unsettled -= count;
     if (!n->unsettled)
         post(s, index);
 }

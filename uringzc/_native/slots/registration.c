@@ -10,14 +10,14 @@ uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t mode) {
     s->mode = mode;
     /* raw: a result and a notification of each request */
     s->capacity = mode == UZC_RAW ? 2 * max_inflight : mode == UZC_NONE ? 0 : max_inflight;
-    s->requests = calloc(max_inflight, sizeof *s->requests);
+    s->runs = calloc(max_inflight, sizeof *s->runs);
     s->notifiers = mode == UZC_RAW ? NULL : calloc(max_inflight, sizeof *s->notifiers);
     s->completions = s->capacity ? calloc(s->capacity, sizeof *s->completions) : NULL;
-    if (!s->requests || (mode != UZC_RAW && !s->notifiers) || (s->capacity && !s->completions)) {
+    if (!s->runs || (mode != UZC_RAW && !s->notifiers) || (s->capacity && !s->completions)) {
         uzc_slots_free(s);
         return NULL;
     }
-    s->free_requests = s->free_notifiers = NONE;
+    s->free_runs = s->free_notifiers = NONE;
     s->to_release = s->unread = (struct list){NONE, NONE};
     return s;
 }
@@ -25,7 +25,7 @@ uzc_slots *uzc_slots_new(uint32_t max_inflight, uint32_t mode) {
 void uzc_slots_free(uzc_slots *s) {
     if (!s)
         return;
-    free(s->requests);
+    free(s->runs);
     free(s->notifiers);
     free(s->completions);
     free(s->slots);

@@ -1,159 +1,162 @@
 /* SPDX-License-Identifier: MIT */
-/* The life of a request: it is attached, has a result, settles, and its references are released. */
+/* A request has a result, and settles; the references of its run are released. */
 #include "slots/slots.h"
 
-static void free_request(uzc_slots *s, uint32_t index) {
-    struct request *r = &s->requests[index];
-    r->state = FREE;
-    r->next = s->free_requests;
-    s->free_requests = index;
+#define INDEX_MASK (UZC_KEY_STEP - 1u)
+
+static uint32_t count_of(uint32_t places) {
+    return (uint32_t)__builtin_popcount(places);
 }
 
-int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data) {
-    bool raw = s->mode == UZC_RAW;
-    struct internal_slot *internal = uzc_internal_slot(s, send->slot);
-    /* a raw engine records both CQEs of a zero-copy request; senders' requests record none */
-    uint32_t records = raw ? 1 + (send->zero_copy != 0) : s->mode != UZC_NONE && !internal;
-    if (!raw && !internal && send->slot >= s->count)
-        return -EINVAL;
-    uint32_t index = s->free_requests;
-    if (index == NONE && s->fresh_requests == s->max_inflight)
-        return UZC_E_REQUESTS;
-    if (records > s->capacity - s->reserved - s->stats.unread_completions)
-        return UZC_E_COMPLETIONS;
-    uint32_t notifier = raw ? NONE : uzc_ensure_notifier(s, send->slot);
-    if (!raw && notifier == NONE)
-        return UZC_E_NOTIFICATIONS;
-    if (index != NONE)
-        s->free_requests = s->requests[index].next;
-    else
-        index = s->fresh_requests++;
-    struct request *r = &s->requests[index];
-    r->user_data = user_data;
-    r->socket = send->socket;
-    r->memory = send->memory;
-    r->generation = r->generation < GENERATIONS ? r->generation + 1 : 1; /* no key is 0 */
-    r->notifier = notifier;
-    r->next = NONE;
-    r->queued_at = s->now;
-    r->state = AWAITING;
-    r->records = (uint16_t)records;
-    if (!raw) {
-        struct notifier *n = &s->notifiers[notifier];
-        n->requests++;
-        n->unsettled++;
-        if (n->last == NONE)
-            n->first = index;
-        else
-            s->requests[n->last].next = index;
-        n->last = index;
-        if (internal)
-            internal->requests++;
-    }
-    s->reserved += records;
-    s->stats.requests++;
-    s->stats.in_flight++;
-    s->stats.awaiting++;
-    s->stats.held++;
-    return (int64_t)((uint64_t)r->generation << 32 | index);
+/* Takes the lowest place out of a set that is not empty. */
+static uint32_t take_place(uint32_t *places) {
+    uint32_t place = (uint32_t)__builtin_ctz(*places);
+    *places &= *places - 1;
+    return place;
 }
 
-/* In a state from AWAITING to `last_state`; NULL: stray. */
-static struct request *find_request(uzc_slots *s, uint64_t key, uint16_t last_state) {
-    uint32_t index = (uint32_t)key;
-    struct request *r = &s->requests[index];
-    if (index >= s->fresh_requests || r->generation != key >> 32 || r->state == FREE ||
-        r->state > last_state) {
-        s->stats.stray++;
-        return NULL;
-    }
-    return r;
+static void free_run(uzc_slots *s, uint32_t index) {
+    struct run *r = &s->runs[index];
+    s->occupied -= r->count;
+    r->count = 0;
+    r->next = s->free_runs;
+    s->free_runs = index;
 }
 
-static struct internal_slot *internal_slot_of(uzc_slots *s, const struct request *r) {
+/* NULL: the key is of an earlier use of the entry, or of none. */
+static struct run *find_run(uzc_slots *s, uint64_t key) {
+    uint32_t index = (uint32_t)key & INDEX_MASK;
+    struct run *r = &s->runs[index];
+    return index < s->fresh_runs && r->generation == key >> 32 && r->count ? r : NULL;
+}
+
+/* Those of `places` that are in `expected`; the others are stray. */
+static uint32_t accept(uzc_slots *s, uint32_t places, uint32_t expected) {
+    s->stats.stray += count_of(places & ~expected);
+    return places & expected;
+}
+
+static struct internal_slot *internal_slot_of(uzc_slots *s, const struct run *r) {
     return r->notifier == NONE ? NULL : uzc_internal_slot(s, s->notifiers[r->notifier].slot);
 }
 
-static void record_completion(uzc_slots *s, struct request *r, int32_t result, uint32_t flags) {
-    uint32_t at = s->head + s->stats.unread_completions++;
-    s->completions[at < s->capacity ? at : at - s->capacity] = (uzc_completion){r->user_data, result, flags};
+static void record_completions(uzc_slots *s, const struct run *r, uint32_t places, int32_t result,
+                               uint32_t flags) {
+    while (places) {
+        uint32_t at = s->head + s->stats.unread_completions++;
+        s->completions[at < s->capacity ? at : at - s->capacity] =
+            (uzc_completion){uzc_run_user_data(r, take_place(&places)), result, flags};
+    }
+}
+
+static void count_results(uzc_slots *s, struct run *r, uint32_t places, int32_t result) {
+    uint32_t count = count_of(places);
+    struct notifier *n = r->notifier == NONE ? NULL : &s->notifiers[r->notifier];
+    s->stats.awaiting -= count;
+    s->stats.completions += count;
+    if (result < 0) {
+        r->failed |= places;
+        s->stats.failed += count;
+        if (n)
+            n->failed += count;
+        return;
+    }
+    uint64_t nbytes = (uint64_t)result * count;
+    if (!r->joinable)
+        r->nbytes = (uint32_t)result;
+    s->stats.nbytes += nbytes;
+    if (n)
+        n->nbytes += nbytes;
+}
+
+uint32_t uzc_slots_results(uzc_slots *s, uint64_t key, uint32_t places, int32_t result, uint32_t flags) {
+    struct run *r = find_run(s, key);
+    const uint32_t accepted = accept(s, places, r ? r->awaiting : 0);
+    if (!accepted)
+        return 0;
+    r->awaiting &= ~accepted;
+    count_results(s, r, accepted, result);
+    if (r->records) {
+        s->reserved -= count_of(accepted);
+        if (s->mode != UZC_FAILED || result < 0)
+            record_completions(s, r, accepted, result, flags);
+    }
+    struct internal_slot *internal = internal_slot_of(s, r);
+    for (uint32_t left = internal ? accepted : 0; left;)
+        internal->listener.result(internal->listener.context, uzc_run_user_data(r, take_place(&left)),
+                                  result);
+    return accepted;
+}
+
+/* Those of the run that were never executed: notifications without a result. */
+static void cancel(uzc_slots *s, const struct run *r, uint64_t key, uint32_t places) {
+    if (places & r->awaiting)
+        s->stats.stray += count_of(uzc_slots_results(s, key, places & r->awaiting, -ECANCELED, 0));
+}
+
+/* In a raw engine, whose runs have one request. */
+static void settle_raw(uzc_slots *s, struct run *r, int copied, uint32_t flags) {
+    if (r->records == 2) {
+        s->reserved--;
+        if (flags) /* INT32_MIN: IORING_NOTIF_USAGE_ZC_COPIED, as the CQE had it */
+            record_completions(s, r, 1, copied > 0 ? INT32_MIN : 0, flags);
+    }
+    s->stats.held--;
+    uint32_t index = (uint32_t)(r - s->runs);
+    uzc_release_chain(s, index, index);
+}
+
+uint32_t uzc_slots_settle_all(uzc_slots *s, uint64_t key, uint32_t places, int copied, uint32_t flags) {
+    struct run *r = find_run(s, key);
+    const uint32_t accepted = accept(s, places, r ? r->unsettled : 0);
+    if (!accepted)
+        return 0;
+    cancel(s, r, key, accepted);
+    uint32_t succeeded = count_of(accepted & ~r->failed);
+    r->unsettled &= ~accepted;
+    s->stats.in_flight -= count_of(accepted);
+    if (copied > 0)
+        s->stats.copied += (uint64_t)r->nbytes * succeeded;
+    if (r->notifier == NONE) {
+        settle_raw(s, r, copied, flags);
+        return accepted;
+    }
+    struct notifier *n = &s->notifiers[r->notifier];
+    n->copied += copied > 0 ? succeeded : 0;
+    n->usage_unknown |= copied < 0 && succeeded;
+    struct internal_slot *internal = internal_slot_of(s, r);
+    for (uint32_t left = internal ? accepted : 0; left;)
+        internal->listener.settled(internal->listener.context, uzc_run_user_data(r, take_place(&left)),
+                                   copied);
+    uzc_notifier_settled(s, r->notifier, count_of(accepted));
+    return accepted;
+}
+
+static uint32_t place_of(uint64_t key) {
+    return 1u << ((uint32_t)key / UZC_KEY_STEP);
 }
 
 int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags) {
-    struct request *r = find_request(s, key, AWAITING);
-    if (!r)
-        return -ENOENT;
-    r->state = PENDING;
-    r->result = result;
-    s->stats.awaiting--;
-    s->stats.completions++;
-    if (result < 0)
-        s->stats.failed++;
-    else
-        s->stats.nbytes += (uint32_t)result;
-    if (r->notifier != NONE) {
-        struct notifier *n = &s->notifiers[r->notifier];
-        if (result < 0)
-            n->failed++;
-        else
-            n->nbytes += (uint32_t)result;
-    }
-    if (r->records) {
-        r->records--;
-        s->reserved--;
-        if (s->mode != UZC_FAILED || result < 0)
-            record_completion(s, r, result, flags);
-    }
-    struct internal_slot *internal = internal_slot_of(s, r);
-    if (internal)
-        internal->listener.result(internal->listener.context, r->user_data, result);
-    return 0;
+    return uzc_slots_results(s, key, place_of(key), result, flags) ? 0 : -ENOENT;
 }
 
 int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
-    struct request *r = find_request(s, key, PENDING);
-    if (!r)
-        return -ENOENT;
-    if (r->state == AWAITING) { /* a notification without a result: the request was never executed */
-        uzc_slots_result(s, key, -ECANCELED, 0);
-        s->stats.stray++;
-    }
-    r->state = SETTLED;
-    s->stats.in_flight--;
-    if (r->result >= 0 && copied > 0)
-        s->stats.copied += (uint32_t)r->result;
-    s->reserved -= r->records;
-    if (r->notifier == NONE) {
-        if (flags && r->records) /* INT32_MIN: IORING_NOTIF_USAGE_ZC_COPIED, as the CQE had it */
-            record_completion(s, r, copied > 0 ? INT32_MIN : 0, flags);
-        s->stats.held--;
-        uzc_release_chain(s, (uint32_t)key, (uint32_t)key);
-        return 0;
-    }
-    struct notifier *n = &s->notifiers[r->notifier];
-    if (r->result >= 0) {
-        n->copied += copied > 0;
-        n->usage_unknown |= copied < 0;
-    }
-    struct internal_slot *internal = internal_slot_of(s, r);
-    if (internal)
-        internal->listener.settled(internal->listener.context, r->user_data, copied);
-    uzc_notifier_settled(s, r->notifier);
-    return 0;
+    return uzc_slots_settle_all(s, key, place_of(key), copied, flags) ? 0 : -ENOENT;
 }
 
-int uzc_slots_release(uzc_slots *s, void **socket, void **memory) {
+uint32_t uzc_slots_release(uzc_slots *s, void **socket, void **memory) {
     uint32_t index = s->to_release.first;
     if (index == NONE)
         return 0;
-    struct request *r = &s->requests[index];
+    const struct run *r = &s->runs[index];
+    uint32_t count = r->count;
     s->to_release.first = r->next;
     if (s->to_release.first == NONE)
         s->to_release.last = NONE;
     *socket = r->socket;
     *memory = r->memory;
-    free_request(s, index);
-    return 1;
+    free_run(s, index);
+    return count;
 }
 
 int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t max) {
@@ -181,9 +184,9 @@ void uzc_slots_stats(const uzc_slots *s, uzc_stats *out) {
 
 uint32_t uzc_slots_oldest(const uzc_slots *s, uint32_t now) {
     uint32_t oldest = 0;
-    for (uint32_t i = 0; s->stats.in_flight && i < s->fresh_requests; i++) {
-        const struct request *r = &s->requests[i];
-        if ((r->state == AWAITING || r->state == PENDING) && now - r->queued_at > oldest)
+    for (uint32_t i = 0; s->stats.in_flight && i < s->fresh_runs; i++) {
+        const struct run *r = &s->runs[i];
+        if (r->count && r->unsettled && now - r->queued_at > oldest)
             oldest = now - r->queued_at;
     }
     return oldest;

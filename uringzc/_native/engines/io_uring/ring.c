@@ -65,34 +65,57 @@ void uzc_ring_abandon(uzc_ring **ring) {
 }
 
 /* A notification (NOTIF); a result that a notification will follow (MORE), also after an error; or a result
- * alone, after which the kernel does not read the memory: it was copied, and no CQE has said so (flags 0). */
-static void take_cqe(uzc_ring *r, const struct io_uring_cqe *cqe) {
+ * alone, after which the kernel does not read the memory: it was copied, and no CQE has said so (flags 0).
+ * `places`: of the requests of the run that have this CQE. */
+static void take_cqe(uzc_ring *r, const struct io_uring_cqe *cqe, uint32_t places) {
     uint64_t key = cqe->user_data;
     if (cqe->flags & IORING_CQE_F_NOTIF) {
         int copied = r->report_usage ? ((uint32_t)cqe->res & IORING_NOTIF_USAGE_ZC_COPIED) != 0 : -1;
-        uzc_slots_settle(r->slots, key, copied, cqe->flags);
-    } else if (cqe->flags & IORING_CQE_F_MORE) {
-        uzc_slots_result(r->slots, key, cqe->res, cqe->flags);
-    } else if (!uzc_slots_result(r->slots, key, cqe->res, cqe->flags)) {
-        uzc_slots_settle(r->slots, key, true, 0);
+        uzc_slots_settle_all(r->slots, key, places, copied, cqe->flags);
+        return;
     }
+    places = uzc_slots_results(r->slots, key, places, cqe->res, cqe->flags);
+    if (places && !(cqe->flags & IORING_CQE_F_MORE))
+        uzc_slots_settle_all(r->slots, key, places, true, 0);
 }
 
-static void reap_cqes(uzc_ring *r) {
+static uint32_t place_of(const struct io_uring_cqe *cqe) {
+    return 1u << ((uint32_t)cqe->user_data / UZC_KEY_STEP);
+}
+
+/* Whether two CQEs are of the same run, and say the same. */
+static bool is_alike(const struct io_uring_cqe *a, const struct io_uring_cqe *b) {
+    return !((a->user_data ^ b->user_data) & ~(uint64_t)UZC_KEY_PLACES) && a->res == b->res &&
+           a->flags == b->flags;
+}
+
+/* Takes what is in the CQ: CQEs of one run, in its order, are taken as one. */
+static void take_cqes(uzc_ring *r) {
     struct io_uring_cqe *cqe;
-    unsigned head, count;
-    for (;;) {
-        count = 0;
-        io_uring_for_each_cqe(&r->ring, head, cqe) {
-            take_cqe(r, cqe);
-            count++;
+    const struct io_uring_cqe *first = NULL;
+    unsigned head, count = 0;
+    uint32_t places = 0;
+    io_uring_for_each_cqe(&r->ring, head, cqe) {
+        uint32_t place = place_of(cqe);
+        if (first && (place <= places || !is_alike(first, cqe))) {
+            take_cqe(r, first, places);
+            first = NULL;
         }
-        io_uring_cq_advance(&r->ring, count);
-        if (!(IO_URING_READ_ONCE(*r->ring.sq.kflags) & IORING_SQ_CQ_OVERFLOW))
-            break;
-        if (io_uring_get_events(&r->ring) < 0)
-            break;
+        places = first ? places | place : place;
+        first = first ? first : cqe;
+        count++;
     }
+    if (first)
+        take_cqe(r, first, places);
+    io_uring_cq_advance(&r->ring, count);
+}
+
+/* Takes CQEs until none is due: an enter runs only some of the deferred work (TASKRUN). */
+static void reap_cqes(uzc_ring *r) {
+    const unsigned due = IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN;
+    do
+        take_cqes(r);
+    while (IO_URING_READ_ONCE(*r->ring.sq.kflags) & due && io_uring_get_events(&r->ring) >= 0);
     if (IO_URING_READ_ONCE(*r->ring.cq.koverflow))
         uzc_slots_poison(r->slots);
 }
@@ -107,6 +130,16 @@ static int enable_ring(uzc_ring *r) {
     r->registered = io_uring_register_ring_fd(&r->ring) == 1; /* else enter_ring_fd is ring_fd */
     r->enabled = true;
     return 0;
+}
+
+/* Submits, and takes everything that is due. A ring with DEFER_TASKRUN runs the deferred work of an enter
+ * until there are as many CQEs as it is to wait for, or 20: with less than one for each request notifications
+ * would be left behind with every batch of more than 20. It does not wait, as the results are there at once,
+ * and where they are not, the limit of time is 0. */
+static int submit_and_get_events(uzc_ring *r, unsigned count) {
+    struct __kernel_timespec no_time = {0};
+    struct io_uring_cqe *first;
+    return io_uring_submit_and_wait_timeout(&r->ring, &first, count, &no_time, NULL);
 }
 
 /* One io_uring_enter(), which a signal ends: io_uring_wait_cqes() loops, and Python could not handle it. */
@@ -136,7 +169,7 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     if (wait && timeout_ns < 0)
         error = io_uring_submit_and_wait(&r->ring, wait);
     else if (ready && (submit || wait)) /* with a limit, the caller's next call waits */
-        error = io_uring_submit_and_get_events(&r->ring);
+        error = submit_and_get_events(r, ready);
     else if (wait)
         error = wait_cqes(r, wait, timeout_ns);
     else

@@ -69,7 +69,31 @@ static void prepare_sqe(uzc_ring *r, struct io_uring_sqe *sqe, const uzc_send *s
         sqe->flags |= IOSQE_FIXED_FILE;
 }
 
-int64_t ring_queue(void *engine, const uzc_send *s) {
+/* Whether the SQEs of a run differ in nothing but the address and the key. */
+static bool is_uniform(const uzc_send *s, const void *segment_control) {
+    return !s->message && !segment_control && !s->to && s->buffers <= 1;
+}
+
+/* SQEs for `count` requests of the send, from `at` on. The first is prepared, the others are copies of it. */
+static void fill_sqes(uzc_ring *r, const uzc_send *s, uint64_t at, uint32_t count, uint64_t key,
+                      void *segment_control) {
+    const bool uniform = is_uniform(s, segment_control);
+    const struct io_uring_sqe *first = NULL;
+    for (uint32_t i = 0; i < count; i++) {
+        const char *data = s->data + (at + i) * s->stride;
+        struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
+        if (first && uniform) {
+            *sqe = *first;
+            sqe->addr = (uintptr_t)data;
+        } else {
+            prepare_sqe(r, sqe, s, data, segment_control);
+            first = sqe;
+        }
+        sqe->user_data = key + (uint64_t)i * UZC_KEY_STEP;
+    }
+}
+
+int64_t ring_queue(void *engine, const uzc_send *s, uint32_t *references) {
     uzc_ring *r = engine;
     int error = uzc_slots_begin(r->slots);
     if (error)
@@ -78,19 +102,19 @@ int64_t ring_queue(void *engine, const uzc_send *s) {
     if (!io_uring_sq_ready(&r->ring))
         uzc_tick(r->slots);
     void *segment_control = s->segment ? control_of(r, s->segment) : NULL;
-    int64_t queued = 0, why = s->segment && !segment_control ? -ENOMEM : room ? 0 : UZC_E_QUEUE;
-    while (!why && queued < s->count && queued < room) {
-        int64_t key = uzc_slots_attach(r->slots, s, s->user_data + (uint64_t)queued);
+    uint32_t queued = 0, limit = s->count < room ? s->count : room;
+    int64_t why = s->segment && !segment_control ? -ENOMEM : room ? 0 : UZC_E_QUEUE;
+    while (!why && queued < limit) {
+        uint32_t count = s->flush ? 1 : limit - queued;
+        int64_t key = uzc_slots_attach(r->slots, s, s->user_data + queued, &count, references);
         if (key < 0) {
             why = key;
             break;
         }
-        struct io_uring_sqe *sqe = io_uring_get_sqe(&r->ring);
-        prepare_sqe(r, sqe, s, s->data + (uint64_t)queued * s->stride, segment_control);
-        sqe->user_data = (uint64_t)key;
+        fill_sqes(r, s, queued, count, (uint64_t)key, segment_control);
         if (s->flush)
             uzc_slots_flush_inside(r->slots, s->slot);
-        queued++;
+        queued += count;
     }
     uzc_slots_end(r->slots);
     return queued ? queued : why;

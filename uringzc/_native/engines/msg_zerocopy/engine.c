@@ -79,7 +79,7 @@ void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *e) {
     set_readable(e, stats.unread_completions || stats.unread_notifications || e->poll_count);
 }
 
-static int64_t msg_zerocopy_queue(void *engine, const uzc_send *send) {
+static int64_t msg_zerocopy_queue(void *engine, const uzc_send *send, uint32_t *references) {
     uzc_msg_zerocopy *e = engine;
     int error = uzc_slots_begin(e->slots);
     if (error)
@@ -88,7 +88,8 @@ static int64_t msg_zerocopy_queue(void *engine, const uzc_send *send) {
         uzc_tick(e->slots);
     int64_t queued = 0, why = e->entry_count == e->max_entries ? UZC_E_QUEUE : 0;
     while (!why && queued < send->count && e->entry_count < e->max_entries) {
-        int64_t key = uzc_slots_attach(e->slots, send, send->user_data + (uint64_t)queued);
+        uint32_t one = 1;
+        int64_t key = uzc_slots_attach(e->slots, send, send->user_data + (uint64_t)queued, &one, references);
         if (key < 0) {
             why = key;
             break;
