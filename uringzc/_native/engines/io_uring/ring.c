@@ -110,12 +110,14 @@ static void take_cqes(uzc_ring *r) {
     io_uring_cq_advance(&r->ring, count);
 }
 
-/* Takes CQEs until none is due: an enter runs only some of the deferred work (TASKRUN). */
+/* An enter runs only some of the deferred work: it is repeated until it brings nothing more. The flag alone
+ * does not say that there is any, since another CPU may set it after the work was done. */
 static void reap_cqes(uzc_ring *r) {
     const unsigned due = IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN;
     do
         take_cqes(r);
-    while (IO_URING_READ_ONCE(*r->ring.sq.kflags) & due && io_uring_get_events(&r->ring) >= 0);
+    while (IO_URING_READ_ONCE(*r->ring.sq.kflags) & due && io_uring_get_events(&r->ring) >= 0 &&
+           io_uring_cq_ready(&r->ring));
     if (IO_URING_READ_ONCE(*r->ring.cq.koverflow))
         uzc_slots_poison(r->slots);
 }
