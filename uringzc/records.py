@@ -71,7 +71,7 @@ class Batch(Sequence[T]):
     takes them) and ``numpy.asarray(batch)``, a structured array without a copy.
     """
 
-    __slots__ = ("_data", "_record")
+    __slots__ = ("_data", "_record")  # _native/request/batch_calls.c makes most of them
 
     def __init__(self, data: bytearray, record: Record[T]) -> None:
         self._data = data

@@ -2,6 +2,7 @@
 /* The module _send: its types and functions. */
 #include "delegate.h"
 #include "request/arguments.h"
+#include "request/batch_calls.h"
 #include "request/memory.h"
 #include "request/queue_type.h"
 #include "request/sockets.h"
@@ -48,7 +49,8 @@ static const struct {
 
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || memory_init() < 0 || timer_init() < 0)
+    if (!module || sockets_init() < 0 || arguments_init() < 0 || batch_calls_init() < 0 ||
+        memory_init() < 0 || timer_init() < 0)
         return NULL;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         *types[i].type = (PyTypeObject *)PyType_FromSpec(types[i].spec);
