@@ -1,7 +1,7 @@
 # The types of the compiled module; tests/project/test_structure.py compares them. Final: written by C alone.
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar, final
 
 from typing_extensions import Buffer, ParamSpec
@@ -89,6 +89,14 @@ class Queue:
     busy: Final[bool]
     submitted: Final[int]
     inside: Final[int]
+
+@final
+class Records(Iterator[T]):
+    """The records in `data` from byte `at` on, each `size` bytes, as named tuples."""
+
+    def __new__(cls, data: bytearray, at: int, size: int, codes: str, kind: type[T], /) -> Records[T]: ...
+    def __iter__(self) -> Records[T]: ...
+    def __next__(self) -> T: ...
 
 @final
 class Arena:

@@ -44,7 +44,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from uringzc._send import owner
@@ -98,10 +97,10 @@ _NOTIFICATION_FIELDS = [
     *(("nbytes", "u8"), ("copied", "i8"), ("failed", "u8")),
 ]
 COMPLETION_FIELDS = [("user_data", "u8"), ("result", "i4"), ("flags", "u4")]
-COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Completion(fields[0], fields[1]))
-NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
+COMPLETION = Record(COMPLETION_FIELDS, Completion)
+NOTIFICATION = Record(_NOTIFICATION_FIELDS, Notification)
 #: where the kernel cannot say what it copied
-NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, notification)
+NOTIFICATION_UNKNOWN = Record(_NOTIFICATION_FIELDS, Notification, unknown="copied")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
@@ -58,7 +57,7 @@ class RawCompletion(NamedTuple):
         return OSError(-self.res, os.strerror(-self.res)) if self.res < 0 and not self.notif else None
 
 
-_RAW: Record[RawCompletion] = Record(COMPLETION_FIELDS, partial(tuple.__new__, RawCompletion))
+_RAW = Record(COMPLETION_FIELDS, RawCompletion)
 
 
 class Ring(Facade, Delegate):

@@ -43,7 +43,6 @@ static PyObject *target_of(PyObject *self, PyTypeObject *type) {
         PyObject *target = target_of(self, type);                                                            \
         return target ? method(target, value) : NULL;                                                        \
     }
-
 #define NONE(name, type, method)                                                                             \
     static PyObject *name(PyObject *self, PyObject *Py_UNUSED(unused)) {                                     \
         PyObject *target = target_of(self, type);                                                            \
@@ -55,15 +54,10 @@ static PyObject *target_of(PyObject *self, PyTypeObject *type) {
         PyObject *target = target_of(self, type);                                                            \
         return target ? method(target, self, args, count, keywords) : NULL;                                  \
     }
-#define ONE_OWNER(name, type, method)                                                                        \
-    static PyObject *name(PyObject *self, PyObject *value) {                                                 \
-        PyObject *target = target_of(self, type);                                                            \
-        return target ? method(target, self, value) : NULL;                                                  \
-    }
 
 FASTCALL(scheduler_send, queue_type, queue_send)
 FASTCALL(scheduler_send_run, queue_type, queue_send_run)
-ONE_OWNER(scheduler_flush, queue_type, queue_flush)
+FASTCALL_OWNER(scheduler_flush, queue_type, queue_flush)
 NONE(scheduler_submit, queue_type, queue_submit)
 FASTCALL_OWNER(scheduler_reap_completions, queue_type, queue_reap_completions)
 FASTCALL_OWNER(scheduler_reap_notifications, queue_type, queue_reap_notifications)
@@ -83,7 +77,7 @@ ONE(tcp_send_buffers, stream_type, stream_send_buffers)
 static const PyMethodDef compiled_methods[] = {
     KEYWORDS("Scheduler.send", scheduler_send),
     KEYWORDS("Scheduler.send_run", scheduler_send_run),
-    {"Scheduler.flush", scheduler_flush, METH_O, NULL},
+    KEYWORDS("Scheduler.flush", scheduler_flush),
     {"Scheduler.submit", scheduler_submit, METH_NOARGS, NULL},
     KEYWORDS("Scheduler.reap_completions", scheduler_reap_completions),
     KEYWORDS("Scheduler.reap_notifications", scheduler_reap_notifications),

@@ -5,6 +5,7 @@
 #include "request/batch_calls.h"
 #include "request/memory.h"
 #include "request/queue_type.h"
+#include "request/records.h"
 #include "request/sockets.h"
 #include "tcp/sender.h"
 #include "udp/arena.h"
@@ -43,9 +44,9 @@ static struct PyModuleDef definition = {
 static const struct {
     PyTypeObject **type;
     PyType_Spec *spec;
-} types[] = {{&memory_type, &memory_spec},    {&queue_type, &queue_spec},     {&arena_type, &arena_spec},
-             {&lease_type, &lease_spec},      {&batcher_type, &batcher_spec}, {&stream_type, &stream_spec},
-             {&delegate_type, &delegate_spec}};
+} types[] = {{&memory_type, &memory_spec},     {&queue_type, &queue_spec},     {&arena_type, &arena_spec},
+             {&lease_type, &lease_spec},       {&batcher_type, &batcher_spec}, {&stream_type, &stream_spec},
+             {&delegate_type, &delegate_spec}, {&records_type, &records_spec}};
 
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);

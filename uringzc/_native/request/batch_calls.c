@@ -44,14 +44,18 @@ static PyObject *new_object(PyObject *type, PyObject *name, PyObject *value, PyO
     return made;
 }
 
-PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *slot) {
+PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *const *args, Py_ssize_t count,
+                      PyObject *keywords) {
+    static const Signature signature = {"flush", 1, 1, 1, {SLOT}};
     Queue *q = (Queue *)self;
+    PyObject *a[ARGUMENTS] = {NULL};
     uint64_t index = 0;
-    if (parse_number(slot, SLOT, UZC_MAX_SLOTS - 1, &index) < 0 || check_exclusive(q) < 0)
+    if (parse_arguments(&signature, args, count, keywords, a) < 0 ||
+        parse_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &index) < 0 || check_exclusive(q) < 0)
         return NULL;
     int64_t number = q->calls->flush(q->slots, (uint32_t)index);
     if (number < 0) /* which raises */
-        return PyObject_CallMethod(q->slots_object, "flush", "O", slot);
+        return PyObject_CallMethod(q->slots_object, "flush", "O", a[SLOT]);
     q->busy = 1;
     int error = tidy(q);
     q->busy = 0;

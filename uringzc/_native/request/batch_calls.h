@@ -6,7 +6,8 @@
 #include "request/queue.h"
 
 int batch_calls_init(void);
-PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *slot);
+PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *const *args, Py_ssize_t count,
+                      PyObject *keywords);
 PyObject *queue_submit(PyObject *self);
 PyObject *queue_reap_completions(PyObject *self, PyObject *owner, PyObject *const *args, Py_ssize_t count,
                                  PyObject *keywords);
