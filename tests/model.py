@@ -7,7 +7,6 @@ in lists, and counts them when it is asked. ``SlotAccounting`` has the same meth
 import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from uringzc._uring import ffi, lib
 from uringzc.errors import E_COMPLETIONS, E_NOTIFICATIONS, E_REQUESTS
@@ -314,11 +313,15 @@ class SlotAccounting:
             self.references -= 1
         return released
 
-    def take_completions(self) -> list[Any]:
-        return list(self.slots.take_completions())
+    def take_completions(self) -> list[Completion]:
+        out = ffi.new("uzc_completion[]", int(self.slots.counts().unread_completions))
+        assert lib.uzc_slots_completions(self.pointer, out, len(out)) == len(out)
+        return [Completion(int(each.user_data), int(each.result)) for each in out]
 
     def take_notifications(self) -> list[Notification]:
-        return list(self.slots.take_notifications())
+        out = ffi.new("uzc_notification[]", int(self.slots.counts().unread_notifications))
+        assert lib.uzc_slots_notifications(self.pointer, out, len(out)) == len(out)
+        return [Notification(*(int(getattr(each, name)) for name in Notification._fields)) for each in out]
 
     def stats(self) -> dict[str, int]:
         counts = self.slots.counts()

@@ -1,13 +1,14 @@
 # The types of the compiled module; tests/project/test_structure.py compares them. Final: written by C alone.
 import socket
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, TypeVar, final
 
 from typing_extensions import Buffer, ParamSpec
 
 from uringzc.address import Address
 from uringzc.memory import Pinned, Region, Vector
+from uringzc.notif import Batch, Notifier, Slots
 from uringzc.senders.tcp_slow_path import TcpSlowPath
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
@@ -48,10 +49,16 @@ class Queue:
         pin: Callable[..., Pinned],  # of the data; in debug mode also offset and length of what is sent
         pack: Callable[[int, Any], bytes],
         refuse: Callable[[int], None],
-        region_type: type[Region],
-        retired: deque[tuple[int, int]],
         claimed: Callable[[], None],
+        tidy: Callable[[], None],
         verify: Callable[[Any], None] | None,  # debug mode
+        region_type: type[Region],
+        notifier_type: type[Notifier],
+        batch_type: type[Batch[Any]],
+        slots_object: Slots,
+        retired: deque[tuple[int, int]],  # of this and the next two, C sees whether they are empty
+        parked: list[Any],
+        to_detach: list[UdpBatcher | TcpStream],
         /,
     ) -> Queue: ...
     def send(
@@ -69,30 +76,27 @@ class Queue:
         flush: bool = ...,
         msg_flags: int = ...,
     ) -> None: ...
-    def run(
-        self,
-        sock: socket.socket,
-        region: Region | Buffer,
-        size: int,
-        count: int,
-        stride: int | None = ...,
-        *,
-        offset: int = ...,
-        to: Address | None = ...,
-        zero_copy: bool = ...,
-        slot: int = ...,
-        user_data: int = ...,
-        flush: bool = ...,
-    ) -> int: ...
     def enter(self, submit: int, wait: int, timeout_ns: int, /) -> int: ...
+    def poll(self, submit: bool, /) -> None: ...
+    def tidy(self) -> None: ...
+    def signal(self) -> None: ...
     def release(self) -> None: ...
     def raise_modified(self) -> None: ...
     def clear_socket_cache(self) -> None: ...
     def detach(self) -> None: ...
+    def abandon(self) -> None: ...
     def exclusive(self, function: Callable[P, T], /, *args: P.args, **none: P.kwargs) -> T: ...
     busy: Final[bool]
     submitted: Final[int]
     inside: Final[int]
+
+@final
+class Records(Iterator[T]):
+    """The records in `data` from byte `at` on, each `size` bytes, as named tuples."""
+
+    def __new__(cls, data: bytearray, at: int, size: int, codes: str, kind: type[T], /) -> Records[T]: ...
+    def __iter__(self) -> Records[T]: ...
+    def __next__(self) -> T: ...
 
 @final
 class Arena:

@@ -44,7 +44,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Annotated, Any, NamedTuple, Protocol
 
 from uringzc._send import owner
@@ -98,10 +97,10 @@ _NOTIFICATION_FIELDS = [
     *(("nbytes", "u8"), ("copied", "i8"), ("failed", "u8")),
 ]
 COMPLETION_FIELDS = [("user_data", "u8"), ("result", "i4"), ("flags", "u4")]
-COMPLETION: Record[Completion] = Record(COMPLETION_FIELDS, lambda fields: Completion(fields[0], fields[1]))
-NOTIFICATION: Record[Notification] = Record(_NOTIFICATION_FIELDS, partial(tuple.__new__, Notification))
+COMPLETION = Record(COMPLETION_FIELDS, Completion)
+NOTIFICATION = Record(_NOTIFICATION_FIELDS, Notification)
 #: where the kernel cannot say what it copied
-NOTIFICATION_UNKNOWN: Record[Notification] = Record(_NOTIFICATION_FIELDS, notification)
+NOTIFICATION_UNKNOWN = Record(_NOTIFICATION_FIELDS, Notification, unknown="copied")
 
 
 @dataclass(frozen=True)
@@ -208,30 +207,6 @@ class Slots:
         oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
         return snapshot(Stats, c, nbytes_copied=c.copied, oldest=oldest)
 
-    def take_completions(self) -> Batch[Any]:
-        """All unread completions, oldest first."""
-        data = bytearray(self.completion.size * self.counts().unread_completions)
-        if data:
-            out = ffi.from_buffer("uzc_completion[]", data)
-            _shorten(data, out, self._check(lib.uzc_slots_completions(self.pointer, out, len(out))))
-        return Batch(data, self.completion)
-
-    def take_notifications(self) -> Batch[Notification]:
-        """All unread notifications, in the order in which they came due."""
-        data = bytearray(self.notification.size * self.counts().unread_notifications)
-        if data:
-            out = ffi.from_buffer("uzc_notification[]", data)
-            _shorten(data, out, self._check(lib.uzc_slots_notifications(self.pointer, out, len(out))))
-        return Batch(data, self.notification)
-
-
-def _shorten(data: bytearray, records: Any, count: int) -> None:
-    """Keeps `count` records: a call in a signal handler may have read some that were counted before."""
-    if count < len(records):
-        size = len(data) // len(records)
-        ffi.release(records)
-        del data[count * size :]
-
 
 def _u64(name: str, value: int) -> None:
     if not isinstance(value, int):
@@ -260,7 +235,7 @@ class Notifier:
     the sender reads the notifications itself.
     """
 
-    __slots__ = ("_engine", "_numbers")
+    __slots__ = ("_engine", "_numbers")  # C makes those of Scheduler.flush()
 
     def __init__(self, engine: Waiter, *numbers: int) -> None:
         self._engine = engine

@@ -1,12 +1,12 @@
 """Records that programs read: batches of them, help() that explains their fields, and renamed fields."""
 
 import inspect
-import struct
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar, get_args, overload
 
+from uringzc._send import Records
 from uringzc.errors import counted
 
 T = TypeVar("T")
@@ -54,14 +54,23 @@ def renamed(old: str, new: str) -> property:
 
 
 class Record(Generic[T]):
-    """How records of one kind lie in memory, as C writes them, and the object that `make` makes of one."""
+    """How records of one kind lie in memory, as C writes them, and the named tuple that is made of one.
 
-    def __init__(self, fields: Sequence[tuple[str, str]], make: Callable[[tuple[int, ...]], T]) -> None:
+    It has as many of the fields, the first ones. `unknown`: one that is None where it is negative.
+    """
+
+    def __init__(self, fields: Sequence[tuple[str, str]], kind: type[T], unknown: str = "") -> None:
         codes = {"u8": "Q", "i8": "q", "u4": "I", "i4": "i"}
-        self.format = struct.Struct("=" + "".join(codes[kind] for _, kind in fields))
-        self.size = self.format.size
-        self.dtype = [(name, _ORDER + kind) for name, kind in fields]
-        self.make = make
+        self.size = sum(int(code[1]) for _, code in fields)
+        self.dtype = [(name, _ORDER + code) for name, code in fields]
+        self.kind = kind
+        used = fields[: len(kind._fields)]  # type: ignore[attr-defined]
+        #: struct's, and n: see `unknown`
+        self.codes = "".join("n" if name == unknown else codes[code] for name, code in used)
+
+    def read(self, data: bytearray, at: int = 0) -> Iterator[T]:
+        """The objects of those from byte `at` on."""
+        return Records(data, at, self.size, self.codes, self.kind)
 
 
 class Batch(Sequence[T]):
@@ -71,7 +80,7 @@ class Batch(Sequence[T]):
     takes them) and ``numpy.asarray(batch)``, a structured array without a copy.
     """
 
-    __slots__ = ("_data", "_record")
+    __slots__ = ("_data", "_record")  # _native/request/batch_calls.c makes most of them
 
     def __init__(self, data: bytearray, record: Record[T]) -> None:
         self._data = data
@@ -81,7 +90,7 @@ class Batch(Sequence[T]):
         return len(self._data) // self._record.size
 
     def __iter__(self) -> Iterator[T]:
-        return map(self._record.make, self._record.format.iter_unpack(self._data))
+        return self._record.read(self._data)
 
     @overload
     def __getitem__(self, index: int) -> T: ...
@@ -96,7 +105,7 @@ class Batch(Sequence[T]):
                 bytearray().join(self._data[i * size : (i + 1) * size] for i in chosen), self._record
             )
         at = range(len(self))[index]
-        return self._record.make(self._record.format.unpack_from(self._data, at * size))
+        return next(self._record.read(self._data, at * size))
 
     def __repr__(self) -> str:
         shown = ", ".join(map(repr, self[:3])) + (", ..." if len(self) > 3 else "")

@@ -4,11 +4,12 @@ import errno
 import os
 import socket
 from collections.abc import Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 from uringzc import memory
+from uringzc._send import Delegate
 from uringzc.address import Address
+from uringzc.compiled import compiled
 from uringzc.engines.facade import Facade
 from uringzc.engines.io_uring import RingEngine
 from uringzc.kernel.reasons import Reason, refusal
@@ -56,10 +57,10 @@ class RawCompletion(NamedTuple):
         return OSError(-self.res, os.strerror(-self.res)) if self.res < 0 and not self.notif else None
 
 
-_RAW: Record[RawCompletion] = Record(COMPLETION_FIELDS, partial(tuple.__new__, RawCompletion))
+_RAW = Record(COMPLETION_FIELDS, RawCompletion)
 
 
-class Ring(Facade):
+class Ring(Facade, Delegate):
     """io_uring without slots, as liburing programs use it; memory is held until the kernel is done with it.
 
     Each request posts the CQEs that the kernel posts for it: SEND one, SEND_ZC and SENDMSG_ZC two (the result
@@ -71,6 +72,7 @@ class Ring(Facade):
     every submit. `max_inflight`: how many requests can have memory that is not free, 8192 if it is None.
     """
 
+    __slots__ = ("__dict__", "__weakref__", "_engine")
     _engine: RingEngine
 
     def __init__(
@@ -79,7 +81,9 @@ class Ring(Facade):
         self._engine = RingEngine(8192 if max_inflight is None else max_inflight, RAW, entries, cq_entries)
         self._engine.refuse.what = "Ring"
         self._engine.slots.completion = _RAW
+        self._delegate(self._engine.queue)
 
+    @compiled
     def send(
         self,
         sock: socket.socket,
@@ -93,17 +97,9 @@ class Ring(Facade):
         user_data: int = 0,
     ) -> None:
         """Queues a copying send. Matches io_uring_prep_send()."""
-        self._engine.queue.send(
-            *(sock, data),
-            offset=offset,
-            length=length,
-            to=to,
-            segment=segment,
-            zero_copy=False,
-            user_data=user_data,
-            msg_flags=msg_flags,
-        )
+        raise NotImplementedError  # it is in _native/request/send.c
 
+    @compiled
     def send_zc(
         self,
         sock: socket.socket,
@@ -121,17 +117,7 @@ class Ring(Facade):
         `segment` sends it as datagrams of that many bytes (UDP_SEGMENT), as ``sendmsg_zc`` does. Matches
         io_uring_prep_send_zc(), io_uring_prep_send_zc_fixed() and io_uring_prep_send_set_addr(). Linux 6.0.
         """
-        if segment:
-            self._require_sendmsg_zc()
-        self._engine.queue.send(
-            *(sock, data),
-            offset=offset,
-            length=length,
-            to=to,
-            segment=segment,
-            user_data=user_data,
-            msg_flags=msg_flags,
-        )
+        raise NotImplementedError  # it is in _native/request/send.c
 
     def sendmsg_zc(
         self,
@@ -159,6 +145,7 @@ class Ring(Facade):
             text = "this kernel has no IORING_OP_SENDMSG_ZC, which several buffers and segments need"
             raise refusal(errno.EOPNOTSUPP, Reason("sendmsg_zc", text, "run Linux 6.1 or later"))
 
+    @compiled
     def submit(self, wait: int = 0, timeout: float | None = None) -> int:
         """Hands what is queued to the kernel; returns how many were submitted since it was called before.
 
@@ -166,23 +153,18 @@ class Ring(Facade):
         that many CQEs can be reaped, `timeout` seconds are over, or nothing is in flight. Matches
         io_uring_submit_and_wait_timeout().
         """
-        engine = self._engine
-        engine.submit()
-        if wait:
-            counts = engine.slots.counts
+        raise NotImplementedError  # it is in _native/request/batch_calls.c
 
-            def missing() -> int:
-                now = counts()
-                return max(0, min(wait - int(now.unread_completions), int(now.in_flight)))
+    def _wait_cqes(self, wait: int, timeout: float | None) -> None:
+        counts = self._engine.slots.counts
 
-            engine.wait_for(missing, timeout, None)
-        return engine.newly_submitted()
+        def missing() -> int:
+            now = counts()
+            return max(0, min(wait - int(now.unread_completions), int(now.in_flight)))
 
+        self._engine.wait_for(missing, timeout, None)
+
+    @compiled
     def reap(self) -> "Batch[RawCompletion]":
         """All CQEs there are, without waiting. Matches io_uring_for_each_cqe() and io_uring_cq_advance()."""
-        engine = self._engine
-        if not engine.closed:
-            engine.poll()
-        batch: Batch[RawCompletion] = engine.slots.take_completions()
-        engine.signal()
-        return batch
+        raise NotImplementedError  # it is in _native/request/batch_calls.c

@@ -9,7 +9,6 @@ from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.choose import choose
 from uringzc.engines.facade import Facade
-from uringzc.errors import E_CLOSED
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.memory import Region
 from uringzc.notif import COMPLETIONS, Batch, Completion, Notification, Notifier, Slots
@@ -95,6 +94,7 @@ class Scheduler(Facade, Delegate):
         """
         raise NotImplementedError  # it is in _native/request/send.c
 
+    @compiled
     def send_run(
         self,
         sock: socket.socket,
@@ -118,16 +118,9 @@ class Scheduler(Facade, Delegate):
         Returns how many were queued, which a program has to check: fewer than `count` when no more can be in
         flight. Send the rest when notifications were reaped. BlockingIOError when none was queued.
         """
-        return self._engine.queue.run(
-            *(sock, region, size, count, stride),
-            offset=offset,
-            to=to,
-            zero_copy=zero_copy,
-            slot=slot,
-            user_data=user_data,
-            flush=flush,
-        )
+        raise NotImplementedError  # it is in _native/request/send.c
 
+    @compiled
     def flush(self, slot: int) -> Notifier | None:
         """Detaches the slot's notifier: no more is attached to it, and it will post its notification.
 
@@ -135,9 +128,9 @@ class Scheduler(Facade, Delegate):
         notification counts as unread until ``reap_notifications`` has returned it. OSError EINVAL for a slot
         that does not exist.
         """
-        number = self._engine.queue.exclusive(self._engine.slots.flush, slot)
-        return Notifier(self._engine, number) if number else None
+        raise NotImplementedError  # this and the rest are in _native/request/batch_calls.c
 
+    @compiled
     def submit(self) -> int:
         """Hands what is queued to the kernel, and takes every result there is.
 
@@ -145,28 +138,32 @@ class Scheduler(Facade, Delegate):
         submits it; so do calls that wait, and senders that share the scheduler (theirs are counted too).
         Matches io_uring_submit_and_get_events().
         """
-        self._engine.submit()
-        return self._engine.newly_submitted()
+        raise NotImplementedError
 
+    @compiled
     def reap_completions(self, wait: int = 0, timeout: float | None = None) -> Batch[Completion]:
         """The results of requests. Says nothing about their memory.
 
         With `wait`, submits and blocks until that many can be read, `timeout` seconds are over, or no more
         can come. Without, it polls and never blocks.
         """
+        raise NotImplementedError
+
+    @compiled
+    def reap_notifications(self, wait: int = 0, timeout: float | None = None) -> Batch[Notification]:
+        """Notifications: memory that is free again. `wait` and `timeout` as in reap_completions."""
+        raise NotImplementedError
+
+    def _wait_completions(self, wait: int, timeout: float | None) -> None:
         counts = self._engine.slots.counts
 
         def missing() -> int:
             now = counts()
             return max(0, min(wait - int(now.unread_completions), int(now.awaiting)))
 
-        self._wait(wait, timeout, missing if self._completions != "none" else lambda: 0)
-        batch: Batch[Completion] = self._engine.slots.take_completions()
-        self._engine.signal()
-        return batch
+        self._wait(missing if self._completions != "none" else lambda: 0, timeout)
 
-    def reap_notifications(self, wait: int = 0, timeout: float | None = None) -> Batch[Notification]:
-        """Notifications: memory that is free again. `wait` and `timeout` as in reap_completions."""
+    def _wait_notifications(self, wait: int, timeout: float | None) -> None:
         counts = self._engine.slots.counts
 
         def missing() -> int:
@@ -175,25 +172,13 @@ class Scheduler(Facade, Delegate):
             # each request in flight owes a CQE at least: for all notifiers, wait for all of those at once
             return max(0, more if more < now.flushed else now.unsettled) if more > 0 else 0
 
-        self._wait(wait, timeout, missing)
-        batch = self._engine.slots.take_notifications()
-        self._engine.signal()
-        return batch
+        self._wait(missing, timeout)
 
-    def _wait(self, wait: int, timeout: float | None, missing: Callable[[], int]) -> None:
-        if wait < 0:
-            raise ValueError(f"wait must not be negative: {wait}")
-        engine = self._engine
-        if engine.dead:
-            engine.refuse(E_CLOSED)
-        if engine.closed:
-            return
+    def _wait(self, missing: Callable[[], int], timeout: float | None) -> None:
         if missing():
-            engine.wait_for(missing, timeout, None)
-        elif wait:
-            engine.submit()
+            self._engine.wait_for(missing, timeout, None)
         else:
-            engine.poll()
+            self._engine.submit()
 
     def errors(self, sock: socket.socket) -> list[ErrorMessage]:
         """What the socket's error queue holds, oldest first, and is then forgotten: ICMP errors, timestamps.

@@ -9,7 +9,7 @@ import pytest
 from conftest import Pair
 
 import uringzc
-from uringzc import Scheduler, TcpSender, UdpSender
+from uringzc import Ring, Scheduler, TcpSender, UdpSender
 from uringzc.engines import lifetime
 
 # ruff: noqa: PT031 - what is to be warned of comes at the end of what leads to it
@@ -62,6 +62,15 @@ def test_a_bound_method_keeps_its_tcp_sender(tcp_pair: Pair) -> None:
             "(self, /, sock, data, *, offset=0, length=None, to=None, segment=0, ",
             "Queues one send",
         ),
+        (Scheduler.send_run, "(self, /, sock, region, size, count, stride=None, ", "in one: request i has"),
+        (Scheduler.flush, "(self, /, slot)", "Detaches the slot's notifier"),
+        (Scheduler.submit, "(self, /)", "takes every result there is"),
+        (Scheduler.reap_completions, "(self, /, wait=0, timeout=None)", "blocks until that many"),
+        (Scheduler.reap_notifications, "(self, /, wait=0, timeout=None)", "memory that is free again"),
+        (Ring.send, "(self, /, sock, data, *, offset=0, length=None, to=None, ", "copying send"),
+        (Ring.send_zc, "(self, /, sock, data, *, offset=0, length=None, to=None, ", "zero-copy send"),
+        (Ring.submit, "(self, /, wait=0, timeout=None)", "io_uring_submit_and_wait_timeout"),
+        (Ring.reap, "(self, /)", "All CQEs there are"),
     ],
     ids=lambda value: getattr(value, "__qualname__", ""),
 )
@@ -87,7 +96,7 @@ def test_a_subclass_can_override_a_compiled_method(udp_pair: Pair) -> None:
 
 @pytest.mark.engines
 def test_an_object_without_init_is_refused() -> None:
-    for kind in (UdpSender, TcpSender, Scheduler):
+    for kind in (UdpSender, TcpSender, Scheduler, Ring):
         with pytest.raises(RuntimeError, match="was not made"):
             kind.__new__(kind).send(b"x")  # type: ignore[attr-defined]
     with pytest.raises(TypeError):

@@ -1,5 +1,6 @@
 """A reap in a signal handler, or an interrupt, between any two steps of a call harms neither."""
 
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ import pytest
 from conftest import Pair
 
 import uringzc
-from uringzc import notif, scheduler
+from uringzc import scheduler
 from uringzc.engines import base, facade
 
 COUNT = 100
@@ -39,25 +40,39 @@ def traced(code: set[str], come: Callable[[FrameType, str], None], opcodes: bool
         sys.settrace(before)
 
 
+@contextmanager
+def profiled(come: Callable[[str, Any], None]) -> Iterator[None]:
+    """`come` is called with "c_call" and "c_return", and the function, around calls of compiled ones."""
+    before = sys.getprofile()
+    sys.setprofile(lambda frame, event, function: come(event, function))
+    try:
+        yield
+    finally:
+        sys.setprofile(before)
+
+
+@pytest.mark.parametrize("when", ["c_call", "c_return"])
 @pytest.mark.parametrize("what", ["completions", "notifications"])
-def test_a_reap_inside_a_reap_reads_each_record_once(udp_pair: Pair, what: str) -> None:
-    """Each record is read once, and none is invented."""
+def test_a_reap_around_a_reap_reads_each_record_once(udp_pair: Pair, what: str, when: str) -> None:
+    """Each record is read once, and none is invented: nothing comes between counting and reading them."""
     with uringzc.Scheduler([7]) as s:
         for n in range(COUNT):
-            s.send(udp_pair.tx, b"x", user_data=n + 1, flush=True)
+            s.send(udp_pair.tx, b"x", user_data=n, flush=True)
         s.submit()
         s.drain()
         reap = getattr(s, f"reap_{what}")
         inner: list[Any] = []
 
-        def come(frame: FrameType, event: str) -> None:
-            if frame.f_code.co_name == f"take_{what}" and frame.f_locals.get("data") and not inner:
-                inner.extend(reap())  # as a signal handler would
+        def come(event: str, function: Any) -> None:
+            if event == when and function == reap:
+                inner.append(list(reap()))  # as a signal handler would
 
-        with traced({notif.__file__}, come, opcodes=False):
+        with profiled(come):
             outer = list(reap())
-        assert len(inner) == COUNT
-        assert outer == []
+        assert len(inner) == 1
+        assert (len(inner[0]), len(outer)) == ((COUNT, 0) if when == "c_call" else (0, COUNT))
+        number = operator.attrgetter("user_data" if what == "completions" else "sequence")
+        assert sorted(map(number, [*inner[0], *outer])) == list(range(COUNT))
         kept = "notifications" if what == "completions" else "completions"
         assert len(getattr(s, f"reap_{kept}")()) == COUNT
     udp_pair.receive(COUNT)

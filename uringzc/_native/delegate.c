@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* The type Delegate: the base of public classes (Scheduler, UdpSender, TcpSender) some of whose methods are
- * compiled and work on another object, the target. They are descriptors of the class: a bound method refers
- * to the public object, a subclass can override it, and a call makes no Python frame. */
+/* The type Delegate: the base of public classes (Scheduler, Ring, UdpSender, TcpSender) some of whose methods
+ * are compiled and work on another object, the target. They are descriptors of the class: a bound method
+ * refers to the public object, a subclass can override it, and a call makes no Python frame. */
 #include "delegate.h"
 
+#include "request/batch_calls.h"
 #include "request/queue_type.h"
 #include "request/send.h"
 #include "tcp/send.h"
@@ -42,17 +43,49 @@ static PyObject *target_of(PyObject *self, PyTypeObject *type) {
         PyObject *target = target_of(self, type);                                                            \
         return target ? method(target, value) : NULL;                                                        \
     }
+#define NONE(name, type, method)                                                                             \
+    static PyObject *name(PyObject *self, PyObject *Py_UNUSED(unused)) {                                     \
+        PyObject *target = target_of(self, type);                                                            \
+        return target ? method(target) : NULL;                                                               \
+    }
+/* The same, of a method that calls the public object where something is special. */
+#define FASTCALL_OWNER(name, type, method)                                                                   \
+    static PyObject *name(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {     \
+        PyObject *target = target_of(self, type);                                                            \
+        return target ? method(target, self, args, count, keywords) : NULL;                                  \
+    }
 
 FASTCALL(scheduler_send, queue_type, queue_send)
+FASTCALL(scheduler_send_run, queue_type, queue_send_run)
+FASTCALL_OWNER(scheduler_flush, queue_type, queue_flush)
+NONE(scheduler_submit, queue_type, queue_submit)
+FASTCALL_OWNER(scheduler_reap_completions, queue_type, queue_reap_completions)
+FASTCALL_OWNER(scheduler_reap_notifications, queue_type, queue_reap_notifications)
+FASTCALL(ring_send, queue_type, queue_send_raw)
+FASTCALL_OWNER(ring_send_zc, queue_type, queue_send_zc_raw)
+FASTCALL_OWNER(ring_submit, queue_type, queue_submit_raw)
+NONE(ring_reap, queue_type, queue_reap_raw)
 FASTCALL(udp_send, batcher_type, batcher_send)
 POSITIONAL(udp_sendto, batcher_type, batcher_sendto)
 ONE(udp_lease, batcher_type, batcher_lease)
 ONE(tcp_send, stream_type, stream_send)
 ONE(tcp_send_buffers, stream_type, stream_send_buffers)
 
+#define KEYWORDS(name, function)                                                                             \
+    { name, (PyCFunction)(void (*)(void))function, METH_FASTCALL | METH_KEYWORDS, NULL }
+
 static const PyMethodDef compiled_methods[] = {
-    {"Scheduler.send", (PyCFunction)(void (*)(void))scheduler_send, METH_FASTCALL | METH_KEYWORDS, NULL},
-    {"UdpSender.send", (PyCFunction)(void (*)(void))udp_send, METH_FASTCALL | METH_KEYWORDS, NULL},
+    KEYWORDS("Scheduler.send", scheduler_send),
+    KEYWORDS("Scheduler.send_run", scheduler_send_run),
+    KEYWORDS("Scheduler.flush", scheduler_flush),
+    {"Scheduler.submit", scheduler_submit, METH_NOARGS, NULL},
+    KEYWORDS("Scheduler.reap_completions", scheduler_reap_completions),
+    KEYWORDS("Scheduler.reap_notifications", scheduler_reap_notifications),
+    KEYWORDS("Ring.send", ring_send),
+    KEYWORDS("Ring.send_zc", ring_send_zc),
+    KEYWORDS("Ring.submit", ring_submit),
+    {"Ring.reap", ring_reap, METH_NOARGS, NULL},
+    KEYWORDS("UdpSender.send", udp_send),
     {"UdpSender.sendto", (PyCFunction)(void (*)(void))udp_sendto, METH_FASTCALL, NULL},
     {"UdpSender.lease", udp_lease, METH_O, NULL},
     {"TcpSender.send", tcp_send, METH_O, NULL},

@@ -2,8 +2,10 @@
 /* The module _send: its types and functions. */
 #include "delegate.h"
 #include "request/arguments.h"
+#include "request/batch_calls.h"
 #include "request/memory.h"
 #include "request/queue_type.h"
+#include "request/records.h"
 #include "request/sockets.h"
 #include "tcp/sender.h"
 #include "udp/arena.h"
@@ -42,13 +44,14 @@ static struct PyModuleDef definition = {
 static const struct {
     PyTypeObject **type;
     PyType_Spec *spec;
-} types[] = {{&memory_type, &memory_spec},    {&queue_type, &queue_spec},     {&arena_type, &arena_spec},
-             {&lease_type, &lease_spec},      {&batcher_type, &batcher_spec}, {&stream_type, &stream_spec},
-             {&delegate_type, &delegate_spec}};
+} types[] = {{&memory_type, &memory_spec},     {&queue_type, &queue_spec},     {&arena_type, &arena_spec},
+             {&lease_type, &lease_spec},       {&batcher_type, &batcher_spec}, {&stream_type, &stream_spec},
+             {&delegate_type, &delegate_spec}, {&records_type, &records_spec}};
 
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || memory_init() < 0 || timer_init() < 0)
+    if (!module || sockets_init() < 0 || arguments_init() < 0 || batch_calls_init() < 0 ||
+        memory_init() < 0 || timer_init() < 0)
         return NULL;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         *types[i].type = (PyTypeObject *)PyType_FromSpec(types[i].spec);

@@ -177,6 +177,10 @@ typedef struct {
      * posted. It may return before that, after it has submitted or when a signal came (-EINTR): the caller
      * checks, and calls again. Returns the requests submitted. */
     int64_t (*enter)(void *engine, int submit, uint32_t wait, int64_t timeout_ns);
+    /* Whether enter() without `submit` and `wait` may find anything. */
+    int (*needs_enter)(const void *engine);
+    /* Brings the descriptor of fileno() up to date with what can be read, if it was made. */
+    void (*signal)(void *engine);
     /* The program closed the descriptor: requests that are queued for it will fail with EBADF. */
     void (*revoke)(void *engine, int fd);
     /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. */
@@ -184,16 +188,20 @@ typedef struct {
     /* The calls below are of the engine's slots. They go on with these when the engine has ended: no
      * requests, and new ones are refused with UZC_E_CLOSED. */
     uzc_slots *ended;
-    /* uzc_slots_is_owner(), uzc_slots_check(), uzc_slots_release(), uzc_slots_unsettled() */
+    /* uzc_slots_is_owner(), and so on */
     int (*is_owner)(const uzc_slots *slots);
     int (*check)(const uzc_slots *slots);
     uint32_t (*release)(uzc_slots *slots, void **socket, void **memory);
+    int64_t (*flush)(uzc_slots *slots, uint32_t slot);
+    uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
+    void (*stats)(const uzc_slots *slots, uzc_stats *out);
+    int64_t (*completions)(uzc_slots *slots, uzc_completion *out, uint32_t max);
+    int64_t (*notifications)(uzc_slots *slots, uzc_notification *out, uint32_t max);
     /* An internal slot: opens one, and returns its number; flushes and closes it, -EBUSY while it has
      * requests; flushes it, as uzc_slots_flush(); reads its notifications. */
     int64_t (*open_slot)(uzc_slots *slots, const uzc_listener *listener);
     int (*close_slot)(uzc_slots *slots, uint32_t slot);
     int64_t (*flush_slot)(uzc_slots *slots, uint32_t slot);
-    uint32_t (*unsettled)(const uzc_slots *slots, uint64_t notifier);
     int64_t (*read_slot)(uzc_slots *slots, uint32_t slot, uzc_notification *out, uint32_t max);
 } uzc_calls;
 
@@ -215,9 +223,8 @@ void uzc_ring_features(uzc_ring *ring, int report_usage, int sendmsg_zc, int fix
 void uzc_ring_exit(uzc_ring **ring);
 /* In the child of a fork: closes the descriptors and clears the pointer. */
 void uzc_ring_abandon(uzc_ring **ring);
-/* A descriptor that is readable while there is something to reap; uzc_ring_signal() updates it. */
+/* A descriptor that is readable while there is something to reap. */
 int uzc_ring_fileno(uzc_ring *ring);
-void uzc_ring_signal(uzc_ring *ring);
 /* Registers a table of so many empty buffers. */
 int uzc_ring_buffers(uzc_ring *ring, uint32_t count);
 /* length 0 empties the entry; what is in flight from it goes on. */
@@ -256,9 +263,8 @@ typedef struct uzc_msg_zerocopy uzc_msg_zerocopy;
 int uzc_msg_zerocopy_new(uzc_msg_zerocopy **out, uzc_slots *slots, uint32_t entries, int zero_copy);
 /* As uzc_ring_exit(); in the child of a fork too. */
 void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine);
-/* As uzc_ring_fileno() and uzc_ring_signal(). */
+/* As uzc_ring_fileno(). */
 int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *engine);
-void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *engine);
 /* Reads the socket's error queue, and takes the oldest such message: 1; 0: there is none. -ENOENT: the engine
  * does not read this socket's error queue. */
 int uzc_msg_zerocopy_message(uzc_msg_zerocopy *engine, int fd, uzc_message *out);

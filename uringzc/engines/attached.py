@@ -42,9 +42,8 @@ class AttachedSenders:
 
     def detach_closed(self) -> None:
         """Detaches those of `to_detach` that have no requests in flight any more."""
-        parts, self.to_detach = self.to_detach, []
-        for part in parts:
-            self.detach(part)
+        for _ in range(len(self.to_detach)):  # in place: C has a reference to the list
+            self.detach(self.to_detach.pop(0))
 
     def close(self, deadline: float) -> list[Exception]:
         """Closes all of them until `deadline` (time.monotonic()); returns what they raised."""

@@ -26,7 +26,7 @@ from uringzc.kernel import error_queue
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.kernel.reasons import Reason
 from uringzc.memory import Region
-from uringzc.notif import RAW, Slots
+from uringzc.notif import RAW, Batch, Notifier, Slots
 
 MAX_INFLIGHT = 1 << 20
 _BATCH = 32
@@ -48,7 +48,6 @@ class Engine(KernelInterface):
         self.sockets = Sockets(raw=completions == RAW)
         #: (first, parts) of closed regions that were registered: any thread adds, ``_clear_retired`` takes
         self.retired: deque[tuple[int, int]] = deque()
-        self._submitted = 0  # at the last newly_submitted()
 
     def _start(self, calls: Any) -> None:
         """The last step of making an engine. `calls`: its ``uzc_calls``."""
@@ -62,10 +61,16 @@ class Engine(KernelInterface):
             memory.pin_checked if self.debug else memory.pin,
             address.pack,
             self.refuse,
-            Region,
-            self.retired,
             partial(_claimed, weakref.ref(self), self.refuse),
+            partial(_tidy, weakref.ref(self)),
             memory.verify if self.debug else None,
+            Region,
+            Notifier,
+            Batch,
+            self.slots,
+            self.retired,
+            lifetime.parked_list(),
+            self.senders.to_detach,
         )
         lifetime.track(self)
 
@@ -127,7 +132,7 @@ class Engine(KernelInterface):
     def attach(self, sender: Sender, part: UdpBatcher | TcpStream) -> None:
         """A new sender: closing the engine closes it. `part`: its compiled part."""
         if self.is_owner() and not self.queue.busy:
-            self.release_settled()  # also what senders held that were dropped
+            self.queue.tidy()  # also what senders held that were dropped
         self.senders.add(sender, part)
 
     def make_arena(self, size: int) -> Arena:
@@ -164,36 +169,11 @@ class Engine(KernelInterface):
 
     def submit(self) -> None:
         """Hands what is queued to the kernel, and takes every result there is."""
-        self.queue.exclusive(self._enter, 1, 0, 0)
-
-    def newly_submitted(self) -> int:
-        """Requests submitted since this was called before: a full queue, and a wait, submit too."""
-        before, self._submitted = self._submitted, self.queue.submitted
-        return self._submitted - before
+        self.queue.poll(True)
 
     def poll(self) -> None:
         """Takes every result there is, without waiting."""
-        self.queue.exclusive(self._enter, 0, 0, 0)
-
-    def _enter(self, submit: int, wait: int, timeout_ns: int) -> int:
-        lifetime.release_parked()
-        try:
-            return self.queue.enter(submit, wait, timeout_ns)
-        finally:
-            self.release_settled()
-
-    def release_settled(self) -> None:
-        """Drops the references that posted notifiers held. To be called after whatever may post some.
-
-        BufferModifiedError, in debug mode, where memory was changed while the kernel owned it.
-        """
-        self.queue.release()
-        if self.is_owner():
-            if self.senders.to_detach:
-                self.senders.detach_closed()
-            if not self.closed:
-                self._clear_retired()
-        self.queue.raise_modified()
+        self.queue.poll(False)
 
     def wait_for(self, missing: Callable[[], int], timeout: float | None, what: str | None) -> None:
         """Submits, and waits until `missing()`, a lower bound of the CQEs that are needed, is 0.
@@ -213,6 +193,12 @@ class Engine(KernelInterface):
                 return False
         return True
 
+    def _enter(self, submit: int, wait: int, timeout_ns: int) -> int:
+        try:
+            return self.queue.enter(submit, wait, timeout_ns)
+        finally:
+            self.queue.tidy()
+
     def describe(self) -> str:
         """What the kernel still holds."""
         stats = self.slots.stats()
@@ -227,11 +213,6 @@ class Engine(KernelInterface):
         self.check()
         return self._fileno()
 
-    def signal(self) -> None:
-        """Brings fileno() up to date after records were read."""
-        if not self.closed:
-            self._signal()
-
     def close(self, timeout: float = 5.0) -> None:
         """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
         if not self.closed:
@@ -244,12 +225,22 @@ def _claimed(reference: "weakref.ref[lifetime.Engine]", refuse: Refuser) -> None
     lifetime.claimed(reference)
 
 
+def _tidy(reference: "weakref.ref[Engine]") -> None:
+    """What was left for a call of the owner's, in any of this thread's engines or in this one."""
+    lifetime.release_parked()
+    engine = reference()
+    if engine is not None:
+        engine.senders.detach_closed()
+        if not engine.closed:
+            engine._clear_retired()
+
+
 def _after_posting(reference: "weakref.ref[Engine]") -> None:
     """Slots were flushed, which may have posted notifiers: drops what they held, and updates fileno()."""
     engine = reference()
     if engine is not None and engine.exists:
-        engine.release_settled()
-        engine.signal()
+        engine.queue.tidy()
+        engine.queue.signal()
 
 
 def batch_of(max_inflight: int) -> int:

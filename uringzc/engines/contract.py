@@ -42,10 +42,6 @@ class KernelInterface(ABC):
     def _fileno(self) -> int:
         """A descriptor that is readable while there is something to reap; made at the first call."""
 
-    @abstractmethod
-    def _signal(self) -> None:
-        """Makes that descriptor readable, or not, as the unread records are now, if it was made."""
-
     def _clear_retired(self) -> None:  # noqa: B027
         """Unregisters memory of closed regions that no request uses any more. Called after each enter."""
 

@@ -103,9 +103,6 @@ class RingEngine(Engine):
     def _fileno(self) -> int:
         return check(lib.uzc_ring_fileno(self._native), "a descriptor to wait on")
 
-    def _signal(self) -> None:
-        lib.uzc_ring_signal(self._native)
-
     def _clear_retired(self) -> None:
         if self.retired:
             self._buffers.clear_retired()

@@ -48,7 +48,6 @@ class Engine(Protocol):
     def exists(self) -> bool: ...
     def is_owner(self) -> bool: ...
     def try_claim(self) -> bool: ...
-    def release_settled(self) -> None: ...
     def drain(self, timeout: float | None = None) -> None: ...
     def describe(self) -> str: ...
     def _exit(self) -> None: ...
@@ -56,7 +55,7 @@ class Engine(Protocol):
 
 
 _living: weakref.WeakSet[Engine] = weakref.WeakSet()
-_parked: list[Engine] = []
+_parked: list[Engine] = []  # C has a reference to it
 _orphaned: list[Engine] = []  # parked when their owner thread ended: no other thread can poll them
 _local = threading.local()
 
@@ -87,10 +86,14 @@ def parked() -> list[Engine]:
 
 def release_parked() -> None:
     """Ends this thread's parked engines that are idle. Engines call it at each submit and poll."""
-    if _parked:
-        for engine in list(_parked):
-            if engine.is_owner():
-                exit_if_idle(engine)
+    for engine in list(_parked):
+        if engine.is_owner():
+            exit_if_idle(engine)
+
+
+def parked_list() -> list[Engine]:
+    """The list itself, for C to see whether it is empty."""
+    return _parked
 
 
 def close(engine: Engine, timeout: float) -> None:
@@ -114,7 +117,7 @@ def drain_and_exit(engine: Engine, timeout: float) -> None:
     lib.uzc_slots_close(engine.slots.pointer)
     try:
         engine.drain(timeout)
-        engine.release_settled()
+        engine.queue.exclusive(engine.queue.tidy)  # which does not end it meanwhile
     except TimeoutError:
         pass
     finally:
@@ -179,9 +182,9 @@ def abandon(engine: Engine) -> None:
     engine.refuse.forked = not engine.closed
     engine.closed = engine.dead = True
     engine.senders.abandon()
+    engine.queue.abandon()
     if engine.exists:
         lib.uzc_slots_close(engine.slots.pointer)
-        engine.queue.detach()
         engine._abandon()
 
 

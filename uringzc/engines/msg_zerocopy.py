@@ -101,9 +101,6 @@ class MsgZerocopyEngine(Engine):
     def _fileno(self) -> int:
         return int(lib.uzc_msg_zerocopy_fileno(self._native))
 
-    def _signal(self) -> None:
-        lib.uzc_msg_zerocopy_signal(self._native)
-
     def _exit(self) -> None:
         lib.uzc_msg_zerocopy_exit(self._out)
 

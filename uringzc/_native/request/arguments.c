@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* The arguments of Queue.send() and Queue.run(), by position or name. Parsed by hand:
- * PyArg_ParseTupleAndKeywords() takes longer than the rest of a send. */
+/* The arguments of compiled methods, by position or name. Parsed by hand: PyArg_ParseTupleAndKeywords() takes
+ * longer than the rest of a send. */
 #include "request/arguments.h"
 
-static const char *const names[ARGUMENTS] = {"sock",   "data",      "size",  "count",    "stride",
-                                             "offset", "length",    "to",    "segment",  "zero_copy",
-                                             "slot",   "user_data", "flush", "msg_flags"};
+static const char *const names[ARGUMENTS] = {
+    "sock",    "data",      "region", "size",      "count", "stride",    "offset", "length", "to",
+    "segment", "zero_copy", "slot",   "user_data", "flush", "msg_flags", "wait",   "timeout"};
 static PyObject *interned[ARGUMENTS]; /* keywords in a program's code are interned, too */
 
 int arguments_init(void) {
@@ -15,40 +15,43 @@ int arguments_init(void) {
     return 0;
 }
 
-int parse_arguments(const char *method, int positional, PyObject *const *args, Py_ssize_t count,
-                    PyObject *keywords, PyObject **out) {
-    if (count > positional) {
-        PyErr_Format(PyExc_TypeError, "%s() takes %d positional arguments, %zd were given", method,
-                     positional, count);
+/* Which argument has the name; -1: none of this method. */
+static int find_name(const Signature *s, PyObject *name) {
+    for (int i = s->count - 1; i >= 0; i--)
+        if (interned[s->names[i]] == name)
+            return s->names[i];
+    for (int i = 0; i < s->count; i++)
+        if (PyUnicode_CompareWithASCIIString(name, names[s->names[i]]) == 0)
+            return s->names[i];
+    return -1;
+}
+
+int parse_arguments(const Signature *s, PyObject *const *args, Py_ssize_t count, PyObject *keywords,
+                    PyObject **out) {
+    if (count > s->positional) {
+        PyErr_Format(PyExc_TypeError, "%s() takes %d positional arguments, %zd were given", s->method,
+                     s->positional, count);
         return -1;
     }
     for (Py_ssize_t i = 0; i < count; i++)
-        out[i] = args[i];
+        out[s->names[i]] = args[i];
     Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
     for (Py_ssize_t i = 0; i < named; i++) {
         PyObject *name = PyTuple_GetItem(keywords, i);
-        int at = 0;
-        while (at < ARGUMENTS && interned[at] != name)
-            at++;
-        for (int j = 0; at == ARGUMENTS && j < ARGUMENTS; j++)
-            if (PyUnicode_CompareWithASCIIString(name, names[j]) == 0)
-                at = j;
-        if (at == ARGUMENTS && PyUnicode_CompareWithASCIIString(name, "region") == 0)
-            at = DATA;
-        if (at == ARGUMENTS ||
-            (at == LENGTH ? positional > 2 : (at >= SIZE && at <= STRIDE) && positional == 2)) {
-            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", method, name);
+        int at = find_name(s, name);
+        if (at < 0) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", s->method, name);
             return -1;
         }
         if (out[at]) {
-            PyErr_Format(PyExc_TypeError, "%s() got '%s' twice", method, names[at]);
+            PyErr_Format(PyExc_TypeError, "%s() got '%s' twice", s->method, names[at]);
             return -1;
         }
         out[at] = args[count + i];
     }
-    for (int at = SOCK; at <= (positional > 2 ? COUNT : DATA); at++)
-        if (!out[at]) {
-            PyErr_Format(PyExc_TypeError, "%s() needs '%s'", method, names[at]);
+    for (int i = 0; i < s->required; i++)
+        if (!out[s->names[i]]) {
+            PyErr_Format(PyExc_TypeError, "%s() needs '%s'", s->method, names[s->names[i]]);
             return -1;
         }
     return 0;
@@ -81,4 +84,17 @@ int parse_bool(PyObject *value, uint32_t *out) {
     int truth = value ? PyObject_IsTrue(value) : (int)*out;
     *out = truth > 0;
     return truth < 0 ? -1 : 0;
+}
+
+int parse_signed(PyObject *value, long long *out) {
+    PyObject *index = value ? PyNumber_Index(value) : NULL;
+    int overflow = 0;
+    if (value && !index)
+        return -1;
+    if (index)
+        *out = PyLong_AsLongLongAndOverflow(index, &overflow);
+    Py_XDECREF(index);
+    if (overflow)
+        *out = overflow > 0 ? INT64_MAX : INT64_MIN;
+    return 0;
 }

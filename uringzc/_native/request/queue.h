@@ -29,8 +29,9 @@ typedef struct {
     PyObject_HEAD const uzc_calls *calls;
     void *engine;     /* its struct; NULL once it has ended: in a signal handler that forks, or a finalizer */
     uzc_slots *slots; /* the engine's; calls->ended once it has ended */
+    uzc_slots *records; /* the same, after the end too: what was settled can still be read */
 
-    PyObject *arguments; /* of the constructor; they keep what the fields up to `verify` refer to: */
+    PyObject *arguments; /* of the constructor; they keep what the fields up to `to_detach` refer to: */
     /* Python callables, for policy and for what is not on the fast path */
     PyObject *describe_socket; /* (sock) -> the fields of SocketInfo */
     PyObject *pin;     /* (data) -> holder, address, bytes, Memory or None, iovecs; debug mode: (data, offset,
@@ -38,9 +39,13 @@ typedef struct {
     PyObject *pack;    /* (family, to) -> a sockaddr, as bytes */
     PyObject *refuse;  /* (code): raises */
     PyObject *claimed; /* (): the first submission has made this thread the engine's owner */
-    PyObject *region_type; /* Region */
-    PyObject *retired;     /* deque that only Memory of this engine has */
-    PyObject *verify;      /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
+    PyObject *tidy;    /* (): does what waits in the three lists below */
+    PyObject *verify;  /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
+    PyObject *region_type, *notifier_type, *batch_type; /* Region, Notifier, Batch */
+    PyObject *slots_object;                             /* Slots */
+    PyObject *retired;                                  /* deque that only Memory of this engine has */
+    PyObject *parked;                                   /* list of engines that may have become idle */
+    PyObject *to_detach;                                /* list of senders that were closed, or dropped */
 
     PyObject *modified; /* debug mode: list of the exceptions that verify() raised, for the end of a call */
     PyObject *last_to, *last_packed; /* the address packed last, and its sockaddr */
@@ -52,8 +57,10 @@ typedef struct {
 
     long long queued;             /* requests queued and not submitted */
     unsigned long long submitted; /* requests, since the start */
+    unsigned long long reported;  /* of those, by submit() */
     char busy;                    /* a call is inside the engine: others are refused */
     char owned;                   /* claimed() was called */
+    char abandoned;               /* this is the child of a fork, and the engine the parent's */
     int inside;                   /* senders on this engine that are inside a call */
 } Queue;
 
@@ -66,4 +73,10 @@ static inline bool in_owner_thread(const Queue *q) {
 static inline void revoke_requests(const Queue *q, int fd) {
     if (q->engine)
         q->calls->revoke(q->engine, fd);
+}
+
+/* Brings the descriptor of fileno() up to date after records were posted or read. */
+static inline void signal_engine(const Queue *q) {
+    if (q->engine)
+        q->calls->signal(q->engine);
 }

@@ -3,6 +3,7 @@
 #include "request/queue_type.h"
 
 #include "request/enter.h"
+#include "request/poll.h"
 #include "request/refuse.h"
 #include "request/send.h"
 #include "request/sockets.h"
@@ -15,6 +16,24 @@ static PyObject *queue_enter(PyObject *self, PyObject *args) {
         return NULL;
     long long done = enter_and_count((Queue *)self, submit, wait, timeout_ns);
     return done < 0 ? NULL : PyLong_FromLongLong(done);
+}
+
+static PyObject *queue_poll(PyObject *self, PyObject *submit) {
+    Queue *q = (Queue *)self;
+    if (check_exclusive(q) < 0 || poll_queue(q, submit == Py_True) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_tidy(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    if (tidy((Queue *)self) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *queue_signal(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    signal_engine((Queue *)self);
+    Py_RETURN_NONE;
 }
 
 static PyObject *queue_release(PyObject *self, PyObject *Py_UNUSED(unused)) {
@@ -42,15 +61,18 @@ static PyObject *queue_detach(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_NONE;
 }
 
+static PyObject *queue_abandon(PyObject *self, PyObject *unused) {
+    ((Queue *)self)->abandoned = 1;
+    return queue_detach(self, unused);
+}
+
 /* Not a context manager: an interrupt could come between __enter__() and the block that it protects. */
 static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
     Queue *q = (Queue *)self;
     if (!PyTuple_Size(args))
         return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
-    if (!in_owner_thread(q))
-        return refuse(q, UZC_E_THREAD);
-    if (q->busy)
-        return refuse(q, UZC_E_BUSY);
+    if (check_exclusive(q) < 0)
+        return NULL;
     PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args));
     if (!rest)
         return NULL;
@@ -63,11 +85,13 @@ static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
 
 static int queue_setup(Queue *q, PyObject *args) {
     unsigned long long engine, slots, calls;
-    if (!PyArg_ParseTuple(args, "KKKOOOOOOOO", &engine, &slots, &calls, &q->describe_socket, &q->pin,
-                          &q->pack, &q->refuse, &q->region_type, &q->retired, &q->claimed, &q->verify))
+    if (!PyArg_ParseTuple(args, "KKKOOOOOOOOOOOOO!O!", &engine, &slots, &calls, &q->describe_socket, &q->pin,
+                          &q->pack, &q->refuse, &q->claimed, &q->tidy, &q->verify, &q->region_type,
+                          &q->notifier_type, &q->batch_type, &q->slots_object, &q->retired, &PyList_Type,
+                          &q->parked, &PyList_Type, &q->to_detach))
         return -1;
     q->engine = (void *)(uintptr_t)engine;
-    q->slots = (uzc_slots *)(uintptr_t)slots;
+    q->slots = q->records = (uzc_slots *)(uintptr_t)slots;
     q->calls = (const uzc_calls *)(uintptr_t)calls;
     if (q->verify == Py_None)
         q->verify = NULL;
@@ -111,15 +135,21 @@ static void queue_dealloc(PyObject *self) {
 
 static PyMethodDef queue_methods[] = {
     {"send", (PyCFunction)(void (*)(void))queue_send, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send."},
-    {"run", (PyCFunction)(void (*)(void))queue_run, METH_FASTCALL | METH_KEYWORDS, "See Scheduler.send_run."},
     {"enter", queue_enter, METH_VARARGS,
      "enter(submit, wait, timeout_ns) -> requests submitted; releases the GIL"},
+    {"poll", queue_poll, METH_O,
+     "poll(submit): submits what is queued, if `submit`, and takes every result there is, without waiting"},
+    {"tidy", queue_tidy, METH_NOARGS,
+     "To be called after whatever may post notifiers: drops what they held, does what waits for the owner."},
+    {"signal", queue_signal, METH_NOARGS, "Brings fileno() up to date."},
     {"release", queue_release, METH_NOARGS, "Drops the references of requests whose notifier was posted."},
     {"raise_modified", queue_raise_modified, METH_NOARGS,
      "Debug mode: raises BufferModifiedError, if memory was changed that a notifier held."},
     {"clear_socket_cache", queue_clear_socket_cache, METH_NOARGS, "Sockets are described again."},
     {"detach", queue_detach, METH_NOARGS,
      "Detaches the engine, which has ended: later calls raise ClosedError."},
+    {"abandon", queue_abandon, METH_NOARGS,
+     "The same, in the child of a fork: what was settled cannot be read either."},
     {"exclusive", queue_exclusive, METH_VARARGS,
      "exclusive(function, *args) -> its result; other calls on the engine raise BusyError meanwhile"},
     {NULL, NULL, 0, NULL}};

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The per-request path: Queue.send() and Queue.run(), for every engine, through its uzc_calls.
+/* The per-request path: single sends and runs, for every engine, through its uzc_calls.
  *
  * A method in C holds the GIL from its first check until the request is in the request table, so no signal
  * handler, thread or exception can come between a buffer and the record that keeps it alive; and it costs a
@@ -81,13 +81,12 @@ static int pack_destination(Queue *q, PyObject *to, PyObject *sock, uzc_send *se
     return 0;
 }
 
-/* The arguments that send() and run() share. */
+/* The arguments that sends and runs share. */
 static int parse_options(PyObject **a, uzc_send *send) {
     uint64_t slot = 0, segment = 0, flags = 0;
-    send->zero_copy = 1;
     if (parse_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &slot) < 0 ||
         parse_number(a[SEGMENT], SEGMENT, UINT16_MAX, &segment) < 0 ||
-        parse_number(a[FLAGS], FLAGS, INT32_MAX, &flags) < 0 ||
+        parse_number(a[MSG_FLAGS], MSG_FLAGS, INT32_MAX, &flags) < 0 ||
         parse_number(a[USER_DATA], USER_DATA, UINT64_MAX, &send->user_data) < 0 ||
         parse_bool(a[ZERO_COPY], &send->zero_copy) < 0 || parse_bool(a[FLUSH], &send->flush) < 0)
         return -1;
@@ -119,7 +118,7 @@ static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uz
         uzc_send send = *run;
         uint64_t nbytes, start = offset + i * run->stride;
         PyObject *holder;
-        if (resolve_memory(q, a[DATA], start, run->length, &send, &nbytes, &holder) < 0)
+        if (resolve_memory(q, a[REGION], start, run->length, &send, &nbytes, &holder) < 0)
             return -1;
         send.data += start;
         send.user_data += i;
@@ -134,12 +133,12 @@ static long long dispatch_each(Queue *q, PyObject **a, uint64_t offset, const uz
     return run->count;
 }
 
-PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
-    Queue *q = (Queue *)self;
-    PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
-    uzc_send send = {.count = 1};
+/* `zero_copy`: where that is no argument, or absent. */
+static PyObject *send_one(Queue *q, PyObject **a, uint32_t zero_copy) {
+    PyObject *holder = NULL;
+    uzc_send send = {.count = 1, .zero_copy = zero_copy};
     uint64_t offset = 0, length = UINT64_MAX, nbytes;
-    if (parse_arguments("send", 2, args, count, keywords, a) < 0 || parse_options(a, &send) < 0)
+    if (parse_options(a, &send) < 0)
         return NULL;
     if (a[LENGTH] == Py_None)
         a[LENGTH] = NULL;
@@ -164,12 +163,55 @@ PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
     Py_RETURN_NONE;
 }
 
-PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+PyObject *queue_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    static const Signature signature = {
+        "send",
+        2,
+        2,
+        11,
+        {SOCK, DATA, OFFSET, LENGTH, TO, SEGMENT, MSG_FLAGS, ZERO_COPY, SLOT, USER_DATA, FLUSH}};
+    PyObject *a[ARGUMENTS] = {NULL};
+    return parse_arguments(&signature, args, count, keywords, a) < 0 ? NULL : send_one((Queue *)self, a, 1);
+}
+
+#define RAW_SEND(method)                                                                                     \
+    {                                                                                                        \
+        method, 2, 2, 8, {                                                                                   \
+            SOCK, DATA, OFFSET, LENGTH, TO, SEGMENT, MSG_FLAGS, USER_DATA                                    \
+        }                                                                                                    \
+    }
+
+PyObject *queue_send_raw(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    static const Signature signature = RAW_SEND("send");
+    PyObject *a[ARGUMENTS] = {NULL};
+    return parse_arguments(&signature, args, count, keywords, a) < 0 ? NULL : send_one((Queue *)self, a, 0);
+}
+
+PyObject *queue_send_zc_raw(PyObject *self, PyObject *ring, PyObject *const *args, Py_ssize_t count,
+                            PyObject *keywords) {
+    static const Signature signature = RAW_SEND("send_zc");
+    PyObject *a[ARGUMENTS] = {NULL};
+    if (parse_arguments(&signature, args, count, keywords, a) < 0)
+        return NULL;
+    int segments = a[SEGMENT] ? PyObject_IsTrue(a[SEGMENT]) : 0;
+    if (segments &&
+        (segments < 0 || check_result(PyObject_CallMethod(ring, "_require_sendmsg_zc", NULL)) < 0))
+        return NULL;
+    return send_one((Queue *)self, a, 1);
+}
+
+PyObject *queue_send_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
+    static const Signature signature = {
+        "send_run",
+        4,
+        5,
+        11,
+        {SOCK, REGION, SIZE, COUNT, STRIDE, OFFSET, TO, ZERO_COPY, SLOT, USER_DATA, FLUSH}};
     Queue *q = (Queue *)self;
     PyObject *a[ARGUMENTS] = {NULL}, *holder = NULL;
-    uzc_send send = {0};
+    uzc_send send = {.zero_copy = 1};
     uint64_t offset = 0, size = 0, datagrams = 0, nbytes;
-    if (parse_arguments("send_run", 5, args, count, keywords, a) < 0 || parse_options(a, &send) < 0)
+    if (parse_arguments(&signature, args, count, keywords, a) < 0 || parse_options(a, &send) < 0)
         return NULL;
     if (a[STRIDE] == Py_None)
         a[STRIDE] = NULL;
@@ -179,13 +221,13 @@ PyObject *queue_run(PyObject *self, PyObject *const *args, Py_ssize_t count, PyO
         return NULL;
     send.stride = size;
     if (parse_number(a[STRIDE], STRIDE, UINT32_MAX, &send.stride) < 0 || /* dispatch_each() takes checksums */
-        resolve_memory(q, a[DATA], 0, 0, &send, &nbytes, &holder) < 0)
+        resolve_memory(q, a[REGION], 0, 0, &send, &nbytes, &holder) < 0)
         return NULL;
     long long done = 0;
     uint64_t span = datagrams ? (datagrams - 1) * send.stride + size : 0;
     if (datagrams && datagrams - 1 > UINT64_MAX - send.user_data)
         done = (PyErr_SetString(PyExc_ValueError, "user_data of the last request does not fit a u64"), -1);
-    else if ((done = check_range(a[DATA], offset, span, nbytes)) == 0 && datagrams) {
+    else if ((done = check_range(a[REGION], offset, span, nbytes)) == 0 && datagrams) {
         if (!q->verify)
             send.data += offset;
         send.length = (uint32_t)size;

@@ -25,9 +25,11 @@ extern uzc_slots uzc_slots_ended;
 /* The members of uzc_calls that are the same for every engine. */
 #define UZC_SLOT_CALLS                                                                                       \
     .ended = &uzc_slots_ended, .is_owner = uzc_slots_is_owner, .check = uzc_slots_check,                     \
-    .release = uzc_slots_release, .open_slot = uzc_slots_open_internal,                                      \
+    .release = uzc_slots_release, .flush = uzc_slots_flush, .unsettled = uzc_slots_unsettled,                \
+    .stats = uzc_slots_stats, .completions = uzc_slots_completions,                                          \
+    .notifications = uzc_slots_notifications, .open_slot = uzc_slots_open_internal,                          \
     .close_slot = uzc_slots_close_internal, .flush_slot = uzc_slots_flush_internal,                          \
-    .unsettled = uzc_slots_unsettled, .read_slot = uzc_slots_read_internal
+    .read_slot = uzc_slots_read_internal
 
 /* As uzc_slots_flush(), of any slot. The caller is between begin and end; or it ends the engine or the slot
  * while no thread is: in the owner's thread, as engines run no Python code, or in the child of a fork. */

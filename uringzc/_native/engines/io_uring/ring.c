@@ -110,16 +110,34 @@ static void take_cqes(uzc_ring *r) {
     io_uring_cq_advance(&r->ring, count);
 }
 
+/* Work that the kernel has put off until the ring is entered, or CQEs that the queue had no room for. */
+static bool has_deferred_work(const uzc_ring *r) {
+    return IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
+}
+
 /* An enter runs only some of the deferred work: it is repeated until it brings nothing more. The flag alone
  * does not say that there is any, since another CPU may set it after the work was done. */
 static void reap_cqes(uzc_ring *r) {
-    const unsigned due = IORING_SQ_CQ_OVERFLOW | IORING_SQ_TASKRUN;
     do
         take_cqes(r);
-    while (IO_URING_READ_ONCE(*r->ring.sq.kflags) & due && io_uring_get_events(&r->ring) >= 0 &&
-           io_uring_cq_ready(&r->ring));
+    while (has_deferred_work(r) && io_uring_get_events(&r->ring) >= 0 && io_uring_cq_ready(&r->ring));
     if (IO_URING_READ_ONCE(*r->ring.cq.koverflow))
         uzc_slots_poison(r->slots);
+}
+
+/* Clears the eventfd first and checks for work after, so that nothing in between is lost. */
+static void ring_signal(void *engine) {
+    uzc_ring *r = engine;
+    if (r->event_fd < 0)
+        return;
+    uzc_stats stats;
+    uint64_t count = 1;
+    (void)!read(r->event_fd, &count, sizeof count);
+    uzc_slots_stats(r->slots, &stats);
+    count = 1;
+    if (stats.unread_completions || stats.unread_notifications || has_deferred_work(r) ||
+        io_uring_cq_ready(&r->ring))
+        (void)!write(r->event_fd, &count, sizeof count);
 }
 
 static int enable_ring(uzc_ring *r) {
@@ -181,7 +199,7 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
     reap_cqes(r);
     unsigned submitted = ready - io_uring_sq_ready(&r->ring);
     uzc_slots_end(r->slots);
-    uzc_ring_signal(r);
+    ring_signal(r);
     if (uzc_slots_poisoned(r->slots))
         return UZC_E_POISONED;
     /* ETIME: timeout_ns has passed. EBUSY: the CQ had overflowed, and was reaped: the caller tries again. */
@@ -192,15 +210,6 @@ static int ring_take_socket_error(void *engine, int fd) {
     int error = 0;
     (void)engine;
     return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &(socklen_t){sizeof error}) == 0 ? error : 0;
-}
-
-const uzc_calls *uzc_ring_calls(void) {
-    static const uzc_calls calls = {.queue = ring_queue,
-                                    .enter = ring_enter,
-                                    .revoke = ring_revoke,
-                                    .take_socket_error = ring_take_socket_error,
-                                    UZC_SLOT_CALLS};
-    return &calls;
 }
 
 /* An eventfd that the kernel signals when there is work: poll() of the ring's own descriptor does not wake up
@@ -217,22 +226,8 @@ int uzc_ring_fileno(uzc_ring *r) {
         return error;
     }
     r->event_fd = fd;
-    uzc_ring_signal(r);
+    ring_signal(r);
     return fd;
-}
-
-/* Clears the eventfd first and checks for work after, so that nothing in between is lost. */
-void uzc_ring_signal(uzc_ring *r) {
-    if (r->event_fd < 0)
-        return;
-    uzc_stats stats;
-    uint64_t count = 1;
-    (void)!read(r->event_fd, &count, sizeof count);
-    uzc_slots_stats(r->slots, &stats);
-    unsigned work = IO_URING_READ_ONCE(*r->ring.sq.kflags) & (IORING_SQ_TASKRUN | IORING_SQ_CQ_OVERFLOW);
-    count = 1;
-    if (stats.unread_completions || stats.unread_notifications || work || io_uring_cq_ready(&r->ring))
-        (void)!write(r->event_fd, &count, sizeof count);
 }
 
 /* A raw system call: liburing's function for files raises RLIMIT_NOFILE to make the table fit. */
@@ -271,4 +266,23 @@ int uzc_ring_set_buffer(uzc_ring *r, uint32_t index, uint64_t address, uint64_t 
 
 int uzc_ring_set_file(uzc_ring *r, uint32_t index, int fd) {
     return update_table(r, IORING_REGISTER_FILES_UPDATE2, index, &fd);
+}
+
+/* Without IORING_SETUP_TASKRUN_FLAG the kernel does not say. */
+static int ring_needs_enter(const void *engine) {
+    const uzc_ring *r = engine;
+    return r->enabled &&
+           (!(r->ring.flags & IORING_SETUP_TASKRUN_FLAG) || IO_URING_READ_ONCE(*r->ring.cq.koverflow) ||
+            has_deferred_work(r) || io_uring_cq_ready(&r->ring));
+}
+
+const uzc_calls *uzc_ring_calls(void) {
+    static const uzc_calls calls = {.queue = ring_queue,
+                                    .enter = ring_enter,
+                                    .needs_enter = ring_needs_enter,
+                                    .signal = ring_signal,
+                                    .revoke = ring_revoke,
+                                    .take_socket_error = ring_take_socket_error,
+                                    UZC_SLOT_CALLS};
+    return &calls;
 }

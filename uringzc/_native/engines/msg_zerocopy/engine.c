@@ -52,12 +52,6 @@ void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine) {
     free(e);
 }
 
-int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *e) {
-    e->fileno_used = true;
-    uzc_msg_zerocopy_signal(e);
-    return e->epoll_fd;
-}
-
 /* The epoll descriptor reports sockets by itself, and through the eventfd unread records, and sockets that
  * must be polled. */
 static void set_readable(uzc_msg_zerocopy *e, bool unread) {
@@ -71,12 +65,19 @@ static void set_readable(uzc_msg_zerocopy *e, bool unread) {
         (void)!read(e->event_fd, &count, sizeof count);
 }
 
-void uzc_msg_zerocopy_signal(uzc_msg_zerocopy *e) {
+static void msg_zerocopy_signal(void *engine) {
+    uzc_msg_zerocopy *e = engine;
     uzc_stats stats;
     if (!e->fileno_used)
         return;
     uzc_slots_stats(e->slots, &stats);
     set_readable(e, stats.unread_completions || stats.unread_notifications || e->poll_count);
+}
+
+int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *e) {
+    e->fileno_used = true;
+    msg_zerocopy_signal(e);
+    return e->epoll_fd;
 }
 
 static int64_t msg_zerocopy_queue(void *engine, const uzc_send *send, uint32_t *references) {
@@ -191,7 +192,7 @@ static int64_t msg_zerocopy_enter(void *engine, int submit, uint32_t wait, int64
         poll_sockets(e);
     }
     uzc_slots_end(e->slots);
-    uzc_msg_zerocopy_signal(e);
+    msg_zerocopy_signal(e);
     return error && !queued ? error : (int64_t)queued;
 }
 
@@ -226,7 +227,7 @@ int uzc_msg_zerocopy_message(uzc_msg_zerocopy *e, int fd, uzc_message *out) {
         got = 1;
     }
     uzc_slots_end(e->slots);
-    uzc_msg_zerocopy_signal(e);
+    msg_zerocopy_signal(e);
     return got;
 }
 
@@ -241,9 +242,17 @@ void uzc_msg_zerocopy_mark_unused(uzc_msg_zerocopy *e, int fd) {
     uzc_slots_end(e->slots);
 }
 
+/* Sockets with requests in flight are in the epoll set, or polled. */
+static int msg_zerocopy_needs_enter(const void *engine) {
+    const uzc_msg_zerocopy *e = engine;
+    return e->epoll_count || e->poll_count;
+}
+
 const uzc_calls *uzc_msg_zerocopy_calls(void) {
     static const uzc_calls calls = {.queue = msg_zerocopy_queue,
                                     .enter = msg_zerocopy_enter,
+                                    .needs_enter = msg_zerocopy_needs_enter,
+                                    .signal = msg_zerocopy_signal,
                                     .revoke = msg_zerocopy_revoke,
                                     .take_socket_error = msg_zerocopy_take_socket_error,
                                     UZC_SLOT_CALLS};

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+#include "request/poll.h"
+
+#include "request/enter.h"
+#include "request/refuse.h"
+
+int check_exclusive(Queue *q) {
+    int refusal = !in_owner_thread(q) ? UZC_E_THREAD : q->busy ? UZC_E_BUSY : 0;
+    return refusal ? (refuse(q, refusal), -1) : 0;
+}
+
+/* Other threads may add to these while this is read: then it is for the next call. */
+static bool something_waits(const Queue *q) {
+    return PyList_Size(q->parked) || PyList_Size(q->to_detach) || PyObject_Size(q->retired);
+}
+
+int tidy(Queue *q) {
+    release_references(q);
+    if (something_waits(q) && in_owner_thread(q) && check_result(PyObject_CallNoArgs(q->tidy)) < 0)
+        return -1;
+    return raise_modified(q);
+}
+
+int poll_queue(Queue *q, int submit) {
+    int error = 0;
+    q->busy = 1;
+    if (!q->engine || (submit && q->queued) || q->calls->needs_enter(q->engine))
+        error = enter_engine(q, submit, 0, 0);
+    else
+        signal_engine(q);
+    if (!error)
+        error = tidy(q);
+    q->busy = 0;
+    return error;
+}

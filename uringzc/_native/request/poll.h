@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/* Calls of the owner's on an engine: one at a time, and each does what was left for it. */
+#pragma once
+
+#include "request/queue.h"
+
+/* Refuses another thread, and a call inside a call. 0, or -1 with an exception. */
+int check_exclusive(Queue *q);
+/* To be called after whatever may post notifiers: drops the references of their requests, and does what waits
+ * for a call of the owner's. BufferModifiedError, in debug mode, where memory was changed while the kernel
+ * owned it. 0, or -1 with an exception. */
+int tidy(Queue *q);
+/* Submits what is queued, if `submit`, and takes every result there is; the kernel is entered only if there
+ * is something to do. 0, or -1 with an exception. */
+int poll_queue(Queue *q, int submit);

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/* The type Records: an iterator over the records of a batch, which makes a named tuple of each. */
+#include "request/records.h"
+
+typedef struct {
+    PyObject_HEAD PyObject *data; /* bytearray */
+    PyObject *type;               /* a subclass of tuple */
+    PyObject *codes;              /* str: what its fields are in a record, see Record in records.py */
+    PyObject *arguments; /* of tuple.__new__(): a tuple of the fields, which is filled anew each time */
+    Py_ssize_t at, size; /* bytes; size: of a record */
+} Records;
+
+PyTypeObject *records_type;
+
+/* The field at *from, which is moved behind it. */
+static PyObject *read_field(char code, const char **from) {
+    union {
+        uint64_t u8;
+        int64_t i8;
+        uint32_t u4;
+        int32_t i4;
+    } field;
+    size_t size = code == 'I' || code == 'i' ? 4 : 8;
+    memcpy(&field, *from, size);
+    *from += size;
+    switch (code) {
+    case 'Q':
+        return PyLong_FromUnsignedLongLong(field.u8);
+    case 'I':
+        return PyLong_FromUnsignedLong(field.u4);
+    case 'i':
+        return PyLong_FromLong(field.i4);
+    default: /* q; n: None if it is negative */
+        return code == 'n' && field.i8 < 0 ? Py_NewRef(Py_None) : PyLong_FromLongLong(field.i8);
+    }
+}
+
+static PyObject *records_next(PyObject *self) {
+    Records *r = (Records *)self;
+    newfunc new_tuple = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    PyObject *fields = PyTuple_GetItem(r->arguments, 0);
+    if (r->at < 0 || r->at + r->size > PyByteArray_Size(r->data))
+        return NULL;
+    const char *from = PyByteArray_AsString(r->data) + r->at;
+    const char *codes = PyUnicode_AsUTF8AndSize(r->codes, NULL);
+    for (Py_ssize_t i = 0; codes[i]; i++) {
+        PyObject *field = read_field(codes[i], &from);
+        if (!field || PyTuple_SetItem(fields, i, field) < 0)
+            return NULL;
+    }
+    r->at += r->size;
+    return new_tuple((PyTypeObject *)r->type, r->arguments, NULL);
+}
+
+static PyObject *records_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords)) {
+    PyObject *data, *kind, *codes;
+    Py_ssize_t at, size;
+    if (!PyArg_ParseTuple(args, "O!nnUO!", &PyByteArray_Type, &data, &at, &size, &codes, &PyType_Type, &kind))
+        return NULL;
+    Records *r = (Records *)PyType_GenericAlloc(type, 0);
+    if (!r)
+        return NULL;
+    r->data = Py_NewRef(data);
+    r->codes = Py_NewRef(codes);
+    r->type = Py_NewRef(kind);
+    r->at = at;
+    r->size = size;
+    PyObject *fields = PyTuple_New(PyUnicode_GetLength(codes));
+    r->arguments = fields ? PyTuple_Pack(1, fields) : NULL;
+    Py_XDECREF(fields);
+    if (!r->arguments)
+        Py_CLEAR(r);
+    return (PyObject *)r;
+}
+
+static int records_traverse(PyObject *self, visitproc visit, void *arg) {
+    Records *r = (Records *)self;
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(r->type);
+    Py_VISIT(r->arguments);
+    return 0;
+}
+
+static void records_dealloc(PyObject *self) {
+    Records *r = (Records *)self;
+    PyObject_GC_UnTrack(self);
+    Py_XDECREF(r->data);
+    Py_XDECREF(r->type);
+    Py_XDECREF(r->codes);
+    Py_XDECREF(r->arguments);
+    free_object(self);
+}
+
+static PyType_Slot records_slots[] = {{Py_tp_new, records_new},         {Py_tp_traverse, records_traverse},
+                                      {Py_tp_dealloc, records_dealloc}, {Py_tp_iter, PyObject_SelfIter},
+                                      {Py_tp_iternext, records_next},   {0, NULL}};
+PyType_Spec records_spec = {"uringzc._send.Records", sizeof(Records), 0,
+                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, records_slots};
