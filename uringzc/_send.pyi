@@ -87,7 +87,6 @@ class Queue:
     def abandon(self) -> None: ...
     def exclusive(self, function: Callable[P, T], /, *args: P.args, **none: P.kwargs) -> T: ...
     busy: Final[bool]
-    submitted: Final[int]
     inside: Final[int]
 
 @final

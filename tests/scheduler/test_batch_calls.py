@@ -161,6 +161,37 @@ def test_debug_mode_reports_at_the_next_call(call: Callable[[S], object], udp_pa
     udp_pair.receive(2)
 
 
+def test_records_are_not_read_in_the_child_of_a_fork() -> None:
+    program = """
+        import os, socket
+        import uringzc
+        from processes import fork
+        tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        tx.connect(("127.0.0.1", 9))
+        both = [uringzc.Scheduler()]
+        if both[0].engine == "io_uring":
+            both.append(uringzc.Ring())
+        for one in both:
+            one.send(tx, b"x")
+            one.drain()
+        reaps = [both[0].reap_completions, *(ring.reap for ring in both[1:])]
+        if not fork():
+            for reap in reaps:
+                try:
+                    print(len(reap()), flush=True)
+                except uringzc.ClosedError as error:
+                    print("parent" in str(error), flush=True)
+            os._exit(0)
+        os.wait()
+        for reap, one in zip(reaps, both, strict=True):
+            one.close()
+            print(len(reap()), len(reap()))
+    """
+    out, errors = run_program(program)
+    read = out.split("\n")[:-1]
+    assert read in (["True", "1 0"], ["True", "True", "1 0", "1 0"]), errors
+
+
 def test_arguments_of_reaps(udp_pair: Pair) -> None:
     with S() as s:
         for reap in (s.reap_completions, s.reap_notifications):

@@ -43,7 +43,7 @@ class KernelInterface(ABC):
         """A descriptor that is readable while there is something to reap; made at the first call."""
 
     def _clear_retired(self) -> None:  # noqa: B027
-        """Unregisters memory of closed regions that no request uses any more. Called after each enter."""
+        """Unregisters memory of closed regions that no request uses any more. Called when there is any."""
 
     @abstractmethod
     def _exit(self) -> None:

@@ -155,7 +155,6 @@ static PyMethodDef queue_methods[] = {
     {NULL, NULL, 0, NULL}};
 
 static PyMemberDef queue_members[] = {{"busy", T_BOOL, offsetof(Queue, busy), READONLY, NULL},
-                                      {"submitted", T_ULONGLONG, offsetof(Queue, submitted), READONLY, NULL},
                                       {"inside", T_INT, offsetof(Queue, inside), READONLY, NULL},
                                       {NULL, 0, 0, 0, NULL}};
 
