@@ -89,6 +89,15 @@ class Queue:
     busy: Final[bool]
     inside: Final[int]
 
+class RegionBase:
+    _memory: Memory | None
+
+class BatchBase:
+    """The two objects that a Batch consists of."""
+
+class NotifierBase:
+    """The two objects that a Notifier consists of."""
+
 @final
 class Records(Iterator[T]):
     """The records in `data` from byte `at` on, each `size` bytes, as named tuples."""

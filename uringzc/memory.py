@@ -18,6 +18,7 @@ from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from uringzc._send import RegionBase
 from uringzc._uring import ffi, lib
 from uringzc.errors import BufferModifiedError, ClosedError
 
@@ -34,7 +35,7 @@ _PART = 256 << 10  # bytes of one step of a checksum
 Pinned = tuple[Any, int, int, "Memory | None", int]
 
 
-class Region:
+class Region(RegionBase):
     """Memory registered with one engine: made by ``register``, released by ``close``.
 
     ``view`` is its writable memoryview. It may be written while no notification is due for what was sent from
@@ -42,10 +43,10 @@ class Region:
     must not (huge pages): then it is sent as ordinary memory, correct and slower.
     """
 
-    __slots__ = ("__weakref__", "_length", "_memory", "_view")
+    __slots__ = ("__weakref__", "_length", "_view")
 
     def __init__(self, memory: "Memory", view: memoryview) -> None:
-        self._memory: Memory | None = memory
+        self._memory = memory
         self._view: memoryview | None = view
         self._length = view.nbytes
 

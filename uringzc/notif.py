@@ -46,7 +46,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple, Protocol
 
-from uringzc._send import owner
+from uringzc._send import NotifierBase, owner
 from uringzc._uring import ffi, lib
 from uringzc.errors import Refuser, counted, refuse
 from uringzc.records import Batch as Batch
@@ -227,7 +227,7 @@ class Waiter(Protocol):
         """Waits until `missing()`, the least number of CQEs still to come, is 0; TimeoutError."""
 
 
-class Notifier:
+class Notifier(NotifierBase):
     """Handle of a flushed notifier: whether its notification has been posted.
 
     The notification has to be read all the same, with ``reap_notifications()``: unread ones count against
@@ -235,15 +235,17 @@ class Notifier:
     the sender reads the notifications itself.
     """
 
-    __slots__ = ("_engine", "_numbers")  # C makes those of Scheduler.flush()
+    __slots__ = ()
+    _engine: Waiter
+    _numbers: int | tuple[int, ...]
 
     def __init__(self, engine: Waiter, *numbers: int) -> None:
         self._engine = engine
         self._numbers = numbers
 
     def _unsettled(self) -> int:
-        unsettled = self._engine.slots.unsettled
-        return sum(map(unsettled, self._numbers))
+        unsettled, numbers = self._engine.slots.unsettled, self._numbers
+        return unsettled(numbers) if isinstance(numbers, int) else sum(map(unsettled, numbers))
 
     @property
     def done(self) -> bool:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, TypeVar, get_args, overload
 
-from uringzc._send import Records
+from uringzc._send import BatchBase, Records
 from uringzc.errors import counted
 
 T = TypeVar("T")
@@ -73,14 +73,16 @@ class Record(Generic[T]):
         return Records(data, at, self.size, self.codes, self.kind)
 
 
-class Batch(Sequence[T]):
+class Batch(Sequence[T], BatchBase):
     """What one call reaped: a sequence whose items are made when they are accessed.
 
     The records are also one buffer that the batch owns: ``view`` (bytes), ``dtype`` (its fields, as numpy
     takes them) and ``numpy.asarray(batch)``, a structured array without a copy.
     """
 
-    __slots__ = ("_data", "_record")  # _native/request/batch_calls.c makes most of them
+    __slots__ = ()
+    _data: bytearray
+    _record: Record[T]
 
     def __init__(self, data: bytearray, record: Record[T]) -> None:
         self._data = data

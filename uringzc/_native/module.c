@@ -4,6 +4,7 @@
 #include "request/arguments.h"
 #include "request/batch_calls.h"
 #include "request/memory.h"
+#include "request/pairs.h"
 #include "request/queue_type.h"
 #include "request/records.h"
 #include "request/sockets.h"
@@ -44,14 +45,21 @@ static struct PyModuleDef definition = {
 static const struct {
     PyTypeObject **type;
     PyType_Spec *spec;
-} types[] = {{&memory_type, &memory_spec},     {&queue_type, &queue_spec},     {&arena_type, &arena_spec},
-             {&lease_type, &lease_spec},       {&batcher_type, &batcher_spec}, {&stream_type, &stream_spec},
-             {&delegate_type, &delegate_spec}, {&records_type, &records_spec}};
+} types[] = {{&memory_type, &memory_spec},
+             {&region_base_type, &region_base_spec},
+             {&queue_type, &queue_spec},
+             {&arena_type, &arena_spec},
+             {&lease_type, &lease_spec},
+             {&batcher_type, &batcher_spec},
+             {&stream_type, &stream_spec},
+             {&delegate_type, &delegate_spec},
+             {&records_type, &records_spec},
+             {&batch_base_type, &batch_base_spec},
+             {&notifier_base_type, &notifier_base_spec}};
 
 PyMODINIT_FUNC PyInit__send(void) {
     PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || batch_calls_init() < 0 ||
-        memory_init() < 0 || timer_init() < 0)
+    if (!module || sockets_init() < 0 || arguments_init() < 0 || batch_calls_init() < 0 || timer_init() < 0)
         return NULL;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         *types[i].type = (PyTypeObject *)PyType_FromSpec(types[i].spec);

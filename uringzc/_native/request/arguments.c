@@ -64,7 +64,7 @@ int parse_number(PyObject *value, int at, uint64_t max, uint64_t *out) {
     if (!index)
         return -1;
     unsigned long long number = PyLong_AsUnsignedLongLong(index);
-    bool wrong = PyErr_Occurred() != NULL;
+    bool wrong = number == (unsigned long long)-1 && PyErr_Occurred();
     if (wrong)
         PyErr_Clear();
     if (wrong || number > max) {

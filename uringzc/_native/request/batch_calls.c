@@ -4,13 +4,14 @@
 #include "request/batch_calls.h"
 
 #include "request/arguments.h"
+#include "request/pairs.h"
 #include "request/poll.h"
 #include "request/refuse.h"
 
 enum { COMPLETIONS, NOTIFICATIONS };
 
 static struct {
-    PyObject *engine, *numbers, *data, *record, *completion, *notification;
+    PyObject *engine, *completion, *notification;
     PyObject *wait_completions, *wait_notifications, *wait_cqes;
 } names;
 
@@ -19,9 +20,6 @@ int batch_calls_init(void) {
         PyObject **name;
         const char *text;
     } all[] = {{&names.engine, "_engine"},
-               {&names.numbers, "_numbers"},
-               {&names.data, "_data"},
-               {&names.record, "_record"},
                {&names.completion, "completion"},
                {&names.notification, "notification"},
                {&names.wait_completions, "_wait_completions"},
@@ -31,17 +29,6 @@ int batch_calls_init(void) {
         if (!(*all[i].name = PyUnicode_InternFromString(all[i].text)))
             return -1;
     return 0;
-}
-
-/* An object of a Python class, without its __init__(). Takes both references, and NULL for either of them. */
-static PyObject *new_object(PyObject *type, PyObject *name, PyObject *value, PyObject *other_name,
-                            PyObject *other) {
-    PyObject *made = value && other ? PyType_GenericAlloc((PyTypeObject *)type, 0) : NULL;
-    if (made && (PyObject_SetAttr(made, name, value) < 0 || PyObject_SetAttr(made, other_name, other) < 0))
-        Py_CLEAR(made);
-    Py_XDECREF(value);
-    Py_XDECREF(other);
-    return made;
 }
 
 PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *const *args, Py_ssize_t count,
@@ -64,10 +51,7 @@ PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *const *args, Py
     signal_engine(q);
     if (!number)
         Py_RETURN_NONE;
-    PyObject *boxed = PyLong_FromLongLong(number), *numbers = boxed ? PyTuple_Pack(1, boxed) : NULL;
-    Py_XDECREF(boxed);
-    return new_object(q->notifier_type, names.engine, PyObject_GetAttr(owner, names.engine), names.numbers,
-                      numbers);
+    return make_pair(q->notifier_type, PyObject_GetAttr(owner, names.engine), PyLong_FromLongLong(number));
 }
 
 static PyObject *newly_submitted(Queue *q) {
@@ -87,25 +71,35 @@ static uint32_t count_unread(const Queue *q, int kind) {
     return kind == COMPLETIONS ? stats.unread_completions : stats.unread_notifications;
 }
 
+/* The Record that says what they are. */
+static PyObject *record_of(const Queue *q, int kind) {
+    return PyObject_GetAttr(q->slots_object, kind == COMPLETIONS ? names.completion : names.notification);
+}
+
+/* A Batch without records: one for all calls that find none. */
+static PyObject *empty_batch(Queue *q, int kind) {
+    if (!q->empty[kind])
+        q->empty[kind] = make_pair(q->batch_type, PyByteArray_FromStringAndSize(NULL, 0), record_of(q, kind));
+    return Py_XNewRef(q->empty[kind]);
+}
+
 /* All unread records, as a Batch. */
 static PyObject *take_records(Queue *q, int kind) {
     const size_t size = kind == COMPLETIONS ? sizeof(uzc_completion) : sizeof(uzc_notification);
-    PyObject *record =
-        PyObject_GetAttr(q->slots_object, kind == COMPLETIONS ? names.completion : names.notification);
     const uint32_t unread = count_unread(q, kind);
+    if (!unread)
+        return empty_batch(q, kind);
     PyObject *data = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(unread * size));
-    int64_t count = 0;
-    if (data && record && unread) {
-        void *out = PyByteArray_AsString(data);
-        count = kind == COMPLETIONS ? q->calls->completions(q->records, out, unread)
-                                    : q->calls->notifications(q->records, out, unread);
-    }
+    if (!data)
+        return NULL;
+    void *out = PyByteArray_AsString(data);
+    int64_t count = kind == COMPLETIONS ? q->calls->completions(q->records, out, unread)
+                                        : q->calls->notifications(q->records, out, unread);
     if (count < 0)
         refuse(q, count);
-    if (data &&
-        (count < 0 || (count < unread && PyByteArray_Resize(data, (Py_ssize_t)(count * (int64_t)size)) < 0)))
+    if (count < 0 || (count < unread && PyByteArray_Resize(data, (Py_ssize_t)(count * (int64_t)size)) < 0))
         Py_CLEAR(data);
-    return new_object(q->batch_type, names.data, data, names.record, record);
+    return make_pair(q->batch_type, data, record_of(q, kind));
 }
 
 /* Submits and waits, in Python, unless `wait` records can be read, or the engine is polled. 0, or -1 with an

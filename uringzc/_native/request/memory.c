@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: MIT */
-/* The type Memory, and `data` of a send as an address and an object to hold: a bytes object and a Region
- * here, other buffers by pin() of memory.py. */
+/* The type Memory, the base of Region, and `data` of a send as an address and an object to hold: a bytes
+ * object and a Region here, other buffers by pin() of memory.py. */
 #include "request/memory.h"
 
-PyTypeObject *memory_type;
-static PyObject *name_memory;
+/* The C part of a Region. */
+typedef struct {
+    PyObject_HEAD PyObject *memory; /* Memory; None once the region was closed, or NULL */
+} RegionBase;
+
+PyTypeObject *memory_type, *region_base_type;
 
 int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder) {
@@ -17,10 +21,8 @@ int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, u
         return 0;
     }
     if (!q->verify && (PyObject *)Py_TYPE(data) == q->region_type) {
-        memory = PyObject_GetAttr(data, name_memory);
-        if (!memory)
-            return -1;
-        *holder = memory;
+        PyObject *own = ((RegionBase *)data)->memory;
+        *holder = memory = Py_NewRef(own ? own : Py_None);
     } else {
         PyObject *pinned = q->verify ? PyObject_CallFunction(q->pin, "OKK", data, offset, length)
                                      : PyObject_CallFunctionObjArgs(q->pin, data, NULL);
@@ -117,6 +119,28 @@ static PyType_Slot memory_slots[] = {{Py_tp_new, memory_new},
 PyType_Spec memory_spec = {"uringzc._send.Memory", sizeof(Memory), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
                            memory_slots};
 
-int memory_init(void) {
-    return (name_memory = PyUnicode_InternFromString("_memory")) ? 0 : -1;
+static int region_traverse(PyObject *self, visitproc visit, void *arg) {
+    Py_VISIT(Py_TYPE(self));
+    Py_VISIT(((RegionBase *)self)->memory);
+    return 0;
 }
+
+static int region_clear(PyObject *self) {
+    Py_CLEAR(((RegionBase *)self)->memory);
+    return 0;
+}
+
+static void region_dealloc(PyObject *self) {
+    PyObject_GC_UnTrack(self);
+    region_clear(self);
+    free_object(self);
+}
+
+static PyMemberDef region_members[] = {{"_memory", T_OBJECT_EX, offsetof(RegionBase, memory), 0, NULL},
+                                       {NULL, 0, 0, 0, NULL}};
+
+static PyType_Slot region_slots[] = {{Py_tp_new, PyType_GenericNew},  {Py_tp_traverse, region_traverse},
+                                     {Py_tp_clear, region_clear},     {Py_tp_dealloc, region_dealloc},
+                                     {Py_tp_members, region_members}, {0, NULL}};
+PyType_Spec region_base_spec = {"uringzc._send.RegionBase", sizeof(RegionBase), 0,
+                                Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, region_slots};

@@ -13,9 +13,8 @@ typedef struct {
     unsigned buffers;
 } Memory;
 
-extern PyTypeObject *memory_type;
-extern PyType_Spec memory_spec;
-int memory_init(void);
+extern PyTypeObject *memory_type, *region_base_type;
+extern PyType_Spec memory_spec, region_base_spec;
 /* Fills in data (its first byte), base, buffer, buffers, and message if `data` is a Vector. *nbytes: how much
  * memory there is. *holder: a new reference to what the request holds. 0, or -1 with an exception. `offset`
  * and `length` only say which part debug mode checks. */

@@ -48,6 +48,7 @@ typedef struct {
     PyObject *to_detach;                                /* list of senders that were closed, or dropped */
 
     PyObject *modified; /* debug mode: list of the exceptions that verify() raised, for the end of a call */
+    PyObject *empty[2]; /* a Batch of each kind, for reaps that find nothing; NULL until then */
     PyObject *last_to, *last_packed; /* the address packed last, and its sockaddr */
     int last_family;
 

@@ -130,6 +130,8 @@ static void queue_dealloc(PyObject *self) {
     Py_XDECREF(q->modified);
     Py_XDECREF(q->last_to);
     Py_XDECREF(q->last_packed);
+    Py_XDECREF(q->empty[0]);
+    Py_XDECREF(q->empty[1]);
     free_object(self);
 }
 
