@@ -79,6 +79,25 @@ class Results:
         return next((one for one in self.cases if (one.topic, one.case, one.against) == key), None)
 
 
+def updated(kept: Results, measured: Results) -> Results:
+    """Return `kept` with what was measured in place of the same cases, and new cases behind their topic's.
+
+    ValueError if they are of different machines.
+    """
+    for name in ("machine", "kernel"):
+        if kept.about[name] != measured.about[name]:
+            raise ValueError(f"results of {kept.about[name]} and of {measured.about[name]} are two tables")
+    cases = {(case.topic, case.case, case.against): case for case in kept.cases + measured.cases}
+    topics = list(dict.fromkeys(case.topic for case in cases.values()))
+    return Results(
+        kept.about,
+        sorted(cases.values(), key=lambda case: topics.index(case.topic)),
+        kept.by_size | measured.by_size,
+        list({arrivals.path: arrivals for arrivals in kept.arrivals + measured.arrivals}.values()),
+        kept.memory | measured.memory,
+    )
+
+
 def summary(topic: str, comparison: Comparison) -> Case:
     """Return what is kept of a comparison."""
     ratios = comparison.ratios
