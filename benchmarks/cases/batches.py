@@ -32,7 +32,7 @@ def scheduler_batches(bench: Bench) -> None:
                     programs.send_run("send_run"),
                     reference.contender("zc", size, C).wanting(target),
                 ]
-                bench.compare(f"send_run, {batch} a batch, {size} B", contenders, close=True)
+                bench.compare(f"send_run, {batch} a batch, {size} B", contenders, close=True, times=2)
 
 
 @topic(
