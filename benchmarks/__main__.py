@@ -46,12 +46,13 @@ def main(
 ) -> None:
     """Run the benchmark."""
     out = out or (BUILD if only and not update else HERE)
+    kept = results.read(out / "results.json") if update else None
+    if kept and not results.measured_here(kept.about):
+        raise click.ClickException("those results are of another machine or kernel: measure all of them")
     if not redraw:
         measured = measure(Plan(pairs, few, seconds, soak), only or tuple(TOPICS))
         out.mkdir(parents=True, exist_ok=True)
-        if update:
-            measured = results.updated(results.read(out / "results.json"), measured)
-        results.write(out / "results.json", measured)
+        results.write(out / "results.json", results.updated(kept, measured) if kept else measured)
     found = results.read(out / "results.json")
     (out / "RESULTS.md").write_text(report(found, TOPICS))
     draw(found, out / "results.png")

@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -80,13 +80,7 @@ class Results:
 
 
 def updated(kept: Results, measured: Results) -> Results:
-    """Return `kept` with what was measured in place of the same cases, and new cases behind their topic's.
-
-    ValueError if they are of different machines.
-    """
-    for name in ("machine", "kernel"):
-        if kept.about[name] != measured.about[name]:
-            raise ValueError(f"results of {kept.about[name]} and of {measured.about[name]} are two tables")
+    """Return `kept` with what was measured in place of the same cases, and new cases behind their topic's."""
     cases = {(case.topic, case.case, case.against): case for case in kept.cases + measured.cases}
     topics = list(dict.fromkeys(case.topic for case in cases.values()))
     return Results(
@@ -155,6 +149,12 @@ def about_here(runs: str) -> dict[str, str]:
         "liburing": subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip(),
         "runs": runs,
     }
+
+
+def measured_here(about: Mapping[str, str]) -> bool:
+    """Whether results that say this `about` are of this machine and kernel."""
+    here = about_here("")
+    return all(about[name] == here[name] for name in ("machine", "kernel"))
 
 
 def write(path: Path, results: Results) -> None:

@@ -163,10 +163,11 @@ def test_an_update_replaces_what_was_measured_again() -> None:
     assert (found.about, found.arrivals, found.memory) == (KEPT.about, KEPT.arrivals, KEPT.memory)
 
 
-def test_results_of_two_machines_are_not_one_table() -> None:
-    other = replace(KEPT, about={**KEPT.about, "machine": "another"})
-    with pytest.raises(ValueError, match="another are two tables"):
-        results.updated(KEPT, other)
+@pytest.mark.parametrize("changed", ["machine", "kernel"])
+def test_results_of_another_machine_are_recognized(changed: str) -> None:
+    here = results.about_here("")
+    assert results.measured_here({**here, "python": "another", "date": "another"})
+    assert not results.measured_here({**here, changed: "another"})
 
 
 @pytest.mark.parametrize("batch", [8, 32, 128])
