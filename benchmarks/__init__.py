@@ -7,7 +7,7 @@ Contender. A case for the picture: HEADLINES in chart.py.
 
 Each file here imports only those above it:
 
-    pairs.py       two programs run in turn: samples, ratios, the interval of the median
+    pairs.py       programs run in rounds: samples, ratios, the interval of the median
     results.py     what is kept in results.json, and which targets are met
     paths.py       networks with a receiver
     programs/      what is measured: the library's calls, Python's own, and reference.c

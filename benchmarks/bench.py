@@ -20,6 +20,8 @@ import uringzc
 from benchmarks import pairs
 from benchmarks.pairs import Comparison, Contender
 from benchmarks.paths import Path, paths
+from benchmarks.programs.batches import SchedulerBatches, Shape
+from benchmarks.programs.reference import Reference
 from benchmarks.programs.scheduler import SchedulerPrograms
 from benchmarks.programs.udp_sender import UdpPrograms
 from benchmarks.results import Results, about_here, summary
@@ -39,7 +41,7 @@ class Plan:
     soak: int  # requests through one scheduler
 
     def __str__(self) -> str:
-        return f"{self.pairs} pairs of {self.seconds} s ({self.few} where the target is far from 1)"
+        return f"{self.pairs} rounds of {self.seconds} s ({self.few} where the target is far from 1)"
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,13 @@ class Bench:
         sock = self.udp_socket(self.large_sink)
         programs = SchedulerPrograms(sock, max_inflight=max_inflight, tags=tags, engine=engine)
         return self.stack.enter_context(programs)
+
+    @contextmanager
+    def batches(self, size: int, batch: int) -> Iterator[tuple[SchedulerBatches, Reference]]:
+        """Open a Scheduler and the C program, in `large_sink`, for batches of so many requests."""
+        shape, socks = Shape(size, batch), [self.udp_socket(self.large_sink) for _ in range(2)]
+        with SchedulerBatches(socks[0], shape) as programs, shape.reference(socks[1]) as reference:
+            yield programs, reference
 
     def compare(
         self,

@@ -1,8 +1,9 @@
-"""Rates of programs that send, compared in pairs: alternating runs, the median ratio and its interval.
+"""Rates of programs that send, compared in pairs: runs in turn, the median ratio and its interval.
 
 The rate of one program on a shared machine differs by 10 % from one minute to the next; the ratio of two
-programs that run within a few seconds of each other differs much less. So programs run in turn, A B A B ...;
-each pair gives one ratio, and the result is the median. Its interval is that of order statistics, which
+programs that run within a few seconds of each other differs much less. So programs run in rounds, each once
+a round, in random order, since what ran just before may matter. Each round gives one ratio of two programs,
+and the result is the median. Its interval is that of order statistics, which
 assumes nothing about the distribution: a ratio is as likely to be above the true median as below it, so the
 median lies between the k-th smallest and the k-th largest of n ratios as often as n tosses of a coin show
 each side k times or more.
@@ -11,6 +12,7 @@ each side k times or more.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -101,15 +103,17 @@ def sample(
 def compare(
     case: str, contenders: Sequence[Contender], *, pairs: int, seconds: float, progress: Progress
 ) -> list[Comparison]:
-    """Run the contenders in turn, `pairs` times each, and compare the first one with every other."""
+    """Run the contenders in `pairs` rounds, in random order, and compare the first one with every other."""
     if len(contenders) < 2 or pairs < FEWEST:
         raise ValueError(f"2 contenders and {FEWEST} pairs are needed, not {len(contenders)} and {pairs}")
     taken: list[list[Sample]] = [[] for _ in contenders]
     task = progress.add_task(case, total=pairs * len(contenders), name="warming up")
     for contender in contenders:
         contender.run(0.1)
+    turns = list(zip(contenders, taken, strict=True))
     for _ in range(pairs):
-        for contender, samples in zip(contenders, taken, strict=True):
+        random.shuffle(turns)
+        for contender, samples in turns:
             progress.update(task, name=contender.name)
             samples.append(_checked(contender, contender.run(seconds)))
             progress.advance(task)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 
-import rich
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import Topic
@@ -23,9 +24,9 @@ Written by `make bench` from `results.json`, which `python -m benchmarks --redra
 
 ![What a program gains, case by case](results.png)
 
-Two programs run in turn, A B A B; *times* is the median of the ratios of their rates in each pair of
-neighbouring runs, then come the interval that holds the true median with 95 %, and the range. A target is met
-if the median reaches it; one of 1.00 also if the interval does. Of two figures the first is the library's,
+Programs run in rounds, each once a round, in random order; *times* is the median of the ratios of two rates
+in each round, then come the interval that holds the true median with 95 %, and the range. A target is met if
+the median reaches it; one of 1.00 also if the interval does. Of two figures the first is the library's,
 the second the other program's: thousand datagrams (TCP: writes) per second, and CPU time of the sending
 process for one. *copied* is the share of the library's requests that the kernel copied after all. A *train*
 is a GSO batch: datagrams of one size sent as one request, with UDP_SEGMENT.
@@ -134,8 +135,9 @@ EXTRAS = {"scheduler-sizes": _by_size, "auto-udp": _arrivals, "memory": _memory}
 
 
 def show(results: Results) -> None:
-    """Print the table."""
+    """Print the table, wide where that is not to a terminal."""
+    console = Console(width=None if sys.stdout.isatty() else 160)
     table = Table(*HEADINGS[:8], title="uringzc")
     for case in results.cases:
         table.add_row(*cells(case)[:8], style="red" if case.met is False else None)
-    rich.print(table)
+    console.print(table)

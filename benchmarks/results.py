@@ -10,7 +10,7 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
 from pathlib import Path
@@ -79,6 +79,19 @@ class Results:
         return next((one for one in self.cases if (one.topic, one.case, one.against) == key), None)
 
 
+def updated(kept: Results, measured: Results) -> Results:
+    """Return `kept` with what was measured in place of the same cases, and new cases behind their topic's."""
+    cases = {(case.topic, case.case, case.against): case for case in kept.cases + measured.cases}
+    topics = list(dict.fromkeys(case.topic for case in cases.values()))
+    return Results(
+        kept.about,
+        sorted(cases.values(), key=lambda case: topics.index(case.topic)),
+        kept.by_size | measured.by_size,
+        list({arrivals.path: arrivals for arrivals in kept.arrivals + measured.arrivals}.values()),
+        kept.memory | measured.memory,
+    )
+
+
 def summary(topic: str, comparison: Comparison) -> Case:
     """Return what is kept of a comparison."""
     ratios = comparison.ratios
@@ -136,6 +149,12 @@ def about_here(runs: str) -> dict[str, str]:
         "liburing": subprocess.run(version, check=True, capture_output=True, text=True).stdout.strip(),
         "runs": runs,
     }
+
+
+def measured_here(about: Mapping[str, str]) -> bool:
+    """Whether results that say this `about` are of this machine and kernel."""
+    here = about_here("")
+    return all(about[name] == here[name] for name in ("machine", "kernel"))
 
 
 def write(path: Path, results: Results) -> None:

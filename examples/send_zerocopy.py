@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 
 import uringzc
 
-SLOTS = 16  # one batch each: the most batches in flight
+IN_FLIGHT = 16  # batches, at most
 MAX_SIZE = 65435  # fits a datagram, and a TCP segment with all options, over IPv6
 SLACK = 0.2  # seconds that every run is longer, as there
 RECEIVER_SLACK = 0.4  # and a receiver's still longer
@@ -39,7 +39,7 @@ class Tally:
     seconds: float = 0.0
     copied: int | None = 0  # packets; None: the kernel did not report it of all
     cpu: float = 0.0
-    latencies: Counter[int] = field(default_factory=Counter)  # microseconds from flush to notification
+    latencies: Counter[int] = field(default_factory=Counter)  # microseconds that a batch was in flight
 
 
 class Sender:
@@ -48,7 +48,7 @@ class Sender:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.tally = Tally()
-        self.flushed: dict[tuple[int, int], float] = {}  # (slot, sequence) -> when
+        self.in_flight: dict[int, float] = {}  # batches by their notifier's sequence -> since when
         self.connected = True
 
     def run(self) -> Tally:
@@ -57,7 +57,7 @@ class Sender:
         pin_to(options.cpu)
         with (
             socket.socket(options.family, options.type) as sock,
-            uringzc.Scheduler(range(SLOTS), completions="failed") as scheduler,
+            uringzc.Scheduler(completions="failed") as scheduler,
         ):
             sock.connect((options.address, options.port))
             scheduler.register_socket(sock)
@@ -78,50 +78,49 @@ class Sender:
     def loop(
         self, scheduler: uringzc.Scheduler, sock: socket.socket, payload: uringzc.Region | bytearray
     ) -> None:
-        """Batches, each on the next slot, until the time is over or the other side is gone."""
-        options, batch = self.options, 0
-        start, cpu = time.monotonic(), time.thread_time()
-        end = start + options.seconds + SLACK
-        while self.connected and time.monotonic() < end:
-            sequence, slot = divmod(batch, SLOTS)  # a slot's notifiers are numbered from 0
-            scheduler.send_run(
-                *(sock, payload, options.size, options.batch, 0),  # stride 0: the same bytes each time
-                zero_copy=options.zero_copy,
-                slot=slot,
-            )
-            scheduler.flush(slot)
+        """Batches, each with a notifier of its own, until the time is over or the other side is gone."""
+        size, count, zero_copy = self.options.size, self.options.batch, self.options.zero_copy
+        in_flight, sequence = self.in_flight, 0  # a slot's notifiers are numbered from 0
+        cpu, start = time.thread_time(), time.monotonic()
+        now, end = start, start + self.options.seconds + SLACK
+        while self.connected and now < end:
+            in_flight[sequence] = now
+            scheduler.send_run(sock, payload, size, count, 0, zero_copy=zero_copy)  # 0: the same bytes again
+            scheduler.flush(0)
             scheduler.submit()
-            self.flushed[slot, sequence] = time.monotonic()
-            batch += 1
-            self.reap(scheduler, wait=0)
-            while len(self.flushed) == SLOTS and time.monotonic() < end:
-                self.reap(scheduler, wait=SLOTS // 2, timeout=end - time.monotonic())
+            sequence += 1
+            now = self.reap(scheduler)
+            while len(in_flight) == IN_FLIGHT and now < end:
+                now = self.reap(scheduler, wait=IN_FLIGHT // 2, timeout=end - now)
         self.tally.seconds = time.monotonic() - start
         self.tally.cpu = time.thread_time() - cpu
 
     def finish(self, scheduler: uringzc.Scheduler, sock: socket.socket) -> None:
         """Waits for what is in flight; a TCP connection whose other side does not read is reset."""
-        self.reap(scheduler, wait=len(self.flushed), timeout=PATIENCE)
-        if self.flushed:
+        self.reap(scheduler, wait=len(self.in_flight), timeout=PATIENCE)
+        if self.in_flight:
             sock.shutdown(socket.SHUT_RDWR)  # fails requests that wait for room and keep the socket open
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             sock.close()
-            self.reap(scheduler, wait=len(self.flushed), timeout=PATIENCE)
+            self.reap(scheduler, wait=len(self.in_flight), timeout=PATIENCE)
         if not self.connected:
             print("Connection failure", file=sys.stderr)
 
-    def reap(self, scheduler: uringzc.Scheduler, wait: int, timeout: float | None = None) -> None:
-        """Reads what came back: batches whose memory is free, and requests that failed."""
-        tally = self.tally
-        for notification in scheduler.reap_notifications(wait, timeout):
-            tally.packets += notification.requests - notification.failed
-            tally.nbytes += notification.nbytes
-            if tally.copied is not None and notification.copied is not None:
-                tally.copied += notification.copied
-            else:
-                tally.copied = None
-            flushed = self.flushed.pop((notification.slot, notification.sequence))
-            tally.latencies[int((time.monotonic() - flushed) * 1e6)] += 1
+    def reap(self, scheduler: uringzc.Scheduler, wait: int = 0, timeout: float | None = None) -> float:
+        """Reads which batches' memory is free, and what failed of them. Returns when."""
+        tally, notifications = self.tally, scheduler.reap_notifications(wait, timeout)
+        now = time.monotonic()
+        for _tag, sequence, _slot, requests, nbytes, copied, failed in notifications:
+            tally.packets += requests - failed
+            tally.nbytes += nbytes
+            tally.copied = None if tally.copied is None or copied is None else tally.copied + copied
+            tally.latencies[int((now - self.in_flight.pop(sequence)) * 1e6)] += 1
+            if failed:
+                self.check(scheduler)
+        return now
+
+    def check(self, scheduler: uringzc.Scheduler) -> None:
+        """Notes that the other side is gone, or raises what failed otherwise."""
         for failure in scheduler.reap_completions():
             if -failure.result in GONE:
                 self.connected = False

@@ -1,6 +1,6 @@
 """What is measured: the topics, in the order of RESULTS.md; a file has those of one part of the library."""
 
-from benchmarks.cases import auto, engines, memory, scheduler, threads, udp
+from benchmarks.cases import auto, batches, engines, memory, scheduler, threads, udp
 
 TOPICS = {
     topic.name: topic
@@ -12,6 +12,8 @@ TOPICS = {
         threads.threads,
         auto.auto_udp,
         auto.auto_tcp,
+        batches.scheduler_batches,
+        batches.scheduler_loops,
         scheduler.scheduler_sizes,
         scheduler.scheduler_notifications,
         scheduler.scheduler_calls,

@@ -43,7 +43,7 @@ def udp_send(bench: Bench) -> None:
     - *sendmsg trains*: an expert's loop without the library. It collects 44 datagrams and sends them as one
       request, `sock.sendmsg(datagrams, [UDP_SEGMENT])`; then as many as the kernel accepts in one.
     """
-    for size, targets in ((1200, (14.0, 1.5)), (600, (None, None)), (200, (None, None))):
+    for size, targets in ((1200, (28.0, 2.6)), (600, (None, None)), (200, (60.0, 4.2))):
         payloads, longest = payloads_of(size), min(max_segments(), MAX_TRAIN_BYTES // size)
         contenders = [
             bench.udp_sender().send("send", payloads),
@@ -53,7 +53,7 @@ def udp_send(bench: Bench) -> None:
         ]
         bench.compare(f"send, {size} B", contenders)
     payloads = payloads_of(1200)
-    trains = sendmsg_trains(bench.udp_socket(bench.sink), payloads).wanting(2.0)
+    trains = sendmsg_trains(bench.udp_socket(bench.sink), payloads).wanting(3.5)
     bench.compare("send_many, 1200 B", [bench.udp_sender().send_many("send_many", payloads), trains])
     loop = socket_send(bench.udp_socket(bench.sink), payloads)
     bench.compare("lease, fill and send, 1200 B", [bench.udp_sender().lease("lease", payloads), loop])
@@ -69,7 +69,7 @@ def udp_mixed(bench: Bench) -> None:
     """
     sizes = random.Random(8).sample(range(200, LARGEST + 1), LARGEST - 199)
     payloads = [bytes(size) for size in sizes]
-    loop = socket_send(bench.udp_socket(bench.sink), payloads).wanting(1.3)
+    loop = socket_send(bench.udp_socket(bench.sink), payloads).wanting(2.0)
     contenders = [bench.udp_sender().send("send", payloads), loop]
     bench.compare("send, 200-1472 B, no size twice", contenders)
     _capture(bench)
@@ -120,7 +120,7 @@ def udp_single(bench: Bench) -> None:
     payload = bytes(1200)
     library = latency.send_and_flush(bench.udp_sender().tx, payload)
     base = latency.socket_send(bench.udp_socket(bench.sink), payload)
-    contenders = [library.contender, base.contender.wanting(1 / 1.2)]
+    contenders = [library.contender, base.contender.wanting(1.0)]
     (median,) = bench.compare("send and flush, p50", contenders, close=True, times=5, at_most=0.05)
     runs = len(median.samples)
     tails = tuple(library.tails[-runs:]), tuple(base.tails[-runs:])  # without the warm-up
@@ -140,7 +140,8 @@ def udp_region(bench: Bench) -> None:
       send without zero-copy, if the datagrams lie together already.
     - *C, a request each*: the io_uring loop of benchmarks/programs/reference.c, one zero-copy request for
       each datagram.
-    - *C, zc trains of 44*: the same loop with UDP_SEGMENT.
+    - *C, zc trains of 44*: the same loop with UDP_SEGMENT; beside the mapped file from memory that is not
+      registered.
 
     With tx-udp-segmentation off, the kernel cuts the trains instead of the device, after the copy is saved,
     and a packet for each datagram costs far more than the copy. The unprivileged process runs as the user
@@ -164,22 +165,22 @@ def _block(bench: Bench) -> Contender:
     return prepared_block(bench.udp_socket(bench.sink), SEGMENT, TRAIN)
 
 
-def c_trains(bench: Bench) -> Contender:
+def c_trains(bench: Bench, mode: str = "zc", pool: int = POOL) -> Contender:
     """Return reference.c with zero-copy trains."""
-    reference = Reference(bench.udp_socket(bench.sink), segment=SEGMENT)
-    return bench.stack.enter_context(reference).contender("zc", TRAIN * SEGMENT, f"C, zc trains of {TRAIN}")
+    reference = bench.stack.enter_context(Reference(bench.udp_socket(bench.sink), pool=pool, segment=SEGMENT))
+    return reference.contender(mode, TRAIN * SEGMENT, f"C, zc trains of {TRAIN}")
 
 
 def _registered(bench: Bench, block: Contender) -> None:
     each = bench.stack.enter_context(Reference(bench.udp_socket(bench.sink)))
     contenders = [
         bench.udp_sender().send_region("send_region"),
-        each.contender("zc", SEGMENT, "C, a request each").wanting(40),
+        each.contender("zc", SEGMENT, "C, a request each").wanting(42),
         block.wanting(2.4),
         c_trains(bench),
     ]
-    _, base, best = bench.compare("send_region, registered", contenders, close=True)
-    bench.keep(replace(base, case=best.against, target=None, samples=best.against_samples))
+    _, base, best = bench.compare("send_region, registered", contenders)
+    _keep_ceiling(bench, base, best, best.against)
 
 
 def _mapped(bench: Bench, block: Contender) -> None:
@@ -189,8 +190,18 @@ def _mapped(bench: Bench, block: Contender) -> None:
         file.flush()
         mapped = mmap.mmap(file.fileno(), FILE, prot=mmap.PROT_READ)
     mapped[:: mmap.PAGESIZE]  # read in all pages, as those of registered memory are
-    contenders = [bench.udp_sender().send_region("send_region", mapped), block.wanting(1.6)]
-    bench.compare("send_region, mapped file", contenders, close=True)
+    contenders = [
+        bench.udp_sender().send_region("send_region", mapped),
+        block.wanting(1.6),
+        c_trains(bench, "zc-unregistered", FILE),
+    ]
+    base, best = bench.compare("send_region, mapped file", contenders)
+    _keep_ceiling(bench, base, best, f"{best.against}, not registered")
+
+
+def _keep_ceiling(bench: Bench, base: Comparison, best: Comparison, case: str) -> None:
+    """Keep what the C program gains over the first one's opponent, too."""
+    bench.keep(replace(base, case=case, target=None, samples=best.against_samples))
 
 
 def _unprivileged(bench: Bench) -> None:

@@ -27,6 +27,11 @@
 // The middle two thirds of the ratios span 2 to 5 %, for copy and for the sizes of batch and window at 1400 B
 // 5 to 20 %: only batch 8 differs, and only at 65000 B and in copies is that certain. The kernel's 1.6 to 1.7
 // us for a send are nearly all of the time. So the batch is 32, and the rest is what does the least work.
+//
+// Waiting for the whole batch, on an Intel Xeon where a send takes 0.6 us, zc 1400 B, windows of two batches;
+// median and quartiles of 31 ratios: batch 8 0.993 (0.986 to 0.996), 32 1.003 (0.998 to 1.016), 128 1.019
+// (1.010 to 1.032). Otherwise the kernel runs 20 pieces of deferred work a call, and with more than 20
+// requests a batch the notifications fall behind. So larger batches wait, and smaller ones do not.
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
@@ -171,6 +176,11 @@ static inline void reap(struct counts *c, int size) {
     io_uring_smp_store_release(ring.cq.khead, tail);
 }
 
+// Take everything that is due with the submit. It never waits: the results of all are there at once.
+static int submit(long n) {
+    return n > 20 ? io_uring_submit_and_wait(&ring, (unsigned)n) : io_uring_submit_and_get_events(&ring);
+}
+
 static void wait_for_one(struct counts *c, int size) {
     int ret = io_uring_submit_and_wait(&ring, 1);
     if (ret < 0 && ret != -EINTR)
@@ -226,9 +236,9 @@ static void send_until(struct counts *c, int size, long window, double until) {
         }
         queued += n;
         c->inflight += n;
-        int ret = io_uring_submit_and_get_events(&ring);
+        int ret = submit(n);
         if (ret != n)
-            die("io_uring_submit_and_get_events", ret < 0 ? -ret : EBUSY);
+            die("submit", ret < 0 ? -ret : EBUSY);
         reap(c, size);
     }
 }

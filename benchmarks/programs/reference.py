@@ -28,14 +28,18 @@ def build() -> Path:
 class Reference:
     """The C program as a process that runs on request; it sends on `sock`, which it shares until `close`.
 
-    `segment` sets UDP_SEGMENT, and a request then counts as the datagrams it becomes.
+    `batch`: requests per submit; `window`: in flight at most; `pool`: bytes of payloads. `segment` sets
+    UDP_SEGMENT, and a request then counts as the datagrams it becomes.
     """
 
-    def __init__(self, sock: socket.socket, *, segment: int = 0) -> None:
+    def __init__(
+        self, sock: socket.socket, *, batch: int = 32, window: int = 64, pool: int = 4 << 20, segment: int = 0
+    ) -> None:
         fd = sock.fileno()
         self._segment = segment
+        options = {"fd": fd, "batch": batch, "window": window, "pool": pool >> 20, "segment": segment}
         self._process = subprocess.Popen(
-            [build(), "--serve", "--report-usage", f"--segment={segment}", f"--fd={fd}"],
+            [build(), "--serve", "--report-usage", *(f"--{name}={it}" for name, it in options.items())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[fd],
@@ -53,7 +57,7 @@ class Reference:
         self._process.communicate()
 
     def contender(self, mode: str, size: int, name: str | None = None) -> Contender:
-        """Return requests of `size` bytes; modes: copy, zc."""
+        """Return requests of `size` bytes; modes: copy, zc, zc-unregistered."""
         datagrams = -(-size // self._segment) if self._segment else 1
 
         def run(seconds: float) -> Sample:

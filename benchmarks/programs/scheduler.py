@@ -154,28 +154,40 @@ class SchedulerPrograms:
         self._awaited -= len(self.s.reap_notifications(wait=max(0, self._awaited - outstanding)))
 
     def _contender(self, name: str, chunk: Callable[[], int]) -> Contender:
-        def run(seconds: float) -> Sample:
-            before, sent, cpu, start = self.s.stats, 0, time.process_time(), time.perf_counter()
-            now, until = start, start + seconds
-            while now < until:
-                sent += chunk()
-                now = time.perf_counter()
-            cpu = time.process_time() - cpu
-            self.s.drain(5)
-            after = self.s.stats
-            if after.failed != before.failed:
-                raise RuntimeError(f"{name}: {after.failed - before.failed} sends failed")
-            accepted = after.nbytes - before.nbytes
-            return Sample(sent, now - start, cpu, (after.nbytes_copied - before.nbytes_copied) / accepted)
-
-        return Contender(name, run)
+        return measured(self.s, name, chunk)
 
 
-def as_array(batch: uringzc.Batch[uringzc.Notification]) -> object:
-    """Read all of a batch at once, as one array."""
-    return numpy.asarray(batch)["sequence"].sum()
+def measured(
+    s: uringzc.Scheduler | uringzc.Ring,
+    name: str,
+    chunk: Callable[[], int],
+    finish: Callable[[], object] = lambda: None,
+) -> Contender:
+    """Return calls of `chunk`, which returns how many it sent; `finish` is called with nothing in flight."""
+
+    def run(seconds: float) -> Sample:
+        before, sent, cpu, start = s.stats, 0, time.process_time(), time.perf_counter()
+        now, until = start, start + seconds
+        while now < until:
+            sent += chunk()
+            now = time.perf_counter()
+        cpu = time.process_time() - cpu
+        s.drain(5)
+        finish()
+        after = s.stats
+        if after.failed != before.failed:
+            raise RuntimeError(f"{name}: {after.failed - before.failed} sends failed")
+        accepted = after.nbytes - before.nbytes
+        return Sample(sent, now - start, cpu, (after.nbytes_copied - before.nbytes_copied) / accepted)
+
+    return Contender(name, run)
 
 
-def as_objects(batch: uringzc.Batch[uringzc.Notification]) -> object:
-    """Read each as a Notification."""
-    return sum(notification.sequence for notification in batch)
+def as_array(batch: uringzc.Batch[uringzc.Notification]) -> int:
+    """Read all of a batch at once, as one array; return how many requests they are of."""
+    return int(numpy.asarray(batch)["requests"].sum())
+
+
+def as_objects(batch: uringzc.Batch[uringzc.Notification]) -> int:
+    """Read each as a Notification; return how many requests they are of."""
+    return sum(notification.requests for notification in batch)

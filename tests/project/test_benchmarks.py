@@ -18,7 +18,8 @@ from matplotlib.text import Text
 import benchmarks
 from benchmarks import chart, results
 from benchmarks.cases import TOPICS
-from benchmarks.pairs import median_interval
+from benchmarks.pairs import Contender, Sample, compare, median_interval, progress_bars
+from benchmarks.programs.batches import Shape
 from benchmarks.report import HEADINGS, cells, report
 from benchmarks.results import Case, Results
 
@@ -149,6 +150,57 @@ def test_results_are_read_as_they_are_written(tmp_path: Path) -> None:
     text = (tmp_path / "results.json").read_text()
     assert text == (HERE / "results.json").read_text()
     assert len(text.splitlines()) < 300
+
+
+def test_an_update_replaces_what_was_measured_again() -> None:
+    first, last = KEPT.cases[0], KEPT.cases[-1]
+    again, new = replace(first, ratio=0.5), replace(first, case="a new one")
+    found = results.updated(KEPT, replace(KEPT, cases=[again, new], by_size={1: {"zc": 2.0}}))
+    topic = [case for case in KEPT.cases if case.topic == first.topic]
+    assert found.cases[: len(topic) + 1] == [again, *topic[1:], new]
+    assert found.cases[-1] == last
+    assert found.by_size == {**KEPT.by_size, 1: {"zc": 2.0}}
+    assert (found.about, found.arrivals, found.memory) == (KEPT.about, KEPT.arrivals, KEPT.memory)
+
+
+@pytest.mark.parametrize("changed", ["machine", "kernel"])
+def test_results_of_another_machine_are_recognized(changed: str) -> None:
+    here = results.about_here("")
+    assert results.measured_here({**here, "python": "another", "date": "another"})
+    assert not results.measured_here({**here, changed: "another"})
+
+
+@pytest.mark.parametrize("batch", [8, 32, 128])
+@pytest.mark.parametrize("size", [600, 1400, 8000, 65000])
+def test_no_payload_is_in_flight_twice(batch: int, size: int) -> None:
+    shape = Shape(size, batch)
+    offsets = [offset for batch in shape.batches for offset in batch]
+    for window in zip(*(offsets[i:] for i in range(shape.window)), strict=False):
+        assert len(set(window)) == shape.window
+    assert all(batch == list(range(batch[0], batch[-1] + 1, shape.stride)) for batch in shape.batches)
+    assert max(offsets) + shape.stride <= shape.pool
+
+
+def test_a_round_has_one_run_of_each() -> None:
+    turns: list[str] = []
+
+    def contender(name: str, datagrams: int) -> Contender:
+        def run(_: float) -> Sample:
+            turns.append(name)
+            return Sample(datagrams, 1.0, 1.0)
+
+        return Contender(name, run)
+
+    names = ["a", "b", "c"]
+    contenders = [contender(name, 10 + i) for i, name in enumerate(names)]
+    with progress_bars() as progress:
+        found = compare("", contenders, pairs=32, seconds=0.1, progress=progress)
+    rounds = [tuple(turns[i : i + 3]) for i in range(3, len(turns), 3)]
+    assert len(rounds) == 32
+    assert all(sorted(each) == names for each in rounds)
+    assert len(set(rounds)) > 1
+    assert [row.against for row in found] == ["b", "c"]
+    assert [row.ratios for row in found] == [[10 / 11] * 32, [10 / 12] * 32]
 
 
 def test_the_same_results_give_the_same_picture(tmp_path: Path) -> None:
