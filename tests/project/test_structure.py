@@ -24,7 +24,9 @@ ORDER = [
 ]
 COMPILED = {
     "_uring": {"kernel", "memory", "notif", "engines"},
-    "_send": {"notif", "engines", "compiled", "memory", "records", "ring", "scheduler", "senders", "__init__"},
+    "_send": {
+        *("notif", "engines", "compiled", "memory", "records", "ring", "scheduler", "senders", "__init__")
+    },
 }
 #: what a module may have that is neither its own package's nor the standard library's
 INSTALLED = {

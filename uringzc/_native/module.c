@@ -4,7 +4,6 @@
 #include "request/arguments.h"
 #include "request/batch_calls.h"
 #include "request/memory.h"
-#include "request/pairs.h"
 #include "request/queue_type.h"
 #include "request/records.h"
 #include "request/sockets.h"

@@ -4,8 +4,8 @@
 #include "request/batch_calls.h"
 
 #include "request/arguments.h"
-#include "request/pairs.h"
 #include "request/poll.h"
+#include "request/records.h"
 #include "request/refuse.h"
 
 enum { COMPLETIONS, NOTIFICATIONS };

@@ -3,6 +3,7 @@
  * references, kept in the request table: interpreter shutdown never drops them. */
 #include "request/enter.h"
 
+#include "request/gil.h"
 #include "request/refuse.h"
 #include "request/sockets.h"
 
@@ -50,9 +51,9 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
         return INT64_MIN;
     }
     if (q->engine) {
-        Py_BEGIN_ALLOW_THREADS;
+        PyThreadState *state = release_gil();
         done = q->calls->enter(q->engine, submit, wait, timeout_ns);
-        Py_END_ALLOW_THREADS;
+        take_gil(state);
     }
     if (done > 0) {
         q->queued -= done;
