@@ -30,7 +30,7 @@ class _FFI:
 class _Lib:
     UZC_NO_SLOT: int
     UZC_KEY_STEP: int
-    UZC_KEY_PLACES: int
+    UZC_RUN_SIZE: int
     UZC_MAX_SLOTS: int
     UZC_MAX_INTERNAL_SLOTS: int
     UZC_MESSAGE_DATA: int

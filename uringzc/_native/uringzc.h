@@ -59,8 +59,8 @@ typedef struct {
  * A notifier is named by a number: the index of its entry, and a generation. A request is named by a key: the
  * same of its run (slots/slots.h), and its place in the run. A key is not 0, and its top bit is. */
 
-#define UZC_KEY_STEP 0x8000000    /* from the key of a request to that of the next one in its run */
-#define UZC_KEY_PLACES 0xf8000000 /* the bits of a key that hold the place, 0 to 31 */
+#define UZC_RUN_SIZE 32        /* places in a run */
+#define UZC_KEY_STEP 0x8000000 /* from the key of a request to that of the next one in its run */
 
 #define UZC_NO_SLOT 0xffffffff /* no slot: a request outside any notifier (Ring), a sender without one */
 #define UZC_MAX_SLOTS 32768

@@ -22,7 +22,7 @@ static struct run *run_to_join(uzc_slots *s, const struct notifier *n, const uzc
     struct run *r = &s->runs[n->last];
     bool same = r->joinable && send->datagram && !send->message && r->socket == send->socket &&
                 r->memory == send->memory && r->nbytes == send->length && r->queued_at == s->now;
-    return same && r->count < RUN_SIZE && continues_series(r, user_data, count) ? r : NULL;
+    return same && r->count < UZC_RUN_SIZE && continues_series(r, user_data, count) ? r : NULL;
 }
 
 static struct run *start_run(uzc_slots *s, const uzc_send *send, uint64_t user_data, uint32_t records,
@@ -59,9 +59,9 @@ static struct run *start_run(uzc_slots *s, const uzc_send *send, uint64_t user_d
 static uint32_t add_to_run(struct run *r, uint32_t count) {
     if (!r->joinable)
         count = 1;
-    else if (count > RUN_SIZE - r->count)
-        count = RUN_SIZE - r->count;
-    uint32_t places = (UINT32_MAX >> (RUN_SIZE - count)) << r->count;
+    else if (count > UZC_RUN_SIZE - r->count)
+        count = UZC_RUN_SIZE - r->count;
+    uint32_t places = (UINT32_MAX >> (UZC_RUN_SIZE - count)) << r->count;
     r->awaiting |= places;
     r->unsettled |= places;
     r->count = (uint8_t)(r->count + count);

@@ -44,10 +44,12 @@ static struct internal_slot *internal_slot_of(uzc_slots *s, const struct run *r)
 
 static void record_completions(uzc_slots *s, const struct run *r, uint32_t places, int32_t result,
                                uint32_t flags) {
+    uint32_t at = s->head + s->stats.unread_completions;
+    at = at < s->capacity ? at : at - s->capacity;
+    s->stats.unread_completions += count_of(places);
     while (places) {
-        uint32_t at = s->head + s->stats.unread_completions++;
-        s->completions[at < s->capacity ? at : at - s->capacity] =
-            (uzc_completion){uzc_run_user_data(r, take_place(&places)), result, flags};
+        s->completions[at] = (uzc_completion){uzc_run_user_data(r, take_place(&places)), result, flags};
+        at = at + 1 < s->capacity ? at + 1 : 0;
     }
 }
 
@@ -166,10 +168,11 @@ int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t max) {
     if (error)
         return error;
     uint32_t count = max < s->stats.unread_completions ? max : s->stats.unread_completions;
-    for (uint32_t i = 0; i < count; i++) {
-        out[i] = s->completions[s->head++];
-        if (s->head == s->capacity)
-            s->head = 0;
+    uint32_t first = count < s->capacity - s->head ? count : s->capacity - s->head; /* up to the ring's end */
+    if (count) {
+        memcpy(out, s->completions + s->head, first * sizeof *out);
+        memcpy(out + first, s->completions, (count - first) * sizeof *out);
+        s->head = first < s->capacity - s->head ? s->head + first : count - first;
     }
     s->stats.unread_completions -= count;
     uzc_slots_end(s);

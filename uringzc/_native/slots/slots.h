@@ -15,8 +15,6 @@
 #define NONE UINT32_MAX
 #define GENERATIONS 0x7fffffffu /* 31 bits: a key is not negative */
 
-#define RUN_SIZE 32u
-
 /* Sets of places are bit masks: place i is bit i. A request that has its result (not in `awaiting`) may still
  * be read by the kernel (in `unsettled`). */
 struct run {

@@ -79,35 +79,37 @@ static void take_cqe(uzc_ring *r, const struct io_uring_cqe *cqe, uint32_t place
         uzc_slots_settle_all(r->slots, key, places, true, 0);
 }
 
-static uint32_t place_of(const struct io_uring_cqe *cqe) {
-    return 1u << ((uint32_t)cqe->user_data / UZC_KEY_STEP);
+static const struct io_uring_cqe *cqe_at(const uzc_ring *r, unsigned position) {
+    return &r->ring.cq.cqes[position & *r->ring.cq.kring_mask];
 }
 
-/* Whether two CQEs are of the same run, and say the same. */
-static bool is_alike(const struct io_uring_cqe *a, const struct io_uring_cqe *b) {
-    return !((a->user_data ^ b->user_data) & ~(uint64_t)UZC_KEY_PLACES) && a->res == b->res &&
-           a->flags == b->flags;
+static unsigned place_of(uint64_t key) {
+    return (uint32_t)key / UZC_KEY_STEP;
 }
 
-/* Takes what is in the CQ: CQEs of one run, in its order, are taken as one. */
-static void take_cqes(uzc_ring *r) {
-    struct io_uring_cqe *cqe;
-    const struct io_uring_cqe *first = NULL;
-    unsigned head, count = 0;
-    uint32_t places = 0;
-    io_uring_for_each_cqe(&r->ring, head, cqe) {
-        uint32_t place = place_of(cqe);
-        if (first && (place <= places || !is_alike(first, cqe))) {
-            take_cqe(r, first, places);
-            first = NULL;
-        }
-        places = first ? places | place : place;
-        first = first ? first : cqe;
-        count++;
+/* How many CQEs from `head` on are of one run, one place after the other, and say the same; 1 at least. */
+static unsigned count_alike(const uzc_ring *r, unsigned head, unsigned ready) {
+    const struct io_uring_cqe *first = cqe_at(r, head);
+    const unsigned places = UZC_RUN_SIZE - place_of(first->user_data);
+    const unsigned limit = ready < places ? ready : places;
+    unsigned count = 1;
+    for (; count < limit; count++) {
+        const struct io_uring_cqe *cqe = cqe_at(r, head + count);
+        if (cqe->user_data != first->user_data + (uint64_t)count * UZC_KEY_STEP || cqe->res != first->res ||
+            cqe->flags != first->flags)
+            break;
     }
-    if (first)
-        take_cqe(r, first, places);
-    io_uring_cq_advance(&r->ring, count);
+    return count;
+}
+
+static void take_cqes(uzc_ring *r) {
+    const unsigned ready = io_uring_cq_ready(&r->ring), head = *r->ring.cq.khead;
+    for (unsigned taken = 0, count; taken < ready; taken += count) {
+        const struct io_uring_cqe *first = cqe_at(r, head + taken);
+        count = count_alike(r, head + taken, ready - taken);
+        take_cqe(r, first, UINT32_MAX >> (UZC_RUN_SIZE - count) << place_of(first->user_data));
+    }
+    io_uring_cq_advance(&r->ring, ready);
 }
 
 /* Work that the kernel has put off until the ring is entered, or CQEs that the queue had no room for. */
