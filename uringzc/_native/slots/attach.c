@@ -57,10 +57,8 @@ static struct run *start_run(uzc_slots *s, const uzc_send *send, uint64_t user_d
 
 /* Adds up to `count` requests to the run; returns how many. */
 static uint32_t add_to_run(struct run *r, uint32_t count) {
-    if (!r->joinable)
-        count = 1;
-    else if (count > UZC_RUN_SIZE - r->count)
-        count = UZC_RUN_SIZE - r->count;
+    const uint32_t room = r->joinable ? UZC_RUN_SIZE - (uint32_t)r->count : 1;
+    count = count < room ? count : room;
     uint32_t places = (UINT32_MAX >> (UZC_RUN_SIZE - count)) << r->count;
     r->awaiting |= places;
     r->unsettled |= places;
