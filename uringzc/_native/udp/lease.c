@@ -23,7 +23,7 @@ typedef struct {
 
 PyTypeObject *lease_type;
 
-/* The buffer protocol is in the limited API from 3.11 on (python.h has 3.10), the same since 3.0. */
+#ifdef Py_LIMITED_API /* has the buffer protocol from 3.11 on (python.h has 3.10), the same since 3.0 */
 typedef struct {
     void *buf;
     PyObject *obj;
@@ -38,6 +38,7 @@ typedef struct {
 #define PyBUF_FORMAT 4
 #define PyBUF_ND 8
 #define PyBUF_STRIDES (16 | PyBUF_ND)
+#endif
 
 static PyObject *refuse_lease(void) {
     return PyErr_Format(PyExc_ValueError, "the lease was sent or released");
