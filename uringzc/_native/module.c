@@ -9,6 +9,7 @@
 #include "request/sockets.h"
 #include "tcp/sender.h"
 #include "udp/arena.h"
+#include "udp/fast_path.h"
 #include "udp/lease.h"
 #include "udp/sender.h"
 #include "udp/timer.h"
@@ -62,6 +63,7 @@ static int module_exec(PyObject *module) {
         PyErr_SetString(PyExc_ImportError, "uringzc can be imported once in a process, by one interpreter");
         return -1;
     }
+    fast_path_init();
     if (sockets_init() < 0 || arguments_init() < 0 || batch_calls_init() < 0 || timer_init() < 0)
         return -1;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {

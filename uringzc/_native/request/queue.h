@@ -6,7 +6,7 @@
 #pragma once
 
 #include "native.h"
-#include "request/python.h"
+#include "request/without_gil.h"
 
 /* A socket as describe_socket() of engines/tables.py found it. */
 typedef struct {

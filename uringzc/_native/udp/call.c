@@ -25,7 +25,9 @@ static int start_timer(UdpBatcher *g) {
 static int claim_ownership(UdpBatcher *g, unsigned long thread) {
     if (!in_owner_thread(g->queue))
         return refuse_as(g->slow_path, UZC_E_THREAD), -1;
-    g->owner = thread;
+    unsigned long nobody = 0;
+    if (!atomic_compare_exchange_strong(&g->owner, &nobody, thread))
+        return 0; /* another thread's first call came before */
     int error = check_result(PyObject_CallMethod(g->slow_path, "claim", NULL));
     if (!error && g->max_delay)
         error = start_timer(g);
@@ -106,8 +108,10 @@ static int report_pending(UdpBatcher *g) {
     int error = check_result(PyObject_CallMethod(g->slow_path, "report", NULL));
     g->reporting = 0;
     g->queue->inside--;
-    if (!g->lock_thread) /* else the timer does it when it unlocks */
-        set_fast_thread(g);
+    if (try_lock(g)) { /* which allows the fast path; else the timer's unlocking does */
+        set_lock_thread(g, PyThread_get_thread_ident());
+        unlock(g);
+    }
     if (!error)
         error = check_result(PyObject_CallMethod(g->slow_path, "write_log", NULL));
     if (error) /* the next call reports the rest */
