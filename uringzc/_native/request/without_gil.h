@@ -26,6 +26,11 @@ static inline void enable_try_incref(PyObject *object) {
     PyUnstable_EnableTryIncRef(object);
 }
 
+/* Of a tuple that nobody else has a reference to: whether this thread may set its items. */
+static inline bool may_set_items(PyObject *tuple) {
+    return PyUnstable_Object_IsUniquelyReferenced(tuple);
+}
+
 #else
 
 #define READ_SHARED(field) (field)
@@ -42,6 +47,10 @@ static inline bool replace_shared(_Atomic uint32_t *field, uint32_t before, uint
 
 static inline bool try_incref(PyObject *object) {
     Py_INCREF(object);
+    return true;
+}
+
+static inline bool may_set_items(const PyObject *Py_UNUSED(tuple)) {
     return true;
 }
 

@@ -79,7 +79,7 @@ int batcher_begin(UdpBatcher *g) {
     unsigned long thread = PyThread_get_thread_ident();
     if ((g->fast_thread != thread || !g->queue->engine) && check_entry(g, thread) < 0)
         return -1;
-    if (g->queue->busy)
+    if (is_busy(g->queue))
         return refuse_as(g->slow_path, UZC_E_BUSY), -1;
     if (!try_lock(g) && wait_for_lock(g) < 0)
         return -1;
