@@ -77,9 +77,13 @@ static PyObject *record_of(const Queue *q, int kind) {
 
 /* A Batch without records: one for all calls that find none. */
 static PyObject *empty_batch(Queue *q, int kind) {
+    PyObject *empty;
+    Py_BEGIN_CRITICAL_SECTION((PyObject *)q); /* any thread may read what a closed engine has */
     if (!q->empty[kind])
         q->empty[kind] = make_pair(q->batch_type, PyByteArray_FromStringAndSize(NULL, 0), record_of(q, kind));
-    return Py_XNewRef(q->empty[kind]);
+    empty = Py_XNewRef(q->empty[kind]);
+    Py_END_CRITICAL_SECTION();
+    return empty;
 }
 
 /* All unread records, as a Batch. */

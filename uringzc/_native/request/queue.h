@@ -6,7 +6,6 @@
  * any may use it: `busy` then keeps out others, with the GIL and without. */
 #pragma once
 
-#include "native.h"
 #include "request/without_gil.h"
 
 /* A socket as describe_socket() of engines/tables.py found it. */
