@@ -77,7 +77,7 @@ typedef struct udp_batcher {
     char blocking;
     _Atomic char closed;
     _Atomic char dropped;   /* by the program, in any thread: unlock() sends the rest, and closes it */
-    _Atomic char to_report; /* the slow path has something for the program, */
+    char to_report;         /* the slow path has something for the program, */
     _Atomic char reporting; /* which it is given at the end of a call, without the lock */
     _Atomic char no_timer;  /* no thread could be started: the owner's next call sends what is late */
     _Atomic char in_timer;  /* the timer's thread has the lock */

@@ -104,7 +104,7 @@ static int report_pending(UdpBatcher *g) {
     g->reporting = 1;
     g->queue->inside++;
     batcher_end(g);
-    g->to_report = 0;
+    WRITE_SHARED(g->to_report, 0);
     int error = check_result(PyObject_CallMethod(g->slow_path, "report", NULL));
     g->reporting = 0;
     g->queue->inside--;
@@ -115,7 +115,7 @@ static int report_pending(UdpBatcher *g) {
     if (!error)
         error = check_result(PyObject_CallMethod(g->slow_path, "write_log", NULL));
     if (error) /* the next call reports the rest */
-        g->to_report = 1;
+        WRITE_SHARED(g->to_report, 1);
     return error;
 }
 

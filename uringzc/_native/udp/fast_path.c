@@ -2,10 +2,6 @@
 /* How the fast path of send() gives way to a thread that takes the lock. */
 #include "udp/fast_path.h"
 
-static unsigned long thread_that_may(const UdpBatcher *g) {
-    return g->closed | g->dropped | g->reporting | g->no_timer ? 0 : g->owner;
-}
-
 #ifdef Py_GIL_DISABLED
 
 #include <linux/membarrier.h>
@@ -57,19 +53,6 @@ void allow_fast_path(UdpBatcher *g) {
     atomic_store(&g->fast_thread, thread_that_may(g));
     if (!thread_that_may(g))
         atomic_store(&g->fast_thread, 0);
-}
-
-#else
-
-void fast_path_init(void) {
-}
-
-void stop_fast_path(UdpBatcher *g, unsigned long Py_UNUSED(thread)) {
-    atomic_store_explicit(&g->fast_thread, 0, memory_order_relaxed);
-}
-
-void allow_fast_path(UdpBatcher *g) {
-    atomic_store_explicit(&g->fast_thread, thread_that_may(g), memory_order_relaxed);
 }
 
 #endif

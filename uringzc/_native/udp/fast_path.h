@@ -11,6 +11,10 @@
 
 #include "udp/batch.h"
 
+static inline unsigned long thread_that_may(const UdpBatcher *g) {
+    return g->closed | g->dropped | g->reporting | g->no_timer ? 0 : g->owner;
+}
+
 #ifdef Py_GIL_DISABLED
 
 extern _Atomic bool no_membarrier; /* refused (an old kernel, seccomp): each thread has its own barriers */
@@ -32,7 +36,24 @@ static inline bool begin_fast_path(UdpBatcher *g, unsigned long thread) {
     return false;
 }
 
+void fast_path_init(void);
+/* With the lock: from now on the owner is not inside. `thread`: the calling one. */
+void stop_fast_path(UdpBatcher *g, unsigned long thread);
+/* The last thing before unlocking: the owner may enter again, unless the sender refuses calls. */
+void allow_fast_path(UdpBatcher *g);
+
 #else
+
+static inline void fast_path_init(void) {
+}
+
+static inline void stop_fast_path(UdpBatcher *g, unsigned long Py_UNUSED(thread)) {
+    atomic_store_explicit(&g->fast_thread, 0, memory_order_relaxed);
+}
+
+static inline void allow_fast_path(UdpBatcher *g) {
+    atomic_store_explicit(&g->fast_thread, thread_that_may(g), memory_order_relaxed);
+}
 
 static inline bool begin_fast_path(const UdpBatcher *g, unsigned long thread) {
     return atomic_load_explicit(&g->fast_thread, memory_order_relaxed) == thread;
@@ -53,9 +74,3 @@ static inline bool append_fast(UdpBatcher *g, const char *data, size_t n) {
     end_fast_path(g);
     return fits;
 }
-
-void fast_path_init(void);
-/* With the lock: from now on the owner is not inside. `thread`: the calling one. */
-void stop_fast_path(UdpBatcher *g, unsigned long thread);
-/* The last thing before unlocking: the owner may enter again, unless the sender refuses calls. */
-void allow_fast_path(UdpBatcher *g);

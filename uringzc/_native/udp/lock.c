@@ -58,7 +58,7 @@ int send_all_waiting(UdpBatcher *g) {
     if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
         PyErr_Clear();
     Py_XDECREF(value);
-    g->to_report = 1;
+    WRITE_SHARED(g->to_report, 1);
     return -EIO;
 }
 

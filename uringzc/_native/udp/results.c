@@ -43,11 +43,7 @@ int batcher_open_slot(UdpBatcher *g) {
 }
 
 static int read_notifications(UdpBatcher *g) {
-    char some = 0;
-    int error = notifiers_read(g->queue, g->slot, g->notify ? g->slow_path : NULL, &some);
-    if (some)
-        g->to_report = 1;
-    return error;
+    return notifiers_read(g->queue, g->slot, g->notify ? g->slow_path : NULL, &g->to_report);
 }
 
 int poll_engine(UdpBatcher *g) {
@@ -98,7 +94,8 @@ static int retry_failed(UdpBatcher *g) {
         Py_XDECREF(row);
     }
     int code = rows ? bool_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
-    g->to_report = 1; /* last: the owner clears it before it reports, and this may be the timer's thread */
+    WRITE_SHARED(g->to_report,
+                 1); /* last: the owner clears it before it reports, and this may be the timer's thread */
     Py_XDECREF(rows);
     return code;
 }

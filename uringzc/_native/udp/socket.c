@@ -31,7 +31,7 @@ int report_socket_error(UdpBatcher *g) {
     if (!error)
         return 0;
     int raised = check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
-    g->to_report = 1; /* last, as in retry_failed() */
+    WRITE_SHARED(g->to_report, 1); /* last, as in retry_failed() */
     return raised;
 }
 
