@@ -67,7 +67,7 @@ typedef struct {
 
 /* Whether this thread owns the engine, or no thread does yet. */
 static inline bool in_owner_thread(const Queue *q) {
-    return q->calls->is_owner(q->slots);
+    return q->calls->is_owner(READ_SHARED(q->slots));
 }
 
 static inline bool is_busy(const Queue *q) {

@@ -54,8 +54,8 @@ static PyObject *queue_clear_socket_cache(PyObject *self, PyObject *Py_UNUSED(un
 
 static PyObject *queue_detach(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Queue *q = (Queue *)self;
-    q->engine = NULL;
-    q->slots = q->calls->ended;
+    WRITE_SHARED(q->engine, NULL); /* first, see dispatch() */
+    WRITE_SHARED(q->slots, q->calls->ended);
     q->queued = 0;
     forget_pending_sockets(q);
     Py_RETURN_NONE;

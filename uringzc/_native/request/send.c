@@ -99,7 +99,11 @@ static int parse_options(PyObject **a, uzc_send *send) {
 /* Queues what was parsed. Python code that this calls (a socket's fileno(), a finalizer) may not use the
  * engine. Returns how many requests were queued, or -1 with an exception. */
 static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *send) {
-    int refusal = q->engine ? begin_call(q) : UZC_E_CLOSED;
+    int refusal = READ_SHARED(q->engine) ? begin_call(q) : UZC_E_CLOSED;
+    if (!refusal && !READ_SHARED(q->engine)) { /* its owner has ended it since, in another thread */
+        set_busy(q, 0);
+        refusal = UZC_E_CLOSED;
+    }
     if (refusal)
         return refuse(q, refusal), -1;
     send->socket = a[SOCK];
