@@ -25,7 +25,7 @@ help:
 	@echo 'make bench       measure                                        (ARGS: to python -m benchmarks)'
 	@echo 'make soak        send 100 million datagrams; memory stays flat  (ARGS: --count N)'
 	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
-	@echo 'make wheel       a wheel for CPython 3.10 and later, with liburing inside, in dist/'
+	@echo 'make wheel       a wheel for CPython 3.10 and later, or for this one without the GIL; liburing is inside'
 	@echo 'make clean       remove all that these made'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the interpreter. What is missing is installed: with apt-get, and into .venv.'
@@ -58,15 +58,19 @@ check: $(DEV)
 	    echo "gcc -Wall -Wextra -Werror $$file"; gcc $$flags -c -o /dev/null $$file || exit; \
 	done
 
+# Without the GIL there is no limited API (request/python.h): that wheel is for one version.
+wheel: FREE_THREADED = $(filter 1,$(shell \
+    $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED"))'))
+
 # Also tries it, in an environment of its own. What an earlier build left would go into the wheel.
 wheel: $(ENVIRONMENT)
 	@rm -rf build dist/*.whl
 	URINGZC_STATIC=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist \
-	    --config-settings=--build-option=--py-limited-api=cp310 .
+	    $(if $(FREE_THREADED),,--config-settings=--build-option=--py-limited-api=cp310) .
 	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/pip --disable-pip-version-check install --quiet abi3audit dist/*.whl
+	build/wheel/bin/pip --disable-pip-version-check install --quiet $(if $(FREE_THREADED),,abi3audit) dist/*.whl
 	build/wheel/bin/python -I -c 'import uringzc; assert "liburing" not in open("/proc/self/maps").read()'
-	build/wheel/bin/abi3audit --strict --summary dist/*.whl
+	$(if $(FREE_THREADED),,build/wheel/bin/abi3audit --strict --summary dist/*.whl)
 	@ls dist/*.whl
 
 clean:

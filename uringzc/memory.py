@@ -53,14 +53,16 @@ class Region(RegionBase):
     @property
     def view(self) -> memoryview:
         """The memory, as bytes. ClosedError after close()."""
-        if self._view is None:
+        view = self._view  # another thread may close it
+        if view is None:
             raise ClosedError("the region is closed")
-        return self._view
+        return view
 
     @property
     def registered(self) -> bool:
         """Whether it is pinned for this engine."""
-        return self._memory is not None and self._memory.buffer >= 0
+        memory = self._memory
+        return memory is not None and memory.buffer >= 0
 
     def __len__(self) -> int:
         return self._length

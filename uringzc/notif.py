@@ -202,7 +202,8 @@ class Slots:
 
     def stats(self) -> Stats:
         """A snapshot."""
-        c = self.counts()
+        c = ffi.new("uzc_stats *")  # of this call alone: any thread may ask
+        lib.uzc_slots_stats(self.pointer, c)
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1_000_000 & _U32
         oldest = lib.uzc_slots_oldest(self.pointer, now) / 1000
         return snapshot(Stats, c, nbytes_copied=c.copied, oldest=oldest)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cffi
 import pytest
+from processes import run_program
 
 import uringzc
 from uringzc import _build
@@ -176,3 +177,31 @@ def test_there_is_one_version() -> None:
     project = (ROOT / "pyproject.toml").read_text()
     assert f'\nversion = "{uringzc.__version__}"\n' in project
     assert f"## [{uringzc.__version__}]" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# -- what the modules are built for
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="needs a free-threaded CPython")
+def test_importing_does_not_switch_the_gil_on() -> None:
+    """Neither module does; importing one that needs the GIL switches it on, with a warning."""
+    program = "import sys, uringzc.senders.tcp, uringzc.cli; print(sys._is_gil_enabled())"
+    assert run_program(program) == ("False\n", "")
+
+
+def test_a_second_interpreter_is_refused() -> None:
+    """Types are static in C, and the timer serves the process: there, another would share them."""
+    program = """
+    import importlib, uringzc
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        try:
+            interpreters = importlib.import_module(name)
+            break
+        except ImportError:
+            pass
+    refused = "try: import uringzc" + chr(10) + "except ImportError: print('refused', flush=True)"
+    interpreters.run_string(interpreters.create(), refused)
+    print(uringzc.Scheduler)
+    """
+    out, _ = run_program(program)
+    assert out.splitlines() == ["refused", "<class 'uringzc.scheduler.Scheduler'>"]

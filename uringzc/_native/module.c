@@ -9,6 +9,7 @@
 #include "request/sockets.h"
 #include "tcp/sender.h"
 #include "udp/arena.h"
+#include "udp/fast_path.h"
 #include "udp/lease.h"
 #include "udp/sender.h"
 #include "udp/timer.h"
@@ -38,8 +39,6 @@ static PyMethodDef functions[] = {
     {"late", timer_late, METH_NOARGS,
      "late() -> a UdpBatcher in which datagrams have waited for max_delay; waits until there is one"},
     {NULL, NULL, 0, NULL}};
-static struct PyModuleDef definition = {
-    PyModuleDef_HEAD_INIT, "_send", NULL, -1, functions, NULL, NULL, NULL, NULL};
 
 static const struct {
     PyTypeObject **type;
@@ -56,14 +55,36 @@ static const struct {
              {&batch_base_type, &batch_base_spec},
              {&notifier_base_type, &notifier_base_spec}};
 
-PyMODINIT_FUNC PyInit__send(void) {
-    PyObject *module = PyModule_Create(&definition);
-    if (!module || sockets_init() < 0 || arguments_init() < 0 || batch_calls_init() < 0 || timer_init() < 0)
-        return NULL;
+/* Types and names are static, so that the per-datagram path finds them without a call, and the timer serves
+ * the whole process: the module is made once in it. */
+static int module_exec(PyObject *module) {
+    static atomic_flag made = ATOMIC_FLAG_INIT;
+    if (atomic_flag_test_and_set(&made)) {
+        PyErr_SetString(PyExc_ImportError, "uringzc can be imported once in a process, by one interpreter");
+        return -1;
+    }
+    fast_path_init();
+    if (sockets_init() < 0 || arguments_init() < 0 || batch_calls_init() < 0 || timer_init() < 0)
+        return -1;
     for (size_t i = 0; i < sizeof types / sizeof *types; i++) {
         *types[i].type = (PyTypeObject *)PyType_FromSpec(types[i].spec);
         if (!*types[i].type || PyModule_AddType(module, *types[i].type) < 0)
-            return NULL;
+            return -1;
     }
-    return module;
+    return 0;
+}
+
+static PyModuleDef_Slot slots[] = {{Py_mod_exec, (void *)module_exec},
+#ifdef Py_mod_multiple_interpreters
+                                   {Py_mod_multiple_interpreters, Py_MOD_MULTIPLE_INTERPRETERS_NOT_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+                                   {Py_mod_gil, Py_MOD_GIL_NOT_USED},
+#endif
+                                   {0, NULL}};
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_send", NULL, 0, functions, slots, NULL, NULL, NULL};
+
+PyMODINIT_FUNC PyInit__send(void) {
+    return PyModuleDef_Init(&definition);
 }

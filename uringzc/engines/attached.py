@@ -1,5 +1,6 @@
 """The senders that use one engine, and the arena in which its UDP senders collect datagrams."""
 
+import threading
 import time
 import weakref
 from contextlib import suppress
@@ -19,10 +20,14 @@ class Sender(Protocol):
 
 
 class AttachedSenders:
-    """The senders of one engine. Senders are held weakly; their compiled parts while they have requests."""
+    """The senders of one engine. Senders are held weakly; their compiled parts while they have requests.
+
+    Any thread may drop a sender, or build one while nobody owns the engine.
+    """
 
     def __init__(self) -> None:
         self.arena: Arena | None = None  #: of all UDP senders of the engine
+        self.making_arena = threading.RLock()  #: a signal handler may build a sender meanwhile
         self._senders: weakref.WeakSet[Sender] = weakref.WeakSet()
         self._parts: list[UdpBatcher | TcpStream] = []  # the listeners of the engine's internal slots
         self.to_detach: list[UdpBatcher | TcpStream] = []  #: closed, or dropped in any thread
@@ -75,7 +80,8 @@ class AttachedSenders:
         self._parts.clear()
 
     def _batchers(self) -> list[UdpBatcher]:
-        return [part for part in self._parts if isinstance(part, UdpBatcher) and not part.closed]
+        parts = self._parts.copy()  # at exit another thread may change it
+        return [part for part in parts if isinstance(part, UdpBatcher) and not part.closed]
 
     def release_blocks(self, batcher: UdpBatcher) -> list[UdpBatcher]:
         """UDP senders other than this one send what waits, and release the block they fill; returns them."""

@@ -140,19 +140,20 @@ class Engine(KernelInterface):
 
         Its memory is halved while it cannot be locked, and not registered where MIN_ARENA cannot be.
         """
-        while self.senders.arena is None:
-            try:
-                region = self.register(size)
-            except OSError as error:
-                if error.errno != errno.ENOMEM:
-                    raise
-                if size > MIN_ARENA:
-                    size = max(size // 2, MIN_ARENA)
-                    continue
-                region = self.unregistered(size)
-            assert region._memory is not None
-            self.senders.arena = Arena(region._memory)
-        return self.senders.arena
+        with self.senders.making_arena:
+            while self.senders.arena is None:
+                try:
+                    region = self.register(size)
+                except OSError as error:
+                    if error.errno != errno.ENOMEM:
+                        raise
+                    if size > MIN_ARENA:
+                        size = max(size // 2, MIN_ARENA)
+                        continue
+                    region = self.unregistered(size)
+                assert region._memory is not None
+                self.senders.arena = Arena(region._memory)
+            return self.senders.arena
 
     def reclaim_arena(self, batcher: UdpBatcher) -> bool:
         """Has the other UDP senders release what they can of the arena; whether any of it is free."""

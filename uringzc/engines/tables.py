@@ -8,6 +8,7 @@ import socket
 import sys
 from collections import deque
 from contextlib import suppress
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 from uringzc import memory
@@ -54,12 +55,14 @@ class Buffers:
         self.retired = retired
         self._ring = ring
         self._used = bytearray()  # a byte for each entry; empty: no table is registered
+        self._lock = RLock()  # while no thread owns the engine, any may register
 
     def register(self, size_or_buffer: "int | Buffer") -> Region:
         """See Scheduler.register."""
         region = new_region(size_or_buffer, self.retired)
         assert region._memory is not None
-        self._pin(region._memory, isinstance(size_or_buffer, int))
+        with self._lock:
+            self._pin(region._memory, isinstance(size_or_buffer, int))
         return region
 
     def _pin(self, held: Memory, own: bool) -> None:
@@ -101,11 +104,12 @@ class Buffers:
 
     def clear_retired(self) -> None:
         """Empties the entries of regions that were closed and are no longer in flight."""
-        while self.retired:
-            first, parts = self.retired.popleft()
-            for index in range(first, first + parts):
-                lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0)
-            self._used[first : first + parts] = bytes(parts)
+        with self._lock:
+            while self.retired:
+                first, parts = self.retired.popleft()
+                for index in range(first, first + parts):
+                    lib.uzc_ring_set_buffer(self._ring[0], index, 0, 0)
+                self._used[first : first + parts] = bytes(parts)
 
 
 class Sockets:
@@ -116,6 +120,7 @@ class Sockets:
         self.registered: dict[socket.socket, int] = {}  # fixed file; -1: only remembered
         self._free: list[int] | None = None
         self._entries = 0
+        self._lock = RLock()  # as in Buffers
         self.refused = 0  #: errno of the refused table of files: requests use descriptors
 
     def describe_socket(self, sock: socket.socket) -> tuple[int, int, int, int, bool]:
@@ -145,17 +150,18 @@ class Sockets:
     def register(self, sock: socket.socket, ring: Any = None) -> None:
         """See Scheduler.register_socket. Without a `ring` the socket is only remembered."""
         fd = self.describe_socket(sock)[0]
-        if sock in self.registered:
-            raise OSError(errno.EBUSY, "the socket is registered already")
-        if ring is not None and self._free is None:
-            self._free = self._make_table(ring)
-        if not self._entries:
-            self.registered[sock] = -1
-            return
-        if not self._free:
-            raise OSError(errno.ENFILE, f"{self._entries} sockets are registered, the most of one ring")
-        check(lib.uzc_ring_set_file(ring, self._free[-1], fd), "register a socket")
-        self.registered[sock] = self._free.pop()
+        with self._lock:
+            if sock in self.registered:
+                raise OSError(errno.EBUSY, "the socket is registered already")
+            if ring is not None and self._free is None:
+                self._free = self._make_table(ring)
+            if not self._entries:
+                self.registered[sock] = -1
+                return
+            if not self._free:
+                raise OSError(errno.ENFILE, f"{self._entries} sockets are registered, the most of one ring")
+            check(lib.uzc_ring_set_file(ring, self._free[-1], fd), "register a socket")
+            self.registered[sock] = self._free.pop()
 
     def _make_table(self, ring: Any) -> list[int]:
         """Its free entries, at most RLIMIT_NOFILE; none where the kernel refuses the table."""
@@ -170,9 +176,10 @@ class Sockets:
 
     def unregister(self, sock: socket.socket, ring: Any = None) -> None:
         """See Scheduler.unregister_socket."""
-        if sock not in self.registered:
-            raise OSError(errno.ENXIO, "the socket is not registered")
-        index = self.registered.pop(sock)
-        if index >= 0 and self._free is not None:
-            check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
-            self._free.append(index)
+        with self._lock:
+            if sock not in self.registered:
+                raise OSError(errno.ENXIO, "the socket is not registered")
+            index = self.registered.pop(sock)
+            if index >= 0 and self._free is not None:
+                check(lib.uzc_ring_set_file(ring, index, -1), "unregister a socket")
+                self._free.append(index)

@@ -114,7 +114,8 @@ class UdpSlowPath:
     @property
     def copying(self) -> int:
         """Destinations where the kernel copied zero-copy requests, so that copies are sent at once."""
-        return sum(policy.copying for policy in self._policies.values())
+        policies = list(self._policies.values())  # at once: the owner may be adding one
+        return sum(policy.copying for policy in policies)
 
     def report_socket_error(self, number: int) -> None:
         """The socket had a pending error, of an earlier datagram: no request is to fail for it.

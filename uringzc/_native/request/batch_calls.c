@@ -38,14 +38,13 @@ PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *const *args, Py
     PyObject *a[ARGUMENTS] = {NULL};
     uint64_t index = 0;
     if (parse_arguments(&signature, args, count, keywords, a) < 0 ||
-        parse_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &index) < 0 || check_exclusive(q) < 0)
+        parse_number(a[SLOT], SLOT, UZC_MAX_SLOTS - 1, &index) < 0 || begin_exclusive(q) < 0)
         return NULL;
     int64_t number = q->calls->flush(q->slots, (uint32_t)index);
+    int error = number < 0 ? 0 : tidy(q);
+    set_busy(q, 0);
     if (number < 0) /* which raises */
         return PyObject_CallMethod(q->slots_object, "flush", "O", a[SLOT]);
-    q->busy = 1;
-    int error = tidy(q);
-    q->busy = 0;
     if (error)
         return NULL;
     signal_engine(q);
@@ -62,7 +61,7 @@ static PyObject *newly_submitted(Queue *q) {
 
 PyObject *queue_submit(PyObject *self) {
     Queue *q = (Queue *)self;
-    return check_exclusive(q) < 0 || poll_queue(q, 1) < 0 ? NULL : newly_submitted(q);
+    return poll_queue(q, 1) < 0 ? NULL : newly_submitted(q);
 }
 
 static uint32_t count_unread(const Queue *q, int kind) {
@@ -78,9 +77,13 @@ static PyObject *record_of(const Queue *q, int kind) {
 
 /* A Batch without records: one for all calls that find none. */
 static PyObject *empty_batch(Queue *q, int kind) {
+    PyObject *empty;
+    Py_BEGIN_CRITICAL_SECTION((PyObject *)q); /* any thread may read what a closed engine has */
     if (!q->empty[kind])
         q->empty[kind] = make_pair(q->batch_type, PyByteArray_FromStringAndSize(NULL, 0), record_of(q, kind));
-    return Py_XNewRef(q->empty[kind]);
+    empty = Py_XNewRef(q->empty[kind]);
+    Py_END_CRITICAL_SECTION();
+    return empty;
 }
 
 /* All unread records, as a Batch. */
@@ -105,10 +108,11 @@ static PyObject *take_records(Queue *q, int kind) {
 /* Submits and waits, in Python, unless `wait` records can be read, or the engine is polled. 0, or -1 with an
  * exception. */
 static int wait_or_poll(Queue *q, int kind, long long wait, PyObject *owner, PyObject *method, PyObject **a) {
-    if (check_exclusive(q) < 0)
-        return -1;
     if (wait <= 0 || count_unread(q, kind) >= (unsigned long long)wait)
         return poll_queue(q, wait > 0);
+    if (begin_exclusive(q) < 0)
+        return -1;
+    set_busy(q, 0); /* the method begins anew */
     return check_result(
         PyObject_CallMethodObjArgs(owner, method, a[WAIT], a[TIMEOUT] ? a[TIMEOUT] : Py_None, NULL));
 }
@@ -160,7 +164,7 @@ PyObject *queue_submit_raw(PyObject *self, PyObject *owner, PyObject *const *arg
     PyObject *a[ARGUMENTS] = {NULL};
     long long wait = 0;
     if (parse_arguments(&signature, args, count, keywords, a) < 0 || parse_signed(a[WAIT], &wait) < 0 ||
-        check_exclusive(q) < 0 || poll_queue(q, 1) < 0)
+        poll_queue(q, 1) < 0)
         return NULL;
     if (wait > 0 && wait_or_poll(q, COMPLETIONS, wait, owner, names.wait_cqes, a) < 0)
         return NULL;

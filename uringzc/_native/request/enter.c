@@ -22,8 +22,9 @@ static void verify_memory(Queue *q, PyObject *memory) {
 int raise_modified(Queue *q) {
     if (!q->verify || !PyList_Size(q->modified))
         return 0;
-    PyObject *first = PyList_GetItem(q->modified, 0);
-    Py_INCREF(first);
+    PyObject *first = PySequence_GetItem(q->modified, 0);
+    if (!first)
+        return -1;
     PyList_SetSlice(q->modified, 0, PyList_Size(q->modified), NULL);
     PyErr_SetObject((PyObject *)Py_TYPE(first), first);
     Py_DECREF(first);
@@ -42,12 +43,12 @@ void release_references(Queue *q) {
 
 long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done = UZC_E_CLOSED;
-    char was = q->busy;
+    char was = is_busy(q);
     if (!in_owner_thread(q))
         return UZC_E_THREAD;
-    q->busy = 1; /* a finalizer or fileno() called in here may not use the engine */
+    set_busy(q, 1); /* a finalizer or fileno() called in here may not use the engine */
     if (check_pending_sockets(q) < 0) {
-        q->busy = was;
+        set_busy(q, was);
         return INT64_MIN;
     }
     if (q->engine) {
@@ -68,7 +69,7 @@ long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
         if (!q->owned) /* an interrupt: the next submission calls it again */
             done = INT64_MIN;
     }
-    q->busy = was;
+    set_busy(q, was);
     return done;
 }
 

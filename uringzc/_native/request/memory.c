@@ -21,8 +21,11 @@ int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, u
         return 0;
     }
     if (!q->verify && (PyObject *)Py_TYPE(data) == q->region_type) {
+        Py_BEGIN_CRITICAL_SECTION(data); /* another thread may close the region */
         PyObject *own = ((RegionBase *)data)->memory;
-        *holder = memory = Py_NewRef(own ? own : Py_None);
+        memory = Py_NewRef(own ? own : Py_None);
+        Py_END_CRITICAL_SECTION();
+        *holder = memory;
     } else {
         PyObject *pinned = q->verify ? PyObject_CallFunction(q->pin, "OKK", data, offset, length)
                                      : PyObject_CallFunctionObjArgs(q->pin, data, NULL);

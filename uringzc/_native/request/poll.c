@@ -4,8 +4,8 @@
 #include "request/enter.h"
 #include "request/refuse.h"
 
-int check_exclusive(Queue *q) {
-    int refusal = !in_owner_thread(q) ? UZC_E_THREAD : q->busy ? UZC_E_BUSY : 0;
+int begin_exclusive(Queue *q) {
+    int refusal = begin_call(q);
     return refusal ? (refuse(q, refusal), -1) : 0;
 }
 
@@ -23,13 +23,14 @@ int tidy(Queue *q) {
 
 int poll_queue(Queue *q, int submit) {
     int error = 0;
-    q->busy = 1;
+    if (begin_exclusive(q) < 0)
+        return -1;
     if (!q->engine || (submit && q->queued) || q->calls->needs_enter(q->engine))
         error = enter_engine(q, submit, 0, 0);
     else
         signal_engine(q);
     if (!error)
         error = tidy(q);
-    q->busy = 0;
+    set_busy(q, 0);
     return error;
 }

@@ -4,8 +4,9 @@
 
 #include "request/queue.h"
 
-/* Refuses another thread, and a call inside a call. 0, or -1 with an exception. */
-int check_exclusive(Queue *q);
+/* Begins a call, which ends with set_busy(q, 0). Refuses another thread, and a call inside a call. 0, or -1
+ * with an exception. */
+int begin_exclusive(Queue *q);
 /* To be called after whatever may post notifiers: drops the references of their requests, and does what waits
  * for a call of the owner's. BufferModifiedError, in debug mode, where memory was changed while the kernel
  * owned it. 0, or -1 with an exception. */

@@ -1,9 +1,13 @@
 /* SPDX-License-Identifier: MIT */
-/* Python's C API (the stable ABI of CPython 3.10), for the C files that define or use Python types. */
+/* Python's C API (the stable ABI of CPython 3.10), for the C files that define or use Python types. There is
+ * none of builds without the GIL before 3.15: for them the modules are compiled for one version. */
 #pragma once
 
 #define PY_SSIZE_T_CLEAN
+#include <pyconfig.h>
+#ifndef Py_GIL_DISABLED
 #define Py_LIMITED_API 0x030A0000
+#endif
 #include <Python.h>
 #include <structmember.h>
 

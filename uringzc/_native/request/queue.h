@@ -2,11 +2,11 @@
 /* The struct of the type Queue: one engine, as the per-request path uses it. The functions are in files by
  * subject (send, enter, sockets, arguments, memory, refuse), its methods and lifetime in queue_type.c.
  *
- * Fields are read and written with the GIL held, by the thread that owns the engine. */
+ * Fields are read and written with the GIL held, by the thread that owns the engine. Before a thread does,
+ * any may use it: `busy` then keeps out others, with the GIL and without. */
 #pragma once
 
-#include "native.h"
-#include "request/python.h"
+#include "request/without_gil.h"
 
 /* A socket as describe_socket() of engines/tables.py found it. */
 typedef struct {
@@ -59,7 +59,7 @@ typedef struct {
     long long queued;             /* requests queued and not submitted */
     unsigned long long submitted; /* requests, since the start */
     unsigned long long reported;  /* of those, by submit() */
-    char busy;                    /* a call is inside the engine: others are refused */
+    _Atomic char busy;            /* a call is inside the engine: others are refused */
     char owned;                   /* claimed() was called */
     char abandoned;               /* this is the child of a fork, and the engine the parent's */
     int inside;                   /* senders on this engine that are inside a call */
@@ -67,7 +67,34 @@ typedef struct {
 
 /* Whether this thread owns the engine, or no thread does yet. */
 static inline bool in_owner_thread(const Queue *q) {
-    return q->calls->is_owner(q->slots);
+    return q->calls->is_owner(READ_SHARED(q->slots));
+}
+
+static inline bool is_busy(const Queue *q) {
+    return atomic_load_explicit(&q->busy, memory_order_relaxed);
+}
+
+static inline void set_busy(Queue *q, char busy) {
+    atomic_store_explicit(&q->busy, busy, memory_order_release);
+}
+
+/* Begins a call that uses the engine, and ends with set_busy(q, 0): 0, or the refusal. */
+static inline int begin_call(Queue *q) {
+    if (!in_owner_thread(q))
+        return UZC_E_THREAD;
+#ifdef Py_GIL_DISABLED
+    if (atomic_exchange_explicit(&q->busy, 1, memory_order_acquire))
+        return UZC_E_BUSY;
+    if (in_owner_thread(q))
+        return 0;
+    set_busy(q, 0); /* another thread's first call came before */
+    return UZC_E_THREAD;
+#else
+    if (is_busy(q))
+        return UZC_E_BUSY;
+    set_busy(q, 1);
+    return 0;
+#endif
 }
 
 /* Lets the queued requests of a descriptor that was closed fail. */

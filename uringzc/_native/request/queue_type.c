@@ -20,7 +20,7 @@ static PyObject *queue_enter(PyObject *self, PyObject *args) {
 
 static PyObject *queue_poll(PyObject *self, PyObject *submit) {
     Queue *q = (Queue *)self;
-    if (check_exclusive(q) < 0 || poll_queue(q, submit == Py_True) < 0)
+    if (poll_queue(q, submit == Py_True) < 0)
         return NULL;
     Py_RETURN_NONE;
 }
@@ -54,8 +54,8 @@ static PyObject *queue_clear_socket_cache(PyObject *self, PyObject *Py_UNUSED(un
 
 static PyObject *queue_detach(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Queue *q = (Queue *)self;
-    q->engine = NULL;
-    q->slots = q->calls->ended;
+    WRITE_SHARED(q->engine, NULL); /* first, see dispatch() */
+    WRITE_SHARED(q->slots, q->calls->ended);
     q->queued = 0;
     forget_pending_sockets(q);
     Py_RETURN_NONE;
@@ -71,15 +71,12 @@ static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
     Queue *q = (Queue *)self;
     if (!PyTuple_Size(args))
         return PyErr_Format(PyExc_TypeError, "exclusive() takes a function, and its arguments");
-    if (check_exclusive(q) < 0)
-        return NULL;
-    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args));
-    if (!rest)
-        return NULL;
-    q->busy = 1;
-    PyObject *result = PyObject_CallObject(PyTuple_GetItem(args, 0), rest);
-    q->busy = 0;
-    Py_DECREF(rest);
+    PyObject *rest = PyTuple_GetSlice(args, 1, PyTuple_Size(args)), *result = NULL;
+    if (rest && begin_exclusive(q) == 0) {
+        result = PyObject_CallObject(PyTuple_GetItem(args, 0), rest);
+        set_busy(q, 0);
+    }
+    Py_XDECREF(rest);
     return result;
 }
 

@@ -36,9 +36,22 @@ static PyObject *read_field(char code, const char **from) {
     }
 }
 
-static PyObject *records_next(PyObject *self) {
-    Records *r = (Records *)self;
+static PyObject *new_arguments(PyObject *codes) {
+    PyObject *fields = PyTuple_New(PyUnicode_GetLength(codes));
+    PyObject *arguments = fields ? PyTuple_Pack(1, fields) : NULL;
+    Py_XDECREF(fields);
+    return arguments;
+}
+
+static PyObject *next_record(Records *r) {
     newfunc new_tuple = (newfunc)PyType_GetSlot(&PyTuple_Type, Py_tp_new);
+    if (!may_set_items(PyTuple_GetItem(r->arguments, 0))) { /* another thread has made it */
+        PyObject *made = new_arguments(r->codes), *old = r->arguments;
+        if (!made)
+            return NULL;
+        r->arguments = made;
+        Py_DECREF(old);
+    }
     PyObject *fields = PyTuple_GetItem(r->arguments, 0);
     if (r->at < 0 || r->at + r->size > PyByteArray_Size(r->data))
         return NULL;
@@ -51,6 +64,14 @@ static PyObject *records_next(PyObject *self) {
     }
     r->at += r->size;
     return new_tuple((PyTypeObject *)r->type, r->arguments, NULL);
+}
+
+static PyObject *records_next(PyObject *self) {
+    PyObject *record;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    record = next_record((Records *)self);
+    Py_END_CRITICAL_SECTION();
+    return record;
 }
 
 static PyObject *records_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords)) {
@@ -66,9 +87,7 @@ static PyObject *records_new(PyTypeObject *type, PyObject *args, PyObject *Py_UN
     r->type = Py_NewRef(kind);
     r->at = at;
     r->size = size;
-    PyObject *fields = PyTuple_New(PyUnicode_GetLength(codes));
-    r->arguments = fields ? PyTuple_Pack(1, fields) : NULL;
-    Py_XDECREF(fields);
+    r->arguments = new_arguments(codes);
     if (!r->arguments)
         Py_CLEAR(r);
     return (PyObject *)r;

@@ -99,16 +99,19 @@ static int parse_options(PyObject **a, uzc_send *send) {
 /* Queues what was parsed. Python code that this calls (a socket's fileno(), a finalizer) may not use the
  * engine. Returns how many requests were queued, or -1 with an exception. */
 static long long dispatch(Queue *q, PyObject **a, PyObject *holder, uzc_send *send) {
-    int refusal = !q->engine ? UZC_E_CLOSED : !in_owner_thread(q) ? UZC_E_THREAD : q->busy ? UZC_E_BUSY : 0;
+    int refusal = READ_SHARED(q->engine) ? begin_call(q) : UZC_E_CLOSED;
+    if (!refusal && !READ_SHARED(q->engine)) { /* its owner has ended it since, in another thread */
+        set_busy(q, 0);
+        refusal = UZC_E_CLOSED;
+    }
     if (refusal)
         return refuse(q, refusal), -1;
-    q->busy = 1;
     send->socket = a[SOCK];
     send->memory = holder;
     long long done = pack_destination(q, a[TO], a[SOCK], send) == 0 ? queue_all(q, a[SOCK], send) : -1;
-    q->busy = 0;
     if (done < 0 && !q->queued) /* refused: no reference to its socket is kept */
         forget_pending_sockets(q);
+    set_busy(q, 0);
     return done;
 }
 

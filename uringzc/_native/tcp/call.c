@@ -13,10 +13,10 @@ static void leave_stream(TcpStream *s) {
 }
 
 int stream_begin(TcpStream *s) {
-    int refusal = s->closed || !s->queue->engine ? UZC_E_CLOSED
-                  : !in_owner_thread(s->queue)   ? UZC_E_THREAD
-                  : s->inside || s->queue->busy  ? UZC_E_BUSY
-                                                 : 0;
+    int refusal = s->closed || !s->queue->engine   ? UZC_E_CLOSED
+                  : !in_owner_thread(s->queue)     ? UZC_E_THREAD
+                  : s->inside || is_busy(s->queue) ? UZC_E_BUSY
+                                                   : 0;
     if (refusal)
         return refuse_as(s->slow_path, refusal), -1;
     if (!s->claimed) {

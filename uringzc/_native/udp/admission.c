@@ -25,7 +25,8 @@ static int64_t sndbuf_charge(const struct train *t) {
 /* Seen by the notification of a request, or by the socket's queue, which is no longer than before the first
  * one; else the time is up. */
 bool first_arrived(const UdpBatcher *g, const struct destination *d, int outq) {
-    return d->left_host > d->first_left || (outq <= d->first_outq && d->first_admission != g->admissions) ||
+    return READ_SHARED(d->left_host) > d->first_left ||
+           (outq <= d->first_outq && d->first_admission != g->admissions) ||
            monotonic_ns() >= d->first_deadline;
 }
 
@@ -40,7 +41,7 @@ bool admit_to(UdpBatcher *g, struct destination *d, int outq) {
     }
     d->state = FIRST;
     d->first_outq = outq;
-    d->first_left = d->left_host;
+    d->first_left = READ_SHARED(d->left_host);
     d->first_admission = g->admissions;
     d->first_deadline = monotonic_ns() + FIRST_ARRIVAL;
     return true;

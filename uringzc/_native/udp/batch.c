@@ -19,10 +19,12 @@ void close_train(UdpBatcher *g) {
         g->count == BATCH_SIZE) /* a full batch has no open train; checked, as this writes */
         return;
     t->count = t->size ? (t->nbytes + t->size - 1) / t->size : 1;
+    begin_change(g);
     g->datagrams += t->count;
     g->nbytes += t->nbytes;
     g->trains[g->count++] = *t;
     t->size = NO_TRAIN;
+    end_change(g);
     g->room = 0;
 }
 
@@ -107,6 +109,7 @@ static void update_room(UdpBatcher *g) {
 static void open_train(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block) {
     const struct destination *d = &g->destinations[destination];
     start_delay(g);
+    begin_change(g);
     g->open = (struct train){.data = data,
                              .size = (uint32_t)n,
                              .nbytes = (uint32_t)n,
@@ -114,6 +117,7 @@ static void open_train(UdpBatcher *g, const char *data, size_t n, uint32_t desti
                              .number = g->datagrams,
                              .block = block,
                              .buffer = -1};
+    end_change(g);
     arena_hold(g->arena, block);
     if (n && n <= d->max_segment_size && d->max_segments > 1)
         update_room(g);
@@ -131,7 +135,7 @@ int add_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination
         open_train(g, data, n, destination, block);
         return 0;
     }
-    t->nbytes += (uint32_t)n;
+    COUNT(t->nbytes, (uint32_t)n);
     if (n < t->size)
         close_train(g);
     else
@@ -143,13 +147,16 @@ int add_train(UdpBatcher *g, const struct train *t) {
     if (close_for_next(g) < 0)
         return -1;
     start_delay(g);
-    struct train *place = &g->trains[g->count++];
+    struct train *place = &g->trains[g->count];
+    begin_change(g);
     *place = *t;
     place->number = g->datagrams;
     Py_XINCREF(place->holder);
     arena_hold(g->arena, place->block);
+    g->count++;
     g->datagrams += t->count;
     g->nbytes += t->nbytes;
+    end_change(g);
     return 0;
 }
 

@@ -34,6 +34,6 @@ static inline bool continues_train(const UdpBatcher *g, uint32_t destination, si
 static inline void append_datagram(UdpBatcher *g, const char *data, size_t n) {
     memcpy(g->at, data, n);
     g->at += n;
-    g->open.nbytes += (uint32_t)n;
+    COUNT(g->open.nbytes, (uint32_t)n);
     g->room -= (uint32_t)n;
 }

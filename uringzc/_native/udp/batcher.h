@@ -8,8 +8,9 @@
  *
  * One thread owns a sender. It is changed with its lock: by the owner in each of its calls, and between them
  * by the timer's thread, which sends by system calls what has waited for too long. Only the fast path of
- * send() takes no lock: it keeps the GIL, and runs if `fast_thread` is the calling thread, which is 0 while
- * a thread has the lock. What threads use without the lock is atomic, or says so.
+ * send() takes no lock: it runs if `fast_thread` is the calling thread, which is 0 while a thread has the
+ * lock (fast_path.h). What threads use without the lock is atomic, or says so; counters are read by any
+ * thread.
  *
  * In all of udp/ the sender is `g`, and an int that says how a function ended is 0: done; 1: not done, since
  * it would have to wait and the sender does not block, or nothing is to come; -1: a Python exception is set.
@@ -44,6 +45,7 @@ struct destination {
     uint32_t requests, review_after;      /* requests since, and after how many the policy decides again */
     uint32_t settled, copied; /* zero-copy requests since that are free; of those, copied by the kernel */
     uint64_t left_host; /* zero-copy requests that are free and not known to be copied: they were sent */
+    /* the owner counts these three without the lock, where it enters the engine for another sender */
 };
 
 struct train {
@@ -65,21 +67,22 @@ typedef struct udp_batcher {
     PyObject_HEAD Queue *queue;
     Arena *arena;
     PyObject *sock;
-    PyObject *slow_path;       /* UdpSlowPath: what is not fast, in Python */
-    unsigned long fast_thread; /* the owner while send() may take its fast path, else 0 */
-    unsigned long owner;       /* thread, 0 until the first call */
-    unsigned long lock_thread; /* that has the lock, or 0 */
+    PyObject *slow_path;               /* UdpSlowPath: what is not fast, in Python */
+    _Atomic unsigned long fast_thread; /* the owner while send() may take its fast path, else 0 */
+    _Atomic bool in_fast_path;         /* the owner is there; without the GIL */
+    _Atomic unsigned long owner;       /* thread, 0 until the first call */
+    _Atomic unsigned long lock_thread; /* that has the lock, or 0 */
     PyThread_type_lock lock;
     int own_socket, strict_order, always_zero_copy, notify; /* constant */
     char blocking;
-    char closed;
-    char dropped;        /* by the program, in any thread: unlock() sends the rest, and closes it */
-    char to_report;      /* the slow path has something for the program, */
-    char reporting;      /* which it is given at the end of a call, without the lock */
-    char no_timer;       /* no thread could be started: the owner's next call sends what is late */
-    char in_timer;       /* the timer's thread has the lock */
-    int fd, sndbuf;      /* of `sock`, as refresh_socket() found them; bytes */
-    uint64_t admissions; /* how often it was decided what may be submitted */
+    _Atomic char closed;
+    _Atomic char dropped;   /* by the program, in any thread: unlock() sends the rest, and closes it */
+    char to_report;         /* the slow path has something for the program, */
+    _Atomic char reporting; /* which it is given at the end of a call, without the lock */
+    _Atomic char no_timer;  /* no thread could be started: the owner's next call sends what is late */
+    _Atomic char in_timer;  /* the timer's thread has the lock */
+    int fd, sndbuf;         /* of `sock`, as refresh_socket() found them; bytes */
+    uint64_t admissions;    /* how often it was decided what may be submitted */
     uint32_t slot;
     uint32_t max_payload;    /* bytes of a datagram */
     uint32_t hold_threshold; /* bytes: immutable data of this size or more is held, not copied */
@@ -89,10 +92,11 @@ typedef struct udp_batcher {
     uint32_t flush_requests; /* the notifier is flushed after so many requests, */
     uint64_t flush_bytes;    /* or so many bytes */
 
-    struct train open; /* its size is NO_TRAIN if there is none */
-    char *at, *end;    /* the free part of the block that is being filled, */
-    uint16_t block;    /* and the block, or NO_BLOCK */
-    uint32_t room;     /* bytes that can be appended to the open train at `at` */
+    _Atomic uint32_t changes; /* odd while trains are changed that other threads count (sender.c) */
+    struct train open;        /* its size is NO_TRAIN if there is none */
+    char *at, *end;           /* the free part of the block that is being filled, */
+    uint16_t block;           /* and the block, or NO_BLOCK */
+    uint32_t room;            /* bytes that can be appended to the open train at `at` */
     struct train trains[BATCH_SIZE];
     uint32_t count, next;             /* trains of the batch; those before `next` were queued */
     _Atomic uint32_t awaited;         /* of those, without a result */
@@ -123,6 +127,20 @@ typedef struct udp_batcher {
     struct udp_batcher *timer_prev, *timer_next; /* of the ring of senders with a timer; timer.c's mutex */
     PyObject *deferred; /* list: holders of what the timer has sent; the owner drops them */
 } UdpBatcher;
+
+/* Between these, what count_datagrams() reads in another thread does not match; nothing in between waits, or
+ * runs Python code. */
+static inline void begin_change(UdpBatcher *g) {
+#ifdef Py_GIL_DISABLED
+    atomic_fetch_add(&g->changes, 1);
+#else
+    (void)g;
+#endif
+}
+
+static inline void end_change(UdpBatcher *g) {
+    begin_change(g);
+}
 
 /* A bool that a method of the slow path returned, or -1. */
 static inline int bool_result(PyObject *result) {

@@ -25,7 +25,9 @@ static int start_timer(UdpBatcher *g) {
 static int claim_ownership(UdpBatcher *g, unsigned long thread) {
     if (!in_owner_thread(g->queue))
         return refuse_as(g->slow_path, UZC_E_THREAD), -1;
-    g->owner = thread;
+    unsigned long nobody = 0;
+    if (!atomic_compare_exchange_strong(&g->owner, &nobody, thread))
+        return 0; /* another thread's first call came before */
     int error = check_result(PyObject_CallMethod(g->slow_path, "claim", NULL));
     if (!error && g->max_delay)
         error = start_timer(g);
@@ -77,7 +79,7 @@ int batcher_begin(UdpBatcher *g) {
     unsigned long thread = PyThread_get_thread_ident();
     if ((g->fast_thread != thread || !g->queue->engine) && check_entry(g, thread) < 0)
         return -1;
-    if (g->queue->busy)
+    if (is_busy(g->queue))
         return refuse_as(g->slow_path, UZC_E_BUSY), -1;
     if (!try_lock(g) && wait_for_lock(g) < 0)
         return -1;
@@ -102,16 +104,18 @@ static int report_pending(UdpBatcher *g) {
     g->reporting = 1;
     g->queue->inside++;
     batcher_end(g);
-    g->to_report = 0;
+    WRITE_SHARED(g->to_report, 0);
     int error = check_result(PyObject_CallMethod(g->slow_path, "report", NULL));
     g->reporting = 0;
     g->queue->inside--;
-    if (!g->lock_thread) /* else the timer does it when it unlocks */
-        set_fast_thread(g);
+    if (try_lock(g)) { /* which allows the fast path; else the timer's unlocking does */
+        set_lock_thread(g, PyThread_get_thread_ident());
+        unlock(g);
+    }
     if (!error)
         error = check_result(PyObject_CallMethod(g->slow_path, "write_log", NULL));
     if (error) /* the next call reports the rest */
-        g->to_report = 1;
+        WRITE_SHARED(g->to_report, 1);
     return error;
 }
 

@@ -36,7 +36,8 @@ static int new_destination(UdpBatcher *g, PyObject *packed, uint32_t *destinatio
     if (!parsed)
         return -1;
     d->zero_copy = zero_copy;
-    *destination = g->destination_count++;
+    *destination = g->destination_count;
+    COUNT(g->destination_count, 1);
     return 0;
 }
 
@@ -67,7 +68,7 @@ static int reset_destinations(UdpBatcher *g) {
     if (code)
         return raise_would_block(code, "too many destinations while the network takes no more");
     PyDict_Clear(g->destination_numbers);
-    g->destination_count = 1;
+    WRITE_SHARED(g->destination_count, 1);
     Py_CLEAR(g->last_address);
     return 0;
 }
@@ -106,7 +107,7 @@ static int use_default_destination(UdpBatcher *g) {
         if (getpeername(fd, (struct sockaddr *)&peer, &(socklen_t){sizeof peer}) < 0 && errno == ENOTCONN)
             return refuse(g->queue, -EDESTADDRREQ), -1;
     }
-    g->default_used = true;
+    WRITE_SHARED(g->default_used, true);
     return 0;
 }
 

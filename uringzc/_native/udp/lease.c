@@ -15,15 +15,17 @@ typedef struct {
     Arena *arena;
     char *data;
     size_t length;
-    Py_ssize_t exports; /* buffers of it that are in use: its view, and what was made of that */
-    PyObject *view;     /* weak reference to the memoryview, or NULL */
+    PyObject *view; /* weak reference to the memoryview, or NULL; in a critical section */
     uint16_t block;
-    bool held; /* neither sent nor released */
+    _Atomic uint32_t state; /* HELD while neither sent nor released, and how many buffers of it are in use:
+                               its view, and what was made of that */
 } Lease;
+
+#define HELD (1u << 31)
 
 PyTypeObject *lease_type;
 
-/* The buffer protocol is in the limited API from 3.11 on (python.h has 3.10), the same since 3.0. */
+#ifdef Py_LIMITED_API /* has the buffer protocol from 3.11 on (python.h has 3.10), the same since 3.0 */
 typedef struct {
     void *buf;
     PyObject *obj;
@@ -38,6 +40,11 @@ typedef struct {
 #define PyBUF_FORMAT 4
 #define PyBUF_ND 8
 #define PyBUF_STRIDES (16 | PyBUF_ND)
+#endif
+
+static bool is_held(const Lease *l) {
+    return l->state & HELD;
+}
 
 static PyObject *refuse_lease(void) {
     return PyErr_Format(PyExc_ValueError, "the lease was sent or released");
@@ -46,9 +53,13 @@ static PyObject *refuse_lease(void) {
 static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
     Lease *l = (Lease *)self;
     static Py_ssize_t one = 1;
+    uint32_t state;
     view->obj = NULL;
-    if (!l->held)
-        return refuse_lease(), -1;
+    do {
+        if (!is_held(l))
+            return refuse_lease(), -1;
+        state = l->state;
+    } while (!replace_shared(&l->state, state, state + 1));
     Py_INCREF(self);
     *view = (Py_buffer){.buf = l->data,
                         .obj = self,
@@ -58,12 +69,13 @@ static int lease_getbuffer(PyObject *self, Py_buffer *view, int flags) {
                         .format = flags & PyBUF_FORMAT ? "B" : NULL,
                         .shape = flags & PyBUF_ND ? (Py_ssize_t *)&l->length : NULL,
                         .strides = (flags & PyBUF_STRIDES) == PyBUF_STRIDES ? &one : NULL};
-    l->exports++;
     return 0;
 }
 
 static void lease_releasebuffer(PyObject *self, Py_buffer *Py_UNUSED(view)) {
-    ((Lease *)self)->exports--;
+    Lease *l = (Lease *)self;
+    for (uint32_t state = l->state; !replace_shared(&l->state, state, state - 1);)
+        state = l->state;
 }
 
 /* A weak reference: the view holds the lease, which must be freed at once when the program drops it. */
@@ -76,16 +88,19 @@ static PyObject *current_view(Lease *l) {
 
 static PyObject *lease_view(PyObject *self, void *Py_UNUSED(unused)) {
     Lease *l = (Lease *)self;
-    PyObject *view = current_view(l);
-    if (view || PyErr_Occurred() || !(view = PyMemoryView_FromObject(self)))
-        return view;
-    Py_XDECREF(l->view);
-    if (!(l->view = PyWeakref_NewRef(view, NULL)))
-        Py_CLEAR(view);
+    PyObject *view;
+    Py_BEGIN_CRITICAL_SECTION(self);
+    view = current_view(l);
+    if (!view && !PyErr_Occurred() && (view = PyMemoryView_FromObject(self))) {
+        Py_XDECREF(l->view);
+        if (!(l->view = PyWeakref_NewRef(view, NULL)))
+            Py_CLEAR(view);
+    }
+    Py_END_CRITICAL_SECTION();
     return view;
 }
 
-/* Slices of the view, and arrays over it, cannot be released: while one lives, BufferError. */
+/* 0, or -1 with an exception. */
 static int release_view(Lease *l) {
     PyObject *view = current_view(l);
     if (view) {
@@ -98,10 +113,20 @@ static int release_view(Lease *l) {
             Py_CLEAR(l->view);
         PyErr_Clear();
     }
-    if (PyErr_Occurred())
-        return -1;
-    if (!l->exports)
-        return 0;
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* The caller has the lease alone from now on. Slices of the view, and arrays over it, cannot be released:
+ * while one lives, BufferError. 0; 1: it was sent or released; -1. */
+static int take_lease(Lease *l) {
+    int error;
+    Py_BEGIN_CRITICAL_SECTION((PyObject *)l);
+    error = release_view(l);
+    Py_END_CRITICAL_SECTION();
+    if (error || replace_shared(&l->state, HELD, 0))
+        return error;
+    if (!is_held(l))
+        return 1;
     PyErr_SetString(PyExc_BufferError,
                     "a slice of the lease's view, or an array over it, still lives: it could be written to "
                     "while the kernel sends it; delete or release() it first");
@@ -109,7 +134,6 @@ static int release_view(Lease *l) {
 }
 
 static void return_lease(Lease *l) {
-    l->held = false;
     atomic_fetch_sub_explicit(&l->arena->leases, 1, memory_order_relaxed);
     arena_release(l->arena, l->block);
 }
@@ -130,7 +154,7 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     size_t n = l->length;
     if (length != Py_None && as_size(length, &n) < 0)
         return NULL;
-    if (!l->held)
+    if (!is_held(l))
         return refuse_lease();
     if (n > l->length)
         return PyErr_Format(PyExc_ValueError, "length must be from 0 to the lease's %zu, not %R", l->length,
@@ -139,18 +163,17 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
         return NULL;
     uint32_t destination;
     PyObject *sent = NULL;
-    bool ready = find_destination(g, to, &destination) == 0 && release_view(l) == 0;
-    if (ready && !l->held) { /* released while a name was resolved */
+    int code = find_destination(g, to, &destination) < 0 ? -1 : take_lease(l);
+    if (code > 0) { /* released while a name was resolved */
         refuse_lease();
-    } else if (ready) {
-        l->held = false; /* first: a signal handler could take a view of it, or release it */
+    } else if (!code) { /* taken first: a signal handler could take a view of it, or release it */
         if (add_datagram(g, l->data, n, destination, l->block) == 0) {
             if (g->at == l->data + l->length && g->block == l->block) /* nothing lies behind it */
                 g->at = l->data + n;
             return_lease(l);
             sent = sent_bytes(g, n);
         } else {
-            l->held = true; /* nothing was taken */
+            atomic_store_explicit(&l->state, HELD, memory_order_release); /* nothing was taken */
         }
     }
     batcher_end(g);
@@ -159,9 +182,10 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
 
 static PyObject *lease_release(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Lease *l = (Lease *)self;
-    if (l->held && release_view(l) < 0)
+    int code = is_held(l) ? take_lease(l) : 1;
+    if (code < 0)
         return NULL;
-    if (l->held)
+    if (!code)
         return_lease(l);
     Py_RETURN_NONE;
 }
@@ -187,7 +211,7 @@ static Py_ssize_t lease_length(PyObject *self) {
 
 static PyObject *lease_repr(PyObject *self) {
     Lease *l = (Lease *)self;
-    return PyUnicode_FromFormat("<Lease of %zu bytes%s>", l->length, l->held ? "" : ", sent or released");
+    return PyUnicode_FromFormat("<Lease of %zu bytes%s>", l->length, is_held(l) ? "" : ", sent or released");
 }
 
 static int lease_traverse(PyObject *self, visitproc visit, void *arg) {
@@ -200,7 +224,7 @@ static void lease_dealloc(PyObject *self) {
     Lease *l = (Lease *)self;
     PyObject_GC_UnTrack(self);
     Py_CLEAR(l->view);
-    if (l->held)
+    if (is_held(l))
         return_lease(l);
     Py_XDECREF(l->batcher);
     Py_XDECREF(l->arena);
@@ -260,7 +284,7 @@ PyObject *batcher_lease(PyObject *self, PyObject *size) {
         l->data = g->at;
         l->length = n;
         l->block = g->block;
-        l->held = true;
+        atomic_init(&l->state, HELD);
         arena_hold(g->arena, g->block);
         atomic_fetch_add_explicit(&g->arena->leases, 1, memory_order_relaxed);
         g->at += n;

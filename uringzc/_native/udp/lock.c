@@ -3,6 +3,7 @@
 #include "udp/lock.h"
 
 #include "udp/batch.h"
+#include "udp/fast_path.h"
 #include "udp/results.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
@@ -25,12 +26,8 @@ bool lock_within(UdpBatcher *g, long long microseconds) {
 }
 
 void set_lock_thread(UdpBatcher *g, unsigned long thread) {
-    g->fast_thread = 0;
-    g->lock_thread = thread;
-}
-
-void set_fast_thread(UdpBatcher *g) {
-    g->fast_thread = g->closed | g->dropped | g->reporting | g->no_timer ? 0 : g->owner;
+    stop_fast_path(g, thread);
+    atomic_store_explicit(&g->lock_thread, thread, memory_order_relaxed);
 }
 
 unsigned long long discard_waiting(UdpBatcher *g) {
@@ -44,8 +41,8 @@ unsigned long long discard_waiting(UdpBatcher *g) {
         arena_release(g->arena, t->block);
         release_holder(g, t);
         t->block = NO_BLOCK;
-        t->state = DONE;
-        t->count = 0;
+        WRITE_SHARED(t->state, DONE);
+        WRITE_SHARED(t->count, 0);
     }
     release_block(g);
     return lost;
@@ -61,7 +58,7 @@ int send_all_waiting(UdpBatcher *g) {
     if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
         PyErr_Clear();
     Py_XDECREF(value);
-    g->to_report = 1;
+    WRITE_SHARED(g->to_report, 1);
     return -EIO;
 }
 
@@ -78,10 +75,15 @@ static void end_dropped(UdpBatcher *g) {
 void unlock(UdpBatcher *g) {
     if (g->dropped && !g->closed)
         end_dropped(g);
-    g->in_timer = 0;
-    g->lock_thread = 0;
-    set_fast_thread(g);
+    if (g->in_timer)
+        g->in_timer = 0;
+    atomic_store_explicit(&g->lock_thread, 0, memory_order_relaxed);
+    allow_fast_path(g);
     PyThread_release_lock(g->lock);
+    if (g->dropped && !g->closed && try_lock(g)) { /* meanwhile, by a thread that found the lock taken */
+        set_lock_thread(g, PyThread_get_thread_ident());
+        unlock(g);
+    }
     if (!atomic_load(&g->missed))
         return;
     atomic_store(&g->missed, false);

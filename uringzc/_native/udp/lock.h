@@ -11,9 +11,8 @@ typedef struct udp_batcher UdpBatcher;
 
 bool try_lock(UdpBatcher *g);
 bool lock_within(UdpBatcher *g, long long microseconds);
-/* After either: `thread` has it. */
+/* After either: `thread`, the calling one, has it. */
 void set_lock_thread(UdpBatcher *g, unsigned long thread);
-void set_fast_thread(UdpBatcher *g);
 void unlock(UdpBatcher *g);
 
 /* With the lock: sends what waits by system calls. 0, -EAGAIN, or -EIO if that raised: something stays. */

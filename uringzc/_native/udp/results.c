@@ -17,7 +17,7 @@ static void on_result(void *context, uint64_t user_data, int32_t result) {
     UdpBatcher *g = context;
     struct train *t = &g->trains[user_data >> 56];
     t->result = result;
-    t->state = result < 0 ? FAILED : DONE;
+    WRITE_SHARED(t->state, result < 0 ? FAILED : DONE);
     g->awaited--;
 }
 
@@ -25,16 +25,17 @@ static void on_settled(void *context, uint64_t user_data, int copied) {
     UdpBatcher *g = context;
     struct destination *d = &g->destinations[(uint32_t)user_data];
     arena_release(g->arena, (uint16_t)(user_data >> 32));
-    g->in_flight--;
+    COUNT(g->in_flight, -1u);
     if (!(user_data >> 48 & 1))
         return;
-    d->left_host += copied <= 0; /* a copy is free before the device has sent it; -1: not known, merged */
-    g->settled++;
-    g->copied += copied > 0;
+    COUNT(d->left_host,
+          copied <= 0); /* a copy is free before the device has sent it; -1: not known, merged */
+    COUNT(g->settled, 1);
+    COUNT(g->copied, copied > 0);
     if (copied < 0)
         return;
-    d->settled++;
-    d->copied += copied > 0;
+    COUNT(d->settled, 1);
+    COUNT(d->copied, copied > 0);
 }
 
 int batcher_open_slot(UdpBatcher *g) {
@@ -76,7 +77,7 @@ int wait_for_memory(UdpBatcher *g) {
         posted = poll_engine(g) < 0 ? -1 : flush_and_check(g);
         return posted < 0 ? -1 : !posted && g->in_flight == before;
     }
-    g->waits++;
+    COUNT(g->waits, 1);
     return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : flush_notifier(g);
 }
 
@@ -92,8 +93,9 @@ static int retry_failed(UdpBatcher *g) {
             Py_CLEAR(rows);
         Py_XDECREF(row);
     }
-    g->to_report = 1;
     int code = rows ? bool_result(PyObject_CallMethod(g->slow_path, "retry_failed", "OO", g, rows)) : -1;
+    WRITE_SHARED(g->to_report,
+                 1); /* last: the owner clears it before it reports, and this may be the timer's thread */
     Py_XDECREF(rows);
     return code;
 }
@@ -110,10 +112,10 @@ static bool requeue_blocked(UdpBatcher *g) {
             if (g->trains[j].state == DONE && g->trains[j].destination == t->destination &&
                 !g->trains[j].overtook) {
                 g->trains[j].overtook = true;
-                g->reordered += g->trains[j].count;
+                COUNT(g->reordered, g->trains[j].count);
             }
         if (t->result == -EAGAIN)
-            t->state = CLOSED;
+            WRITE_SHARED(t->state, CLOSED);
         else
             others = true;
     }
@@ -129,15 +131,17 @@ static int update_destinations(UdpBatcher *g) {
             d->largest_sent = t->size;
         if (d->requests < d->review_after)
             continue;
-        PyObject *decision =
-            PyObject_CallMethod(g->slow_path, "observe", "III", t->destination, d->settled, d->copied);
+        PyObject *decision = PyObject_CallMethod(g->slow_path, "observe", "III", t->destination,
+                                                 READ_SHARED(d->settled), READ_SHARED(d->copied));
         int zero_copy = 0;
         int parsed = decision && PyArg_ParseTuple(decision, "pI", &zero_copy, &d->review_after);
         Py_XDECREF(decision);
         if (!parsed)
             return -1;
         d->zero_copy = zero_copy;
-        d->requests = d->settled = d->copied = 0;
+        d->requests = 0;
+        WRITE_SHARED(d->settled, 0);
+        WRITE_SHARED(d->copied, 0);
     }
     return 0;
 }
@@ -153,14 +157,17 @@ static void remove_sent(UdpBatcher *g) {
     uint32_t kept = 0;
     for (uint32_t i = 0; i < g->count; i++) {
         struct train *t = &g->trains[i];
-        if (t->state == CLOSED) {
-            g->trains[kept++] = *t;
-            continue;
+        if (t->state != CLOSED) {
+            arena_release(g->arena, t->block);
+            release_holder(g, t);
+        } else if (kept++ < i) {
+            begin_change(g);
+            g->trains[kept - 1] = *t;
+            t->state = DONE;
+            end_change(g);
         }
-        arena_release(g->arena, t->block);
-        release_holder(g, t);
     }
-    g->count = kept;
+    WRITE_SHARED(g->count, kept);
     g->next = 0;
     if (!kept)
         g->blocked_since = 0;

@@ -6,6 +6,7 @@
 #include "udp/batch.h"
 #include "udp/call.h"
 #include "udp/destinations.h"
+#include "udp/fast_path.h"
 #include "udp/submit.h"
 
 PyObject *sent_bytes(UdpBatcher *g, size_t n) {
@@ -82,13 +83,11 @@ PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, 
     PyObject *to = NULL;
     if (count == 1 && !keywords) {
         PyObject *data = args[0];
-        if (PyBytes_CheckExact(data) && g->fast_thread == PyThread_get_thread_ident()) {
+        if (PyBytes_CheckExact(data)) {
+            const char *bytes = PyBytes_AsString(data);
             size_t n = (size_t)PyBytes_Size(data);
-            if (continues_train(g, 0, n) &&
-                g->room >= 2 * n) { /* one that fills the train submits it, which may raise */
-                append_datagram(g, PyBytes_AsString(data), n);
+            if (append_fast(g, bytes, n))
                 return sent_bytes(g, n);
-            }
         }
         return send_checked(g, data, NULL);
     }
@@ -129,10 +128,12 @@ PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count
 
 /* ("host", port), and not an iterable of such. */
 static bool is_address(PyObject *to) {
-    PyObject *first = PyTuple_Check(to) && PyTuple_Size(to) ? PyTuple_GetItem(to, 0)
-                      : PyList_Check(to) && PyList_Size(to) ? PyList_GetItem(to, 0)
-                                                            : NULL;
-    return first && PyUnicode_Check(first);
+    PyObject *first = PyTuple_Check(to) || PyList_Check(to) ? PySequence_GetItem(to, 0) : NULL;
+    bool is = first && PyUnicode_Check(first);
+    if (!first) /* it is empty */
+        PyErr_Clear();
+    Py_XDECREF(first);
+    return is;
 }
 
 static bool is_list_or_tuple(PyObject *items) {

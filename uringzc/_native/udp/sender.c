@@ -62,7 +62,7 @@ static PyObject *batcher_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
 /* close(), abandon() in the child of a fork: refuses calls from now on. What waits must have been sent. */
 static PyObject *batcher_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
-    g->closed = 1;
+    g->closed = 1; /* before the next, see allow_fast_path() */
     g->fast_thread = 0;
     timer_remove(g);
     close_poll(g);
@@ -115,6 +115,7 @@ static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywo
         return NULL;
     UdpBatcher *g = (UdpBatcher *)self;
     g->poll.set = g->poll.timer = g->poll.sock = -1;
+    enable_try_incref(self); /* for the timer */
     if (batcher_setup(g, args, keywords) < 0)
         Py_CLEAR(self);
     return self;
@@ -156,32 +157,50 @@ static void batcher_dealloc(PyObject *self) {
     free_object(self);
 }
 
-static uint32_t open_datagrams(const UdpBatcher *g) {
-    return g->open.size == NO_TRAIN ? 0 : (g->open.nbytes + g->open.size - 1) / g->open.size;
+struct datagrams {
+    unsigned long long taken, waiting, nbytes;
+};
+
+static struct datagrams count_once(const UdpBatcher *g) {
+    struct datagrams n = {.taken = READ_SHARED(g->datagrams), .nbytes = READ_SHARED(g->nbytes)};
+    const uint32_t count = READ_SHARED(g->count), size = READ_SHARED(g->open.size),
+                   nbytes = READ_SHARED(g->open.nbytes);
+    for (uint32_t i = 0; i < count; i++) {
+        const unsigned state = READ_SHARED(g->trains[i].state);
+        if (state == CLOSED || state == FAILED) /* to be sent again */
+            n.waiting += READ_SHARED(g->trains[i].count);
+    }
+    if (size == NO_TRAIN)
+        return n;
+    const uint32_t open = size ? (nbytes + size - 1) / size : 1;
+    return (struct datagrams){n.taken + open, n.waiting + open, n.nbytes + nbytes};
+}
+
+/* Without the GIL a thread may be changing what is counted: then it is counted again. */
+static struct datagrams count_datagrams(const UdpBatcher *g) {
+    for (;;) {
+        const uint32_t before = atomic_load(&g->changes);
+        const struct datagrams n = count_once(g);
+        if (before % 2 == 0 && before == atomic_load(&g->changes))
+            return n;
+    }
 }
 
 static PyObject *batcher_datagrams(PyObject *self, void *Py_UNUSED(unused)) {
-    const UdpBatcher *g = (UdpBatcher *)self;
-    return PyLong_FromUnsignedLongLong(g->datagrams + open_datagrams(g));
+    return PyLong_FromUnsignedLongLong(count_datagrams((UdpBatcher *)self).taken);
 }
 
 static PyObject *batcher_destinations(PyObject *self, void *Py_UNUSED(unused)) {
     const UdpBatcher *g = (UdpBatcher *)self;
-    return PyLong_FromUnsignedLong(g->destination_count - !g->default_used);
+    return PyLong_FromUnsignedLong(READ_SHARED(g->destination_count) - !READ_SHARED(g->default_used));
 }
 
 static PyObject *batcher_nbytes(PyObject *self, void *Py_UNUSED(unused)) {
-    const UdpBatcher *g = (UdpBatcher *)self;
-    return PyLong_FromUnsignedLongLong(g->nbytes + (g->open.size == NO_TRAIN ? 0 : g->open.nbytes));
+    return PyLong_FromUnsignedLongLong(count_datagrams((UdpBatcher *)self).nbytes);
 }
 
 static PyObject *batcher_waiting(PyObject *self, void *Py_UNUSED(unused)) {
-    const UdpBatcher *g = (UdpBatcher *)self;
-    unsigned long long waiting = 0;
-    for (uint32_t i = 0; i < g->count; i++)
-        if (g->trains[i].state == CLOSED || g->trains[i].state == FAILED) /* to be sent again */
-            waiting += g->trains[i].count;
-    return PyLong_FromUnsignedLongLong(waiting + open_datagrams(g));
+    return PyLong_FromUnsignedLongLong(count_datagrams((UdpBatcher *)self).waiting);
 }
 
 /* Where there is no text, the function has a comment. */

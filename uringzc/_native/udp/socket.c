@@ -30,8 +30,9 @@ int report_socket_error(UdpBatcher *g) {
     int error = engine ? g->queue->calls->take_socket_error(engine, g->fd) : 0;
     if (!error)
         return 0;
-    g->to_report = 1;
-    return check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
+    int raised = check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
+    WRITE_SHARED(g->to_report, 1); /* last, as in retry_failed() */
+    return raised;
 }
 
 int wait_writable(UdpBatcher *g, int milliseconds) {

@@ -89,12 +89,12 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
         if (code)
             break;
         g->awaited++;
-        g->in_flight++;
+        COUNT(g->in_flight, 1);
         arena_hold(g->arena, t->block);
-        t->state = QUEUED;
+        WRITE_SHARED(t->state, QUEUED);
         g->unflushed++;
         g->unflushed_bytes += t->nbytes;
-        g->requests++;
+        COUNT(g->requests, 1);
     }
     return code; /* complete_batch() submits what was queued */
 }
@@ -123,7 +123,7 @@ static int await_admission(UdpBatcher *g) {
 static int wait_for_admission(UdpBatcher *g) {
     if (!g->blocking)
         return await_admission(g);
-    g->waits++;
+    COUNT(g->waits, 1);
     const struct destination *d = &g->destinations[g->trains[0].destination];
     if (d->state == FIRST && outq_bytes(g) < g->sndbuf) {
         int64_t waited = monotonic_ns() - (d->first_deadline - FIRST_ARRIVAL);

@@ -48,7 +48,7 @@ int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
     if (sent < 0)
         sent = -errno;
     Py_END_ALLOW_THREADS;
-    g->syscalls += sent >= 0;
+    COUNT(g->syscalls, sent >= 0);
     return sent < 0 ? (int)sent : 0;
 }
 
@@ -75,7 +75,7 @@ int send_by_syscall(UdpBatcher *g) {
             return code;
         t->zero_copy = false;
         t->result = code ? code : (int32_t)t->nbytes;
-        t->state = code ? FAILED : DONE;
+        WRITE_SHARED(t->state, code ? FAILED : DONE);
         g->next = 1;
         code = syscall_code(complete_batch(g));
     }
@@ -119,9 +119,11 @@ PyObject *batcher_resolved(PyObject *self, PyObject *args) {
     unsigned train, count;
     if (!PyArg_ParseTuple(args, "II", &train, &count))
         return NULL;
-    struct train *t = failed_train((UdpBatcher *)self, train);
+    UdpBatcher *g = (UdpBatcher *)self;
+    struct train *t = failed_train(g, train);
     if (!t)
         return NULL;
+    begin_change(g);
     if (count < t->count) {
         t->data += (size_t)count * t->size;
         t->nbytes -= count * t->size;
@@ -131,5 +133,6 @@ PyObject *batcher_resolved(PyObject *self, PyObject *args) {
         t->state = DONE;
         t->result = 0;
     }
+    end_change(g);
     Py_RETURN_NONE;
 }

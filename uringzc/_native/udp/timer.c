@@ -160,12 +160,12 @@ PyObject *timer_late(PyObject *Py_UNUSED(module), PyObject *Py_UNUSED(unused)) {
         Py_BEGIN_ALLOW_THREADS;
         sleep_until_late();
         Py_END_ALLOW_THREADS;
-        pthread_mutex_lock(&timer.mutex); /* dealloc() removes a sender under it: it lives */
+        pthread_mutex_lock(&timer.mutex); /* dealloc() removes a sender under it: the memory is there */
         UdpBatcher *g = find_late(monotonic_ns(), &earliest);
-        if (g) {
-            Py_INCREF(g);
+        if (g)
             timer.first = g->timer_next; /* the next search begins behind it */
-        }
+        if (g && !try_incref((PyObject *)g))
+            g = NULL;
         pthread_mutex_unlock(&timer.mutex);
         if (g)
             return (PyObject *)g;
