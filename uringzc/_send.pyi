@@ -93,10 +93,13 @@ class RegionBase:
     _memory: Memory | None
 
 class BatchBase:
-    """The two objects that a Batch consists of."""
+    """The buffer that a Batch consists of, and how many records are in it."""
+
+    _size: int
+    def __len__(self) -> int: ...
 
 class NotifierBase:
-    """The two objects that a Notifier consists of."""
+    """What a Notifier consists of."""
 
 @final
 class Records(Iterator[T]):

@@ -73,7 +73,7 @@ class Record(Generic[T]):
         return Records(data, at, self.size, self.codes, self.kind)
 
 
-class Batch(Sequence[T], BatchBase):
+class Batch(BatchBase, Sequence[T]):
     """What one call reaped: a sequence whose items are made when they are accessed.
 
     The records are also one buffer that the batch owns: ``view`` (bytes), ``dtype`` (its fields, as numpy
@@ -87,9 +87,10 @@ class Batch(Sequence[T], BatchBase):
     def __init__(self, data: bytearray, record: Record[T]) -> None:
         self._data = data
         self._record = record
+        self._size = record.size
 
-    def __len__(self) -> int:
-        return len(self._data) // self._record.size
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Batch, (self._data, self._record)
 
     def __iter__(self) -> Iterator[T]:
         return self._record.read(self._data)

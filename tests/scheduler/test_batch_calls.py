@@ -1,5 +1,6 @@
 """flush, submit and the reaps: they find all there is, and do what was left for a call of the owner's."""
 
+import copy
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -250,3 +251,14 @@ def test_a_batch_keeps_its_records_while_it_is_read(udp_pair: Pair) -> None:
         s.reap_completions(wait=1)
     assert list(records) == [Completion(5, 1)]
     udp_pair.receive(2)
+
+
+def test_a_batch_can_be_copied_and_pickled(udp_pair: Pair) -> None:
+    with S() as s:
+        s.send(udp_pair.tx, b"x", user_data=7)
+        s.drain()
+        for batch in (s.reap_completions(), s.reap_completions()):
+            for other in (copy.copy(batch), copy.deepcopy(batch), pickle.loads(pickle.dumps(batch)), batch[:]):
+                assert type(other) is type(batch)
+                assert (list(other), len(other), other.dtype) == (list(batch), len(batch), batch.dtype)
+    assert len(uringzc.Batch.__new__(uringzc.Batch)) == 0  # one that was not made

@@ -50,7 +50,7 @@ PyObject *queue_flush(PyObject *self, PyObject *owner, PyObject *const *args, Py
     signal_engine(q);
     if (!number)
         Py_RETURN_NONE;
-    return make_pair(q->notifier_type, PyObject_GetAttr(owner, names.engine), PyLong_FromLongLong(number));
+    return make_notifier(q->notifier_type, PyObject_GetAttr(owner, names.engine), number);
 }
 
 static PyObject *newly_submitted(Queue *q) {
@@ -70,6 +70,10 @@ static uint32_t count_unread(const Queue *q, int kind) {
     return kind == COMPLETIONS ? stats.unread_completions : stats.unread_notifications;
 }
 
+static size_t record_size(int kind) {
+    return kind == COMPLETIONS ? sizeof(uzc_completion) : sizeof(uzc_notification);
+}
+
 /* The Record that says what they are. */
 static PyObject *record_of(const Queue *q, int kind) {
     return PyObject_GetAttr(q->slots_object, kind == COMPLETIONS ? names.completion : names.notification);
@@ -80,7 +84,8 @@ static PyObject *empty_batch(Queue *q, int kind) {
     PyObject *empty;
     Py_BEGIN_CRITICAL_SECTION((PyObject *)q); /* any thread may read what a closed engine has */
     if (!q->empty[kind])
-        q->empty[kind] = make_pair(q->batch_type, PyByteArray_FromStringAndSize(NULL, 0), record_of(q, kind));
+        q->empty[kind] = make_batch(q->batch_type, PyByteArray_FromStringAndSize(NULL, 0), record_of(q, kind),
+                                    record_size(kind));
     empty = Py_XNewRef(q->empty[kind]);
     Py_END_CRITICAL_SECTION();
     return empty;
@@ -88,7 +93,7 @@ static PyObject *empty_batch(Queue *q, int kind) {
 
 /* All unread records, as a Batch. */
 static PyObject *take_records(Queue *q, int kind) {
-    const size_t size = kind == COMPLETIONS ? sizeof(uzc_completion) : sizeof(uzc_notification);
+    const size_t size = record_size(kind);
     const uint32_t unread = count_unread(q, kind);
     if (!unread)
         return empty_batch(q, kind);
@@ -102,7 +107,7 @@ static PyObject *take_records(Queue *q, int kind) {
         refuse(q, count);
     if (count < 0 || (count < unread && PyByteArray_Resize(data, (Py_ssize_t)(count * (int64_t)size)) < 0))
         Py_CLEAR(data);
-    return make_pair(q->batch_type, data, record_of(q, kind));
+    return make_batch(q->batch_type, data, record_of(q, kind), size);
 }
 
 /* Submits and waits, in Python, unless `wait` records can be read, or the engine is polled. 0, or -1 with an

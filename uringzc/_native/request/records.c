@@ -117,40 +117,84 @@ static PyType_Slot records_slots[] = {{Py_tp_new, records_new},         {Py_tp_t
 PyType_Spec records_spec = {"uringzc._send.Records", sizeof(Records), 0,
                             Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, records_slots};
 
+/* -- the base of Batch */
+
 typedef struct {
-    PyObject_HEAD PyObject *first, *second;
-} Pair;
+    PyObject_HEAD PyObject *data; /* bytearray */
+    PyObject *record;             /* Record */
+    Py_ssize_t size;              /* bytes of a record */
+} BatchBase;
 
 PyTypeObject *batch_base_type, *notifier_base_type;
 
-PyObject *make_pair(PyObject *type, PyObject *first, PyObject *second) {
-    Pair *pair = first && second ? (Pair *)PyType_GenericAlloc((PyTypeObject *)type, 0) : NULL;
-    if (!pair) {
-        Py_XDECREF(first);
-        Py_XDECREF(second);
+PyObject *make_batch(PyObject *type, PyObject *data, PyObject *record, size_t size) {
+    BatchBase *batch = data && record ? (BatchBase *)PyType_GenericAlloc((PyTypeObject *)type, 0) : NULL;
+    if (!batch) {
+        Py_XDECREF(data);
+        Py_XDECREF(record);
         return NULL;
     }
-    pair->first = first;
-    pair->second = second;
-    return (PyObject *)pair;
+    batch->data = data;
+    batch->record = record;
+    batch->size = (Py_ssize_t)size;
+    return (PyObject *)batch;
+}
+
+static Py_ssize_t batch_length(PyObject *self) {
+    const BatchBase *batch = (const BatchBase *)self;
+    return batch->data && batch->size > 0 ? PyObject_Size(batch->data) / batch->size : 0;
 }
 
 static void batch_dealloc(PyObject *self) {
-    Py_XDECREF(((Pair *)self)->first);
-    Py_XDECREF(((Pair *)self)->second);
+    Py_XDECREF(((BatchBase *)self)->data);
+    Py_XDECREF(((BatchBase *)self)->record);
     free_object(self);
+}
+
+static PyMemberDef batch_members[] = {{"_data", T_OBJECT_EX, offsetof(BatchBase, data), 0, NULL},
+                                      {"_record", T_OBJECT_EX, offsetof(BatchBase, record), 0, NULL},
+                                      {"_size", T_PYSSIZET, offsetof(BatchBase, size), 0, NULL},
+                                      {NULL, 0, 0, 0, NULL}};
+
+/* without the garbage collector: a bytearray and a Record are in no cycle */
+static PyType_Slot batch_slots[] = {{Py_tp_dealloc, batch_dealloc},
+                                    {Py_tp_members, batch_members},
+                                    {Py_sq_length, batch_length},
+                                    {Py_tp_new, PyType_GenericNew},
+                                    {0, NULL}};
+PyType_Spec batch_base_spec = {"uringzc._send.BatchBase", sizeof(BatchBase), 0,
+                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, batch_slots};
+
+/* -- the base of Notifier */
+
+typedef struct {
+    PyObject_HEAD PyObject *engine;
+    PyObject *numbers; /* of notifiers: one, or a tuple */
+} NotifierBase;
+
+PyObject *make_notifier(PyObject *type, PyObject *engine, int64_t number) {
+    PyObject *boxed = PyLong_FromLongLong(number);
+    NotifierBase *notifier =
+        engine && boxed ? (NotifierBase *)PyType_GenericAlloc((PyTypeObject *)type, 0) : NULL;
+    if (!notifier) {
+        Py_XDECREF(engine);
+        Py_XDECREF(boxed);
+        return NULL;
+    }
+    notifier->engine = engine;
+    notifier->numbers = boxed;
+    return (PyObject *)notifier;
 }
 
 static int notifier_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
-    Py_VISIT(((Pair *)self)->first);
-    Py_VISIT(((Pair *)self)->second);
+    Py_VISIT(((NotifierBase *)self)->engine);
     return 0;
 }
 
 static int notifier_clear(PyObject *self) {
-    Py_CLEAR(((Pair *)self)->first);
-    Py_CLEAR(((Pair *)self)->second);
+    Py_CLEAR(((NotifierBase *)self)->engine);
+    Py_CLEAR(((NotifierBase *)self)->numbers);
     return 0;
 }
 
@@ -160,24 +204,13 @@ static void notifier_dealloc(PyObject *self) {
     free_object(self);
 }
 
-static PyMemberDef batch_members[] = {{"_data", T_OBJECT_EX, offsetof(Pair, first), 0, NULL},
-                                      {"_record", T_OBJECT_EX, offsetof(Pair, second), 0, NULL},
-                                      {NULL, 0, 0, 0, NULL}};
-static PyMemberDef notifier_members[] = {{"_engine", T_OBJECT_EX, offsetof(Pair, first), 0, NULL},
-                                         {"_numbers", T_OBJECT_EX, offsetof(Pair, second), 0, NULL},
+static PyMemberDef notifier_members[] = {{"_engine", T_OBJECT_EX, offsetof(NotifierBase, engine), 0, NULL},
+                                         {"_numbers", T_OBJECT_EX, offsetof(NotifierBase, numbers), 0, NULL},
                                          {NULL, 0, 0, 0, NULL}};
-
-/* without the garbage collector: a bytearray and a Record are in no cycle */
-static PyType_Slot batch_slots[] = {{Py_tp_dealloc, batch_dealloc},
-                                    {Py_tp_members, batch_members},
-                                    {Py_tp_new, PyType_GenericNew},
-                                    {0, NULL}};
-PyType_Spec batch_base_spec = {"uringzc._send.BatchBase", sizeof(Pair), 0,
-                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE, batch_slots};
 
 static PyType_Slot notifier_slots[] = {{Py_tp_traverse, notifier_traverse}, {Py_tp_clear, notifier_clear},
                                        {Py_tp_dealloc, notifier_dealloc},   {Py_tp_members, notifier_members},
                                        {Py_tp_new, PyType_GenericNew},      {0, NULL}};
-PyType_Spec notifier_base_spec = {"uringzc._send.NotifierBase", sizeof(Pair), 0,
+PyType_Spec notifier_base_spec = {"uringzc._send.NotifierBase", sizeof(NotifierBase), 0,
                                   Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC,
                                   notifier_slots};

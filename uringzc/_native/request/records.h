@@ -6,9 +6,10 @@
 extern PyTypeObject *records_type;
 extern PyType_Spec records_spec;
 
-/* The C parts of Batch (data, record) and Notifier (engine, numbers): objects that consist of two others. */
+/* The C parts of Batch and Notifier. */
 extern PyTypeObject *batch_base_type, *notifier_base_type;
 extern PyType_Spec batch_base_spec, notifier_base_spec;
-/* An object of a class that is derived from one of these, without its __init__(). Takes both references; NULL
- * for either is an exception. */
-PyObject *make_pair(PyObject *type, PyObject *first, PyObject *second);
+/* An object of the class, without its __init__(). Takes the references; NULL for one of them is an exception.
+ * size: bytes of a record. */
+PyObject *make_batch(PyObject *type, PyObject *data, PyObject *record, size_t size);
+PyObject *make_notifier(PyObject *type, PyObject *engine, int64_t number);
