@@ -258,7 +258,8 @@ def test_a_batch_can_be_copied_and_pickled(udp_pair: Pair) -> None:
         s.send(udp_pair.tx, b"x", user_data=7)
         s.drain()
         for batch in (s.reap_completions(), s.reap_completions()):
-            for other in (copy.copy(batch), copy.deepcopy(batch), pickle.loads(pickle.dumps(batch)), batch[:]):
+            pickled = pickle.loads(pickle.dumps(batch))
+            for other in (copy.copy(batch), copy.deepcopy(batch), pickled, batch[:]):
                 assert type(other) is type(batch)
                 assert (list(other), len(other), other.dtype) == (list(batch), len(batch), batch.dtype)
     assert len(uringzc.Batch.__new__(uringzc.Batch)) == 0  # one that was not made
