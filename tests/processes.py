@@ -104,9 +104,12 @@ def child(program: str, *args: object, box: testing.Sandbox | None = None) -> It
     importable = [Path(uringzc.__file__).parents[1], HERE, *filter(Path.is_dir, HERE.iterdir())]
     environment["PYTHONPATH"] = os.pathsep.join(map(str, importable))
 
+    # else catch_warnings() of free-threaded CPython records only what its own thread warns of
+    options = ("-W", "default", "-X", "context_aware_warnings=0")
+
     def start() -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, "-W", "default", "-c", textwrap.dedent(program), *map(str, args)],
+            [sys.executable, *options, "-c", textwrap.dedent(program), *map(str, args)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
