@@ -52,7 +52,8 @@ def scheduler_sizes(bench: Bench) -> None:
 
 @topic(
     "Scheduler: a notification for each request",
-    why_missed="A notifier is opened, posted, reaped and released; then a namedtuple is made of each.",
+    why_missed="""A notifier is opened, posted, reaped and released, in about 0.06 us, and a namedtuple is made of
+    each in 0.1 us; of 32 as one array, most is what numpy takes for an array.""",
 )
 def scheduler_notifications(bench: Bench) -> None:
     """`send_run` of 1200 bytes with `flush=True`, reaped after 2048 requests, or after 32.
@@ -76,9 +77,9 @@ def scheduler_notifications(bench: Bench) -> None:
 
 @topic(
     "Scheduler: one call for each datagram",
-    why_missed="""The library adds about 0.15 microseconds to what the kernel takes for a zero-copy request.
-    The C loop's rate for that size is the ceiling: on this machine the kernel's two completions per request
-    cost nearly as much as the copy and the system call that they save.""",
+    why_missed="""A call from Python and the library add about 0.15 us to what the kernel takes for a zero-copy
+    request, 0.6 us on this machine. The C loop's rate is the ceiling: the kernel's two completions for each
+    request cost nearly as much as the copy and the system call that they save.""",
 )
 def scheduler_calls(bench: Bench) -> None:
     """`Scheduler.send`, from registered memory or from `bytes`, reaped after 2048 requests, or after 32.

@@ -79,5 +79,5 @@ class Facade:
 
     def __del__(self) -> None:
         engine: Engine | None = getattr(self, "_engine", None)
-        if engine is not None:
+        if engine is not None and not engine.closed:  # when the process ends, lifetime may be gone by now
             lifetime.finalize(engine, self)
