@@ -14,11 +14,11 @@ LOOPS = ((1400, 0.9), (65000, 0.95))  # bytes of a datagram, and the target of `
 
 @topic(
     "Scheduler: reaped after every batch",
-    why_missed="""A batch of 32 takes 12,800 instructions outside of the kernel, which is some 1.4 us, where the
-    C loop takes 1,700: 5,400 in the interpreter (five calls, their arguments, what they return), 2,300 in
-    those calls, 4,300 in the ring and the request table, of which 96 for each request, and 800 in libraries.
-    Where the kernel takes 0.6 us for a send, as on this machine, that weighs three times as much as where it
-    takes 1.7 us, for which the targets were set.""",
+    why_missed="""A batch of 32 takes 12,800 instructions outside of the kernel, which is some 1.4 us, where
+    the C loop takes 1,700: 5,400 in the interpreter (five calls, their arguments, what they return), 2,300
+    in those calls, 4,300 in the ring and the request table, of which 96 for each request, and 800 in
+    libraries. Where the kernel takes 0.6 us for a send, as on this machine, that weighs three times as much
+    as where it takes 1.7 us, for which the targets were set.""",
 )
 def scheduler_batches(bench: Bench) -> None:
     """`Scheduler.send_run` of a batch from registered memory, zero-copy; then flush, submit,

@@ -17,9 +17,9 @@ READS = ((as_array, "read as one array", 0.95), (as_objects, "as objects", 0.88)
 
 @topic(
     "Scheduler: one request for each datagram",
-    why_missed="""The kernel's part of a send is the same; what is left is what a batch and a request cost the
-    library, as above. Both zc and non-zc have that fixed cost, so their ratio follows C's where datagrams are
-    large.""",
+    why_missed="""The kernel's part of a send is the same; what is left is what a batch and a request cost
+    the library, as above. Both zc and non-zc have that fixed cost, so their ratio follows C's where
+    datagrams are large.""",
 )
 def scheduler_sizes(bench: Bench) -> None:
     """`Scheduler.send_run` from registered memory, flushed, submitted and reaped after every batch of 32; zc
@@ -52,8 +52,8 @@ def scheduler_sizes(bench: Bench) -> None:
 
 @topic(
     "Scheduler: a notification for each request",
-    why_missed="""A notifier is opened, posted, reaped and released, in about 0.06 us, and a namedtuple is made of
-    each in 0.1 us; of 32 as one array, most is what numpy takes for an array.""",
+    why_missed="""A notifier is opened, posted, reaped and released, in about 0.06 us, and a namedtuple is
+    made of each in 0.1 us; of 32 as one array, most is what numpy takes for an array.""",
 )
 def scheduler_notifications(bench: Bench) -> None:
     """`send_run` of 1200 bytes with `flush=True`, reaped after 2048 requests, or after 32.
@@ -77,9 +77,9 @@ def scheduler_notifications(bench: Bench) -> None:
 
 @topic(
     "Scheduler: one call for each datagram",
-    why_missed="""A call from Python and the library add about 0.15 us to what the kernel takes for a zero-copy
-    request, 0.6 us on this machine. The C loop's rate is the ceiling: the kernel's two completions for each
-    request cost nearly as much as the copy and the system call that they save.""",
+    why_missed="""A call from Python and the library add about 0.15 us to what the kernel takes for a
+    zero-copy request, 0.6 us on this machine. The C loop's rate is the ceiling: the kernel's two
+    completions for each request cost nearly as much as the copy and the system call that they save.""",
 )
 def scheduler_calls(bench: Bench) -> None:
     """`Scheduler.send`, from registered memory or from `bytes`, reaped after 2048 requests, or after 32.

@@ -20,9 +20,9 @@ FREE = not getattr(sys, "_is_gil_enabled", lambda: True)()  # the interpreter ru
 
 @topic(
     "Two threads",
-    why_missed="""The copy of a datagram is done with the GIL held: of the CPU time of 1200 bytes, 114 of 130 ns
-    by `send`, 100 of 116 by `send_many`. So two threads can reach 1.15 at most. `send_run` spends its time in
-    the kernel, and two processes of the C loop show what the machine has for two.""",
+    why_missed="""The copy of a datagram is done with the GIL held: of the CPU time of 1200 bytes, 114 of
+    130 ns by `send`, 100 of 116 by `send_many`. So two threads can reach 1.15 at most. `send_run` spends
+    its time in the kernel, and two processes of the C loop show what the machine has for two.""",
 )
 def threads(bench: Bench) -> None:
     """Two threads that send, each by its own sender, socket and device. Cases that say so ran in an

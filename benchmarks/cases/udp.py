@@ -32,9 +32,9 @@ OLD_WMEM_MAX = 212992  # long the default of net.core.wmem_max
 
 @topic(
     "UDP: one call for each datagram",
-    why_missed="""Of some 110 ns for 1200 bytes, the kernel takes 16: the rest is the call, and the copy, for
-    which the processor fetches the datagram. A system call takes 0.7 us on this machine; the targets were set
-    where it takes 2.3 us.""",
+    why_missed="""Of some 110 ns for 1200 bytes, the kernel takes 16: the rest is the call, and the copy,
+    for which the processor fetches the datagram. A system call takes 0.7 us on this machine; the targets
+    were set where it takes 2.3 us.""",
 )
 def udp_send(bench: Bench) -> None:
     """`UdpSender.send`, `send_many` and leases, of datagrams of one size to one destination.
@@ -109,8 +109,8 @@ def _capture(bench: Bench) -> None:
 
 @topic(
     "UDP: one datagram, sent at once",
-    why_missed="""A datagram alone leaves by one system call, as with `socket.send`, which takes 0.7 us on this
-    machine; what is more, 0.25 us, is a second call from Python, and the copy into the arena.""",
+    why_missed="""A datagram alone leaves by one system call, as with `socket.send`, which takes 0.7 us on
+    this machine; what is more, 0.25 us, is a second call from Python, and the copy into the arena.""",
 )
 def udp_single(bench: Bench) -> None:
     """`send` and `flush` of 1200 bytes, timed call by call: the rate is the inverse of the median time
