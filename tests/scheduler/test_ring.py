@@ -89,7 +89,7 @@ def test_send_zc_completes_and_notifies(ring: uringzc.Ring, udp_pair: Pair) -> N
 
 @testing.requires("net_admin")
 def test_what_is_due_comes_with_the_submit(ring: uringzc.Ring, sink: testing.Sandbox) -> None:
-    """The kernel defers the work of a notification, and does 20 at a time unless it is told to do more."""
+    """An enter runs the task work of 20 notifications, unless it asks for more CQEs than that."""
     memory = ring.register(4096)
     with sink.socket() as sock:
         sock.connect(sink.address)

@@ -135,9 +135,12 @@ static PyObject *reap(Queue *q, int kind, long long wait, PyObject *owner, PyObj
     return batch;
 }
 
-static PyObject *reap_waiting(PyObject *self, int kind, PyObject *owner, PyObject *method, PyObject **a) {
+static PyObject *reap_waiting(PyObject *self, int kind, PyObject *owner, PyObject *method,
+                              const Signature *signature, PyObject *const *args, Py_ssize_t count,
+                              PyObject *keywords) {
+    PyObject *a[ARGUMENTS] = {NULL};
     long long wait = 0;
-    if (parse_signed(a[WAIT], &wait) < 0)
+    if (parse_arguments(signature, args, count, keywords, a) < 0 || parse_signed(a[WAIT], &wait) < 0)
         return NULL;
     if (wait < 0)
         return PyErr_Format(PyExc_ValueError, "wait must not be negative: %S", a[WAIT]);
@@ -147,19 +150,14 @@ static PyObject *reap_waiting(PyObject *self, int kind, PyObject *owner, PyObjec
 PyObject *queue_reap_completions(PyObject *self, PyObject *owner, PyObject *const *args, Py_ssize_t count,
                                  PyObject *keywords) {
     static const Signature signature = {"reap_completions", 0, 2, 2, {WAIT, TIMEOUT}};
-    PyObject *a[ARGUMENTS] = {NULL};
-    if (parse_arguments(&signature, args, count, keywords, a) < 0)
-        return NULL;
-    return reap_waiting(self, COMPLETIONS, owner, names.wait_completions, a);
+    return reap_waiting(self, COMPLETIONS, owner, names.wait_completions, &signature, args, count, keywords);
 }
 
 PyObject *queue_reap_notifications(PyObject *self, PyObject *owner, PyObject *const *args, Py_ssize_t count,
                                    PyObject *keywords) {
     static const Signature signature = {"reap_notifications", 0, 2, 2, {WAIT, TIMEOUT}};
-    PyObject *a[ARGUMENTS] = {NULL};
-    if (parse_arguments(&signature, args, count, keywords, a) < 0)
-        return NULL;
-    return reap_waiting(self, NOTIFICATIONS, owner, names.wait_notifications, a);
+    return reap_waiting(self, NOTIFICATIONS, owner, names.wait_notifications, &signature, args, count,
+                        keywords);
 }
 
 PyObject *queue_submit_raw(PyObject *self, PyObject *owner, PyObject *const *args, Py_ssize_t count,

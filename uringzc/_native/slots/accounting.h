@@ -15,6 +15,11 @@ void uzc_slots_end(uzc_slots *slots);
 void uzc_slots_poison(uzc_slots *slots);
 bool uzc_slots_poisoned(const uzc_slots *slots);
 
+/* The place in its run of the request with this key. */
+static inline uint32_t uzc_key_place(uint64_t key) {
+    return (uint32_t)key / UZC_KEY_STEP;
+}
+
 /* Internal slots: see uzc_calls. */
 int64_t uzc_slots_open_internal(uzc_slots *slots, const uzc_listener *listener);
 int uzc_slots_close_internal(uzc_slots *slots, uint32_t slot);

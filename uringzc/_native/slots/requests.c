@@ -136,16 +136,12 @@ uint32_t uzc_slots_settle_all(uzc_slots *s, uint64_t key, uint32_t places, int c
     return accepted;
 }
 
-static uint32_t place_of(uint64_t key) {
-    return 1u << ((uint32_t)key / UZC_KEY_STEP);
-}
-
 int uzc_slots_result(uzc_slots *s, uint64_t key, int32_t result, uint32_t flags) {
-    return uzc_slots_results(s, key, place_of(key), result, flags) ? 0 : -ENOENT;
+    return uzc_slots_results(s, key, 1u << uzc_key_place(key), result, flags) ? 0 : -ENOENT;
 }
 
 int uzc_slots_settle(uzc_slots *s, uint64_t key, int copied, uint32_t flags) {
-    return uzc_slots_settle_all(s, key, place_of(key), copied, flags) ? 0 : -ENOENT;
+    return uzc_slots_settle_all(s, key, 1u << uzc_key_place(key), copied, flags) ? 0 : -ENOENT;
 }
 
 uint32_t uzc_slots_release(uzc_slots *s, void **socket, void **memory) {

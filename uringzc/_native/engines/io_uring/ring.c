@@ -83,14 +83,10 @@ static const struct io_uring_cqe *cqe_at(const uzc_ring *r, unsigned position) {
     return &r->ring.cq.cqes[position & *r->ring.cq.kring_mask];
 }
 
-static unsigned place_of(uint64_t key) {
-    return (uint32_t)key / UZC_KEY_STEP;
-}
-
 /* How many CQEs from `head` on are of one run, one place after the other, and say the same; 1 at least. */
 static unsigned count_alike(const uzc_ring *r, unsigned head, unsigned ready) {
     const struct io_uring_cqe *first = cqe_at(r, head);
-    const unsigned places = UZC_RUN_SIZE - place_of(first->user_data);
+    const unsigned places = UZC_RUN_SIZE - uzc_key_place(first->user_data);
     const unsigned limit = ready < places ? ready : places;
     unsigned count = 1;
     for (; count < limit; count++) {
@@ -107,7 +103,7 @@ static void take_cqes(uzc_ring *r) {
     for (unsigned taken = 0, count; taken < ready; taken += count) {
         const struct io_uring_cqe *first = cqe_at(r, head + taken);
         count = count_alike(r, head + taken, ready - taken);
-        take_cqe(r, first, UINT32_MAX >> (UZC_RUN_SIZE - count) << place_of(first->user_data));
+        take_cqe(r, first, UINT32_MAX >> (UZC_RUN_SIZE - count) << uzc_key_place(first->user_data));
     }
     io_uring_cq_advance(&r->ring, ready);
 }
