@@ -27,6 +27,15 @@ def datagram(sequence: int, size: int) -> bytes:
     return (key * (size // 8 + 1))[:size]
 
 
+def send_until_one_waits(sender: uringzc.UdpSender, data: bytes = b"x") -> int:
+    """Returns how many it has sent. After a pause, a sender with a max_delay sends the first at once."""
+    for count in range(1, 1000):
+        sender.send(data)
+        if sender.stats.waiting:
+            return count
+    raise AssertionError("none of 1000 datagrams waited")
+
+
 @contextmanager
 def stopped(box: testing.Hold) -> Iterator[None]:
     """Nothing is delivered in the block, and everything after it."""

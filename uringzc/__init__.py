@@ -25,6 +25,7 @@ from uringzc.scheduler import Scheduler
 from uringzc.senders.stats import TcpStats, UdpStats
 from uringzc.senders.tcp import TcpSender
 from uringzc.senders.udp import UdpSender
+from uringzc.senders.udp_group import Group
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ __all__ = [
     "ClosedError",
     "Completion",
     "ErrorMessage",
+    "Group",
     "Lease",
     "Notification",
     "Notifier",

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 from conftest import Pair
 from processes import run_program
+from traffic import send_until_one_waits
 
 import uringzc
 from uringzc import BusyError, SendError, UdpSender, testing
@@ -33,17 +34,17 @@ def test_what_a_callback_that_raised_left_is_reported_by_the_next_call() -> None
 
 
 def test_the_timer_sends_while_a_callback_runs() -> None:
-    """A batch that is full fails; what was taken behind it waits no longer while a callback runs."""
+    """A batch that is full fails; what is not in it waits no longer while a callback runs."""
     with testing.receiver() as rx:
         came: list[list[bytes]] = []
 
         def slow(_: SendError) -> None:
-            came.append(rx.wait(1))
+            came.append(rx.wait(sent))
 
         with UdpSender(rx.address, max_delay=0.1, on_error=slow) as tx:
-            for size in range(1, 49):  # a longer one begins a train of its own
+            sent = send_until_one_waits(tx)
+            for size in range(1, 60):  # a longer one begins a train of its own
                 tx.send(bytes(size), FORBIDDEN)
-            tx.send(b"first")
             assert came
 
 
@@ -69,11 +70,14 @@ def test_what_a_callback_calls_is_refused(udp_pair: Pair) -> None:
         uringzc.Scheduler() as s,
         UdpSender(udp_pair.rx.getsockname(), scheduler=s, max_delay=None, on_error=inside) as tx,
     ):
-        for size in range(1, 49):  # a batch
-            tx.send(bytes(size), FORBIDDEN)
         tx.send(b"taken")
-        assert refused == [BusyError] * 6 * 48
+        for size in range(1, 60):  # a batch, and more
+            tx.send(bytes(size), FORBIDDEN)
+        assert refused
+        assert refused == [BusyError] * len(refused)
         tx.send(b"after")
+        tx.flush()
+        assert len(refused) == 6 * 59
     assert udp_pair.receive(2) == [b"taken", b"after"]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from processes import run_program
-from traffic import wait_until
+from traffic import send_until_one_waits, wait_until
 
 import uringzc
 from uringzc import SendError, UdpSender, testing
@@ -132,14 +132,13 @@ def test_a_closed_socket_does_not_end_the_timer() -> None:
         sock.connect(rx.address)
         with UdpSender(rx.address) as other:
             tx = UdpSender(sock=sock, max_delay=0.01)
-            tx.send(b"never")
+            sent = send_until_one_waits(tx, b"waits") - 1
             sock.close()
             for number in range(20):
-                other.send(b"%d" % number)
-                rx.wait(number + 1)
+                sent += send_until_one_waits(other, b"%d" % number)
+                rx.wait(sent)
             with pytest.raises(OSError, match="closed"):
                 tx.close()
-        assert rx.datagrams == [b"%d" % number for number in range(20)]
 
 
 def test_a_long_call_does_not_delay_other_senders(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,14 +156,14 @@ def test_a_long_call_does_not_delay_other_senders(monkeypatch: pytest.MonkeyPatc
 
         def slow(*args: Any) -> Any:
             for _ in range(3):  # it comes for the first sender's too, and finds it inside
-                other.send(b"served")
-                elsewhere.wait(elsewhere.count + 1)
+                count = elsewhere.count
+                elsewhere.wait(count + send_until_one_waits(other, b"served"))
             return real(*args)
 
-        tx.send(b"first")
+        sent = send_until_one_waits(tx, b"first")
         monkeypatch.setattr(socket, "getaddrinfo", slow)
         tx.send(b"second", ("localhost", rx.address[1]))
-        assert rx.wait(2) == [b"first", b"second"]
+        assert rx.wait(sent + 1) == [b"first"] * sent + [b"second"]
         assert len(came) <= 20  # it was late for the others six times, and once in vain
 
 
@@ -237,7 +236,7 @@ def test_a_forked_child_has_its_own_timer() -> None:
     """Also where the parent's was at work at that moment."""
     program = """
     import os, sys, warnings, uringzc
-    from traffic import wait_until
+    from traffic import send_until_one_waits, wait_until
     warnings.simplefilter("ignore", DeprecationWarning)
     address = ("127.0.0.1", int(sys.argv[1]))
     tx = uringzc.UdpSender(address, max_delay=1e-6)
@@ -279,7 +278,7 @@ def test_a_sender_whose_socket_is_closed_can_be_dropped() -> None:
 NO_THREAD = """
 import encodings.idna, os, resource, socket, sys, time
 import uringzc
-from traffic import wait_until
+from traffic import send_until_one_waits, wait_until
 rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 rx.bind(("127.0.0.1", 0))
 rx.settimeout(10)
@@ -295,17 +294,19 @@ tx = uringzc.UdpSender(rx.getsockname(), max_inflight=64, arena=256 << 10, max_d
 def test_without_a_thread_the_next_call_keeps_max_delay() -> None:
     """max_delay is kept by the sender's next call, and explain() says so; later there is a thread again."""
     program = NO_THREAD + (
-        "print(tx.send(b'one'))\n"
+        "sent = send_until_one_waits(tx, b'one')\n"
         "assert 'RLIMIT_NPROC' in tx.explain(), tx.explain()\n"
         "time.sleep(0.02)\n"  # too long, and nobody is there
         "assert tx.stats.waiting == 1\n"
         "lease = tx.lease(10)\n"  # any call of the sender
-        "print(rx.recv(9).decode(), tx.stats.waiting)\n"
+        "for _ in range(sent): assert rx.recv(9) == b'one'\n"
+        "assert tx.stats.waiting == 0\n"
         "lease.release()\n"
-        "tx.send(b'two'); tx.send(b'six')\n"
+        "sent = send_until_one_waits(tx, b'two'); tx.send(b'six')\n"
         "time.sleep(0.02)\n"
-        "print(tx.send(b'ten'))\n"
-        "print(rx.recv(9).decode(), rx.recv(9).decode(), tx.stats.waiting)\n"
+        "tx.send(b'ten')\n"
+        "for _ in range(sent): assert rx.recv(9) == b'two'\n"
+        "print(rx.recv(9).decode())\n"
         "resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))\n"
         "tx.flush(); print(rx.recv(9).decode())\n"
         "other = uringzc.UdpSender(rx.getsockname())\n"  # which starts the thread, and lets it sleep again
@@ -319,7 +320,7 @@ def test_without_a_thread_the_next_call_keeps_max_delay() -> None:
         "other.close(); tx.close(); rx.close()\n"
     )
     out, errors = run_program(program)
-    assert out.split() == ["3", "one", "0", "3", "two", "six", "1", "ten", "other", "all"]
+    assert out.split() == ["six", "ten", "other", "all"]
     assert not errors
 
 

@@ -283,7 +283,7 @@ def test_a_failed_constructor_leaves_nothing() -> None:
     for wrong in (
         {"zero_copy": "maybe"},
         {"arena": 1},
-        {"max_delay": 0},
+        {"max_delay": -1},
         {"ttl": 256},
         {"interface": "no-such-device"},
         {"bind": ("192.0.2.1", 1)},

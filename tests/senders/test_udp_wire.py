@@ -271,10 +271,10 @@ def wire(
     box: testing.Hold, family: int = socket.AF_INET, mtu: int = 1500, given: bool = True, arena: int = 4 << 20
 ) -> Iterator[Wire]:
     """`given`: the sender has a socket of the program's, not connected; else its own, connected."""
-    # "auto" would copy most of this with MSG_ZEROCOPY, and the timer all that waits for too long, on a busy
-    # machine everything: these are tests of memory that is held
+    # "auto" would copy most of this with MSG_ZEROCOPY, and what is small and single with io_uring; and the
+    # timer all that waits for too long: these are tests of memory that is held
     options: dict[str, Any] = {"arena": arena, "debug": False, "max_delay": None}
-    if os.environ["URINGZC_ENGINE"] == "msg_zerocopy":
+    if os.environ["URINGZC_ENGINE"] != "copy":
         options["zero_copy"] = "always"
     host = box.address6[0] if family == socket.AF_INET6 else box.address[0]
     to = [(host, port) for port in PORTS]

@@ -9,6 +9,7 @@
 #include "request/send.h"
 #include "tcp/send.h"
 #include "tcp/sender.h"
+#include "udp/group.h"
 #include "udp/lease.h"
 #include "udp/send.h"
 #include "udp/sender.h"
@@ -68,6 +69,8 @@ NONE(ring_reap, queue_type, queue_reap_raw)
 FASTCALL(udp_send, batcher_type, batcher_send)
 POSITIONAL(udp_sendto, batcher_type, batcher_sendto)
 ONE(udp_lease, batcher_type, batcher_lease)
+ONE(udp_group_send, group_type, group_send)
+ONE(udp_group_send_many, group_type, group_send_many)
 ONE(tcp_send, stream_type, stream_send)
 ONE(tcp_send_buffers, stream_type, stream_send_buffers)
 
@@ -88,6 +91,8 @@ static const PyMethodDef compiled_methods[] = {
     KEYWORDS("UdpSender.send", udp_send),
     {"UdpSender.sendto", (PyCFunction)(void (*)(void))udp_sendto, METH_FASTCALL, NULL},
     {"UdpSender.lease", udp_lease, METH_O, NULL},
+    {"Group.send", udp_group_send, METH_O, NULL},
+    {"Group.send_many", udp_group_send_many, METH_O, NULL},
     {"TcpSender.send", tcp_send, METH_O, NULL},
     {"TcpSender.send_buffers", tcp_send_buffers, METH_O, NULL},
 };

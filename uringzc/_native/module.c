@@ -10,6 +10,7 @@
 #include "tcp/sender.h"
 #include "udp/arena.h"
 #include "udp/fast_path.h"
+#include "udp/group.h"
 #include "udp/lease.h"
 #include "udp/sender.h"
 #include "udp/timer.h"
@@ -43,17 +44,12 @@ static PyMethodDef functions[] = {
 static const struct {
     PyTypeObject **type;
     PyType_Spec *spec;
-} types[] = {{&memory_type, &memory_spec},
-             {&region_base_type, &region_base_spec},
-             {&queue_type, &queue_spec},
-             {&arena_type, &arena_spec},
-             {&lease_type, &lease_spec},
-             {&batcher_type, &batcher_spec},
-             {&stream_type, &stream_spec},
-             {&delegate_type, &delegate_spec},
-             {&records_type, &records_spec},
-             {&batch_base_type, &batch_base_spec},
-             {&notifier_base_type, &notifier_base_spec}};
+} types[] = {{&memory_type, &memory_spec},         {&region_base_type, &region_base_spec},
+             {&queue_type, &queue_spec},           {&arena_type, &arena_spec},
+             {&lease_type, &lease_spec},           {&batcher_type, &batcher_spec},
+             {&group_type, &group_spec},           {&stream_type, &stream_spec},
+             {&delegate_type, &delegate_spec},     {&records_type, &records_spec},
+             {&batch_base_type, &batch_base_spec}, {&notifier_base_type, &notifier_base_spec}};
 
 /* Types and names are static, so that the per-datagram path finds them without a call, and the timer serves
  * the whole process: the module is made once in it. */

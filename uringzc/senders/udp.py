@@ -25,7 +25,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from uringzc import address
-from uringzc._send import Arena, Lease, UdpBatcher
+from uringzc._send import Arena, Lease, UdpBatcher, UdpGroup
 from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.tables import MAX_PAYLOAD
@@ -40,6 +40,7 @@ from uringzc.senders.sockets import check_udp, open_udp
 from uringzc.senders.stats import UdpStats, explain, udp_stats
 from uringzc.senders.udp_bulk import Integers
 from uringzc.senders.udp_close import flush_until
+from uringzc.senders.udp_group import Group
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ class UdpSender(BaseSender):
             min_zero_copy=engine.min_zero_copy,
             max_segments=max_segments(),
             max_inflight=engine.slots.max_inflight,
-            max_delay=0 if max_delay is None else max(1, int(max_delay * 1e9)),
+            max_delay=-1 if max_delay is None else 0 if max_delay == 0 else max(1, int(max_delay * 1e9)),
         )
 
     def _prepare_socket(self, remote: Address | None) -> None:
@@ -162,7 +163,8 @@ class UdpSender(BaseSender):
         if self._own_socket:
             engine.own_socket(sock)
         connected = remote is None or self._own_socket
-        native.set_default(b"" if connected else address.pack(int(sock.family), remote))
+        peer = sock.getpeername() if remote is not None and self._own_socket else remote
+        native.set_default(None if peer is None else bytes(address.pack(int(sock.family), peer)), connected)
         if self._own_socket and self._own_engine:
             engine.register_socket(sock)
         if not self._blocking:
@@ -208,6 +210,13 @@ class UdpSender(BaseSender):
         An error ends it. What came before is sent; BlockingIOError says in ``characters_written`` how many.
         """
         return self._native.send_many(datagrams, to)
+
+    def group(self, addresses: Iterable[Address] = ()) -> Group:
+        """A Group of receivers: each datagram sent to it is copied once, and goes to all of them."""
+        group = Group(self, int(self._sock.family), UdpGroup(self._native))
+        for one in addresses:
+            group.add(one)
+        return group
 
     def fan_out(self, data: "Buffer", addresses: Iterable[Address]) -> Notifier:
         """One payload, kept in one place, to many addresses; done when all of them are.

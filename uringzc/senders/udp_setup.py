@@ -17,8 +17,8 @@ def check_udp_options(max_delay: float | None, sndbuf: int | str | None, arena: 
     """TypeError or ValueError for an option that cannot be."""
     if max_delay is not None and not isinstance(max_delay, (int, float)):
         raise TypeError(f"max_delay is seconds or None, not {max_delay!r}")
-    if max_delay is not None and not 0 < max_delay <= 3600:
-        raise ValueError(f"max_delay is seconds, more than 0 and at most 3600, or None; not {max_delay!r}")
+    if max_delay is not None and not 0 <= max_delay <= 3600:
+        raise ValueError(f"max_delay is seconds, from 0 to 3600, or None; not {max_delay!r}")
     if not (sndbuf is None or sndbuf == "auto" or (isinstance(sndbuf, int) and 0 < sndbuf < 1 << 30)):
         raise ValueError(f"sndbuf is 'auto', None, or bytes from 1 to {(1 << 30) - 1}, not {sndbuf!r}")
     if not isinstance(arena, int) or not MIN_ARENA <= arena <= 1 << 30:

@@ -52,7 +52,6 @@ class Row(NamedTuple):
     """A train of the last submission."""
 
     train: int  #: its index in the batch
-    first: int  #: the number of its first datagram
     result: int  #: 0, or -errno
     destination: int
     size: int
@@ -196,7 +195,8 @@ class UdpSlowPath:
     def _resend(self, batcher: "UdpBatcher", row: Row, at: int, count: int) -> bool:
         """Sends some datagrams of a train again, or gives them up. False: that must wait."""
         deadline = time.monotonic() + PATIENCE
-        may_wait = batcher.blocking and threading.get_ident() == batcher.owner
+        in_call = threading.get_ident() == batcher.owner
+        may_wait = in_call and batcher.blocking and not batcher.must_not_wait
         tries, pause = 0, 0.00002
         while code := batcher.resend(row.train, count):
             number = -code
@@ -205,7 +205,7 @@ class UdpSlowPath:
                     return False
                 batcher.writable(100)
                 continue
-            if number == errno.ENOBUFS and batcher.in_timer:  # other senders need the timer
+            if number == errno.ENOBUFS and batcher.must_not_wait:
                 return False
             tries += 1
             if count > 1 and number in _TOO_LARGE:
@@ -224,8 +224,9 @@ class UdpSlowPath:
     def _give_up(self, batcher: "UdpBatcher", row: Row, at: int, count: int, number: int) -> None:
         self.lost += count
         to = self._address_of(batcher, row.destination)
-        for index in range(row.first + at, row.first + at + count):
-            size = min(row.size, row.nbytes - (index - row.first) * row.size)
+        for i in range(count):
+            index = batcher.number(row.train, i)
+            size = min(row.size, row.nbytes - (at + i) * row.size)
             what = f"datagram number {index} ({counted(size, 'byte')}) to {to or 'the peer'} was not sent"
             self._add_error(SendError(number, f"{os.strerror(number)}: {what}", index, size, to))
         batcher.resolved(row.train, count)

@@ -1,13 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /* What may be submitted now. The kernel loses the order of datagrams when the socket's buffer fills. So
  * before each submission the room in it is read, SO_SNDBUF - SIOCOUTQ, and only as many trains are queued as
- * fit.
+ * fit. Where the trains to one destination have to wait, those to others do not.
  *
  * A destination's first request is submitted alone: while the kernel resolves a neighbour's address, it drops
  * all but a few of what is sent there. */
 #include "udp/admission.h"
-
-#include "udp/timer.h"
 
 #define PAGE 4096u
 
@@ -47,24 +45,48 @@ bool admit_to(UdpBatcher *g, struct destination *d, int outq) {
     return true;
 }
 
-/* Ends with the request after which the policy decides again, since the next ones depend on its decision. A
- * train that is admitted and not sent is admitted again, and then counts twice in `requests`. */
-uint32_t admit_trains(UdpBatcher *g) {
-    int outq = outq_bytes(g);
-    int64_t room = g->sndbuf - outq;
-    uint32_t at = 0;
-    g->admissions++;
-    for (bool enough = false; at < g->count && room > 0 && !enough; at++) {
-        struct train *t = &g->trains[at];
-        struct destination *d = &g->destinations[t->destination];
-        const bool larger = t->count > 1 && t->size > d->largest_sent;
-        if ((at && (g->strict_order || larger)) || !admit_to(g, d, outq))
-            break;
-        t->zero_copy = t->nbytes && (g->always_zero_copy || (d->zero_copy && t->nbytes >= g->min_zero_copy &&
-                                                             t->size <= d->max_segment_size));
-        room -= sndbuf_charge(t);
-        /* a train of larger datagrams than were sent yet may be refused: alone, it cannot be overtaken */
-        enough = ++d->requests >= d->review_after || larger;
+/* Whether a train may be submitted together with the `admitted` ones before it. After one that decides
+ * something about its destination, those behind it wait for the result: a train of larger datagrams than were
+ * sent yet may be refused, and the policy may decide again. */
+static bool may_go(UdpBatcher *g, struct train *t, int outq, uint32_t admitted) {
+    struct destination *d = &g->destinations[t->destination];
+    const bool larger = t->count > 1 && t->size > d->largest_sent;
+    if (d->held == g->admissions || (g->strict_order && admitted) ||
+        (larger && d->admitted == g->admissions) || !admit_to(g, d, outq)) {
+        d->held = g->admissions;
+        return false;
     }
-    return at;
+    d->admitted = g->admissions;
+    t->zero_copy = t->nbytes && (g->always_zero_copy || (d->zero_copy && t->nbytes >= g->min_zero_copy &&
+                                                         t->size <= d->max_segment_size));
+    if (++d->requests >= d->review_after || larger)
+        d->held = g->admissions;
+    return true;
+}
+
+/* A train that is admitted and not sent is admitted again, and then counts twice in `requests`. */
+uint32_t admit_trains(UdpBatcher *g) {
+    const int outq = outq_bytes(g);
+    int64_t room = g->sndbuf - outq;
+    struct train *trains[BATCH_SIZE], *waiting[BATCH_SIZE];
+    uint32_t admitted = 0, held = 0;
+    /* then destination 0 may be the same as any other */
+    const bool in_order = !g->default_address && g->default_used;
+    g->admissions++;
+    for (uint32_t i = 0; i < g->count; i++) {
+        struct train *t = g->trains[i];
+        if (room > 0 && !(in_order && held) && may_go(g, t, outq, admitted)) {
+            room -= sndbuf_charge(t);
+            trains[admitted++] = t;
+        } else {
+            waiting[held++] = t;
+        }
+    }
+    if (admitted && held) {
+        begin_change(g);
+        memcpy(g->trains, trains, admitted * sizeof *trains);
+        memcpy(&g->trains[admitted], waiting, held * sizeof *waiting);
+        end_change(g);
+    }
+    return admitted;
 }

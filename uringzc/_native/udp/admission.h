@@ -10,5 +10,5 @@ bool first_arrived(const UdpBatcher *g, const struct destination *d, int outq);
 /* Whether a request may be sent to the destination now: the first, and those after its arrival. If so, the
  * destination's state advances; `outq` is outq_bytes(). */
 bool admit_to(UdpBatcher *g, struct destination *d, int outq);
-/* How many trains of the batch may be submitted now. */
+/* How many trains of the batch may be submitted now: these are its first then. */
 uint32_t admit_trains(UdpBatcher *g);

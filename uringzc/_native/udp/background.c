@@ -16,7 +16,7 @@ PyObject *batcher_send_late(PyObject *self, PyObject *Py_UNUSED(unused)) {
     }
     atomic_store(&g->missed, false);
     set_lock_thread(g, PyThread_get_thread_ident());
-    g->in_timer = 1;
+    g->must_not_wait = 1;
     const int64_t due = atomic_load(&g->due), now = monotonic_ns();
     const uint32_t before = g->count;
     if (due && due <= now && !g->closed) {

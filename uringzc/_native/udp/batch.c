@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Forming trains: datagrams are copied one behind the other into the block that is being filled. */
+/* Forming trains: datagrams are copied one behind the other into blocks of the arena. The train at the end of
+ * the block that is being filled (`tail`) grows into its free part. When something else needs that, the train
+ * keeps as much as its destination's trains had of late; one that gets more is moved, to twice the room. */
 #include "udp/batch.h"
 
 #include "udp/polling.h"
@@ -13,32 +15,19 @@ void release_block(UdpBatcher *g) {
     g->at = g->end = NULL;
 }
 
-void close_train(UdpBatcher *g) {
-    struct train *t = &g->open;
-    if (t->size == NO_TRAIN ||
-        g->count == BATCH_SIZE) /* a full batch has no open train; checked, as this writes */
-        return;
-    t->count = t->size ? (t->nbytes + t->size - 1) / t->size : 1;
-    begin_change(g);
-    g->datagrams += t->count;
-    g->nbytes += t->nbytes;
-    g->trains[g->count++] = *t;
-    t->size = NO_TRAIN;
-    end_change(g);
-    g->room = 0;
+uint32_t max_train(const UdpBatcher *g, uint32_t destination, uint32_t size) {
+    uint32_t segments = g->max_segments, largest = MAX_TRAIN_BYTES;
+    if (!is_group(destination)) { /* a group's train is cut to the limits of each member */
+        segments = g->destinations[destination].max_segments;
+        largest = g->destinations[destination].max_segment_size;
+    }
+    if (!size || segments < 2 || size > largest)
+        return size;
+    const uint64_t bytes = (uint64_t)segments * size;
+    return bytes < MAX_TRAIN_BYTES ? (uint32_t)bytes : MAX_TRAIN_BYTES / size * size;
 }
 
-int submit_if_full(UdpBatcher *g) {
-    return g->count < BATCH_SIZE ? 0 : submit_batch(g);
-}
-
-int close_for_next(UdpBatcher *g) {
-    close_train(g);
-    int code = submit_if_full(g);
-    if (code > 0 && g->count < BATCH_SIZE) /* some were sent */
-        return 0;
-    return code ? raise_would_block(code, "the network takes no more at the moment") : 0;
-}
+/* -- room in the arena */
 
 /* Has the other senders of this engine release their blocks. 0; 1: nothing is free; -1. */
 static int reclaim_arena(UdpBatcher *g) {
@@ -61,14 +50,56 @@ static bool take_empty_block(UdpBatcher *g) {
     return true;
 }
 
-int reserve_room(UdpBatcher *g, size_t n) {
-    if (g->block != NO_BLOCK && (size_t)(g->end - g->at) >= n)
+/* Bytes that a train may reserve: all open ones together, half of the arena. */
+static uint32_t fair_share(const UdpBatcher *g) {
+    const uint64_t share = (uint64_t)g->arena->blocks * BLOCK_SIZE / 2 / (g->open_count + 1);
+    return share < BLOCK_SIZE ? (uint32_t)share : BLOCK_SIZE;
+}
+
+static uint32_t expected_bytes(const UdpBatcher *g, uint32_t destination) {
+    const uint32_t share = fair_share(g), expected = gather_of(g, destination)->expected;
+    return expected < share ? expected : share;
+}
+
+/* The tail train keeps what is expected of it, or nothing. The rest of the block is free. */
+static void cut_tail(UdpBatcher *g, bool nothing) {
+    struct train *t = g->tail;
+    if (!t)
+        return;
+    const uint32_t expected = nothing ? 0 : expected_bytes(g, t->destination);
+    const uint32_t more = expected > t->nbytes ? expected - t->nbytes : 0;
+    if (t->room > more)
+        t->room = more;
+    g->at = (char *)t->data + t->nbytes + t->room;
+    g->tail = NULL;
+}
+
+/* The train ends where the free part of the block begins: it may grow there. */
+static void make_tail(UdpBatcher *g, struct train *t) {
+    const uint32_t max = max_train(g, t->destination, t->size);
+    const uint32_t may_grow = max > t->nbytes ? max - t->nbytes : 0, in_block = (uint32_t)(g->end - g->at);
+    g->tail = t;
+    t->room = may_grow < in_block ? may_grow : in_block;
+}
+
+/* Finds `n` bytes at g->at, better `wanted`, without waiting. A sender that has no other open train uses the
+ * rest of its block, if that is not much shorter. */
+static bool find_room(UdpBatcher *g, size_t n, size_t wanted) {
+    cut_tail(g, false);
+    const size_t rest = g->block == NO_BLOCK ? 0 : (size_t)(g->end - g->at);
+    const bool fits = g->block != NO_BLOCK && rest >= n;
+    if (fits && (rest >= wanted || (!g->open_count && 2 * rest >= wanted)))
+        return true;
+    return take_empty_block(g) || fits;
+}
+
+/* The same, but waits for memory. May close all open trains. 0 or -1. */
+static int reserve_room(UdpBatcher *g, size_t n, size_t wanted) {
+    if (find_room(g, n, wanted))
         return 0;
-    if (close_for_next(g) < 0)
-        return -1;
-    while (!take_empty_block(g)) {
-        int code = submit_batch(g);
-        if (code == 0 && take_empty_block(g))
+    while (!find_room(g, n, n)) {
+        int code = submit_all(g, UNTIL_EMPTY);
+        if (code == 0 && find_room(g, n, n))
             break; /* that freed one, and maybe nothing else is in flight */
         if (code == 0 && g->in_flight)
             code = wait_for_memory(g);
@@ -86,77 +117,156 @@ int reserve_room(UdpBatcher *g, size_t n) {
     return 0;
 }
 
-/* Bytes by which the open train may grow. */
-static uint32_t train_room(const UdpBatcher *g) {
-    const struct train *t = &g->open;
-    uint64_t max = (uint64_t)g->destinations[t->destination].max_segments * t->size;
-    if (max > MAX_TRAIN_BYTES)
-        max = MAX_TRAIN_BYTES;
-    return max > t->nbytes ? (uint32_t)max - t->nbytes : 0;
+char *reserve_bytes(UdpBatcher *g, size_t n) {
+    cut_tail(g, n > 0);
+    if (reserve_room(g, n, n) < 0)
+        return NULL;
+    char *bytes = g->at;
+    g->at += n;
+    return bytes;
 }
 
-/* After the open train has grown: closes it if it is full, else updates what can be appended at g->at. */
-static void update_room(UdpBatcher *g) {
-    const struct train *t = &g->open;
-    const bool at_end = t->block == g->block && t->data + t->nbytes == g->at;
-    const uint32_t may_grow = train_room(g), in_block = at_end ? (uint32_t)(g->end - g->at) : 0;
-    if (may_grow < t->size)
-        close_train(g);
-    else
-        g->room = may_grow < in_block ? may_grow : in_block;
+/* Moves an open train that has no room left to where it may double. False: better to close it. */
+static bool enlarge_train(UdpBatcher *g, struct train *t, size_t n) {
+    const uint32_t max = max_train(g, t->destination, t->size), need = t->nbytes + (uint32_t)n;
+    uint32_t wanted = 2 * need < max ? 2 * need : max;
+    if (2 * t->nbytes > max)
+        return false;
+    if (wanted > fair_share(g))
+        wanted = need > fair_share(g) ? need : fair_share(g);
+    if (!find_room(g, need, wanted))
+        return false;
+    memcpy(g->at, t->data, t->nbytes);
+    arena_hold(g->arena, g->block);
+    arena_release(g->arena, t->block);
+    t->data = g->at;
+    t->block = g->block;
+    g->at += t->nbytes;
+    gather_of(g, t->destination)->expected = wanted;
+    make_tail(g, t);
+    return true;
 }
 
-static void open_train(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block) {
-    const struct destination *d = &g->destinations[destination];
-    start_delay(g);
-    begin_change(g);
-    g->open = (struct train){.data = data,
-                             .size = (uint32_t)n,
-                             .nbytes = (uint32_t)n,
-                             .destination = destination,
-                             .number = g->datagrams,
-                             .block = block,
-                             .buffer = -1};
-    end_change(g);
-    arena_hold(g->arena, block);
-    if (n && n <= d->max_segment_size && d->max_segments > 1)
-        update_room(g);
-    else
-        close_train(g);
+/* -- trains */
+
+/* Submits the batch if it is full. */
+static int make_place(UdpBatcher *g) {
+    int code = g->count < BATCH_SIZE ? 0 : submit_batch(g, UNTIL_ROOM);
+    return code ? raise_would_block(code, "the network takes no more at the moment") : 0;
 }
 
-int add_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block) {
-    struct train *t = &g->open;
-    bool joins = t->size != NO_TRAIN && n && n <= t->size && destination == t->destination &&
-                 block == t->block && data == t->data + t->nbytes && n <= train_room(g);
-    if (!joins) {
-        if (close_for_next(g) < 0)
+static int close_now(UdpBatcher *g, struct train *t) {
+    for (int code; (code = close_train(g, t)) != 0;)
+        if (code < 0 || make_place(g) < 0)
             return -1;
-        open_train(g, data, n, destination, block);
-        return 0;
-    }
-    COUNT(t->nbytes, (uint32_t)n);
-    if (n < t->size)
-        close_train(g);
-    else
-        update_room(g);
     return 0;
 }
 
-int add_train(UdpBatcher *g, const struct train *t) {
-    if (close_for_next(g) < 0)
+int close_open(UdpBatcher *g, uint32_t destination) {
+    struct train *t = gather_of(g, destination)->open;
+    if (t && close_now(g, t) < 0)
+        return -1;
+    for (uint32_t i = 0; is_group(destination) && i < group_at(g, destination)->count; i++)
+        if (close_open(g, group_at(g, destination)->members[i]) < 0)
+            return -1;
+    return 0;
+}
+
+/* Before a train is opened: closes those that it must not overtake. Where the program has connected the
+ * socket, the default destination may be any address. */
+static int close_before(UdpBatcher *g, uint32_t destination) {
+    while (destination == 0 && !g->default_address && g->oldest)
+        if (close_now(g, g->oldest) < 0)
+            return -1;
+    if (!g->default_address && close_open(g, 0) < 0)
+        return -1;
+    return close_open(g, destination);
+}
+
+/* Opens a train with a datagram that lies in the arena, and closes it if no other can join it. */
+static int open_train(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block) {
+    struct train *t = take_train(g);
+    if (!t)
         return -1;
     start_delay(g);
-    struct train *place = &g->trains[g->count];
+    t->data = data;
+    t->size = t->nbytes = (uint32_t)n;
+    t->destination = destination;
+    t->step = receivers_of(g, destination);
+    t->block = block;
+    t->buffer = -1;
+    arena_hold(g->arena, block);
+    link_open(g, t);
+    make_current(g, t);
+    return 0;
+}
+
+/* After a train has got its last datagram, of `n` bytes: closes it if it is full. The batch may be full; then
+ * it is closed later. */
+static void close_if_full(UdpBatcher *g, struct train *t, size_t n) {
+    if (n < t->size || !n || t->nbytes + t->size > max_train(g, t->destination, t->size))
+        if (close_train(g, t) < 0)
+            PyErr_Clear(); /* no memory: again with the next call */
+}
+
+/* The open train of the destination, if a datagram can become its next. */
+static struct train *train_to_join(const UdpBatcher *g, uint32_t destination, size_t n) {
+    struct train *t = gather_of(g, destination)->open;
+    if (!t || t->destination != destination || t->state != OPEN || !n || n > t->size)
+        return NULL;
+    return t->nbytes + n <= max_train(g, destination, t->size) ? t : NULL;
+}
+
+int add_datagram(UdpBatcher *g, const char *data, size_t n, size_t unused, uint32_t destination,
+                 uint16_t block) {
+    struct train *t = train_to_join(g, destination, n);
+    if (t && (block != t->block || data != t->data + t->nbytes || t == g->tail))
+        t = NULL;
+    if (t) {
+        make_current(g, t);
+        COUNT(t->nbytes, (uint32_t)n);
+    } else {
+        if (close_before(g, destination) < 0 || open_train(g, data, n, destination, block) < 0)
+            return -1;
+        t = g->open;
+    }
+    if (!g->tail && block == g->block && g->at == data + n + unused) { /* nothing lies behind it */
+        g->at -= unused;
+        make_tail(g, t);
+    }
+    close_if_full(g, t, n);
+    return 0;
+}
+
+int add_train(UdpBatcher *g, const struct train *from) {
+    const uint32_t step = receivers_of(g, from->destination);
+    if (!step)
+        return 0;
+    if (close_before(g, from->destination) < 0 || make_place(g) < 0)
+        return -1;
+    struct train *t = take_train(g);
+    if (!t)
+        return -1;
+    count_open(g);
+    start_delay(g);
+    memcpy(t, from, offsetof(struct train, numbers));
+    t->step = step;
+    t->number = g->datagrams;
+    t->counted = t->nbytes;
+    Py_XINCREF(t->holder);
+    arena_hold(g->arena, t->block);
     begin_change(g);
-    *place = *t;
-    place->number = g->datagrams;
-    Py_XINCREF(place->holder);
-    arena_hold(g->arena, place->block);
-    g->count++;
-    g->datagrams += t->count;
-    g->nbytes += t->nbytes;
+    g->datagrams += (uint64_t)t->count * step;
+    g->nbytes += (uint64_t)t->nbytes * step;
+    g->gathered += t->count * step;
     end_change(g);
+    if (!is_group(t->destination)) {
+        push_train(g, t);
+        return 0;
+    }
+    link_open(g, t);
+    if (close_train(g, t) < 0)
+        PyErr_Clear(); /* no memory: again with the next call */
     return 0;
 }
 
@@ -173,17 +283,34 @@ int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, 
     return add_train(g, &t);
 }
 
+/* Copies a datagram into a train of its own, to which others may come. */
+static int stage_first(UdpBatcher *g, const char *data, size_t n, uint32_t destination) {
+    if (close_before(g, destination) < 0 || (g->open_count >= MAX_OPEN && close_now(g, g->oldest) < 0))
+        return -1;
+    const uint32_t expected = expected_bytes(g, destination);
+    if (reserve_room(g, n, n > expected ? n : expected) < 0)
+        return -1;
+    memcpy(g->at, data, n);
+    if (open_train(g, g->at, n, destination, g->block) < 0)
+        return -1;
+    g->at += n;
+    make_tail(g, g->open);
+    close_if_full(g, g->open, n);
+    return 0;
+}
+
 int stage_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *immutable) {
     if (n > g->max_payload)
         return refuse(g->queue, -EMSGSIZE), -1;
     if (immutable && n >= g->hold_threshold)
         return add_single(g, data, n, destination, immutable, NO_BLOCK);
-    const struct train *t = &g->open;
-    if ((t->size == NO_TRAIN || n > t->size || !n || destination != t->destination || n > g->room) &&
-        (close_for_next(g) < 0 || reserve_room(g, n) < 0))
-        return -1;
-    char *place = g->at;
-    memcpy(place, data, n);
-    g->at += n;
-    return add_datagram(g, place, n, destination, g->block); /* room was reserved above */
+    if (!receivers_of(g, destination))
+        return 0;
+    struct train *t = train_to_join(g, destination, n);
+    if (!t || (t->room < n && !enlarge_train(g, t, n)))
+        return stage_first(g, data, n, destination);
+    make_current(g, t);
+    append_datagram(t, data, n);
+    close_if_full(g, t, n);
+    return 0;
 }

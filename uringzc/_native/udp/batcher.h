@@ -4,7 +4,8 @@
  * A train is a GSO batch: datagrams of one size to one destination (the last may be shorter) that lie side by
  * side and leave as one request with UDP_SEGMENT. A batch is up to BATCH_SIZE trains, submitted together.
  *
- *     send() -> the open train -> (full, or another size or destination) -> the batch -> admission -> ring
+ *     send() -> the open train of the destination -> (full, another size, a flush) -> the batch -> admission
+ *            -> ring, or system calls
  *
  * One thread owns a sender. It is changed with its lock: by the owner in each of its calls, and between them
  * by the timer's thread, which sends by system calls what has waited for too long. Only the fast path of
@@ -27,11 +28,23 @@
 
 #define MAX_TRAIN_BYTES 65507u
 #define BATCH_SIZE 48u      /* trains; each submission releases the GIL, and may have to wait for it */
-#define NO_TRAIN UINT32_MAX /* as the open train's size */
+#define NO_TRAIN UINT32_MAX /* as a train's size */
+#define MAX_OPEN 1024u      /* trains; then the oldest is closed */
+#define MAX_SEGMENTS 128u   /* datagrams of a train; the kernel's own limit is at most that */
 #define MAX_DESTINATIONS 16384u
+#define GROUP 0x80000000u   /* a destination with this bit is a group of them */
 #define SEND_RAISED INT_MIN /* no -errno, as -1 is */
 
+struct train;
+
+/* What gathers for a destination, or a group. */
+struct gather {
+    struct train *open; /* the open train with datagrams for it, its own or that of a group; or NULL */
+    uint32_t expected;  /* bytes: what its trains had of late */
+};
+
 struct destination {
+    struct gather gather;
     struct sockaddr_in6 address; /* or a sockaddr_in */
     uint32_t address_length;     /* 0: where the socket is connected to */
     uint32_t max_segments;       /* datagrams of a train; 1: no trains */
@@ -41,11 +54,19 @@ struct destination {
     int first_outq;                   /* SIOCOUTQ before the first request, */
     uint64_t first_left, first_admission; /* `left_host` and the sender's `admissions` then, */
     int64_t first_deadline;               /* CLOCK_MONOTONIC ns: it is not waited for any longer */
-    bool zero_copy;                       /* the policy's decision, */
-    uint32_t requests, review_after;      /* requests since, and after how many the policy decides again */
+    uint64_t admitted, held;         /* `admissions` when a train was last admitted, and when one was not */
+    bool zero_copy;                  /* the policy's decision, */
+    uint32_t requests, review_after; /* requests since, and after how many the policy decides again */
     uint32_t settled, copied; /* zero-copy requests since that are free; of those, copied by the kernel */
     uint64_t left_host; /* zero-copy requests that are free and not known to be copied: they were sent */
     /* the owner counts these three without the lock, where it enters the engine for another sender */
+};
+
+struct group {
+    struct gather gather;
+    uint32_t *members; /* destinations */
+    uint32_t count, capacity;
+    _Atomic bool dropped; /* by the program, in any thread */
 };
 
 struct train {
@@ -54,13 +75,28 @@ struct train {
     const char *base; /* of the holder's registered buffers; */
     int32_t buffer;   /* the first of them, or -1 */
     uint32_t buffers;
-    uint64_t number; /* of its first datagram; the sender numbers all that it takes */
     uint32_t nbytes, size, count, destination; /* `count` datagrams of `size` bytes, but for the last */
+    uint32_t room;                             /* open: bytes that can be appended */
     int32_t result;                            /* bytes, or -errno */
     uint16_t block;
     bool zero_copy;
-    bool overtook; /* counted in `reordered` */
-    enum { CLOSED, QUEUED, DONE, FAILED } state;
+    bool overtook;                                           /* counted in `reordered` */
+    enum { OPEN, FULL, CLOSED, QUEUED, DONE, FAILED } state; /* FULL: to be closed, when the batch has room */
+
+    /* The sender numbers all datagrams that it takes. Those of a train are `step` apart, unless others were
+     * taken in between: then their low 32 bits are in `numbers`. */
+    uint64_t number; /* of the first */
+    uint32_t step;   /* 1; of a group: its members, since a datagram is one for each */
+    bool interleaved;
+    uint32_t counted;                 /* bytes of the first `count` datagrams, while it is open */
+    uint32_t next_member, next_piece; /* of a group's, while it is closed: those before are in the batch */
+    struct train *older, *newer;      /* of the open ones; `older` links the free ones */
+    uint32_t numbers[MAX_SEGMENTS];
+};
+
+struct recent_address {
+    PyObject *address; /* a tuple that always means this destination */
+    uint32_t destination;
 };
 
 typedef struct udp_batcher {
@@ -80,9 +116,10 @@ typedef struct udp_batcher {
     char to_report;         /* the slow path has something for the program, */
     _Atomic char reporting; /* which it is given at the end of a call, without the lock */
     _Atomic char no_timer;  /* no thread could be started: the owner's next call sends what is late */
-    _Atomic char in_timer;  /* the timer's thread has the lock */
-    int fd, sndbuf;         /* of `sock`, as refresh_socket() found them; bytes */
-    uint64_t admissions;    /* how often it was decided what may be submitted */
+    _Atomic char
+        must_not_wait;   /* a call for which nothing may be waited for: the timer's, or what leaves at once */
+    int fd, sndbuf;      /* of `sock`, as refresh_socket() found them; bytes */
+    uint64_t admissions; /* how often it was decided what may be submitted */
     uint32_t slot;
     uint32_t max_payload;    /* bytes of a datagram */
     uint32_t hold_threshold; /* bytes: immutable data of this size or more is held, not copied */
@@ -93,19 +130,28 @@ typedef struct udp_batcher {
     uint64_t flush_bytes;    /* or so many bytes */
 
     _Atomic uint32_t changes; /* odd while trains are changed that other threads count (sender.c) */
-    struct train open;        /* its size is NO_TRAIN if there is none */
-    char *at, *end;           /* the free part of the block that is being filled, */
-    uint16_t block;           /* and the block, or NO_BLOCK */
-    uint32_t room;            /* bytes that can be appended to the open train at `at` */
-    struct train trains[BATCH_SIZE];
+    struct train *open;       /* the one that was appended to last; its size is NO_TRAIN if it is closed */
+    struct train *oldest, *newest; /* all open trains */
+    uint32_t open_count;
+    uint32_t gathered;  /* datagrams of open trains, but for those that `open` got since it is that */
+    struct train *free; /* trains that are not used */
+    struct train_chunk *chunks;
+    struct train none;  /* what `open` is if there is none */
+    char *at, *end;     /* the free part of the block that is being filled, */
+    uint16_t block;     /* and the block, or NO_BLOCK */
+    struct train *tail; /* an open train that ends where the free part begins: it may grow there; `at` is not
+                           valid then */
+    struct train *trains[BATCH_SIZE];
     uint32_t count, next;             /* trains of the batch; those before `next` were queued */
     _Atomic uint32_t awaited;         /* of those, without a result */
     struct destination *destinations; /* 0: where send() goes without `to` */
     uint32_t destination_count, destination_capacity;
-    bool default_used;             /* destination 0 was sent to */
+    struct group **groups; /* NULL: free */
+    uint32_t group_count;
+    bool default_used;         /* destination 0 was sent to */
+    PyObject *default_address; /* sockaddr of destination 0, or NULL: the program has connected the socket */
     PyObject *destination_numbers; /* dict: address or sockaddr -> index of its destination */
-    PyObject *last_address;        /* neighbours are often the same: */
-    uint32_t last_destination;     /* its index */
+    struct recent_address *recent; /* RECENT_ADDRESSES of them, by the address of the tuple; or NULL */
     PyObject *sent_length;         /* the int that send() returned last, */
     size_t sent_length_value;      /* and its value */
     uint32_t in_flight, unflushed; /* requests: not settled; of the notifier that is not flushed */
@@ -118,7 +164,9 @@ typedef struct udp_batcher {
         int armed;                    /* AWAIT_* */
     } poll;                           /* see polling.h */
 
-    int64_t max_delay;       /* ns; 0: no timer */
+    int64_t max_delay;       /* ns; 0: what a call takes leaves in it; -1: no timer */
+    int64_t left_at;         /* CLOCK_MONOTONIC ns: when something was last sent */
+    bool leaves;             /* what waits is to leave at the end of this call */
     _Atomic int64_t due;     /* CLOCK_MONOTONIC ns: what waits is late then; 0: nothing waits */
     int64_t blocked_since;   /* the same clock; since when what is late could not be sent, or 0 */
     int64_t timer_tried;     /* the same clock; the last try to start the timer's thread */
@@ -140,6 +188,13 @@ static inline void begin_change(UdpBatcher *g) {
 
 static inline void end_change(UdpBatcher *g) {
     begin_change(g);
+}
+
+/* CLOCK_MONOTONIC */
+static inline int64_t monotonic_ns(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 
 /* A bool that a method of the slow path returned, or -1. */

@@ -2,8 +2,8 @@
 /* How each call of the owner begins and ends: checks, the lock, and reports to the program. */
 #include "udp/call.h"
 
-#include "udp/batch.h"
 #include "udp/lock.h"
+#include "udp/submit.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
 
@@ -29,7 +29,7 @@ static int claim_ownership(UdpBatcher *g, unsigned long thread) {
     if (!atomic_compare_exchange_strong(&g->owner, &nobody, thread))
         return 0; /* another thread's first call came before */
     int error = check_result(PyObject_CallMethod(g->slow_path, "claim", NULL));
-    if (!error && g->max_delay)
+    if (!error && g->max_delay >= 0)
         error = start_timer(g);
     if (error)
         g->owner = 0;
@@ -41,8 +41,7 @@ static int send_if_late(UdpBatcher *g) {
     const int64_t due = atomic_load(&g->due), now = due ? monotonic_ns() : 0;
     if (now < due || !due)
         return 0;
-    close_train(g);
-    int code = send_by_syscall(g);
+    int code = syscall_all(g);
     if (code && code != SEND_RAISED)
         retry_later(g, now);
     return code == SEND_RAISED ? -1 : 0;
@@ -120,7 +119,9 @@ static int report_pending(UdpBatcher *g) {
 }
 
 PyObject *batcher_return(UdpBatcher *g, PyObject *result) {
-    int error = 0;
+    int error = leave_at_once(g);
+    if (error)
+        Py_CLEAR(result);
     if (g->to_report && result)
         error = report_pending(g);
     else

@@ -57,20 +57,86 @@ static int cached_number(UdpBatcher *g, PyObject *key, uint32_t *destination) {
     return 1;
 }
 
+static void forget_recent(UdpBatcher *g) {
+    for (uint32_t i = 0; g->recent && i < RECENT_ADDRESSES; i++)
+        Py_CLEAR(g->recent[i].address);
+}
+
+void free_destinations(UdpBatcher *g) {
+    forget_recent(g);
+    PyMem_Free(g->recent);
+    Py_XDECREF(g->default_address);
+    PyMem_Free(g->destinations);
+    for (uint32_t i = 0; i < g->group_count; i++) {
+        if (g->groups[i])
+            PyMem_Free(g->groups[i]->members);
+        PyMem_Free(g->groups[i]);
+    }
+    PyMem_Free(g->groups);
+}
+
+/* The sockaddrs of all members of groups, in their order. */
+static PyObject *members_addresses(const UdpBatcher *g) {
+    PyObject *addresses = PyList_New(0);
+    for (uint32_t i = 0; addresses && i < g->group_count; i++)
+        for (uint32_t j = 0; addresses && g->groups[i] && j < g->groups[i]->count; j++) {
+            const struct destination *d = &g->destinations[g->groups[i]->members[j]];
+            PyObject *packed = PyBytes_FromStringAndSize((const char *)&d->address, d->address_length);
+            if (!packed || PyList_Append(addresses, packed) < 0)
+                Py_CLEAR(addresses);
+            Py_XDECREF(packed);
+        }
+    return addresses;
+}
+
+/* Empties the table, but for the default destination and the members of groups. */
+static int empty_table(UdpBatcher *g) {
+    PyObject *addresses = members_addresses(g);
+    Py_ssize_t at = 0;
+    if (!addresses)
+        return -1;
+    PyDict_Clear(g->destination_numbers);
+    forget_recent(g);
+    WRITE_SHARED(g->destination_count, 1);
+    int error = g->default_address ? cache_number(g, g->default_address, 0) : 0;
+    for (uint32_t i = 0; i < g->group_count; i++)
+        for (uint32_t j = 0; g->groups[i] && j < g->groups[i]->count; j++) {
+            PyObject *packed = PyList_GetItem(addresses, at++);
+            if (!error)
+                error = destination_of(g, packed, &g->groups[i]->members[j]);
+            if (error) /* the other members are not valid any more */
+                g->groups[i]->count = j;
+        }
+    Py_DECREF(addresses);
+    return error;
+}
+
 /* The table is full: sends what waits, waits for what is in flight, and empties the table. */
 static int reset_destinations(UdpBatcher *g) {
-    close_train(g);
-    int code = submit_batch(g);
+    int code = submit_all(g, UNTIL_EMPTY);
     while (code == 0 && g->in_flight)
         code = wait_for_memory(g);
     if (code > 0)
         arm_poll(g, AWAIT_BLOCK, 0);
     if (code)
         return raise_would_block(code, "too many destinations while the network takes no more");
-    PyDict_Clear(g->destination_numbers);
-    WRITE_SHARED(g->destination_count, 1);
-    Py_CLEAR(g->last_address);
-    return 0;
+    if (empty_table(g) < 0)
+        return -1;
+    if (g->destination_count < MAX_DESTINATIONS)
+        return 0;
+    PyErr_SetString(PyExc_ValueError, "the sender's groups have as many members as it has destinations");
+    return -1;
+}
+
+int destination_of(UdpBatcher *g, PyObject *packed, uint32_t *destination) {
+    int found = cached_number(g, packed, destination);
+    if (found)
+        return found < 0 ? -1 : 0;
+    if (g->destination_count == MAX_DESTINATIONS && reset_destinations(g) < 0)
+        return -1;
+    if (new_destination(g, packed, destination) < 0)
+        return -1;
+    return cache_number(g, packed, *destination);
 }
 
 /* 1 if the address always means this destination, 0 if not, -1 with an exception. */
@@ -84,15 +150,11 @@ static int resolve_address(UdpBatcher *g, PyObject *to, uint32_t *destination) {
     if (!packed)
         return -1;
     lasting &= PyBytes_CheckExact(packed); /* not a name that was resolved */
-    found = cached_number(g, packed, destination);
-    if (!found && g->destination_count == MAX_DESTINATIONS)
-        found = reset_destinations(g);
-    if (!found && new_destination(g, packed, destination) == 0)
-        found = cache_number(g, packed, *destination) < 0 ? -1 : 1;
+    int error = destination_of(g, packed, destination);
     Py_DECREF(packed);
-    if (found <= 0)
-        return -1;
-    return lasting ? (cache_number(g, to, *destination) < 0 ? -1 : 1) : 0;
+    if (!error && lasting)
+        error = cache_number(g, to, *destination);
+    return error ? -1 : lasting;
 }
 
 /* Destination 0, when it is first used: without an address the socket must be connected. */
@@ -115,17 +177,18 @@ int find_destination(UdpBatcher *g, PyObject *to, uint32_t *destination) {
     *destination = 0;
     if (!to || to == Py_None)
         return use_default_destination(g);
-    if (to == g->last_address) {
-        *destination = g->last_destination;
+    if (recent_destination(g, to, destination))
         return 0;
-    }
     int lasting = resolve_address(g, to, destination);
     if (lasting < 0)
         return -1;
-    PyObject *old = g->last_address;
-    g->last_address = lasting ? Py_NewRef(to) : NULL;
-    g->last_destination = *destination;
-    Py_XDECREF(old);
+    if (!g->recent && !(g->recent = PyMem_Calloc(RECENT_ADDRESSES, sizeof *g->recent)))
+        return PyErr_NoMemory(), -1;
+    if (lasting) {
+        PyObject *old = recent_slot(g, to)->address;
+        *recent_slot(g, to) = (struct recent_address){Py_NewRef(to), *destination};
+        Py_XDECREF(old);
+    }
     return 0;
 }
 
@@ -160,11 +223,21 @@ PyObject *batcher_destination(PyObject *self, PyObject *number) {
              : NULL;
 }
 
-/* set_default(sockaddr): where send() goes without `to`; b"": where the socket is connected to */
-PyObject *batcher_set_default(PyObject *self, PyObject *packed) {
+/* set_default(sockaddr, connected): where send() goes without `to`. `connected`: the socket is, to that
+ * address, or to what the program may change; then the address is None. */
+PyObject *batcher_set_default(PyObject *self, PyObject *args) {
     UdpBatcher *g = (UdpBatcher *)self;
+    PyObject *packed;
+    int connected;
     uint32_t destination;
-    if (g->destination_count || !PyBytes_Check(packed))
+    if (!PyArg_ParseTuple(args, "Op", &packed, &connected))
+        return NULL;
+    if (g->destination_count || !(PyBytes_Check(packed) || (connected && packed == Py_None)))
         return PyErr_Format(PyExc_RuntimeError, "the default destination is made once, of bytes");
-    return new_destination(g, packed, &destination) < 0 ? NULL : PyLong_FromUnsignedLong(destination);
+    if (new_destination(g, connected ? NULL : packed, &destination) < 0)
+        return NULL;
+    if (packed == Py_None)
+        Py_RETURN_NONE;
+    g->default_address = Py_NewRef(packed);
+    return cache_number(g, packed, destination) < 0 ? NULL : Py_NewRef(Py_None);
 }

@@ -64,13 +64,15 @@ static inline void end_fast_path(const UdpBatcher *Py_UNUSED(g)) {
 
 #endif
 
-/* One that fills the train is not taken: it submits the train, which may raise. */
-static inline bool append_fast(UdpBatcher *g, const char *data, size_t n) {
-    if (!begin_fast_path(g, PyThread_get_thread_ident()))
+/* Inside: takes a datagram that continues an open train. Not one that fills it, which may submit it, and
+ * raise. */
+static inline bool append_fast(UdpBatcher *g, const char *data, size_t n, uint32_t destination) {
+    struct train *t = g->open;
+    if (t->destination != destination || t == &g->none)
+        t = gather_of(g, destination)->open;
+    if (!t || !continues_train(t, destination, n) || t->room < 2 * n)
         return false;
-    const bool fits = continues_train(g, 0, n) && g->room >= 2 * n;
-    if (fits)
-        append_datagram(g, data, n);
-    end_fast_path(g);
-    return fits;
+    make_current(g, t);
+    append_datagram(t, data, n);
+    return true;
 }

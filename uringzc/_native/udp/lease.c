@@ -167,17 +167,14 @@ static PyObject *lease_send(PyObject *self, PyObject *args, PyObject *keywords) 
     if (code > 0) { /* released while a name was resolved */
         refuse_lease();
     } else if (!code) { /* taken first: a signal handler could take a view of it, or release it */
-        if (add_datagram(g, l->data, n, destination, l->block) == 0) {
-            if (g->at == l->data + l->length && g->block == l->block) /* nothing lies behind it */
-                g->at = l->data + n;
+        if (add_datagram(g, l->data, n, l->length - n, destination, l->block) == 0) {
             return_lease(l);
             sent = sent_bytes(g, n);
         } else {
             atomic_store_explicit(&l->state, HELD, memory_order_release); /* nothing was taken */
         }
     }
-    batcher_end(g);
-    return sent;
+    return batcher_return(g, sent);
 }
 
 static PyObject *lease_release(PyObject *self, PyObject *Py_UNUSED(unused)) {
@@ -276,20 +273,18 @@ PyObject *batcher_lease(PyObject *self, PyObject *size) {
     if (batcher_begin(g) < 0)
         return NULL;
     Lease *l = NULL;
-    if (reserve_room(g, n) == 0)
+    char *data = reserve_bytes(g, n);
+    if (data)
         l = (Lease *)PyType_GenericAlloc(lease_type, 0);
     if (l) {
         l->batcher = (UdpBatcher *)Py_NewRef((PyObject *)g);
         l->arena = (Arena *)Py_NewRef((PyObject *)g->arena);
-        l->data = g->at;
+        l->data = data;
         l->length = n;
         l->block = g->block;
         atomic_init(&l->state, HELD);
         arena_hold(g->arena, g->block);
         atomic_fetch_add_explicit(&g->arena->leases, 1, memory_order_relaxed);
-        g->at += n;
-        if (n)
-            g->room = 0; /* the open train ends here, unless this lease is sent as its next datagram */
     }
     batcher_end(g);
     return (PyObject *)l;

@@ -31,15 +31,13 @@ void set_lock_thread(UdpBatcher *g, unsigned long thread) {
 }
 
 unsigned long long discard_waiting(UdpBatcher *g) {
-    unsigned long long lost = 0;
-    close_train(g);
+    unsigned long long lost = discard_open(g);
     for (uint32_t i = 0; i < g->count; i++) {
-        struct train *t = &g->trains[i];
+        struct train *t = g->trains[i];
         if (t->state != CLOSED && t->state != FAILED)
             continue;
         lost += t->count;
-        arena_release(g->arena, t->block);
-        release_holder(g, t);
+        release_train(g, t);
         t->block = NO_BLOCK;
         WRITE_SHARED(t->state, DONE);
         WRITE_SHARED(t->count, 0);
@@ -50,8 +48,7 @@ unsigned long long discard_waiting(UdpBatcher *g) {
 
 /* An exception, of a closed socket for example, is logged: the program's next call raises the same. */
 int send_all_waiting(UdpBatcher *g) {
-    close_train(g);
-    int code = send_by_syscall(g);
+    int code = syscall_all(g);
     if (code != SEND_RAISED)
         return code;
     PyObject *value = take_exception();
@@ -75,8 +72,8 @@ static void end_dropped(UdpBatcher *g) {
 void unlock(UdpBatcher *g) {
     if (g->dropped && !g->closed)
         end_dropped(g);
-    if (g->in_timer)
-        g->in_timer = 0;
+    if (g->must_not_wait)
+        g->must_not_wait = 0;
     atomic_store_explicit(&g->lock_thread, 0, memory_order_relaxed);
     allow_fast_path(g);
     PyThread_release_lock(g->lock);

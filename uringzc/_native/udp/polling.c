@@ -15,8 +15,6 @@
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-#include "udp/timer.h"
-
 static bool add_to_epoll(const UdpBatcher *g, int fd, uint32_t events) {
     struct epoll_event event = {.events = events};
     return epoll_ctl(g->poll.set, EPOLL_CTL_ADD, fd, &event) == 0 ||

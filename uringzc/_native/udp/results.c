@@ -4,6 +4,8 @@
  * in their order. The notifier of the sender's slot is flushed at intervals, and when memory is needed. */
 #include "udp/results.h"
 
+#include "udp/trains.h"
+
 /* From the high bits: 8 for the index in the batch, 8 for zero-copy, 16 for the block, 32 for the
  * destination. */
 _Static_assert(BATCH_SIZE <= 1 << 8, "a train's index has 8 bits");
@@ -15,7 +17,7 @@ uint64_t request_user_data(const struct train *t, uint32_t index) {
 /* The request table calls this and the next: without the GIL, in the thread that has the lock. */
 static void on_result(void *context, uint64_t user_data, int32_t result) {
     UdpBatcher *g = context;
-    struct train *t = &g->trains[user_data >> 56];
+    struct train *t = g->trains[user_data >> 56];
     t->result = result;
     WRITE_SHARED(t->state, result < 0 ? FAILED : DONE);
     g->awaited--;
@@ -85,10 +87,9 @@ int wait_for_memory(UdpBatcher *g) {
 static int retry_failed(UdpBatcher *g) {
     PyObject *rows = PyList_New(0);
     for (uint32_t i = 0; rows && i < g->next; i++) {
-        const struct train *t = &g->trains[i];
-        PyObject *row =
-            Py_BuildValue("(IKiIIII)", i, (unsigned long long)t->number, t->state == FAILED ? t->result : 0,
-                          t->destination, t->size, t->count, t->nbytes);
+        const struct train *t = g->trains[i];
+        PyObject *row = Py_BuildValue("(IiIIII)", i, t->state == FAILED ? t->result : 0, t->destination,
+                                      t->size, t->count, t->nbytes);
         if (!row || PyList_Append(rows, row) < 0)
             Py_CLEAR(rows);
         Py_XDECREF(row);
@@ -105,14 +106,14 @@ static int retry_failed(UdpBatcher *g) {
 static bool requeue_blocked(UdpBatcher *g) {
     bool others = false;
     for (uint32_t i = 0; i < g->next; i++) {
-        struct train *t = &g->trains[i];
+        struct train *t = g->trains[i];
         if (t->state != FAILED)
             continue;
         for (uint32_t j = i + 1; j < g->next; j++)
-            if (g->trains[j].state == DONE && g->trains[j].destination == t->destination &&
-                !g->trains[j].overtook) {
-                g->trains[j].overtook = true;
-                COUNT(g->reordered, g->trains[j].count);
+            if (g->trains[j]->state == DONE && g->trains[j]->destination == t->destination &&
+                !g->trains[j]->overtook) {
+                g->trains[j]->overtook = true;
+                COUNT(g->reordered, g->trains[j]->count);
             }
         if (t->result == -EAGAIN)
             WRITE_SHARED(t->state, CLOSED);
@@ -125,7 +126,7 @@ static bool requeue_blocked(UdpBatcher *g) {
 /* Records what the trains that were sent say about their destinations, and lets the policy decide again. */
 static int update_destinations(UdpBatcher *g) {
     for (uint32_t i = 0; i < g->next; i++) {
-        const struct train *t = &g->trains[i];
+        const struct train *t = g->trains[i];
         struct destination *d = &g->destinations[t->destination];
         if (t->state == DONE && t->result > 0 && t->count > 1 && t->size > d->largest_sent)
             d->largest_sent = t->size;
@@ -146,32 +147,28 @@ static int update_destinations(UdpBatcher *g) {
     return 0;
 }
 
-void release_holder(UdpBatcher *g, struct train *t) {
-    if (t->holder && g->lock_thread != g->owner && PyList_Append(g->deferred, t->holder) < 0)
-        PyErr_Clear();
-    Py_CLEAR(t->holder);
-}
-
 /* The requests of trains that were sent have their own references to block and holder. */
 static void remove_sent(UdpBatcher *g) {
-    uint32_t kept = 0;
-    for (uint32_t i = 0; i < g->count; i++) {
-        struct train *t = &g->trains[i];
-        if (t->state != CLOSED) {
-            arena_release(g->arena, t->block);
-            release_holder(g, t);
-        } else if (kept++ < i) {
-            begin_change(g);
-            g->trains[kept - 1] = *t;
-            t->state = DONE;
-            end_change(g);
-        }
+    struct train *sent[BATCH_SIZE];
+    uint32_t kept = 0, gone = 0;
+    begin_change(g);
+    for (uint32_t i = 0; i < g->count; i++)
+        if (g->trains[i]->state == CLOSED)
+            g->trains[kept++] = g->trains[i];
+        else
+            sent[gone++] = g->trains[i];
+    g->count = kept;
+    end_change(g);
+    while (gone--) {
+        release_train(g, sent[gone]);
+        free_train(g, sent[gone]);
     }
-    WRITE_SHARED(g->count, kept);
     g->next = 0;
+    if (g->max_delay > 0)
+        g->left_at = monotonic_ns();
     if (!kept)
         g->blocked_since = 0;
-    if (!kept && g->open.size == NO_TRAIN)
+    if (!kept && !g->open_count)
         atomic_store_explicit(&g->due, 0, memory_order_relaxed);
 }
 

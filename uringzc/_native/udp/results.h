@@ -17,6 +17,3 @@ int wait_for_memory(UdpBatcher *g);
 /* Submits what was queued, takes its results, retries what failed, and removes from the batch what was sent.
  * 0; 1: something must be retried later; -1. */
 int complete_batch(UdpBatcher *g);
-/* Drops the reference to a train's holder. In the timer's thread that is deferred: it may run the program's
- * code. */
-void release_holder(UdpBatcher *g, struct train *t);

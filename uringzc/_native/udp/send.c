@@ -8,6 +8,7 @@
 #include "udp/destinations.h"
 #include "udp/fast_path.h"
 #include "udp/submit.h"
+#include "udp/timer.h"
 
 PyObject *sent_bytes(UdpBatcher *g, size_t n) {
     if (g->sent_length_value != n || !g->sent_length) {
@@ -65,9 +66,7 @@ static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) 
 
 /* After a datagram was taken: submits the batch if it is full. */
 static int after_datagram(UdpBatcher *g) {
-    if (g->room < g->open.size)
-        close_train(g);
-    return g->count == BATCH_SIZE && submit_batch(g) < 0 ? -1 : 0;
+    return g->count == BATCH_SIZE && submit_batch(g, UNTIL_ROOM) < 0 ? -1 : 0;
 }
 
 static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
@@ -78,18 +77,25 @@ static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
     return batcher_return(g, n >= 0 && after_datagram(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
 }
 
+/* The fast path: takes a datagram that continues the open train of its destination. */
+static bool try_fast(UdpBatcher *g, PyObject *data, PyObject *to) {
+    uint32_t destination = 0;
+    if (!PyBytes_CheckExact(data) || !begin_fast_path(g, PyThread_get_thread_ident()))
+        return false;
+    bool taken = (!to || recent_destination(g, to, &destination)) &&
+                 append_fast(g, PyBytes_AsString(data), (size_t)PyBytes_Size(data), destination);
+    end_fast_path(g);
+    return taken;
+}
+
 PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords) {
     UdpBatcher *g = (UdpBatcher *)self;
     PyObject *to = NULL;
-    if (count == 1 && !keywords) {
-        PyObject *data = args[0];
-        if (PyBytes_CheckExact(data)) {
-            const char *bytes = PyBytes_AsString(data);
-            size_t n = (size_t)PyBytes_Size(data);
-            if (append_fast(g, bytes, n))
-                return sent_bytes(g, n);
-        }
-        return send_checked(g, data, NULL);
+    if ((count == 1 || count == 2) && !keywords) {
+        to = count == 2 ? args[1] : NULL;
+        if (try_fast(g, args[0], to))
+            return sent_bytes(g, (size_t)PyBytes_Size(args[0]));
+        return send_checked(g, args[0], to);
     }
     Py_ssize_t named = keywords ? PyTuple_Size(keywords) : 0;
     PyObject *data = count ? args[0] : NULL;
@@ -123,6 +129,8 @@ PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count
         return PyErr_Format(PyExc_TypeError, "sendto() takes data and an address");
     if (args[count - 1] == Py_None)
         return PyErr_Format(PyExc_TypeError, "sendto() needs an address, not None");
+    if (try_fast((UdpBatcher *)self, args[0], args[count - 1]))
+        return sent_bytes((UdpBatcher *)self, (size_t)PyBytes_Size(args[0]));
     return send_checked((UdpBatcher *)self, args[0], args[count - 1]);
 }
 
@@ -167,22 +175,17 @@ static int begin_again(UdpBatcher *g) {
 /* One of send_many(). Counts it in `sent` if it was taken, whatever fails after that. */
 static bool take_one(UdpBatcher *g, PyObject *data, uint32_t destination, Py_ssize_t *sent) {
     size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
-    if (n != NO_TRAIN && continues_train(g, destination, n))
-        append_datagram(g, PyBytes_AsString(data), n);
-    else if (send_one(g, data, destination) < 0)
-        return false;
+    if (n == NO_TRAIN || !append_fast(g, PyBytes_AsString(data), n, destination))
+        if (send_one(g, data, destination) < 0)
+            return false;
     ++*sent;
     return after_datagram(g) == 0;
 }
 
-/* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
-PyObject *batcher_send_many(PyObject *self, PyObject *args) {
-    UdpBatcher *g = (UdpBatcher *)self;
-    PyObject *datagrams, *to;
-    uint32_t destination = 0;
+/* All of an iterable, to one address or to those of an iterable beside it, or to a group. */
+static PyObject *send_all(UdpBatcher *g, PyObject *datagrams, PyObject *to, uint32_t group) {
+    uint32_t destination = group;
     Py_ssize_t sent = 0;
-    if (!PyArg_ParseTuple(args, "OO", &datagrams, &to))
-        return NULL;
     bool paired = to != Py_None && !is_address(to) && !PyUnicode_Check(to);
     PyObject *items = PyObject_GetIter(datagrams), *addresses = paired ? PyObject_GetIter(to) : NULL;
     if (!items || (paired && !addresses) || batcher_begin(g) < 0) {
@@ -192,10 +195,13 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
     }
     /* an iterator runs code of the program, without the lock: meanwhile the timer may send what waits */
     const bool slow = !is_list_or_tuple(datagrams) || (paired && !is_list_or_tuple(to));
-    bool ok = paired || find_destination(g, to, &destination) == 0;
+    bool ok = paired || group || find_destination(g, to, &destination) == 0;
     while (ok) {
-        if (slow)
+        if (slow) {
+            if (g->leaves)
+                arm_timer(g); /* should the iterator take long */
             batcher_end(g);
+        }
         PyObject *data = PyIter_Next(items);
         PyObject *address = data && paired ? PyIter_Next(addresses) : NULL;
         if (slow && begin_again(g) < 0) {
@@ -207,7 +213,7 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
         }
         if (!data)
             break;
-        if (slow && !paired &&
+        if (slow && !paired && !group &&
             find_destination(g, to, &destination) < 0) { /* again: the table may have been emptied */
             Py_DECREF(data);
             break;
@@ -226,6 +232,32 @@ PyObject *batcher_send_many(PyObject *self, PyObject *args) {
     Py_DECREF(items);
     Py_XDECREF(addresses);
     return batcher_return(g, PyErr_Occurred() ? NULL : PyLong_FromSsize_t(sent));
+}
+
+/* send_many(datagrams, to): an iterable, and one address or an iterable of addresses beside it */
+PyObject *batcher_send_many(PyObject *self, PyObject *args) {
+    PyObject *datagrams, *to;
+    if (!PyArg_ParseTuple(args, "OO", &datagrams, &to))
+        return NULL;
+    return send_all((UdpBatcher *)self, datagrams, to, 0);
+}
+
+PyObject *send_to_group(UdpBatcher *g, PyObject *data, uint32_t group) {
+    if (PyBytes_CheckExact(data) && begin_fast_path(g, PyThread_get_thread_ident())) {
+        const size_t n = (size_t)PyBytes_Size(data);
+        const bool taken = append_fast(g, PyBytes_AsString(data), n, group);
+        end_fast_path(g);
+        if (taken)
+            return sent_bytes(g, n);
+    }
+    if (batcher_begin(g) < 0)
+        return NULL;
+    Py_ssize_t n = send_one(g, data, group);
+    return batcher_return(g, n >= 0 && after_datagram(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
+}
+
+PyObject *send_many_to_group(UdpBatcher *g, PyObject *datagrams, uint32_t group) {
+    return send_all(g, datagrams, Py_None, group);
 }
 
 /* fan_out(data, addresses): one payload in one place, a request for each address */
@@ -247,13 +279,15 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
     }
     const bool held = n >= g->hold_threshold && PyBytes_CheckExact(holder);
     uint16_t block = NO_BLOCK;
-    int error = n > g->max_payload ? (refuse(g->queue, -EMSGSIZE), -1) : close_for_next(g);
-    if (!error && !held && (error = reserve_room(g, n)) == 0) {
-        memcpy(g->at, bytes, n);
-        bytes = g->at;
-        g->at += n;
+    int error = n > g->max_payload ? (refuse(g->queue, -EMSGSIZE), -1) : 0;
+    if (!error && !held) {
+        char *place = reserve_bytes(g, n);
+        error = place ? 0 : -1;
         block = g->block;
-        arena_hold(g->arena, block);
+        if (place) {
+            arena_hold(g->arena, block);
+            bytes = memcpy(place, bytes, n);
+        }
     }
     while (!error) {
         PyObject *to = PyIter_Next(items);

@@ -6,6 +6,10 @@
 /* What send() returns: n as an int. */
 PyObject *sent_bytes(UdpBatcher *g, size_t n);
 
+/* The same as send() and send_many(), to a group. */
+PyObject *send_to_group(UdpBatcher *g, PyObject *data, uint32_t group);
+PyObject *send_many_to_group(UdpBatcher *g, PyObject *datagrams, uint32_t group);
+
 PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *keywords);
 PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count);
 PyObject *batcher_send_many(PyObject *self, PyObject *args);

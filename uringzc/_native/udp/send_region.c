@@ -6,6 +6,7 @@
 #include "udp/batch.h"
 #include "udp/call.h"
 #include "udp/destinations.h"
+#include "udp/submit.h"
 
 /* Fills in a train of `length` bytes at `offset` of the program's memory; t->holder is a new reference. */
 static int train_of_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint64_t length, struct train *t) {
@@ -31,8 +32,8 @@ static int train_of_memory(UdpBatcher *g, PyObject *data, uint64_t offset, uint6
 static PyObject *finish_block(UdpBatcher *g, unsigned long long done) {
     if (PyErr_Occurred() && done && PyErr_ExceptionMatches(PyExc_BlockingIOError))
         PyErr_Clear(); /* the count says so */
-    if (!PyErr_Occurred())
-        submit_if_full(g);
+    if (!PyErr_Occurred() && g->count == BATCH_SIZE)
+        submit_batch(g, UNTIL_ROOM);
     return batcher_return(g, PyErr_Occurred() ? NULL : PyLong_FromUnsignedLongLong(done));
 }
 
@@ -56,12 +57,7 @@ PyObject *batcher_send_block(PyObject *self, PyObject *args) {
     if (!error && !checked)
         error = train_of_memory(g, data, offset, length, &whole);
     for (uint32_t trains = 0; !error && done < length && trains < BATCH_SIZE; trains++) {
-        const struct destination *d = &g->destinations[destination];
-        uint64_t n = segment <= d->max_segment_size && d->max_segments > 1
-                         ? (uint64_t)d->max_segments * segment
-                         : segment;
-        if (n > MAX_TRAIN_BYTES && n > segment)
-            n = MAX_TRAIN_BYTES / segment * segment;
+        uint64_t n = max_train(g, destination, segment);
         if (n > length - done)
             n = length - done;
         struct train t = whole;
@@ -127,8 +123,8 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
             at++;
             continue;
         }
-        if (continues_train(g, destination, n)) {
-            append_datagram(g, piece, n);
+        if (continues_train(g->open, destination, n)) {
+            append_datagram(g->open, piece, n);
         } else if (n < g->hold_threshold) {
             error = stage_datagram(g, piece, n, destination, NULL);
         } else {
@@ -143,8 +139,8 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
             }
         }
         at += !error; /* it was taken, whatever fails now */
-        if (!error && g->open.size != NO_TRAIN && g->room < g->open.size)
-            error = close_for_next(g);
+        if (!error && g->count == BATCH_SIZE)
+            error = submit_batch(g, UNTIL_ROOM);
     }
     Py_XDECREF(whole.holder);
     return finish_block(g, at - first);

@@ -15,10 +15,10 @@
 #include "udp/submit.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
+#include "udp/trains.h"
 
 static int submit_and_flush(UdpBatcher *g) {
-    close_train(g);
-    int code = submit_batch(g);
+    int code = submit_all(g, UNTIL_EMPTY);
     return code ? code : flush_notifier(g);
 }
 
@@ -102,7 +102,11 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->slow_path = Py_NewRef(slow_path);
     g->blocking = (char)blocking;
     g->block = NO_BLOCK;
-    g->open.size = NO_TRAIN;
+    g->none.size = NO_TRAIN;
+    g->none.destination = NO_TRAIN;
+    g->open = &g->none;
+    if (g->max_segments > MAX_SEGMENTS)
+        g->max_segments = MAX_SEGMENTS;
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
@@ -142,13 +146,11 @@ static void batcher_dealloc(PyObject *self) {
         close_internal_slot(g->queue, &g->slot);
     if (g->lock)
         PyThread_free_lock(g->lock);
-    for (uint32_t i = 0; i < g->count; i++)
-        Py_XDECREF(g->trains[i].holder);
+    free_trains(g);
+    free_destinations(g);
     Py_XDECREF(g->deferred);
-    PyMem_Free(g->destinations);
     PyMem_Free(g->notifiers.numbers);
     Py_XDECREF(g->destination_numbers);
-    Py_XDECREF(g->last_address);
     Py_XDECREF(g->sent_length);
     Py_XDECREF((PyObject *)g->queue);
     Py_XDECREF((PyObject *)g->arena);
@@ -163,17 +165,19 @@ struct datagrams {
 
 static struct datagrams count_once(const UdpBatcher *g) {
     struct datagrams n = {.taken = READ_SHARED(g->datagrams), .nbytes = READ_SHARED(g->nbytes)};
-    const uint32_t count = READ_SHARED(g->count), size = READ_SHARED(g->open.size),
-                   nbytes = READ_SHARED(g->open.nbytes);
+    const uint32_t count = READ_SHARED(g->count);
     for (uint32_t i = 0; i < count; i++) {
-        const unsigned state = READ_SHARED(g->trains[i].state);
+        const struct train *t = READ_SHARED(g->trains[i]);
+        const unsigned state = READ_SHARED(t->state);
         if (state == CLOSED || state == FAILED) /* to be sent again */
-            n.waiting += READ_SHARED(g->trains[i].count);
+            n.waiting += READ_SHARED(t->count);
     }
-    if (size == NO_TRAIN)
-        return n;
-    const uint32_t open = size ? (nbytes + size - 1) / size : 1;
-    return (struct datagrams){n.taken + open, n.waiting + open, n.nbytes + nbytes};
+    const struct train *open = READ_SHARED(g->open);
+    const uint64_t more = (uint64_t)uncounted(open) * open->step;
+    n.taken += more;
+    n.waiting += READ_SHARED(g->gathered) + more;
+    n.nbytes += (uint64_t)(READ_SHARED(open->nbytes) - open->counted) * open->step;
+    return n;
 }
 
 /* Without the GIL a thread may be changing what is counted: then it is counted again. */
@@ -227,9 +231,10 @@ static PyMethodDef batcher_methods[] = {
     {"resend", batcher_resend, METH_VARARGS, NULL},
     {"writable", batcher_writable, METH_O, NULL},
     {"resolved", batcher_resolved, METH_VARARGS, NULL},
+    {"number", batcher_number, METH_VARARGS, NULL},
     {"set_limits", batcher_set_limits, METH_VARARGS, NULL},
     {"destination", batcher_destination, METH_O, NULL},
-    {"set_default", batcher_set_default, METH_O, NULL},
+    {"set_default", batcher_set_default, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
 #define COUNTER(name)                                                                                        \
@@ -244,7 +249,7 @@ static PyMemberDef batcher_members[] = {
     {"in_flight", T_UINT, offsetof(UdpBatcher, in_flight), READONLY, NULL},
     {"blocking", T_BOOL, offsetof(UdpBatcher, blocking), 0, NULL},
     {"no_timer", T_BOOL, offsetof(UdpBatcher, no_timer), READONLY, NULL},
-    {"in_timer", T_BOOL, offsetof(UdpBatcher, in_timer), READONLY, NULL},
+    {"must_not_wait", T_BOOL, offsetof(UdpBatcher, must_not_wait), READONLY, NULL},
     {"owner", T_ULONG, offsetof(UdpBatcher, owner), READONLY, NULL},
     {NULL, 0, 0, 0, NULL}};
 static PyObject *batcher_busy(PyObject *self, void *Py_UNUSED(unused)) {

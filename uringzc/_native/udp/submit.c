@@ -15,6 +15,10 @@
 #include "udp/socket.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
+#include "udp/trains.h"
+
+#define SMALL 4096u /* bytes: of several single datagrams */
+#define NOT_READY 2 /* nothing is admitted */
 
 /* On a socket of its own the sender sets the UDP_SEGMENT option to the datagram size of the first train,
  * which is cheaper than a control message for each; trains of other sizes have one. With the option the
@@ -22,7 +26,7 @@
 static void set_segment_option(UdpBatcher *g, uint32_t until) {
     uint32_t segment = 0, single = 0;
     for (uint32_t i = 0; i < until && g->own_socket; i++) {
-        const struct train *t = &g->trains[i];
+        const struct train *t = g->trains[i];
         if (t->count > 1 && !segment)
             segment = t->size;
         if (t->count == 1 && t->size > single)
@@ -82,7 +86,7 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
     if (!code)
         set_segment_option(g, until);
     for (; !code && g->next < until; g->next++) {
-        struct train *t = &g->trains[g->next];
+        struct train *t = g->trains[g->next];
         describe_request(g, t, &send);
         send.user_data = request_user_data(t, g->next);
         code = queue_request(g, &send);
@@ -99,17 +103,20 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
     return code; /* complete_batch() submits what was queued */
 }
 
-/* The batch is one small datagram: a system call sends it faster than the ring. */
-static bool is_single_small(const UdpBatcher *g) {
-    const struct train *t = &g->trains[0];
-    return g->count == 1 && !g->next && t->count == 1 && t->nbytes < g->hold_threshold &&
-           !g->always_zero_copy;
+/* Whether the first trains of the batch are single datagrams, so small that system calls, which copy, send
+ * them faster than the ring. */
+static bool are_small_singles(const UdpBatcher *g, uint32_t until) {
+    const uint32_t limit = until > 1 ? SMALL : g->hold_threshold;
+    bool small = !g->always_zero_copy;
+    for (uint32_t i = 0; i < until && small; i++)
+        small = g->trains[i]->count == 1 && g->trains[i]->nbytes < limit;
+    return small;
 }
 
 /* With blocking=False: arms fileno() for the room, or the arrival, that is missing. Arming takes out earlier
  * events, so then it checks again: 0 if both are there, 1 or -1. */
 static int await_admission(UdpBatcher *g) {
-    const struct destination *d = &g->destinations[g->trains[0].destination];
+    const struct destination *d = &g->destinations[g->trains[0]->destination];
     const bool room = outq_bytes(g) < g->sndbuf;
     arm_poll(g, AWAIT_SEND, room && d->state == FIRST ? d->first_deadline : 0);
     if (poll_engine(g) < 0)
@@ -124,7 +131,7 @@ static int wait_for_admission(UdpBatcher *g) {
     if (!g->blocking)
         return await_admission(g);
     COUNT(g->waits, 1);
-    const struct destination *d = &g->destinations[g->trains[0].destination];
+    const struct destination *d = &g->destinations[g->trains[0]->destination];
     if (d->state == FIRST && outq_bytes(g) < g->sndbuf) {
         int64_t waited = monotonic_ns() - (d->first_deadline - FIRST_ARRIVAL);
         int64_t pause = 20000 + waited / 4; /* ns; there is no event for its arrival */
@@ -154,22 +161,47 @@ static int complete_or_arm(UdpBatcher *g) {
     return code;
 }
 
-static int submit_trains(UdpBatcher *g) {
+/* One small datagram, to where others were sent before: nothing is asked for first. 0, 1 (not sent), or -1.
+ */
+static int submit_single(UdpBatcher *g) {
+    if (g->count != 1 || g->destinations[g->trains[0]->destination].state != WARM || !are_small_singles(g, 1))
+        return 1;
+    int code = syscall_first(g, 1);
+    return code == SEND_RAISED ? -1 : code == -EAGAIN;
+}
+
+/* 0; 1: memory is missing; NOT_READY: somebody else has filled the socket; -1. */
+static int submit_admitted(UdpBatcher *g, uint32_t admitted) {
+    int code;
+    if (are_small_singles(g, admitted)) {
+        code = syscall_first(g, admitted);
+        return code == SEND_RAISED ? -1 : code == -EAGAIN ? NOT_READY : 0;
+    }
+    code = queue_trains(g, admitted);
+    if (code > 0)
+        arm_poll(g, AWAIT_SEND, 0);
+    return code;
+}
+
+static bool may_wait(const UdpBatcher *g, enum until until) {
+    return until == UNTIL_EMPTY || (until == UNTIL_ROOM && g->count == BATCH_SIZE);
+}
+
+static int submit_trains(UdpBatcher *g, enum until until) {
     int code = complete_or_arm(g);
     if (code || !g->count)
         return code;
-    if (is_single_small(g)) {
-        code = send_by_syscall(g);
-        if (code != -EAGAIN)
-            return code == SEND_RAISED ? -1 : 0;
-    }
+    if ((code = submit_single(g)) <= 0)
+        return code;
     if (refresh_socket(g) < 0 || report_socket_error(g) < 0)
         return -1;
     for (code = 0; g->count && !code;) {
-        uint32_t until = admit_trains(g);
-        code = until ? queue_trains(g, until) : wait_for_admission(g);
-        if (code > 0 && until) /* memory is missing */
-            arm_poll(g, AWAIT_SEND, 0);
+        uint32_t admitted = admit_trains(g);
+        code = admitted ? submit_admitted(g, admitted) : NOT_READY;
+        if (code == NOT_READY && !may_wait(g, until))
+            return until == WHILE_READY;
+        if (code == NOT_READY)
+            code = wait_for_admission(g);
         int completed = code < 0 ? 0 : complete_or_arm(g);
         if (completed)
             code = completed;
@@ -177,11 +209,38 @@ static int submit_trains(UdpBatcher *g) {
     return code;
 }
 
-int submit_batch(UdpBatcher *g) {
-    int code = submit_trains(g);
+int submit_batch(UdpBatcher *g, enum until until) {
+    int code = submit_trains(g, until);
     if (!code)
         disarm_poll(g, AWAIT_SEND);
     if (code >= 0 && (g->unflushed >= g->flush_requests || g->unflushed_bytes >= g->flush_bytes))
         return flush_notifier(g) < 0 ? -1 : code;
     return code;
+}
+
+int submit_all(UdpBatcher *g, enum until until) {
+    for (;;) {
+        int closed = close_all(g);
+        int code = closed < 0 ? -1 : submit_batch(g, until);
+        if (code || !closed)
+            return code;
+    }
+}
+
+int leave_at_once(UdpBatcher *g) {
+    PyObject *type, *value, *trace;
+    if (!g->leaves)
+        return 0;
+    g->leaves = false;
+    PyErr_Fetch(&type, &value, &trace);
+    g->must_not_wait = g->max_delay != 0;
+    int code = submit_all(g, g->max_delay ? WHILE_READY : UNTIL_EMPTY);
+    g->must_not_wait = 0;
+    if (code > 0)
+        arm_timer(g);
+    if (type) {
+        PyErr_Clear();
+        PyErr_Restore(type, value, trace);
+    }
+    return code < 0 && !type ? -1 : 0;
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Sending by system calls, without the ring: a single small datagram, what has waited for too long, what
+/* Sending by system calls, without the ring: small single datagrams, what has waited for too long, what
  * failed, and what a dropped sender leaves. Any thread that has the sender's lock may do this. */
+#define _GNU_SOURCE /* sendmmsg() */
 #include "udp/syscalls.h"
 
 #include <sys/socket.h>
@@ -11,6 +12,7 @@
 #include "udp/admission.h"
 #include "udp/results.h"
 #include "udp/socket.h"
+#include "udp/trains.h"
 
 /* With a control message for UDP_SEGMENT, where the socket's option is another. */
 static ssize_t send_with_cmsg(int fd, const struct sockaddr *to, socklen_t to_length, const char *data,
@@ -27,19 +29,26 @@ static ssize_t send_with_cmsg(int fd, const struct sockaddr *to, socklen_t to_le
     return sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL);
 }
 
-int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
-    const struct destination *d = &g->destinations[t->destination];
-    const struct sockaddr *to = d->address_length ? (const struct sockaddr *)&d->address : NULL;
-    const char *data = t->data;
-    uint32_t length = count < t->count ? count * t->size : t->nbytes;
-    uint32_t segment = count > 1 ? t->size : 0;
+/* 0 or SEND_RAISED. */
+static int check_socket(UdpBatcher *g) {
     if (fileno_of(g->sock, &g->fd) < 0)
         return SEND_RAISED;
     if (g->fd < 0)
         return refuse(g->queue, -EBADF), SEND_RAISED;
     if (g->closed) /* a fork in between: the parent sends it */
         return refuse_as(g->slow_path, UZC_E_CLOSED), SEND_RAISED;
-    ssize_t sent;
+    return 0;
+}
+
+int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
+    const struct destination *d = &g->destinations[t->destination];
+    const struct sockaddr *to = d->address_length ? (const struct sockaddr *)&d->address : NULL;
+    const char *data = t->data;
+    uint32_t length = count < t->count ? count * t->size : t->nbytes;
+    uint32_t segment = count > 1 ? t->size : 0;
+    ssize_t sent = check_socket(g);
+    if (sent)
+        return SEND_RAISED;
     Py_BEGIN_ALLOW_THREADS;
     if (segment == g->segment_option)
         sent = sendto(g->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL, to, d->address_length);
@@ -52,41 +61,79 @@ int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
     return sent < 0 ? (int)sent : 0;
 }
 
-static int syscall_code(int code) {
+/* Sends the first trains of the batch, all single datagrams, with one system call. Returns how many, -errno
+ * of the first, or SEND_RAISED. */
+static int syscall_singles(UdpBatcher *g, uint32_t count) {
+    struct mmsghdr messages[BATCH_SIZE];
+    struct iovec pieces[BATCH_SIZE];
+    uzc_gso_control control;
+    int sent = check_socket(g);
+    if (sent)
+        return sent;
+    uzc_gso_cmsg(&control, 0);
+    for (uint32_t i = 0; i < count; i++) {
+        const struct train *t = g->trains[i];
+        struct destination *d = &g->destinations[t->destination];
+        pieces[i] = (struct iovec){(void *)t->data, t->nbytes};
+        messages[i].msg_hdr = (struct msghdr){.msg_name = d->address_length ? &d->address : NULL,
+                                              .msg_namelen = d->address_length,
+                                              .msg_iov = &pieces[i],
+                                              .msg_iovlen = 1,
+                                              .msg_control = g->segment_option ? &control : NULL,
+                                              .msg_controllen = g->segment_option ? sizeof control : 0};
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    sent = sendmmsg(g->fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    if (sent < 0)
+        sent = -errno;
+    Py_END_ALLOW_THREADS;
+    COUNT(g->syscalls, sent >= 0);
+    return sent;
+}
+
+int syscall_first(UdpBatcher *g, uint32_t admitted) {
+    uint32_t singles = 0;
+    while (singles < admitted && g->trains[singles]->count == 1)
+        singles++;
+    int sent = singles > 1 ? syscall_singles(g, singles) : syscall_send(g, g->trains[0], g->trains[0]->count);
+    if (sent == SEND_RAISED || sent == -EAGAIN)
+        return sent;
+    const int error = sent < 0 ? sent : 0;
+    g->next = singles > 1 && !error ? (uint32_t)sent : 1;
+    for (uint32_t i = 0; i < g->next; i++) {
+        struct train *t = g->trains[i];
+        t->zero_copy = false;
+        t->result = error ? error : (int32_t)t->nbytes;
+        WRITE_SHARED(t->state, error ? FAILED : DONE);
+    }
+    int code = complete_batch(g);
     return code < 0 ? SEND_RAISED : code > 0 ? -EAGAIN : 0;
 }
 
-int send_by_syscall(UdpBatcher *g) {
+int syscall_all(UdpBatcher *g) {
     if (g->awaited && g->lock_thread != g->owner)
         return -EAGAIN; /* in the ring, which only the owner may enter */
-    int code = syscall_code(complete_batch(g));
-    while (g->count && !code) {
-        struct train *t = &g->trains[0];
-        struct destination *d = &g->destinations[t->destination];
-        if (d->state != WARM) {
+    int code = complete_batch(g);
+    for (bool all = false; !code && !all;) {
+        int closed = close_all(g);
+        if (closed < 0)
+            return SEND_RAISED;
+        all = !closed; /* else the batch is full */
+        while (g->count && !code) {
             if (refresh_socket(g) < 0)
                 return SEND_RAISED;
-            g->admissions++;
-            if (!admit_to(g, d, outq_bytes(g)))
-                return -EAGAIN;
+            uint32_t admitted = admit_trains(g);
+            code = admitted ? syscall_first(g, admitted) : -EAGAIN;
         }
-        code = syscall_send(g, t, t->count);
-        if (code == SEND_RAISED || code == -EAGAIN)
-            return code;
-        t->zero_copy = false;
-        t->result = code ? code : (int32_t)t->nbytes;
-        WRITE_SHARED(t->state, code ? FAILED : DONE);
-        g->next = 1;
-        code = syscall_code(complete_batch(g));
     }
-    return code;
+    return code > 0 ? -EAGAIN : code == -1 ? SEND_RAISED : code;
 }
 
 /* -- for the slow path: in a call of the owner, or of the timer */
 
 static struct train *failed_train(UdpBatcher *g, unsigned train) {
     if (g->lock_thread == PyThread_get_thread_ident() && train < g->next)
-        return &g->trains[train];
+        return g->trains[train];
     PyErr_SetString(PyExc_RuntimeError, "only for a train that has failed, from retry_failed()");
     return NULL;
 }
@@ -123,16 +170,32 @@ PyObject *batcher_resolved(PyObject *self, PyObject *args) {
     struct train *t = failed_train(g, train);
     if (!t)
         return NULL;
+    const uint64_t first = count < t->count ? number_of(t, count) : 0;
     begin_change(g);
     if (count < t->count) {
+        if (t->interleaved)
+            memmove(t->numbers, &t->numbers[count], (t->count - count) * sizeof *t->numbers);
         t->data += (size_t)count * t->size;
         t->nbytes -= count * t->size;
         t->count -= count;
-        t->number += count;
+        t->number = first;
     } else {
         t->state = DONE;
         t->result = 0;
     }
     end_change(g);
     Py_RETURN_NONE;
+}
+
+/* number(train, index) -> the number of its datagram */
+PyObject *batcher_number(PyObject *self, PyObject *args) {
+    unsigned train, index;
+    if (!PyArg_ParseTuple(args, "II", &train, &index))
+        return NULL;
+    const struct train *t = failed_train((UdpBatcher *)self, train);
+    if (!t)
+        return NULL;
+    if (index >= t->count)
+        return PyErr_Format(PyExc_ValueError, "the train has %u datagrams", t->count);
+    return PyLong_FromUnsignedLongLong(number_of(t, index));
 }

@@ -1,15 +1,19 @@
 /* SPDX-License-Identifier: MIT */
-/* Sending by system calls. Both: 0, -errno, or SEND_RAISED. */
+/* Sending by system calls. All: 0, -errno, or SEND_RAISED. */
 #pragma once
 
 #include "udp/batcher.h"
 
 /* Sends the first `count` datagrams of a train. */
 int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count);
-/* Sends everything that waits, in order; -EAGAIN: the rest must wait. */
-int send_by_syscall(UdpBatcher *g);
+/* Sends the first of the `admitted` trains of the batch: one train, or several single datagrams. -EAGAIN: it
+ * was not sent. */
+int syscall_first(UdpBatcher *g, uint32_t admitted);
+/* Sends everything that waits; -EAGAIN: the rest must wait. */
+int syscall_all(UdpBatcher *g);
 
 /* Methods for the slow path */
 PyObject *batcher_resend(PyObject *self, PyObject *args);
 PyObject *batcher_writable(PyObject *self, PyObject *milliseconds);
 PyObject *batcher_resolved(PyObject *self, PyObject *args);
+PyObject *batcher_number(PyObject *self, PyObject *args);

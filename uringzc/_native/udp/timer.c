@@ -12,6 +12,11 @@
 
 #include <pthread.h>
 
+#define MIN_DELAY 1000000 /* ns: max_delay of what should have left at once, and could not */
+/* ns: a sender that has sent nothing for so long sends the next datagram at once. In a program that sends
+ * less often, a system call for each costs little beside the rest. */
+#define PAUSE 10000
+
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t woken;
@@ -20,12 +25,6 @@ static struct {
     int64_t next_search;     /* when it searches again even if nothing is due, or 0 */
     bool timed_out;          /* it was not woken: it was time */
 } timer = {.wake_at = INT64_MIN};
-
-int64_t monotonic_ns(void) {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
-}
 
 static void make_timer(void) {
     pthread_condattr_t attributes;
@@ -87,13 +86,29 @@ void timer_wake(void) {
     pthread_cond_signal(&timer.woken);
 }
 
-void arm_timer(UdpBatcher *g) {
-    const int64_t due = monotonic_ns() + g->max_delay;
+static void arm_timer_at(UdpBatcher *g, int64_t now) {
+    if (g->max_delay < 0)
+        return;
+    const int64_t due = now + (g->max_delay ? g->max_delay : MIN_DELAY);
     atomic_store(&g->due, due);
     const uint32_t starts = atomic_load_explicit(&g->starts, memory_order_relaxed);
     atomic_store_explicit(&g->starts, starts + 1, memory_order_relaxed);
     if (due < atomic_load(&timer.wake_at))
         timer_wake();
+}
+
+void arm_timer(UdpBatcher *g) {
+    arm_timer_at(g, monotonic_ns());
+}
+
+void start_delay(UdpBatcher *g) {
+    if (g->max_delay < 0 || g->leaves || atomic_load_explicit(&g->due, memory_order_relaxed))
+        return;
+    const int64_t now = g->max_delay ? monotonic_ns() : 0;
+    if (!g->max_delay || now - g->left_at >= PAUSE)
+        g->leaves = true;
+    else
+        arm_timer_at(g, now);
 }
 
 /* A sender that is late; else NULL, and when the first will be. One whose lock is taken is left out:
@@ -123,7 +138,7 @@ static void set_next_search(int64_t now) {
     if (!g)
         return;
     do {
-        const int64_t next = now + g->max_delay;
+        const int64_t next = now + (g->max_delay ? g->max_delay : MIN_DELAY);
         if (atomic_exchange_explicit(&g->starts, 0, memory_order_relaxed) > 1 &&
             (!timer.next_search || next < timer.next_search))
             timer.next_search = next;
