@@ -117,7 +117,7 @@ class UdpSlowPath:
         return sum(policy.copying for policy in policies)
 
     def report_socket_error(self, number: int) -> None:
-        """The socket had a pending error, of an earlier datagram: no request is to fail for it.
+        """The socket had a pending error, of an earlier datagram: no request is to fail for it. 0: maybe.
 
         The original destination is in the error queue, which only the engine's owner may read: the timer's
         thread leaves that to the owner's next call.
@@ -130,7 +130,7 @@ class UdpSlowPath:
         numbers = _take(self._pending)
         if not numbers:
             return
-        for to, code in self._read_error_queue() or [(None, number) for number in numbers]:
+        for to, code in self._read_error_queue() or [(None, number) for number in numbers if number]:
             text = f"{os.strerror(code)}: reported for an earlier datagram to {to or 'the peer'}"
             self._add_error(SendError(code, text, -1, 0, to))
 

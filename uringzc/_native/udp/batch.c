@@ -164,12 +164,7 @@ static int close_now(UdpBatcher *g, struct train *t) {
 
 int close_open(UdpBatcher *g, uint32_t destination) {
     struct train *t = gather_of(g, destination)->open;
-    if (t && close_now(g, t) < 0)
-        return -1;
-    for (uint32_t i = 0; is_group(destination) && i < group_at(g, destination)->count; i++)
-        if (close_open(g, group_at(g, destination)->members[i]) < 0)
-            return -1;
-    return 0;
+    return t ? close_now(g, t) : 0;
 }
 
 /* Before a train is opened: closes those that it must not overtake. Where the program has connected the
@@ -180,6 +175,9 @@ static int close_before(UdpBatcher *g, uint32_t destination) {
             return -1;
     if (!g->default_address && close_open(g, 0) < 0)
         return -1;
+    for (uint32_t i = 0; is_group(destination) && i < group_at(g, destination)->count; i++)
+        if (close_open(g, group_at(g, destination)->members[i]) < 0)
+            return -1;
     return close_open(g, destination);
 }
 

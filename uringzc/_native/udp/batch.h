@@ -17,7 +17,7 @@ int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, 
 /* `n` bytes of the block that is being filled, with nothing before them that could still grow; NULL with an
  * exception. */
 char *reserve_bytes(UdpBatcher *g, size_t n);
-/* Closes the open train of a destination, or those of a group and its members. 0 or -1. */
+/* Closes the open train of a destination or a group. 0 or -1. */
 int close_open(UdpBatcher *g, uint32_t destination);
 /* Drops the reference to the block that is being filled. No train is open. */
 void release_block(UdpBatcher *g);

@@ -46,16 +46,11 @@ unsigned long long discard_waiting(UdpBatcher *g) {
     return lost;
 }
 
-/* An exception, of a closed socket for example, is logged: the program's next call raises the same. */
 int send_all_waiting(UdpBatcher *g) {
     int code = syscall_all(g);
     if (code != SEND_RAISED)
         return code;
-    PyObject *value = take_exception();
-    if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
-        PyErr_Clear();
-    Py_XDECREF(value);
-    WRITE_SHARED(g->to_report, 1);
+    log_failure(g);
     return -EIO;
 }
 

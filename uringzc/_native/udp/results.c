@@ -185,3 +185,11 @@ int complete_batch(UdpBatcher *g) {
         remove_sent(g);
     return code;
 }
+
+void log_failure(UdpBatcher *g) {
+    PyObject *value = take_exception();
+    if (check_result(PyObject_CallMethod(g->slow_path, "log_failure", "O", value ? value : Py_None)) < 0)
+        PyErr_Clear();
+    Py_XDECREF(value);
+    WRITE_SHARED(g->to_report, 1);
+}

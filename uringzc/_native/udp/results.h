@@ -17,3 +17,5 @@ int wait_for_memory(UdpBatcher *g);
 /* Submits what was queued, takes its results, retries what failed, and removes from the batch what was sent.
  * 0; 1: something must be retried later; -1. */
 int complete_batch(UdpBatcher *g);
+/* Logs the exception that is set, of a closed socket for example: the program's next call raises the same. */
+void log_failure(UdpBatcher *g);

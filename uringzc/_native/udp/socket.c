@@ -25,14 +25,20 @@ int outq_bytes(const UdpBatcher *g) {
     return ioctl(g->fd, SIOCOUTQ, &bytes) == 0 ? bytes : 0;
 }
 
-int report_socket_error(UdpBatcher *g) {
-    void *engine = g->queue->engine;
-    int error = engine ? g->queue->calls->take_socket_error(engine, g->fd) : 0;
-    if (!error)
-        return 0;
+static int report_error(UdpBatcher *g, int error) {
     int raised = check_result(PyObject_CallMethod(g->slow_path, "report_socket_error", "i", error));
     WRITE_SHARED(g->to_report, 1); /* last, as in retry_failed() */
     return raised;
+}
+
+int report_socket_error(UdpBatcher *g) {
+    void *engine = g->queue->engine;
+    int error = engine ? g->queue->calls->take_socket_error(engine, g->fd) : 0;
+    return error ? report_error(g, error) : 0;
+}
+
+int report_dropped_error(UdpBatcher *g) {
+    return report_error(g, 0);
 }
 
 int wait_writable(UdpBatcher *g, int milliseconds) {

@@ -9,5 +9,7 @@ int refresh_socket(UdpBatcher *g);
 int outq_bytes(const UdpBatcher *g);
 /* Takes the socket's pending error, which would fail a request that it has nothing to do with. 0 or -1. */
 int report_socket_error(UdpBatcher *g);
+/* The same for one that may have been taken and dropped: what the error queue has. */
+int report_dropped_error(UdpBatcher *g);
 /* Waits until the socket can be written to. 0 or -1. */
 int wait_writable(UdpBatcher *g, int milliseconds);

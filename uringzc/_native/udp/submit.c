@@ -238,6 +238,10 @@ int leave_at_once(UdpBatcher *g) {
     g->must_not_wait = 0;
     if (code > 0)
         arm_timer(g);
+    if (code < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
+        log_failure(g); /* what the call has taken waits, so this is no error of the call */
+        code = 0;
+    }
     if (type) {
         PyErr_Clear();
         PyErr_Restore(type, value, trace);

@@ -40,36 +40,37 @@ static int check_socket(UdpBatcher *g) {
     return 0;
 }
 
-int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
+/* Without the GIL: sends the first `count` datagrams of a train. 0 or -errno. */
+static int send_datagrams(const UdpBatcher *g, const struct train *t, uint32_t count) {
     const struct destination *d = &g->destinations[t->destination];
     const struct sockaddr *to = d->address_length ? (const struct sockaddr *)&d->address : NULL;
-    const char *data = t->data;
-    uint32_t length = count < t->count ? count * t->size : t->nbytes;
-    uint32_t segment = count > 1 ? t->size : 0;
-    ssize_t sent = check_socket(g);
-    if (sent)
-        return SEND_RAISED;
-    Py_BEGIN_ALLOW_THREADS;
+    const uint32_t length = count < t->count ? count * t->size : t->nbytes;
+    const uint32_t segment = count > 1 ? t->size : 0;
+    ssize_t sent;
     if (segment == g->segment_option)
-        sent = sendto(g->fd, data, length, MSG_DONTWAIT | MSG_NOSIGNAL, to, d->address_length);
+        sent = sendto(g->fd, t->data, length, MSG_DONTWAIT | MSG_NOSIGNAL, to, d->address_length);
     else
-        sent = send_with_cmsg(g->fd, to, d->address_length, data, length, segment);
-    if (sent < 0)
-        sent = -errno;
-    Py_END_ALLOW_THREADS;
-    COUNT(g->syscalls, sent >= 0);
-    return sent < 0 ? (int)sent : 0;
+        sent = send_with_cmsg(g->fd, to, d->address_length, t->data, length, segment);
+    return sent < 0 ? -errno : 0;
 }
 
-/* Sends the first trains of the batch, all single datagrams, with one system call. Returns how many, -errno
- * of the first, or SEND_RAISED. */
-static int syscall_singles(UdpBatcher *g, uint32_t count) {
+static int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
+    int error = check_socket(g);
+    if (error)
+        return error;
+    Py_BEGIN_ALLOW_THREADS;
+    error = send_datagrams(g, t, count);
+    Py_END_ALLOW_THREADS;
+    COUNT(g->syscalls, !error);
+    return error;
+}
+
+/* Without the GIL: sends the first trains of the batch, all single datagrams. Returns how many, or -errno of
+ * the first. */
+static int send_singles(const UdpBatcher *g, uint32_t count) {
     struct mmsghdr messages[BATCH_SIZE];
     struct iovec pieces[BATCH_SIZE];
     uzc_gso_control control;
-    int sent = check_socket(g);
-    if (sent)
-        return sent;
     uzc_gso_cmsg(&control, 0);
     for (uint32_t i = 0; i < count; i++) {
         const struct train *t = g->trains[i];
@@ -82,30 +83,43 @@ static int syscall_singles(UdpBatcher *g, uint32_t count) {
                                               .msg_control = g->segment_option ? &control : NULL,
                                               .msg_controllen = g->segment_option ? sizeof control : 0};
     }
-    Py_BEGIN_ALLOW_THREADS;
-    sent = sendmmsg(g->fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
-    if (sent < 0)
-        sent = -errno;
-    Py_END_ALLOW_THREADS;
-    COUNT(g->syscalls, sent >= 0);
-    return sent;
+    int sent = sendmmsg(g->fd, messages, count, MSG_DONTWAIT | MSG_NOSIGNAL);
+    return sent < 0 ? -errno : sent;
+}
+
+/* How many of the first trains one system call sends. If sendmmsg() has sent some, it drops the error of the
+ * next, which may be a pending one of the socket: on a socket of the sender's own, the error queue has it. */
+static uint32_t sent_together(const UdpBatcher *g, uint32_t admitted) {
+    uint32_t singles = 0;
+    while (singles < admitted && g->own_socket && g->trains[singles]->count == 1)
+        singles++;
+    return singles > 1 ? singles : 1;
 }
 
 int syscall_first(UdpBatcher *g, uint32_t admitted) {
-    uint32_t singles = 0;
-    while (singles < admitted && g->trains[singles]->count == 1)
-        singles++;
-    int sent = singles > 1 ? syscall_singles(g, singles) : syscall_send(g, g->trains[0], g->trains[0]->count);
-    if (sent == SEND_RAISED || sent == -EAGAIN)
+    const uint32_t count = sent_together(g, admitted);
+    int sent = check_socket(g);
+    if (sent)
+        return sent;
+    Py_BEGIN_ALLOW_THREADS;
+    if (count > 1)
+        sent = send_singles(g, count);
+    else
+        sent = send_datagrams(g, g->trains[0], g->trains[0]->count);
+    Py_END_ALLOW_THREADS;
+    COUNT(g->syscalls, sent >= 0);
+    if (sent == -EAGAIN)
         return sent;
     const int error = sent < 0 ? sent : 0;
-    g->next = singles > 1 && !error ? (uint32_t)sent : 1;
+    g->next = count > 1 && !error ? (uint32_t)sent : 1;
     for (uint32_t i = 0; i < g->next; i++) {
         struct train *t = g->trains[i];
         t->zero_copy = false;
         t->result = error ? error : (int32_t)t->nbytes;
         WRITE_SHARED(t->state, error ? FAILED : DONE);
     }
+    if (!error && g->next < count && report_dropped_error(g) < 0)
+        return SEND_RAISED;
     int code = complete_batch(g);
     return code < 0 ? SEND_RAISED : code > 0 ? -EAGAIN : 0;
 }

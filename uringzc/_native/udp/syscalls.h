@@ -4,8 +4,6 @@
 
 #include "udp/batcher.h"
 
-/* Sends the first `count` datagrams of a train. */
-int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count);
 /* Sends the first of the `admitted` trains of the batch: one train, or several single datagrams. -EAGAIN: it
  * was not sent. */
 int syscall_first(UdpBatcher *g, uint32_t admitted);
