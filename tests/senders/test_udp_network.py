@@ -73,6 +73,7 @@ def test_control_without_admission_order_is_lost(net: testing.Hold) -> None:
     count = 2000
     with testing.receiver(sock=net.receiver_socket()) as rx, net.socket() as sock:
         sock.connect(net.address)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 100_000)  # whatever wmem_default is
         with uringzc.Scheduler(completions="none") as s:
             for number in range(count):
                 s.send(sock, numbered(number), zero_copy=False)

@@ -183,7 +183,8 @@ typedef struct {
     void (*signal)(void *engine);
     /* The program closed the descriptor: requests that are queued for it will fail with EBADF. */
     void (*revoke)(void *engine, int fd);
-    /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. */
+    /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. -1:
+     * sendmmsg() may have dropped one, which is in the error queue, if the socket has one. */
     int (*take_socket_error)(void *engine, int fd);
     /* The calls below are of the engine's slots. They go on with these when the engine has ended: no
      * requests, and new ones are refused with UZC_E_CLOSED. */

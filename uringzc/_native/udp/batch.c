@@ -4,10 +4,10 @@
  * keeps as much as its destination's trains had of late; one that gets more is moved, to twice the room. */
 #include "udp/batch.h"
 
+#include "udp/leading_edge.h"
 #include "udp/polling.h"
 #include "udp/results.h"
 #include "udp/submit.h"
-#include "udp/timer.h"
 
 void release_block(UdpBatcher *g) {
     arena_release(g->arena, g->block);

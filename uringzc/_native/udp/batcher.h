@@ -164,9 +164,16 @@ typedef struct udp_batcher {
         int armed;                    /* AWAIT_* */
     } poll;                           /* see polling.h */
 
-    int64_t max_delay;       /* ns; 0: what a call takes leaves in it; -1: no timer */
-    int64_t left_at;         /* CLOCK_MONOTONIC ns: when something was last sent */
-    bool leaves;             /* what waits is to leave at the end of this call */
+    int64_t max_delay;                  /* ns; 0: what a call takes leaves in it; -1: no timer */
+    int64_t left_at;                    /* CLOCK_MONOTONIC ns: when something was last sent */
+    bool leaves;                        /* what waits is to leave at the end of this call */
+    struct {                            /* see leading_edge.c */
+        int64_t run_start, round_start; /* CLOCK_MONOTONIC ns: of datagrams that leave at once; that gather */
+        int64_t interval;               /* ns from one datagram to the next, before they gathered */
+        uint64_t round_first;           /* `datagrams` then */
+        uint32_t run, penalty;          /* datagrams without a pause; so many more leave at once */
+        bool gathers, slow;             /* what comes without a pause; the last round was slower */
+    } edge;
     _Atomic int64_t due;     /* CLOCK_MONOTONIC ns: what waits is late then; 0: nothing waits */
     int64_t blocked_since;   /* the same clock; since when what is late could not be sent, or 0 */
     int64_t timer_tried;     /* the same clock; the last try to start the timer's thread */

@@ -4,6 +4,7 @@
  * in their order. The notifier of the sender's slot is flushed at intervals, and when memory is needed. */
 #include "udp/results.h"
 
+#include "udp/leading_edge.h"
 #include "udp/trains.h"
 
 /* From the high bits: 8 for the index in the batch, 8 for zero-copy, 16 for the block, 32 for the
@@ -168,8 +169,10 @@ static void remove_sent(UdpBatcher *g) {
         g->left_at = monotonic_ns();
     if (!kept)
         g->blocked_since = 0;
-    if (!kept && !g->open_count)
+    if (!kept && !g->open_count) {
         atomic_store_explicit(&g->due, 0, memory_order_relaxed);
+        end_delay(g);
+    }
 }
 
 int complete_batch(UdpBatcher *g) {

@@ -199,7 +199,7 @@ static PyObject *send_all(UdpBatcher *g, PyObject *datagrams, PyObject *to, uint
     while (ok) {
         if (slow) {
             if (g->leaves)
-                arm_timer(g); /* should the iterator take long */
+                arm_timer(g, monotonic_ns()); /* should the iterator take long */
             batcher_end(g);
         }
         PyObject *data = PyIter_Next(items);

@@ -34,7 +34,7 @@ static int report_error(UdpBatcher *g, int error) {
 int report_socket_error(UdpBatcher *g) {
     void *engine = g->queue->engine;
     int error = engine ? g->queue->calls->take_socket_error(engine, g->fd) : 0;
-    return error ? report_error(g, error) : 0;
+    return error ? report_error(g, error > 0 ? error : 0) : 0;
 }
 
 int report_dropped_error(UdpBatcher *g) {

@@ -237,7 +237,7 @@ int leave_at_once(UdpBatcher *g) {
     int code = submit_all(g, g->max_delay ? WHILE_READY : UNTIL_EMPTY);
     g->must_not_wait = 0;
     if (code > 0)
-        arm_timer(g);
+        arm_timer(g, monotonic_ns());
     if (code < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
         log_failure(g); /* what the call has taken waits, so this is no error of the call */
         code = 0;

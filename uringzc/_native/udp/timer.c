@@ -13,10 +13,6 @@
 #include <pthread.h>
 
 #define MIN_DELAY 1000000 /* ns: max_delay of what should have left at once, and could not */
-/* ns: a sender that has sent nothing for so long sends the next datagram at once. In a program that sends
- * less often, a system call for each costs little beside the rest. */
-#define PAUSE 10000
-
 static struct {
     pthread_mutex_t mutex;
     pthread_cond_t woken;
@@ -86,7 +82,7 @@ void timer_wake(void) {
     pthread_cond_signal(&timer.woken);
 }
 
-static void arm_timer_at(UdpBatcher *g, int64_t now) {
+void arm_timer(UdpBatcher *g, int64_t now) {
     if (g->max_delay < 0)
         return;
     const int64_t due = now + (g->max_delay ? g->max_delay : MIN_DELAY);
@@ -95,20 +91,6 @@ static void arm_timer_at(UdpBatcher *g, int64_t now) {
     atomic_store_explicit(&g->starts, starts + 1, memory_order_relaxed);
     if (due < atomic_load(&timer.wake_at))
         timer_wake();
-}
-
-void arm_timer(UdpBatcher *g) {
-    arm_timer_at(g, monotonic_ns());
-}
-
-void start_delay(UdpBatcher *g) {
-    if (g->max_delay < 0 || g->leaves || atomic_load_explicit(&g->due, memory_order_relaxed))
-        return;
-    const int64_t now = g->max_delay ? monotonic_ns() : 0;
-    if (!g->max_delay || now - g->left_at >= PAUSE)
-        g->leaves = true;
-    else
-        arm_timer_at(g, now);
 }
 
 /* A sender that is late; else NULL, and when the first will be. One whose lock is taken is left out:

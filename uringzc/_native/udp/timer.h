@@ -9,12 +9,8 @@ void timer_add(UdpBatcher *g);
 void timer_remove(UdpBatcher *g);
 /* The thread looks at every sender again. */
 void timer_wake(void);
-/* What waits is late max_delay from now. */
-void arm_timer(UdpBatcher *g);
-
-/* Before something waits. If nothing else does, it leaves at the end of the call after a pause, else
- * max_delay counts from now. */
-void start_delay(UdpBatcher *g);
+/* What waits is late max_delay after `now`. */
+void arm_timer(UdpBatcher *g, int64_t now);
 
 /* late() -> a sender that is late, as soon as there is one: for the timer's thread */
 PyObject *timer_late(PyObject *module, PyObject *unused);

@@ -204,7 +204,11 @@ static int msg_zerocopy_take_socket_error(void *engine, int fd) {
         s->pending_error = 0;
         return error;
     }
-    return option_of(fd, SOL_SOCKET, SO_ERROR, 0);
+    const int error = option_of(fd, SOL_SOCKET, SO_ERROR, 0);
+    if (error || !s || !s->dropped_error || sock_of(e, fd) != s)
+        return error;
+    s->dropped_error = false;
+    return -1;
 }
 
 int uzc_msg_zerocopy_message(uzc_msg_zerocopy *e, int fd, uzc_message *out) {

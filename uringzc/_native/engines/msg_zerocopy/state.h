@@ -48,6 +48,7 @@ struct sock {
     int fd;                      /* the program's */
     int dup_fd;                  /* a dup of it, while requests are outstanding or wait; else -1 */
     int pending_error;           /* from the error queue: the next send fails with it */
+    bool dropped_error;          /* sendmmsg() stopped, and did not say why */
     bool in_epoll;               /* dup_fd is in the epoll set */
     bool needs_poll;             /* busy, and epoll may not report it */
     bool dirty;                  /* in the list of sockets for update_epoll() */

@@ -111,6 +111,7 @@ static uint32_t send_batch(uzc_msg_zerocopy *e, struct mmsg_batch *g, struct ent
     if (zero_copy)
         uzc_ids_next(s->ids, &before);
     int sent = transmit(g, entries, same, fd_of(s), zero_copy);
+    s->dropped_error |= sent > 0 && sent < (int)same;
     for (int i = 0; i < sent; i++) {
         report_result(e, entries[i]->key, (int32_t)g->messages[i].msg_len);
         if (zero_copy)
