@@ -36,12 +36,12 @@ from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
 from uringzc.senders.base import BaseSender, check_common_options
-from uringzc.senders.sockets import check_udp, open_udp
 from uringzc.senders.stats import UdpStats, explain, udp_stats
 from uringzc.senders.udp_bulk import Integers
 from uringzc.senders.udp_close import flush_until
 from uringzc.senders.udp_group import Group
 from uringzc.senders.udp_slow_path import UdpSlowPath
+from uringzc.senders.udp_socket import SocketOptions, check_udp, open_udp
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -53,10 +53,13 @@ class UdpSender(BaseSender):
     `remote`: where ``send`` goes; without it each call names an address, or `sock` is connected. `sock`: an
     existing IPv4 or IPv6 UDP socket, which stays the program's; without it the sender has one of its own,
     `bind`: its own address, `family`: its address family (that of `remote`, else IPv4), `ttl`: of unicast and
-    multicast, `interface`: the name or the address of the one that multicast leaves by. `sndbuf`: "auto"
-    raises SO_SNDBUF, of `sock` too, to what `arena` and `max_inflight` need, as far as this process may (8
-    MiB where it is privileged); an int is set as ``setsockopt`` would; None leaves it, and less is in flight
-    at once.
+    multicast, `interface`: the name or the address of the one that multicast leaves by, `tos`: IP_TOS or
+    IPV6_TCLASS, `priority`: SO_PRIORITY, `multicast_loop`: whether this machine's members of a group receive
+    it too, `device`: the only network device that it sends by (SO_BINDTODEVICE).
+
+    `sndbuf`: "auto" raises SO_SNDBUF, of `sock` too, to what `arena` and `max_inflight` need, as far as this
+    process may (8 MiB where it is privileged); an int is set as ``setsockopt`` would; None leaves it, and
+    less is in flight at once.
 
     `scheduler`: use its engine, and with its other senders one arena and one charge for locked memory.
     `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
@@ -91,6 +94,10 @@ class UdpSender(BaseSender):
         family: int | None = None,
         ttl: int | None = None,
         interface: str | None = None,
+        tos: int | None = None,
+        priority: int | None = None,
+        multicast_loop: bool | None = None,
+        device: str | None = None,
         sndbuf: int | str | None = "auto",
         scheduler: Scheduler | None = None,
         engine: str = "auto",
@@ -112,13 +119,12 @@ class UdpSender(BaseSender):
         self._mode = zero_copy
         self._blocking = blocking
         self._own_socket = sock is None
-        own = (bind, family, ttl, interface)
+        own = SocketOptions(bind, family, ttl, interface, tos, priority, multicast_loop, device)
         if sock is None:
-            self._sock = open_udp(remote, *own)
-        elif all(option is None for option in own):
-            self._sock = check_udp(sock)
+            self._sock = open_udp(remote, own)
         else:
-            raise ValueError("bind, family, ttl and interface are for a socket of the sender's own")
+            own.refuse_with_sock()
+            self._sock = check_udp(sock)
         try:
             requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
             self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH)
@@ -335,6 +341,18 @@ class UdpSender(BaseSender):
         while that has something to reap.
         """
         return self._engine.fileno() if self._blocking else self._native.fileno()
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket that it sends through: of its own, or the program's.
+
+        It may be asked anything (``getsockname``), and options may be set in the owner's thread; the next
+        submission has them. On a socket of the sender's own not UDP_SEGMENT, UDP_CORK, IP_RECVERR and
+        SO_SNDBUF, which the sender sets and relies on; nor may that be connected elsewhere. It is closed by
+        ``close``. Read its error queue with ``errors``. What the program sends through it itself may
+        overtake what still waits in the sender, and on a socket of its own be cut up by UDP_SEGMENT.
+        """
+        return self._sock
 
     @property
     def stats(self) -> UdpStats:
