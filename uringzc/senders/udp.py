@@ -30,6 +30,7 @@ from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import SendError, counted
+from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
@@ -341,6 +342,18 @@ class UdpSender(BaseSender):
         while that has something to reap.
         """
         return self._engine.fileno() if self._blocking else self._native.fileno()
+
+    def errors(self) -> list[ErrorMessage]:
+        """What the socket's error queue holds, oldest first, and is then forgotten: ICMP errors, timestamps.
+
+        Among them what the sender has read for its own reports, of which it keeps up to 256 messages: an ICMP
+        error to a socket of the sender's own becomes a SendError too, whoever reads it first. A socket of the
+        program's has ICMP errors in its queue only with IP_RECVERR set; of those the sender reports the last,
+        as the socket's pending error, without an address. What the engine reads itself (notifications) is
+        not among them. OSError EBUSY where another engine of the process reads this socket's.
+        Matches recvmsg(MSG_ERRQUEUE).
+        """
+        return self._native.take_error_queue()
 
     @property
     def sock(self) -> socket.socket:

@@ -9,7 +9,6 @@ import errno
 import logging
 import os
 import socket
-import struct
 import threading
 import time
 from collections.abc import Callable
@@ -18,11 +17,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from uringzc import address
-from uringzc.errors import ClosedError, SendError, counted
+from uringzc.errors import SendError, counted
+from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.notif import Notification, notification
 from uringzc.senders import timer
 from uringzc.senders.policy import Policy
-from uringzc.senders.sockets import RECVERR, path_mtu
+from uringzc.senders.sockets import path_mtu
+from uringzc.senders.udp_error_queue import ErrorQueue
 
 if TYPE_CHECKING:
     from uringzc._send import UdpBatcher
@@ -45,7 +46,6 @@ _NO_MEMORY = (errno.ENOMEM, errno.EFAULT, errno.EOPNOTSUPP)
 _PENDING = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 #: a system call for the same datagram may succeed; what else it fails with is final
 _RETRY = (*_TOO_LARGE, *_NO_MEMORY, *_PENDING, errno.ENOBUFS)
-_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, _ICMP6
 
 
 class Row(NamedTuple):
@@ -79,7 +79,8 @@ class UdpSlowPath:
         self.reclaim_arena = engine.reclaim_arena  # where it is full, and not of this sender's data
         self.start_timer = timer.start
         self.pack = partial(address.pack, self.family)
-        self._own_socket = own_socket
+        self._error_queue = ErrorQueue(sock, engine)
+        self._reports_icmp = own_socket  #: the error queue of the program's own socket is left to it
         self.mode = mode
         self._on_error = on_error
         self._notify = notify
@@ -130,26 +131,23 @@ class UdpSlowPath:
         numbers = _take(self._pending)
         if not numbers:
             return
-        for to, code in self._read_error_queue() or [(None, number) for number in numbers]:
+        found = self._error_queue.read() if self._reports_icmp else []
+        self._add_icmp_errors(found or [(None, number) for number in numbers])
+
+    def _add_icmp_errors(self, found: list[tuple[object, int]]) -> None:
+        for to, code in found:
             text = f"{os.strerror(code)}: reported for an earlier datagram to {to or 'the peer'}"
             self._add_error(SendError(code, text, -1, 0, to))
 
-    def _read_error_queue(self) -> list[tuple[object, int]]:
-        """Original destination and errno of the ICMP errors of a socket of the sender's own."""
-        found: list[tuple[object, int]] = []
-        if not self._own_socket or self.sock.fileno() < 0:
-            return found
-        try:
-            messages = self._engine.errors(self.sock)
-        except ClosedError:  # a sender that is dropped after its engine has ended
-            return found
-        for message in messages:
-            for level, kind, data in message.ancillary:
-                if (level, kind) in RECVERR.values() and len(data) >= 16:
-                    code, origin = struct.unpack_from("=IB", data)
-                    if origin in _ICMP:
-                        found.append((message.address, code))
-        return found
+    def take_error_queue(self) -> list[ErrorMessage]:
+        """What the error queue holds, and what the sender has read of it; reports its ICMP errors too.
+
+        Those of the program's own socket are reported as its pending error, which was taken before.
+        """
+        messages, found = self._error_queue.take()
+        if self._reports_icmp:
+            self._add_icmp_errors(found)
+        return messages
 
     def retry_failed(self, batcher: "UdpBatcher", rows: list[tuple[Any, ...]]) -> bool:
         """Sends the trains that failed again, in their order and by system calls.

@@ -12,6 +12,7 @@
 #include "udp/results.h"
 #include "udp/send.h"
 #include "udp/send_region.h"
+#include "udp/socket.h"
 #include "udp/submit.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
@@ -57,6 +58,18 @@ static PyObject *batcher_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     else
         disarm_poll(g, AWAIT_SETTLED);
     return batcher_return(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
+}
+
+/* take_error_queue() -> its messages. The pending error is taken first: reading them would clear it. */
+static PyObject *batcher_take_error_queue(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    UdpBatcher *g = (UdpBatcher *)self;
+    if (batcher_begin(g) < 0)
+        return NULL;
+    PyObject *messages = NULL;
+    if (refresh_socket(g) == 0 && report_socket_error(g) == 0)
+        messages = PyObject_CallMethod(g->slow_path, "take_error_queue", NULL);
+    WRITE_SHARED(g->to_report, 1); /* last, as in report_socket_error() */
+    return batcher_return(g, messages);
 }
 
 /* close(), abandon() in the child of a fork: refuses calls from now on. What waits must have been sent. */
@@ -219,6 +232,7 @@ static PyMethodDef batcher_methods[] = {
     {"flush", batcher_flush, METH_NOARGS, NULL},
     {"release_block", batcher_release_block, METH_NOARGS, NULL},
     {"poll", batcher_poll, METH_NOARGS, NULL},
+    {"take_error_queue", batcher_take_error_queue, METH_NOARGS, NULL},
     {"send_late", batcher_send_late, METH_NOARGS, NULL},
     {"send_at_exit", batcher_send_at_exit, METH_NOARGS, NULL},
     {"close", batcher_close, METH_NOARGS, NULL},
