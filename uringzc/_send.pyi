@@ -154,6 +154,8 @@ class UdpBatcher:
         strict_order: bool,
         always_zero_copy: bool,
         notify: bool,
+        timestamps: bool,
+        engine_reads_queue: bool,  # of errors
         max_payload: int,  # bytes of a datagram
         hold_threshold: int,  # bytes from which on immutable data is held, not copied
         min_zero_copy: int,  # bytes of a request

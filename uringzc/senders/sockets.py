@@ -1,6 +1,9 @@
 """What senders ask and set of any socket: its send buffer, the MTU, whether a stream can send zero-copy."""
 
+import fcntl
 import socket
+import struct
+import termios
 
 from uringzc.engines.tables import Sockets, upper_protocol
 
@@ -13,6 +16,11 @@ def path_mtu(sock: socket.socket) -> int:
     """Of a connected socket, as far as it is known. OSError for another."""
     six = sock.family == socket.AF_INET6
     return sock.getsockopt(*(socket.IPPROTO_IPV6, 24) if six else (socket.IPPROTO_IP, 14))  # IPV6_MTU, IP_MTU
+
+
+def unsent_bytes(sock: socket.socket) -> int:
+    """Bytes of SO_SNDBUF that are in use (SIOCOUTQ)."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def room_for(arena: int, max_inflight: int) -> int:

@@ -38,6 +38,7 @@ from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
 from uringzc.senders.base import BaseSender, check_common_options
 from uringzc.senders.stats import UdpStats, explain, udp_stats
+from uringzc.senders.timestamps import TransmitTimestamp
 from uringzc.senders.udp_bulk import Integers
 from uringzc.senders.udp_close import flush_until
 from uringzc.senders.udp_group import Group
@@ -69,9 +70,10 @@ class UdpSender(BaseSender):
     again; None: only at ``flush``, ``drain``, ``close``, and when a batch is full. `strict_order`: a request
     is submitted when the one before it has its result. `blocking`: False raises BlockingIOError where a call
     would wait for the network; ``fileno`` is readable when it may succeed. `on_error` is called with each
-    SendError, and `notify` with the Notification of each of the sender's notifiers, at the end of a call on
-    the sender; calls of the sender inside them raise BusyError. `debug`: see Scheduler; only memory that is
-    not copied is compared.
+    SendError, `notify` with the Notification of each of the sender's notifiers, and `on_timestamp` with a
+    TransmitTimestamp of each train that left (SO_TIMESTAMPING: nobody else may send through the socket then),
+    at the end of a call on the sender; calls of the sender inside them raise BusyError. `debug`: see
+    Scheduler; only memory that is not copied is compared.
 
     Order: datagrams to one destination reach the device in the order of the calls, unless one fails and is
     sent again (``stats.reordered``). Nothing is lost inside; what the kernel reports becomes a SendError.
@@ -110,10 +112,11 @@ class UdpSender(BaseSender):
         blocking: bool = True,
         on_error: Callable[[SendError], object] | None = None,
         notify: Callable[[Notification], object] | None = None,
+        on_timestamp: Callable[[TransmitTimestamp], object] | None = None,
         debug: bool | None = None,
     ) -> None:
         self.closed = True  # for __del__, if the constructor fails
-        check_common_options(zero_copy, on_error=on_error, notify=notify)
+        check_common_options(zero_copy, on_error=on_error, notify=notify, on_timestamp=on_timestamp)
         udp_setup.check_udp_options(max_delay, sndbuf, arena)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
@@ -130,20 +133,25 @@ class UdpSender(BaseSender):
             requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
             self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH)
             self._slow_path = UdpSlowPath(
-                self._sock, self._own_socket, zero_copy, self._engine, on_error, notify
+                self._sock, self._own_socket, zero_copy, self._engine, on_error, notify, on_timestamp
             )
             self._arena = self._engine.make_arena(arena)
             udp_setup.size_sndbuf(self._sock, sndbuf, arena, self._engine.slots.max_inflight)
-            self._native = self._make_batcher(max_delay, strict_order, notify is not None)
+            self._native = self._make_batcher(
+                max_delay, strict_order, notify is not None, on_timestamp is not None
+            )
             self._engine.attach(self, self._native)
             self._prepare_socket(remote)
+            self._slow_path.start_timestamps()
         except BaseException:
             self._abort()
             raise
         self._delegate(self._native)
         self.closed = False
 
-    def _make_batcher(self, max_delay: float | None, strict_order: bool, notify: bool) -> UdpBatcher:
+    def _make_batcher(
+        self, max_delay: float | None, strict_order: bool, notify: bool, timestamps: bool
+    ) -> UdpBatcher:
         """The compiled part, with `max_delay` in nanoseconds."""
         engine = self._engine
         return UdpBatcher(
@@ -156,6 +164,8 @@ class UdpSender(BaseSender):
             strict_order=strict_order,
             always_zero_copy=self._mode == "always",
             notify=notify,
+            timestamps=timestamps,
+            engine_reads_queue=engine.reads_error_queues,
             max_payload=MAX_PAYLOAD[int(self._sock.family)],
             hold_threshold=udp_setup.HOLD_THRESHOLD,
             min_zero_copy=engine.min_zero_copy,
@@ -183,6 +193,7 @@ class UdpSender(BaseSender):
 
     def _drop(self) -> None:
         self._native.drop()  # sends what waits, by system calls
+        self._slow_path.stop_timestamps()
 
     def _discard(self) -> None:
         if lost := self._native.discard():
@@ -327,6 +338,7 @@ class UdpSender(BaseSender):
                 with suppress(TimeoutError):
                     self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
         finally:
+            self._slow_path.stop_timestamps()
             self._end(deadline)
         self._slow_path.report()
         self._slow_path.write_log()

@@ -16,6 +16,7 @@
 #include "udp/submit.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
+#include "udp/timestamps.h"
 #include "udp/trains.h"
 
 static int submit_and_flush(UdpBatcher *g) {
@@ -28,7 +29,10 @@ static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
+    g->timestamps_read = false;
     int code = submit_and_flush(g);
+    if (code >= 0 && g->timestamps && !g->timestamps_read && read_timestamps(g) < 0)
+        code = -1;
     if (code)
         raise_would_block(code, "the network takes no more at the moment: what was not sent still waits");
     return batcher_return(g, code ? NULL : notifiers_numbers(&g->notifiers));
@@ -53,6 +57,8 @@ static PyObject *batcher_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (batcher_begin(g) < 0)
         return NULL;
     int error = poll_engine(g);
+    if (!error && g->timestamps)
+        error = read_timestamps(g);
     if (g->in_flight)
         arm_poll(g, AWAIT_SETTLED, 0);
     else
@@ -89,19 +95,33 @@ static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
-    static char *accepted[] = {"queue",        "arena",        "sock",           "slow_path",
-                               "own_socket",   "blocking",     "strict_order",   "always_zero_copy",
-                               "notify",       "max_payload",  "hold_threshold", "min_zero_copy",
-                               "max_segments", "max_inflight", "max_delay",      NULL};
+    static char *accepted[] = {"queue",
+                               "arena",
+                               "sock",
+                               "slow_path",
+                               "own_socket",
+                               "blocking",
+                               "strict_order",
+                               "always_zero_copy",
+                               "notify",
+                               "timestamps",
+                               "engine_reads_queue",
+                               "max_payload",
+                               "hold_threshold",
+                               "min_zero_copy",
+                               "max_segments",
+                               "max_inflight",
+                               "max_delay",
+                               NULL};
     PyObject *queue, *arena, *sock, *slow_path;
     int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppIIIIIL", accepted, queue_type, &queue,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppppIIIIIL", accepted, queue_type, &queue,
                                      arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
-                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->max_payload,
-                                     &g->hold_threshold, &g->min_zero_copy, &g->max_segments, &max_inflight,
-                                     &max_delay))
+                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->timestamps,
+                                     &g->engine_reads_queue, &g->max_payload, &g->hold_threshold,
+                                     &g->min_zero_copy, &g->max_segments, &max_inflight, &max_delay))
         return -1;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();

@@ -12,6 +12,7 @@
 #include "udp/admission.h"
 #include "udp/results.h"
 #include "udp/socket.h"
+#include "udp/timestamps.h"
 #include "udp/trains.h"
 
 /* With a control message for UDP_SEGMENT, where the socket's option is another. */
@@ -96,6 +97,8 @@ int syscall_first(UdpBatcher *g, uint32_t admitted) {
     while (singles < admitted && g->trains[singles]->count == 1)
         singles++;
     int sent = singles > 1 ? syscall_singles(g, singles) : syscall_send(g, g->trains[0], g->trains[0]->count);
+    if (sent == -EAGAIN && g->timestamps && report_send_failed(g) < 0)
+        return SEND_RAISED;
     if (sent == SEND_RAISED || sent == -EAGAIN)
         return sent;
     const int error = sent < 0 ? sent : 0;
@@ -106,7 +109,11 @@ int syscall_first(UdpBatcher *g, uint32_t admitted) {
         t->result = error ? error : (int32_t)t->nbytes;
         WRITE_SHARED(t->state, error ? FAILED : DONE);
     }
+    const bool hidden =
+        !error && singles > 1 && (uint32_t)sent < singles; /* sendmmsg() returns no error of a later one */
     int code = complete_batch(g);
+    if (!code && hidden && g->timestamps)
+        code = report_send_failed(g);
     return code < 0 ? SEND_RAISED : code > 0 ? -EAGAIN : 0;
 }
 
