@@ -24,6 +24,7 @@ from uringzc.ring import RawCompletion, Ring
 from uringzc.scheduler import Scheduler
 from uringzc.senders.stats import TcpStats, UdpStats
 from uringzc.senders.tcp import TcpSender
+from uringzc.senders.timestamps import TransmitTimestamp
 from uringzc.senders.udp import UdpSender
 from uringzc.senders.udp_group import Group
 
@@ -52,6 +53,7 @@ __all__ = [
     "Stats",
     "TcpSender",
     "TcpStats",
+    "TransmitTimestamp",
     "UdpSender",
     "UdpStats",
     "UringzcError",

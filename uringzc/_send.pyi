@@ -7,6 +7,7 @@ from typing import Any, Final, TypeVar, final
 from typing_extensions import Buffer, ParamSpec
 
 from uringzc.address import Address
+from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.memory import Pinned, Region, Vector
 from uringzc.notif import Batch, Notifier, Slots
 from uringzc.senders.tcp_slow_path import TcpSlowPath
@@ -153,6 +154,8 @@ class UdpBatcher:
         strict_order: bool,
         always_zero_copy: bool,
         notify: bool,
+        timestamps: bool,
+        engine_reads_queue: bool,  # of errors
         max_payload: int,  # bytes of a datagram
         hold_threshold: int,  # bytes from which on immutable data is held, not copied
         min_zero_copy: int,  # bytes of a request
@@ -184,6 +187,7 @@ class UdpBatcher:
     def flush(self) -> tuple[int, ...]: ...
     def release_block(self) -> bool: ...
     def poll(self) -> bool: ...
+    def take_error_queue(self) -> list[ErrorMessage]: ...
     def send_late(self) -> None: ...
     def open_epoll(self, engine: int, /) -> None: ...
     def fileno(self) -> int: ...

@@ -130,6 +130,20 @@ def test_timestamps_are_returned_and_are_no_failures(udp_pair: Pair, count: int)
         assert one_by_one(s, udp_pair.tx, 1)[-1] == 100  # a timestamp is no failure
 
 
+@pytest.mark.parametrize("timeout", [None, 0, 60])
+def test_a_sockets_timeout_is_not_waited_for(udp_pair: Pair, timeout: float | None) -> None:
+    """It stays what it is."""
+    flags = TX_SOFTWARE | SOFTWARE | OPT_ID | OPT_TSONLY
+    udp_pair.tx.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPING, flags)
+    udp_pair.tx.settimeout(timeout)
+    before = os.get_blocking(udp_pair.tx.fileno())
+    with uringzc.Scheduler() as s:
+        assert one_by_one(s, udp_pair.tx, 1) == [100]
+        assert len(errors(s, udp_pair.tx)) == 1
+        assert errors(s, udp_pair.tx) == []
+    assert (udp_pair.tx.gettimeout(), os.get_blocking(udp_pair.tx.fileno())) == (timeout, before)
+
+
 def test_each_socket_has_its_own_errors(make_udp: MakePair) -> None:
     pairs = [make_udp() for _ in range(2)]
     for pair in pairs:

@@ -269,6 +269,8 @@ int uzc_msg_zerocopy_fileno(uzc_msg_zerocopy *engine);
 /* Reads the socket's error queue, and takes the oldest such message: 1; 0: there is none. -ENOENT: the engine
  * does not read this socket's error queue. */
 int uzc_msg_zerocopy_message(uzc_msg_zerocopy *engine, int fd, uzc_message *out);
+/* How often a send failed and was made again before its request had a result. */
+uint64_t uzc_msg_zerocopy_retried(const uzc_msg_zerocopy *engine);
 /* Whether an engine of this process reads this socket's error queue. */
 int uzc_msg_zerocopy_taken(int fd);
 /* The library has opened the socket, and nobody has sent through it: its counter stands at 0. */

@@ -20,6 +20,7 @@ class KernelInterface(ABC):
 
     name: str  #: as in ``engine="..."``
     min_zero_copy = 1024  #: bytes of a datagram request from which on zero-copy pays
+    reads_error_queues = False  #: of sockets that it sends zero-copy through
     _out: Any = None  #: a cffi pointer to the native part, which is NULL when that has been freed
 
     @abstractmethod
@@ -32,6 +33,10 @@ class KernelInterface(ABC):
     def why_copied(self, sock: socket) -> str:
         """Why zero-copy requests on this socket are copied, for explain(); "" if they are not."""
         return ""
+
+    def retried(self) -> int:
+        """How often a send failed, and was made again before its request had a result."""
+        return 0
 
     @property
     def limitation(self) -> str:

@@ -26,7 +26,6 @@ import errno
 import socket
 from typing import TYPE_CHECKING
 
-from uringzc import address
 from uringzc._uring import ffi, lib
 from uringzc.engines.base import Engine, batch_of
 from uringzc.engines.tables import new_region, require_socket
@@ -53,7 +52,7 @@ class MsgZerocopyEngine(Engine):
 
     name = "msg_zerocopy"
     min_zero_copy = 40 << 10  # pages are pinned for each send: 0.8 of copying at 4000 bytes, 1.1 at 65,000
-    _zero_copy = True
+    reads_error_queues = _zero_copy = True
 
     def __init__(self, max_inflight: int, completions: int, debug: bool = False) -> None:
         if self._zero_copy:
@@ -89,14 +88,17 @@ class MsgZerocopyEngine(Engine):
         out = ffi.new("uzc_message *")
         while (code := lib.uzc_msg_zerocopy_message(self._native, sock.fileno(), out)) > 0:
             data, control = (bytes(ffi.buffer(part)) for part in (out.data, out.control))
-            parts = list(error_queue.parse(control[: out.control_length]))
             origin = bytes(ffi.buffer(getattr(out, "from")))[: out.from_length]
-            where = address.unpack(origin) if any(origin[:2]) else None
-            found.append(ErrorMessage(data[: out.data_length], parts, out.msg_flags, where))
+            parts = data[: out.data_length], control[: out.control_length], out.msg_flags, origin
+            found.append(error_queue.message(*parts))
         if code == -errno.ENOENT:
             return super().errors(sock)
         check(code, "the error queue")
         return found
+
+    def retried(self) -> int:
+        """See KernelInterface.retried."""
+        return int(lib.uzc_msg_zerocopy_retried(self._native))
 
     def _fileno(self) -> int:
         return int(lib.uzc_msg_zerocopy_fileno(self._native))
@@ -111,4 +113,4 @@ class CopyEngine(MsgZerocopyEngine):
     """sendmmsg without MSG_ZEROCOPY: works everywhere, and copies."""
 
     name = "copy"
-    _zero_copy = False
+    reads_error_queues = _zero_copy = False

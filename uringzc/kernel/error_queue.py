@@ -4,12 +4,14 @@ The kernel puts these into one queue with the notifications of MSG_ZEROCOPY. The
 the others, in the form in which ``socket.recvmsg`` returns them.
 """
 
+import os
 import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Annotated, Any, NamedTuple
 
+from uringzc import address
 from uringzc.records import explained
 
 
@@ -28,12 +30,23 @@ class ErrorMessage(NamedTuple):
 
 def read(sock: socket.socket) -> list[ErrorMessage]:
     """Reads the socket's error queue until it is empty. Matches recvmsg(MSG_ERRQUEUE)."""
+    if sock.gettimeout():  # which recvmsg() would wait for, whatever its flags
+        with socket.socket(fileno=os.dup(sock.fileno())) as copy:
+            copy.settimeout(0)  # as before for the kernel: O_NONBLOCK
+            return read(copy)
     found: list[ErrorMessage] = []
     with suppress(BlockingIOError):
         while True:
             message = sock.recvmsg(128, 256, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT)
             found.append(ErrorMessage(*message[:3], message[3] or None))
     return found
+
+
+def message(data: bytes, control: bytes, flags: int, origin: bytes) -> ErrorMessage:
+    """Of what recvmsg() has written; `origin` is a sockaddr."""
+    return ErrorMessage(
+        data, list(parse(control)), flags, address.unpack(origin) if any(origin[:2]) else None
+    )
 
 
 def parse(control: bytes) -> Iterator[tuple[int, int, bytes]]:

@@ -30,18 +30,20 @@ from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import SendError, counted
+from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
 from uringzc.senders.base import BaseSender, check_common_options
-from uringzc.senders.sockets import check_udp, open_udp
 from uringzc.senders.stats import UdpStats, explain, udp_stats
+from uringzc.senders.timestamps import TransmitTimestamp
 from uringzc.senders.udp_bulk import Integers
 from uringzc.senders.udp_close import flush_until
 from uringzc.senders.udp_group import Group
 from uringzc.senders.udp_slow_path import UdpSlowPath
+from uringzc.senders.udp_socket import SocketOptions, check_udp, open_udp
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -53,10 +55,13 @@ class UdpSender(BaseSender):
     `remote`: where ``send`` goes; without it each call names an address, or `sock` is connected. `sock`: an
     existing IPv4 or IPv6 UDP socket, which stays the program's; without it the sender has one of its own,
     `bind`: its own address, `family`: its address family (that of `remote`, else IPv4), `ttl`: of unicast and
-    multicast, `interface`: the name or the address of the one that multicast leaves by. `sndbuf`: "auto"
-    raises SO_SNDBUF, of `sock` too, to what `arena` and `max_inflight` need, as far as this process may (8
-    MiB where it is privileged); an int is set as ``setsockopt`` would; None leaves it, and less is in flight
-    at once.
+    multicast, `interface`: the name or the address of the one that multicast leaves by, `tos`: IP_TOS or
+    IPV6_TCLASS, `priority`: SO_PRIORITY, `multicast_loop`: whether this machine's members of a group receive
+    it too, `device`: the only network device that it sends by (SO_BINDTODEVICE).
+
+    `sndbuf`: "auto" raises SO_SNDBUF, of `sock` too, to what `arena` and `max_inflight` need, as far as this
+    process may (8 MiB where it is privileged); an int is set as ``setsockopt`` would; None leaves it, and
+    less is in flight at once.
 
     `scheduler`: use its engine, and with its other senders one arena and one charge for locked memory.
     `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
@@ -65,9 +70,10 @@ class UdpSender(BaseSender):
     again; None: only at ``flush``, ``drain``, ``close``, and when a batch is full. `strict_order`: a request
     is submitted when the one before it has its result. `blocking`: False raises BlockingIOError where a call
     would wait for the network; ``fileno`` is readable when it may succeed. `on_error` is called with each
-    SendError, and `notify` with the Notification of each of the sender's notifiers, at the end of a call on
-    the sender; calls of the sender inside them raise BusyError. `debug`: see Scheduler; only memory that is
-    not copied is compared.
+    SendError, `notify` with the Notification of each of the sender's notifiers, and `on_timestamp` with a
+    TransmitTimestamp of each train that left (SO_TIMESTAMPING: nobody else may send through the socket then),
+    at the end of a call on the sender; calls of the sender inside them raise BusyError. `debug`: see
+    Scheduler; only memory that is not copied is compared.
 
     Order: datagrams to one destination reach the device in the order of the calls, unless one fails and is
     sent again (``stats.reordered``). Nothing is lost inside; what the kernel reports becomes a SendError.
@@ -91,6 +97,10 @@ class UdpSender(BaseSender):
         family: int | None = None,
         ttl: int | None = None,
         interface: str | None = None,
+        tos: int | None = None,
+        priority: int | None = None,
+        multicast_loop: bool | None = None,
+        device: str | None = None,
         sndbuf: int | str | None = "auto",
         scheduler: Scheduler | None = None,
         engine: str = "auto",
@@ -102,41 +112,46 @@ class UdpSender(BaseSender):
         blocking: bool = True,
         on_error: Callable[[SendError], object] | None = None,
         notify: Callable[[Notification], object] | None = None,
+        on_timestamp: Callable[[TransmitTimestamp], object] | None = None,
         debug: bool | None = None,
     ) -> None:
         self.closed = True  # for __del__, if the constructor fails
-        check_common_options(zero_copy, on_error=on_error, notify=notify)
+        check_common_options(zero_copy, on_error=on_error, notify=notify, on_timestamp=on_timestamp)
         udp_setup.check_udp_options(max_delay, sndbuf, arena)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
         self._mode = zero_copy
         self._blocking = blocking
         self._own_socket = sock is None
-        own = (bind, family, ttl, interface)
+        own = SocketOptions(bind, family, ttl, interface, tos, priority, multicast_loop, device)
         if sock is None:
-            self._sock = open_udp(remote, *own)
-        elif all(option is None for option in own):
-            self._sock = check_udp(sock)
+            self._sock = open_udp(remote, own)
         else:
-            raise ValueError("bind, family, ttl and interface are for a socket of the sender's own")
+            own.refuse_with_sock()
+            self._sock = check_udp(sock)
         try:
             requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
             self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH)
             self._slow_path = UdpSlowPath(
-                self._sock, self._own_socket, zero_copy, self._engine, on_error, notify
+                self._sock, self._own_socket, zero_copy, self._engine, on_error, notify, on_timestamp
             )
             self._arena = self._engine.make_arena(arena)
             udp_setup.size_sndbuf(self._sock, sndbuf, arena, self._engine.slots.max_inflight)
-            self._native = self._make_batcher(max_delay, strict_order, notify is not None)
+            self._native = self._make_batcher(
+                max_delay, strict_order, notify is not None, on_timestamp is not None
+            )
             self._engine.attach(self, self._native)
             self._prepare_socket(remote)
+            self._slow_path.start_timestamps()
         except BaseException:
             self._abort()
             raise
         self._delegate(self._native)
         self.closed = False
 
-    def _make_batcher(self, max_delay: float | None, strict_order: bool, notify: bool) -> UdpBatcher:
+    def _make_batcher(
+        self, max_delay: float | None, strict_order: bool, notify: bool, timestamps: bool
+    ) -> UdpBatcher:
         """The compiled part, with `max_delay` in nanoseconds."""
         engine = self._engine
         return UdpBatcher(
@@ -149,6 +164,8 @@ class UdpSender(BaseSender):
             strict_order=strict_order,
             always_zero_copy=self._mode == "always",
             notify=notify,
+            timestamps=timestamps,
+            engine_reads_queue=engine.reads_error_queues,
             max_payload=MAX_PAYLOAD[int(self._sock.family)],
             hold_threshold=udp_setup.HOLD_THRESHOLD,
             min_zero_copy=engine.min_zero_copy,
@@ -176,6 +193,7 @@ class UdpSender(BaseSender):
 
     def _drop(self) -> None:
         self._native.drop()  # sends what waits, by system calls
+        self._slow_path.stop_timestamps()
 
     def _discard(self) -> None:
         if lost := self._native.discard():
@@ -320,6 +338,7 @@ class UdpSender(BaseSender):
                 with suppress(TimeoutError):
                     self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
         finally:
+            self._slow_path.stop_timestamps()
             self._end(deadline)
         self._slow_path.report()
         self._slow_path.write_log()
@@ -335,6 +354,30 @@ class UdpSender(BaseSender):
         while that has something to reap.
         """
         return self._engine.fileno() if self._blocking else self._native.fileno()
+
+    def errors(self) -> list[ErrorMessage]:
+        """What the socket's error queue holds, oldest first, and is then forgotten: ICMP errors, timestamps.
+
+        Among them what the sender has read for its own reports, of which it keeps up to 256 messages: an ICMP
+        error to a socket of the sender's own becomes a SendError too, whoever reads it first. A socket of the
+        program's has ICMP errors in its queue only with IP_RECVERR set; of those the sender reports the last,
+        as the socket's pending error, without an address. What the engine reads itself (notifications) is
+        not among them. OSError EBUSY where another engine of the process reads this socket's.
+        Matches recvmsg(MSG_ERRQUEUE).
+        """
+        return self._native.take_error_queue()
+
+    @property
+    def sock(self) -> socket.socket:
+        """The socket that it sends through: of its own, or the program's.
+
+        It may be asked anything (``getsockname``), and options may be set in the owner's thread; the next
+        submission has them. On a socket of the sender's own not UDP_SEGMENT, UDP_CORK, IP_RECVERR and
+        SO_SNDBUF, which the sender sets and relies on; nor may that be connected elsewhere. It is closed by
+        ``close``. Read its error queue with ``errors``. What the program sends through it itself may
+        overtake what still waits in the sender, and on a socket of its own be cut up by UDP_SEGMENT.
+        """
+        return self._sock
 
     @property
     def stats(self) -> UdpStats:

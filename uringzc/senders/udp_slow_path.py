@@ -9,20 +9,23 @@ import errno
 import logging
 import os
 import socket
-import struct
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from uringzc import address
-from uringzc.errors import ClosedError, SendError, counted
+from uringzc.errors import SendError, counted
+from uringzc.kernel import error_queue
+from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.notif import Notification, notification
 from uringzc.senders import timer
 from uringzc.senders.policy import Policy
-from uringzc.senders.sockets import RECVERR, path_mtu
+from uringzc.senders.sockets import path_mtu
+from uringzc.senders.timestamps import Timestamps, TransmitTimestamp
+from uringzc.senders.udp_error_queue import ErrorQueue
 
 if TYPE_CHECKING:
     from uringzc._send import UdpBatcher
@@ -45,7 +48,6 @@ _NO_MEMORY = (errno.ENOMEM, errno.EFAULT, errno.EOPNOTSUPP)
 _PENDING = (errno.ECONNREFUSED, errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 #: a system call for the same datagram may succeed; what else it fails with is final
 _RETRY = (*_TOO_LARGE, *_NO_MEMORY, *_PENDING, errno.ENOBUFS)
-_ICMP = (2, 3)  # SO_EE_ORIGIN_ICMP, _ICMP6
 
 
 class Row(NamedTuple):
@@ -59,6 +61,10 @@ class Row(NamedTuple):
     nbytes: int
 
 
+#: of a train: numbers of its datagrams, bytes, destination, whether it failed
+SentRow = tuple[Sequence[int], int, int, bool]
+
+
 class UdpSlowPath:
     """The Python part of one sender. Has no reference to the UdpSender, so there is no cycle of the two."""
 
@@ -70,6 +76,7 @@ class UdpSlowPath:
         engine: "Engine",
         on_error: Callable[[SendError], object] | None,
         notify: Callable[[Notification], object] | None,
+        on_timestamp: Callable[[TransmitTimestamp], object] | None,
     ) -> None:
         self.sock = sock
         self.family = int(sock.family)
@@ -79,7 +86,13 @@ class UdpSlowPath:
         self.reclaim_arena = engine.reclaim_arena  # where it is full, and not of this sender's data
         self.start_timer = timer.start
         self.pack = partial(address.pack, self.family)
+        self._on_timestamp = on_timestamp
+        self._timestamps = Timestamps(sock) if on_timestamp else None
+        self._retried = 0  #: the engine's count at the last batch
+        self._error_queue = ErrorQueue(sock, engine, self._timestamps)
         self._own_socket = own_socket
+        #: else the error queue, of the program's socket, is left to it
+        self._reports_icmp = own_socket or on_timestamp is not None
         self.mode = mode
         self._on_error = on_error
         self._notify = notify
@@ -130,26 +143,79 @@ class UdpSlowPath:
         numbers = _take(self._pending)
         if not numbers:
             return
-        for to, code in self._read_error_queue() or [(None, number) for number in numbers if number]:
+        found = self._error_queue.read() if self._reports_icmp else []
+        self._add_icmp_errors(found or [(None, number) for number in numbers if number])
+
+    def _add_icmp_errors(self, found: list[tuple[object, int]]) -> None:
+        for to, code in found:
             text = f"{os.strerror(code)}: reported for an earlier datagram to {to or 'the peer'}"
             self._add_error(SendError(code, text, -1, 0, to))
 
-    def _read_error_queue(self) -> list[tuple[object, int]]:
-        """Original destination and errno of the ICMP errors of a socket of the sender's own."""
-        found: list[tuple[object, int]] = []
-        if not self._own_socket or self.sock.fileno() < 0:
-            return found
-        try:
-            messages = self._engine.errors(self.sock)
-        except ClosedError:  # a sender that is dropped after its engine has ended
-            return found
-        for message in messages:
-            for level, kind, data in message.ancillary:
-                if (level, kind) in RECVERR.values() and len(data) >= 16:
-                    code, origin = struct.unpack_from("=IB", data)
-                    if origin in _ICMP:
-                        found.append((message.address, code))
-        return found
+    def take_error_queue(self) -> list[ErrorMessage]:
+        """What the error queue holds, and what the sender has read of it; reports its ICMP errors too.
+
+        Those of the program's own socket are reported as its pending error, which was taken before.
+        """
+        messages, found = self._error_queue.take()
+        if self._reports_icmp:
+            self._add_icmp_errors(found)
+        return messages
+
+    def start_timestamps(self) -> None:
+        """With ``on_timestamp``: switches them on. The last step of making a sender."""
+        if self._timestamps:
+            self._timestamps.start(self._own_socket)
+            self._error_queue.read()  # others', of the program's socket. EBUSY where another engine reads it
+
+    def stop_timestamps(self) -> None:
+        """The sender has ended: the program's socket is as it was."""
+        if self._timestamps:
+            self._timestamps.stop()
+
+    def trains_sent(self, batcher: "UdpBatcher", rows: list[SentRow]) -> bool:
+        """With ``on_timestamp``: what the kernel took, in its order. False: later ids are not known."""
+        assert self._timestamps
+        if self._retried != (retried := self._engine.retried()):
+            self._retried = retried
+            self._timestamps.failed()
+        for numbers, nbytes, destination, failed in rows:
+            if failed:
+                self._timestamps.failed()
+            else:
+                self._timestamps.sent(numbers, nbytes, self._address_of(batcher, destination))
+        return self._timestamps.known
+
+    def send_failed(self) -> None:
+        """With ``on_timestamp``: a send failed that is no train's result."""
+        assert self._timestamps
+        self._timestamps.failed()
+
+    def read_timestamps(self) -> tuple[bool, bool]:
+        """With ``on_timestamp``: takes those that have come. Restarts the ids, if they are not known.
+
+        Whether there is something to report; and whether this is to be called again.
+        """
+        assert self._timestamps
+        self._report_pending()
+        with suppress(OSError):  # closed; or another engine began to read the queue
+            self._add_icmp_errors(self._error_queue.read(may_restart=True))
+        again = self._timestamps.late is not None or not self._timestamps.known
+        return bool(self._timestamps.to_report or self.errors), again
+
+    def take_timestamps(self, stamps: list[tuple[int, int, int]]) -> bool:
+        """With ``on_timestamp``: some were read; whether there is something to report."""
+        assert self._timestamps
+        for stamp in stamps:
+            self._timestamps.take(*stamp)
+        return bool(self._timestamps.to_report or self.errors)
+
+    def keep_message(self, data: bytes, control: bytes, flags: int, origin: bytes) -> None:
+        """With ``on_timestamp``: another message was read."""
+        found = self._error_queue.keep([error_queue.message(data, control, flags, origin)])
+        for _, code in found:
+            if code in self._pending:
+                self._pending.remove(code)
+        self._add_icmp_errors(found)
 
     def retry_failed(self, batcher: "UdpBatcher", rows: list[tuple[Any, ...]]) -> bool:
         """Sends the trains that failed again, in their order and by system calls.
@@ -255,6 +321,8 @@ class UdpSlowPath:
         self._report_pending()
         while self._notify and self.notifications:
             self._notify(self.notifications.pop(0))
+        while self._on_timestamp and self._timestamps and self._timestamps.to_report:
+            self._on_timestamp(self._timestamps.to_report.popleft())
         while self._on_error and self.errors:
             self._on_error(self.errors.pop(0))
 

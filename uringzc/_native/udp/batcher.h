@@ -109,7 +109,7 @@ typedef struct udp_batcher {
     _Atomic unsigned long owner;       /* thread, 0 until the first call */
     _Atomic unsigned long lock_thread; /* that has the lock, or 0 */
     PyThread_type_lock lock;
-    int own_socket, strict_order, always_zero_copy, notify; /* constant */
+    int own_socket, strict_order, always_zero_copy, notify, timestamps, engine_reads_queue; /* constant */
     char blocking;
     _Atomic char closed;
     _Atomic char dropped;   /* by the program, in any thread: unlock() sends the rest, and closes it */
@@ -154,6 +154,9 @@ typedef struct udp_batcher {
     struct recent_address *recent; /* RECENT_ADDRESSES of them, by the address of the tuple; or NULL */
     PyObject *sent_length;         /* the int that send() returned last, */
     size_t sent_length_value;      /* and its value */
+    bool timed;                    /* with timestamps: the batch's results were passed on, */
+    bool timestamps_read;          /* the error queue was read in this call, */
+    bool ids_unknown;              /* and the slow path is to read it, since a send has failed */
     uint32_t in_flight, unflushed; /* requests: not settled; of the notifier that is not flushed */
     uint64_t unflushed_bytes;
     Notifiers notifiers;

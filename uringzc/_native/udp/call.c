@@ -109,6 +109,8 @@ static int report_pending(UdpBatcher *g) {
     g->queue->inside--;
     if (try_lock(g)) { /* which allows the fast path; else the timer's unlocking does */
         set_lock_thread(g, PyThread_get_thread_ident());
+        if (g->timestamps) /* callbacks for each train are no pause of the program, see start_delay() */
+            g->left_at = monotonic_ns();
         unlock(g);
     }
     if (!error)

@@ -5,6 +5,7 @@
 #include "udp/results.h"
 
 #include "udp/leading_edge.h"
+#include "udp/timestamps.h"
 #include "udp/trains.h"
 
 /* From the high bits: 8 for the index in the batch, 8 for zero-copy, 16 for the block, 32 for the
@@ -167,6 +168,7 @@ static void remove_sent(UdpBatcher *g) {
     g->next = 0;
     if (g->max_delay > 0)
         g->left_at = monotonic_ns();
+    g->timed = false;
     if (!kept)
         g->blocked_since = 0;
     if (!kept && !g->open_count) {
@@ -181,12 +183,15 @@ int complete_batch(UdpBatcher *g) {
             return -1;
     if (!g->next)
         return 0;
-    int code = requeue_blocked(g) ? retry_failed(g) : 0;
+    int code = g->timestamps ? report_sent(g) : 0;
+    if (!code && requeue_blocked(g))
+        code = retry_failed(g);
     if (!code)
         code = update_destinations(g);
-    if (!code)
-        remove_sent(g);
-    return code;
+    if (code)
+        return code;
+    remove_sent(g);
+    return g->timestamps ? read_timestamps(g) : 0;
 }
 
 void log_failure(UdpBatcher *g) {

@@ -12,9 +12,11 @@
 #include "udp/results.h"
 #include "udp/send.h"
 #include "udp/send_region.h"
+#include "udp/socket.h"
 #include "udp/submit.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
+#include "udp/timestamps.h"
 #include "udp/trains.h"
 
 static int submit_and_flush(UdpBatcher *g) {
@@ -27,7 +29,10 @@ static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
+    g->timestamps_read = false;
     int code = submit_and_flush(g);
+    if (code >= 0 && g->timestamps && !g->timestamps_read && read_timestamps(g) < 0)
+        code = -1;
     if (code)
         raise_would_block(code, "the network takes no more at the moment: what was not sent still waits");
     return batcher_return(g, code ? NULL : notifiers_numbers(&g->notifiers));
@@ -52,11 +57,25 @@ static PyObject *batcher_poll(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (batcher_begin(g) < 0)
         return NULL;
     int error = poll_engine(g);
+    if (!error && g->timestamps)
+        error = read_timestamps(g);
     if (g->in_flight)
         arm_poll(g, AWAIT_SETTLED, 0);
     else
         disarm_poll(g, AWAIT_SETTLED);
     return batcher_return(g, error < 0 ? NULL : PyBool_FromLong(!g->in_flight));
+}
+
+/* take_error_queue() -> its messages. The pending error is taken first: reading them would clear it. */
+static PyObject *batcher_take_error_queue(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    UdpBatcher *g = (UdpBatcher *)self;
+    if (batcher_begin(g) < 0)
+        return NULL;
+    PyObject *messages = NULL;
+    if (refresh_socket(g) == 0 && report_socket_error(g) == 0)
+        messages = PyObject_CallMethod(g->slow_path, "take_error_queue", NULL);
+    WRITE_SHARED(g->to_report, 1); /* last, as in report_socket_error() */
+    return batcher_return(g, messages);
 }
 
 /* close(), abandon() in the child of a fork: refuses calls from now on. What waits must have been sent. */
@@ -76,19 +95,33 @@ static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
-    static char *accepted[] = {"queue",        "arena",        "sock",           "slow_path",
-                               "own_socket",   "blocking",     "strict_order",   "always_zero_copy",
-                               "notify",       "max_payload",  "hold_threshold", "min_zero_copy",
-                               "max_segments", "max_inflight", "max_delay",      NULL};
+    static char *accepted[] = {"queue",
+                               "arena",
+                               "sock",
+                               "slow_path",
+                               "own_socket",
+                               "blocking",
+                               "strict_order",
+                               "always_zero_copy",
+                               "notify",
+                               "timestamps",
+                               "engine_reads_queue",
+                               "max_payload",
+                               "hold_threshold",
+                               "min_zero_copy",
+                               "max_segments",
+                               "max_inflight",
+                               "max_delay",
+                               NULL};
     PyObject *queue, *arena, *sock, *slow_path;
     int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppIIIIIL", accepted, queue_type, &queue,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppppIIIIIL", accepted, queue_type, &queue,
                                      arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
-                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->max_payload,
-                                     &g->hold_threshold, &g->min_zero_copy, &g->max_segments, &max_inflight,
-                                     &max_delay))
+                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->timestamps,
+                                     &g->engine_reads_queue, &g->max_payload, &g->hold_threshold,
+                                     &g->min_zero_copy, &g->max_segments, &max_inflight, &max_delay))
         return -1;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
@@ -219,6 +252,7 @@ static PyMethodDef batcher_methods[] = {
     {"flush", batcher_flush, METH_NOARGS, NULL},
     {"release_block", batcher_release_block, METH_NOARGS, NULL},
     {"poll", batcher_poll, METH_NOARGS, NULL},
+    {"take_error_queue", batcher_take_error_queue, METH_NOARGS, NULL},
     {"send_late", batcher_send_late, METH_NOARGS, NULL},
     {"send_at_exit", batcher_send_at_exit, METH_NOARGS, NULL},
     {"close", batcher_close, METH_NOARGS, NULL},

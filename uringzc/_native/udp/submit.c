@@ -15,6 +15,7 @@
 #include "udp/socket.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
+#include "udp/timestamps.h"
 #include "udp/trains.h"
 
 #define SMALL 4096u /* bytes: of several single datagrams */
@@ -140,7 +141,9 @@ static int wait_for_admission(UdpBatcher *g) {
         Py_END_ALLOW_THREADS;
     } else if (wait_writable(g, 100) < 0 || report_socket_error(g) < 0)
         return -1;
-    return poll_engine(g);
+    if (poll_engine(g) < 0)
+        return -1;
+    return g->timestamps ? read_timestamps(g) : 0; /* unread, they would keep poll() from waiting */
 }
 
 /* complete_batch(). With blocking=False, arms fileno() if what failed could not be retried. */

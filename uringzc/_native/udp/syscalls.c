@@ -12,6 +12,7 @@
 #include "udp/admission.h"
 #include "udp/results.h"
 #include "udp/socket.h"
+#include "udp/timestamps.h"
 #include "udp/trains.h"
 
 /* With a control message for UDP_SEGMENT, where the socket's option is another. */
@@ -108,6 +109,8 @@ int syscall_first(UdpBatcher *g, uint32_t admitted) {
         sent = send_datagrams(g, g->trains[0], g->trains[0]->count);
     Py_END_ALLOW_THREADS;
     COUNT(g->syscalls, sent >= 0);
+    if (sent == -EAGAIN && g->timestamps && report_send_failed(g) < 0)
+        return SEND_RAISED;
     if (sent == -EAGAIN)
         return sent;
     const int error = sent < 0 ? sent : 0;
@@ -118,9 +121,12 @@ int syscall_first(UdpBatcher *g, uint32_t admitted) {
         t->result = error ? error : (int32_t)t->nbytes;
         WRITE_SHARED(t->state, error ? FAILED : DONE);
     }
-    if (!error && g->next < count && report_dropped_error(g) < 0)
+    const bool stopped = !error && g->next < count;
+    if (stopped && report_dropped_error(g) < 0)
         return SEND_RAISED;
     int code = complete_batch(g);
+    if (!code && stopped && g->timestamps)
+        code = report_send_failed(g);
     return code < 0 ? SEND_RAISED : code > 0 ? -EAGAIN : 0;
 }
 

@@ -235,6 +235,10 @@ int uzc_msg_zerocopy_message(uzc_msg_zerocopy *e, int fd, uzc_message *out) {
     return got;
 }
 
+uint64_t uzc_msg_zerocopy_retried(const uzc_msg_zerocopy *e) {
+    return e->retried;
+}
+
 void uzc_msg_zerocopy_mark_unused(uzc_msg_zerocopy *e, int fd) {
     if (fd < 0 || uzc_slots_begin_any(e->slots))
         return;

@@ -80,6 +80,7 @@ struct uzc_msg_zerocopy {
     bool fileno_used;  /* the program polls epoll_fd */
     bool readable;     /* event_fd */
     uint64_t progress; /* results and notifications so far */
+    uint64_t retried;  /* sends that failed, and were made again without a result */
     uzc_message *messages;
     int message_count;
 };

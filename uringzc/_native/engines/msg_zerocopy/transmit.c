@@ -122,10 +122,12 @@ static uint32_t send_batch(uzc_msg_zerocopy *e, struct mmsg_batch *g, struct ent
     s->more_pending = entries[sent > 0 ? sent - 1 : 0]->msg_flags & MSG_MORE;
     if (zero_copy && !s->stream && sent < (int)same && sent != -EAGAIN)
         uzc_ids_invalidate(s->ids);
+    e->retried += sent > 0 && sent < (int)same; /* the next one's error is lost */
     if (sent > 0)
         return (uint32_t)sent;
     if (sent == -ENOBUFS && zero_copy && is_optmem_error(e, s, entries[0], before)) {
         s->no_optmem = s->settled + 1;
+        e->retried++;
         return send_batch(e, g, entries, count, s);
     }
     if (sent == -EAGAIN && !(entries[0]->msg_flags & MSG_DONTWAIT))
