@@ -19,9 +19,9 @@ from benchmarks.programs.baselines import (
     sendmsg_trains,
     socket_send,
 )
+from benchmarks.programs.process import Process
 from benchmarks.programs.reference import Reference
 from benchmarks.programs.udp_sender import POOL, SEGMENT, TRAIN, payloads_of
-from benchmarks.programs.unprivileged import Unprivileged
 from uringzc import testing
 from uringzc.kernel.features import max_segments
 
@@ -209,7 +209,7 @@ def _unprivileged(bench: Bench) -> None:
     with open("/proc/sys/net/core/wmem_max") as file:
         here = int(file.read())
     for wmem_max in sorted({here, min(here, OLD_WMEM_MAX)}):
-        with Unprivileged(bench.sink, wmem_max) as process:
+        with Process(bench.sink, "unprivileged", wmem_max) as process:
             contenders = [
                 process.contender("region", "send_region"),
                 process.contender("block", "prepared block").wanting(1.0),
