@@ -11,7 +11,6 @@ from itertools import accumulate
 
 from benchmarks.bench import Bench, topic
 from benchmarks.pairs import Comparison, Contender
-from benchmarks.programs import latency
 from benchmarks.programs.baselines import (
     MAX_TRAIN_BYTES,
     copying,
@@ -105,27 +104,6 @@ def _capture(bench: Bench) -> None:
     send_slices = programs.send_slices("send_slices", region, array("q", offsets), array("q", lengths))
     against = copying("socket.send of slices", slices, len(lengths))
     bench.compare("send_slices of a capture", [send_slices, against])
-
-
-@topic(
-    "UDP: one datagram, sent at once",
-    why_missed="""A datagram alone leaves by one system call, as with `socket.send`, which takes 0.7 us on
-    this machine; what is more, 0.25 us, is a second call from Python, and the copy into the arena.""",
-)
-def udp_single(bench: Bench) -> None:
-    """`send` and `flush` of 1200 bytes, timed call by call: the rate is the inverse of the median time
-    (p50) of a call, or of the time that 99 % of the calls stay below (p99).
-
-    - *socket.send*: one call of it.
-    """
-    payload = bytes(1200)
-    library = latency.send_and_flush(bench.udp_sender().tx, payload)
-    base = latency.socket_send(bench.udp_socket(bench.sink), payload)
-    contenders = [library.contender, base.contender.wanting(1.0)]
-    (median,) = bench.compare("send and flush, p50", contenders, close=True, times=5, at_most=0.05)
-    runs = len(median.samples)
-    tails = tuple(library.tails[-runs:]), tuple(base.tails[-runs:])  # without the warm-up
-    bench.keep(Comparison("send and flush, p99", median.against, None, *tails))
 
 
 @topic(
