@@ -57,8 +57,11 @@ int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
     if (sent < 0)
         sent = -errno;
     Py_END_ALLOW_THREADS;
-    COUNT(g->syscalls, sent >= 0);
-    return sent < 0 ? (int)sent : 0;
+    if (sent < 0)
+        return (int)sent;
+    COUNT(g->syscalls, 1);
+    count_left(g, 1, count);
+    return 0;
 }
 
 /* Sends the first trains of the batch, all single datagrams, with one system call. Returns how many, -errno
@@ -87,7 +90,10 @@ static int syscall_singles(UdpBatcher *g, uint32_t count) {
     if (sent < 0)
         sent = -errno;
     Py_END_ALLOW_THREADS;
-    COUNT(g->syscalls, sent >= 0);
+    if (sent < 0)
+        return sent;
+    COUNT(g->syscalls, 1);
+    count_left(g, (uint32_t)sent, 1);
     return sent;
 }
 
@@ -96,6 +102,8 @@ int syscall_first(UdpBatcher *g, uint32_t admitted) {
     while (singles < admitted && g->trains[singles]->count == 1)
         singles++;
     int sent = singles > 1 ? syscall_singles(g, singles) : syscall_send(g, g->trains[0], g->trains[0]->count);
+    if (sent == -EAGAIN) /* somebody else has filled the socket */
+        WRITE_SHARED(g->waits_for, WAIT_ROOM);
     if (sent == SEND_RAISED || sent == -EAGAIN)
         return sent;
     const int error = sent < 0 ? sent : 0;
