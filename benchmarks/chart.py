@@ -73,6 +73,26 @@ HEADLINES = (
         1200,
     ),
     Headline(
+        "Many destinations in turn",
+        "1,200 bytes to one of 16, 32 each, then flush",
+        *("destinations", "16 destinations, 32 datagrams each, 1200 B", "UdpSender.send(data, to)"),
+        (
+            Other("socket.sendto", "socket.sendto(data, to)"),
+            Other("sendmsg trains", "tuned loop: sendmsg, UDP_SEGMENT", TUNED),
+        ),
+        1200,
+    ),
+    Headline(
+        "One payload, many receivers",
+        "32 of 1,200 bytes to a group of 16, then flush",
+        *("destinations", "group of 16, 32 payloads, 1200 B", "Group.send(data)"),
+        (
+            Other("socket.sendto", "socket.sendto(data, to), 16 times"),
+            Other("sendmsg trains", "tuned: sendmsg, UDP_SEGMENT", TUNED),
+        ),
+        1200,
+    ),
+    Headline(
         "Data already in memory",
         "cut into datagrams of 1,400 bytes",
         *("udp-region", "send_region, registered", "UdpSender.send_region(memory)"),

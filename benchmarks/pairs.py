@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 FEWEST = 6  # pairs: fewer have no interval of 95 %
+Target = float | tuple[float, float]  # what a ratio should be at least, or from and to
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Contender:
 
     name: str
     run: Callable[[float], Sample]
-    target: float | None = None  # the ratio to this program that the first one should reach
+    target: Target | None = None  # the ratio to this program that the first one should reach
 
-    def wanting(self, target: float | None) -> Contender:
+    def wanting(self, target: Target | None) -> Contender:
         """Return the same program with that target."""
         return replace(self, target=target)
 
@@ -61,7 +62,7 @@ class Comparison:
 
     case: str
     against: str
-    target: float | None
+    target: Target | None
     samples: tuple[Sample, ...]
     against_samples: tuple[Sample, ...]
     ratio_only: bool = False  # the samples are `relative`: their rates and CPU times say nothing

@@ -110,7 +110,7 @@ def wait_until_sent(sock: socket.socket) -> None:
 
 def main() -> None:
     """Read, and ignore what comes."""
-    threading.Thread(target=_end_with_stdin, daemon=True).start()
+    threading.Thread(target=end_with_stdin, daemon=True).start()
     sock, into = socket.socket(fileno=int(sys.argv[1])), bytearray(1 << 20)
     stream = sock.type == socket.SOCK_STREAM
     if not stream:
@@ -121,7 +121,8 @@ def main() -> None:
     threading.Event().wait()  # the stream has ended, stdin has not
 
 
-def _end_with_stdin() -> None:
+def end_with_stdin() -> None:
+    """End the process when stdin does; for a thread."""
     sys.stdin.read()
     os._exit(0)
 

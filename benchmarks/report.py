@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.bench import Topic
+from benchmarks.pairs import Target
 from benchmarks.results import Case, Results
 
 HEADINGS = (
@@ -80,12 +81,18 @@ def cells(case: Case) -> tuple[str, ...]:
         _times(case.ratio),
         " - ".join(map(_times, case.interval)),
         " - ".join(map(_times, case.range)),
-        "" if case.target is None else f"{case.target:.2f}",
+        _target(case.target),
         case.verdict,
         " / ".join(rates),
         " / ".join(f"{nanoseconds:,.0f}" for nanoseconds in case.cpu_ns or ()),
         "?" if case.copied[0] is None else f"{case.copied[0]:.0%}",
     )
+
+
+def _target(target: Target | None) -> str:
+    if isinstance(target, tuple):
+        return " - ".join(map(_target, target))
+    return "" if target is None else f"{target:.2f}"
 
 
 def _times(ratio: float) -> str:

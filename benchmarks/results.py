@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import uringzc
-from benchmarks.pairs import Comparison, Sample, median_interval
+from benchmarks.pairs import Comparison, Sample, Target, median_interval
 
 T = TypeVar("T")
 DIGITS = 4  # significant ones of all that is kept
@@ -30,7 +30,7 @@ class Case:
     topic: str
     case: str
     against: str
-    target: float | None  # what `ratio` should be at least
+    target: Target | None  # what `ratio` should be
     pairs: int
     ratio: float  # of the rates: the median over the pairs
     interval: tuple[float, float]  # holds the true median with 95 %
@@ -44,6 +44,8 @@ class Case:
         """Whether the target is reached, None without one. A target of 1: whether the interval reaches it."""
         if self.target is None:
             return None
+        if isinstance(self.target, tuple):
+            return self.target[0] <= self.ratio <= self.target[1]
         return self.ratio >= self.target or (self.target == 1 and self.interval[1] >= 1)
 
     @property
@@ -105,7 +107,7 @@ def summary(topic: str, comparison: Comparison) -> Case:
         topic,
         comparison.case,
         comparison.against,
-        comparison.target and rounded(comparison.target),
+        comparison.target,
         len(ratios),
         rounded(statistics.median(ratios)),
         (rounded(low), rounded(high)),

@@ -1,14 +1,28 @@
 """What is measured: the topics, in the order of RESULTS.md; a file has those of one part of the library."""
 
-from benchmarks.cases import auto, batches, engines, memory, scheduler, threads, udp
+from benchmarks.cases import (
+    auto,
+    batches,
+    destinations,
+    engines,
+    latency,
+    memory,
+    pacing,
+    scheduler,
+    threads,
+    udp,
+)
 
 TOPICS = {
     topic.name: topic
     for topic in (
         udp.udp_send,
         udp.udp_mixed,
-        udp.udp_single,
+        latency.udp_single,
+        latency.udp_replies,
         udp.udp_region,
+        destinations.destinations,
+        pacing.udp_pacing,
         threads.threads,
         auto.auto_udp,
         auto.auto_tcp,

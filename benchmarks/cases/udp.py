@@ -11,7 +11,6 @@ from itertools import accumulate
 
 from benchmarks.bench import Bench, topic
 from benchmarks.pairs import Comparison, Contender
-from benchmarks.programs import latency
 from benchmarks.programs.baselines import (
     MAX_TRAIN_BYTES,
     copying,
@@ -19,9 +18,9 @@ from benchmarks.programs.baselines import (
     sendmsg_trains,
     socket_send,
 )
+from benchmarks.programs.process import Process
 from benchmarks.programs.reference import Reference
 from benchmarks.programs.udp_sender import POOL, SEGMENT, TRAIN, payloads_of
-from benchmarks.programs.unprivileged import Unprivileged
 from uringzc import testing
 from uringzc.kernel.features import max_segments
 
@@ -108,27 +107,6 @@ def _capture(bench: Bench) -> None:
 
 
 @topic(
-    "UDP: one datagram, sent at once",
-    why_missed="""A datagram alone leaves by one system call, as with `socket.send`, which takes 0.7 us on
-    this machine; what is more, 0.25 us, is a second call from Python, and the copy into the arena.""",
-)
-def udp_single(bench: Bench) -> None:
-    """`send` and `flush` of 1200 bytes, timed call by call: the rate is the inverse of the median time
-    (p50) of a call, or of the time that 99 % of the calls stay below (p99).
-
-    - *socket.send*: one call of it.
-    """
-    payload = bytes(1200)
-    library = latency.send_and_flush(bench.udp_sender().tx, payload)
-    base = latency.socket_send(bench.udp_socket(bench.sink), payload)
-    contenders = [library.contender, base.contender.wanting(1.0)]
-    (median,) = bench.compare("send and flush, p50", contenders, close=True, times=5, at_most=0.05)
-    runs = len(median.samples)
-    tails = tuple(library.tails[-runs:]), tuple(base.tails[-runs:])  # without the warm-up
-    bench.keep(Comparison("send and flush, p99", median.against, None, *tails))
-
-
-@topic(
     "UDP: payloads that are in memory already",
     why_missed="""Nearly all of the time is the kernel's: the C loop with zero-copy trains of the same
     length is the ceiling. Memory that is not registered is pinned page by page, for each train. *C, a
@@ -209,7 +187,7 @@ def _unprivileged(bench: Bench) -> None:
     with open("/proc/sys/net/core/wmem_max") as file:
         here = int(file.read())
     for wmem_max in sorted({here, min(here, OLD_WMEM_MAX)}):
-        with Unprivileged(bench.sink, wmem_max) as process:
+        with Process(bench.sink, "unprivileged", wmem_max) as process:
             contenders = [
                 process.contender("region", "send_region"),
                 process.contender("block", "prepared block").wanting(1.0),

@@ -14,6 +14,8 @@ from benchmarks.paths import wait_until_sent
 POOL = 4 << 20  # bytes of payloads, which stay in the cache
 SEGMENT = 1400  # bytes of a datagram of `send_region`
 TRAIN = 44  # such datagrams in the prepared block
+Address = tuple[str, int]
+Turn = Sequence[tuple[bytes, Address]]  # datagrams, before something else is done
 
 
 def payloads_of(size: int) -> list[bytes]:
@@ -40,6 +42,31 @@ class UdpPrograms:
 
         return self._contender(name, chunk, len(payloads))
 
+    def send_to(self, name: str, turns: Sequence[Turn], flush: bool = True) -> Contender:
+        """`send` of each to its address, and `flush` after each turn."""
+
+        def chunk() -> None:
+            send, end = self.tx.send, self.tx.flush if flush else int
+            for turn in turns:
+                for payload, address in turn:
+                    send(payload, address)
+                end()
+
+        return self._contender(name, chunk, sum(map(len, turns)))
+
+    def group(self, name: str, addresses: Sequence[Address], turns: Sequence[Sequence[bytes]]) -> Contender:
+        """`Group.send` of each, and `flush` after each turn."""
+        group = self.tx.group(addresses)
+
+        def chunk() -> None:
+            send, flush = group.send, self.tx.flush
+            for turn in turns:
+                for payload in turn:
+                    send(payload)
+                flush()
+
+        return self._contender(name, chunk, sum(map(len, turns)) * len(addresses))
+
     def send_many(self, name: str, payloads: Sequence[bytes]) -> Contender:
         """`send_many` of all."""
         return self._contender(name, lambda: self.tx.send_many(payloads), len(payloads))
@@ -64,7 +91,7 @@ class UdpPrograms:
 
         return self._contender(name, chunk, len(payloads))
 
-    def fan_out(self, name: str, payload: bytes, addresses: Sequence[tuple[str, int]]) -> Contender:
+    def fan_out(self, name: str, payload: bytes, addresses: Sequence[Address]) -> Contender:
         """One payload to all of the addresses."""
 
         def chunk() -> None:

@@ -18,7 +18,7 @@ from matplotlib.text import Text
 import benchmarks
 from benchmarks import chart, results
 from benchmarks.cases import TOPICS
-from benchmarks.pairs import Contender, Sample, compare, median_interval, progress_bars
+from benchmarks.pairs import Contender, Sample, Target, compare, median_interval, progress_bars
 from benchmarks.programs.batches import Shape
 from benchmarks.report import HEADINGS, cells, report
 from benchmarks.results import Case, Results
@@ -62,7 +62,7 @@ def test_no_imports_go_round_in_a_circle() -> None:
     graphlib.TopologicalSorter(GRAPH).prepare()  # CycleError names the circle
 
 
-def case(ratio: float, target: float | None, high: float) -> Case:
+def case(ratio: float, target: Target | None, high: float) -> Case:
     return replace(KEPT.cases[0], ratio=ratio, target=target, interval=(ratio - 0.01, high))
 
 
@@ -75,9 +75,12 @@ def case(ratio: float, target: float | None, high: float) -> Case:
         (0.99, 1.0, 1.0, True),
         (0.98, 1.0, 0.99, False),
         (0.5, None, 0.6, None),
+        (1.01, (0.99, 1.01), 1.1, True),
+        (1.02, (0.99, 1.01), 1.1, False),
+        (0.98, (0.99, 1.01), 1.1, False),
     ],
 )
-def test_what_is_met(ratio: float, target: float | None, high: float, met: bool | None) -> None:
+def test_what_is_met(ratio: float, target: Target | None, high: float, met: bool | None) -> None:
     assert case(ratio, target, high).met is met
 
 

@@ -1,7 +1,7 @@
 """Snapshots of what a sender has done, and explain(): what it does, and why, in sentences."""
 
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from uringzc.errors import counted
@@ -22,6 +22,18 @@ class UdpStats:
     datagrams: Annotated[int, "datagrams that it took"]
     nbytes: Annotated[int, "bytes of those"]
     waiting: Annotated[int, "datagrams taken, and not yet submitted"]
+    waiting_for: Annotated[
+        str,
+        'what those wait for: "max_delay", or "flush" if there is none; "room" in the socket\'s buffer; '
+        '"arrival" of the first datagram to their destination; "memory" that the kernel still holds; '
+        'or "", if none waits',
+    ]
+    trains: Annotated[
+        dict[int, int],
+        "trains (GSO batches) and single datagrams that the kernel has taken, by length: under 1, 2, 4, ... "
+        "128 those that had so many datagrams, or more, but fewer than the next of these numbers",
+    ] = field(hash=False)
+    mean_train: Annotated[float, "datagrams of those, on average; 0.0 before the first"]
     requests: Annotated[
         int, "requests submitted through the engine: trains (GSO batches), and single datagrams"
     ]
@@ -36,6 +48,7 @@ class UdpStats:
     lost: Annotated[int, "datagrams given up, each with a SendError"]
     unsegmented: Annotated[int, "times that a destination could not take a train"]
     waits: Annotated[int, "times that a call waited for the network"]
+    waited_for: Annotated[dict[str, int], 'for what: "room", "arrival" or "memory"'] = field(hash=False)
     sndbuf: Annotated[int, "bytes of SO_SNDBUF that were granted, as the kernel counts them"]
 
     bytes = renamed("bytes", "nbytes")
@@ -44,9 +57,15 @@ class UdpStats:
 
 def udp_stats(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
     """The sender's numbers at this moment."""
+    trains, waited_for = batcher.trains, batcher.waited_for
     return snapshot(
         UdpStats,
         batcher,
+        waiting_for=_waiting_for(batcher),
+        trains=trains,
+        mean_train=_mean_train(batcher, trains),
+        waits=sum(waited_for.values()),
+        waited_for=waited_for,
         zero_copy=batcher.settled,
         copying=slow_path.copying if slow_path.mode == "auto" else 0,
         resent=slow_path.resent,
@@ -54,6 +73,17 @@ def udp_stats(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
         unsegmented=slow_path.split,
         sndbuf=_sndbuf(slow_path.sock),
     )
+
+
+def _mean_train(batcher: "UdpBatcher", trains: dict[int, int]) -> float:
+    count = sum(trains.values())
+    return batcher.left / count if count else 0.0
+
+
+def _waiting_for(batcher: "UdpBatcher") -> str:
+    if not batcher.waiting:
+        return ""
+    return batcher.waiting_for or ("max_delay" if batcher.max_delay > 0 else "flush")
 
 
 def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, arena: "Arena") -> str:
@@ -79,11 +109,49 @@ def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, are
         )
     if slow_path.split:
         sentences.append(f"{counted(slow_path.split, 'time')} a destination could not take a train")
+    sentences += _trains(batcher) + _waits(batcher)
     if batcher.syscalls > batcher.requests:
         sentences.append("Most were sent by system calls: single datagrams, or what had waited for max_delay")
     if sndbuf := _sndbuf(slow_path.sock):
         sentences.append(f"SO_SNDBUF is {sndbuf >> 10} KiB")
     return ". ".join(sentences) + "."
+
+
+def _trains(batcher: "UdpBatcher") -> list[str]:
+    trains = batcher.trains
+    total = sum(trains.values())
+    if not total:
+        return []
+    lengths = ", ".join(
+        f"{trains[least]} of {least if least == 1 else f'{least} to {2 * least - 1}'}"
+        for least in trains
+        if trains[least]
+    )
+    return [
+        f"Sent to {counted(batcher.destinations, 'destination')}: {counted(total, 'train')}, of "
+        f"{_mean_train(batcher, trains):.1f} datagrams on average ({lengths})"
+    ]
+
+
+#: what is waited for, as `UdpStats.waiting_for` and `waited_for` name it
+_WAITS = {
+    "max_delay": "max_delay, in which more may gather",
+    "flush": "a flush, since there is no max_delay",
+    "room": "room in the socket's buffer (SO_SNDBUF)",
+    "arrival": "the first datagram to their destination to arrive",
+    "memory": "memory, or requests, that the kernel still holds",
+}
+
+
+def _waits(batcher: "UdpBatcher") -> list[str]:
+    sentences = []
+    waited = {name: times for name, times in batcher.waited_for.items() if times}
+    if waited:
+        causes = ", ".join(f"{counted(times, 'time')} for {_WAITS[name]}" for name, times in waited.items())
+        sentences.append(f"Calls have waited: {causes}")
+    if why := _waiting_for(batcher):
+        sentences.append(f"Waiting for {_WAITS[why]}: {counted(batcher.waiting, 'datagram')}")
+    return sentences
 
 
 def _copies(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath) -> str:

@@ -64,6 +64,12 @@ static bool may_go(UdpBatcher *g, struct train *t, int outq, uint32_t admitted) 
     return true;
 }
 
+/* Why the first train of the batch is not admitted. */
+static enum wait what_is_missing(const UdpBatcher *g, int outq) {
+    const struct destination *d = &g->destinations[g->trains[0]->destination];
+    return outq < g->sndbuf && d->state == FIRST ? WAIT_ARRIVAL : WAIT_ROOM;
+}
+
 /* A train that is admitted and not sent is admitted again, and then counts twice in `requests`. */
 uint32_t admit_trains(UdpBatcher *g) {
     const int outq = outq_bytes(g);
@@ -88,5 +94,7 @@ uint32_t admit_trains(UdpBatcher *g) {
         memcpy(&g->trains[admitted], waiting, held * sizeof *waiting);
         end_change(g);
     }
+    if (g->count && !admitted)
+        WRITE_SHARED(g->waits_for, what_is_missing(g, outq));
     return admitted;
 }

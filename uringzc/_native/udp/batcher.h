@@ -34,6 +34,11 @@
 #define MAX_DESTINATIONS 16384u
 #define GROUP 0x80000000u   /* a destination with this bit is a group of them */
 #define SEND_RAISED INT_MIN /* no -errno, as -1 is */
+#define TRAIN_LENGTHS 8     /* 1, 2 to 3, 4 to 7, ... 128 datagrams */
+
+/* What trains of the batch wait for: room in the socket's buffer; a destination's first request to arrive;
+ * memory, or an entry of the request table. */
+enum wait { WAIT_NOTHING, WAIT_ROOM, WAIT_ARRIVAL, WAIT_MEMORY, WAITS };
 
 struct train;
 
@@ -160,7 +165,12 @@ typedef struct udp_batcher {
     uint32_t in_flight, unflushed; /* requests: not settled; of the notifier that is not flushed */
     uint64_t unflushed_bytes;
     Notifiers notifiers;
-    unsigned long long datagrams, nbytes, requests, syscalls, waits, settled, copied, reordered; /* so far */
+    unsigned long long datagrams, nbytes, requests, syscalls, settled, copied, reordered; /* so far */
+    struct {
+        unsigned long long trains[TRAIN_LENGTHS], datagrams; /* trains by the power of two of their length */
+    } left;                                                  /* so far: what the kernel has taken */
+    unsigned long long waits[WAITS];                         /* so far: of calls */
+    enum wait waits_for; /* what was missing when trains were last to leave */
 
     struct {
         int set, timer, engine, sock; /* descriptors; -1: none, or not in the set */

@@ -23,6 +23,8 @@ static void on_result(void *context, uint64_t user_data, int32_t result) {
     t->result = result;
     WRITE_SHARED(t->state, result < 0 ? FAILED : DONE);
     g->awaited--;
+    if (result >= 0)
+        count_left(g, 1, t->count);
 }
 
 static void on_settled(void *context, uint64_t user_data, int copied) {
@@ -81,7 +83,7 @@ int wait_for_memory(UdpBatcher *g) {
         posted = poll_engine(g) < 0 ? -1 : flush_and_check(g);
         return posted < 0 ? -1 : !posted && g->in_flight == before;
     }
-    COUNT(g->waits, 1);
+    COUNT(g->waits[WAIT_MEMORY], 1);
     return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : flush_notifier(g);
 }
 
@@ -161,6 +163,8 @@ static void remove_sent(UdpBatcher *g) {
             sent[gone++] = g->trains[i];
     g->count = kept;
     end_change(g);
+    if (gone)
+        WRITE_SHARED(g->waits_for, WAIT_NOTHING);
     while (gone--) {
         release_train(g, sent[gone]);
         free_train(g, sent[gone]);

@@ -8,6 +8,13 @@ int batcher_open_slot(UdpBatcher *g);
 /* The user_data of a request, for these callbacks. */
 uint64_t request_user_data(const struct train *t, uint32_t index);
 
+/* Counts trains (GSO batches), or single datagrams, that the kernel has taken, each of so many datagrams. */
+static inline void count_left(UdpBatcher *g, uint32_t trains, uint32_t datagrams) {
+    const uint32_t power = datagrams ? 31 - (uint32_t)__builtin_clz(datagrams) : 0;
+    COUNT(g->left.trains[power < TRAIN_LENGTHS ? power : TRAIN_LENGTHS - 1], trains);
+    COUNT(g->left.datagrams, (unsigned long long)trains * datagrams);
+}
+
 /* Takes what has come back, without waiting. 0 or -1. */
 int poll_engine(UdpBatcher *g);
 /* Flushes the notifier of what was queued. 0 or -1. */

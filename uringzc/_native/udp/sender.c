@@ -240,6 +240,40 @@ static PyObject *batcher_waiting(PyObject *self, void *Py_UNUSED(unused)) {
     return PyLong_FromUnsignedLongLong(count_datagrams((UdpBatcher *)self).waiting);
 }
 
+/* As `stats` has them; WAIT_NOTHING: nothing is in the way, and they gather. */
+static const char *const wait_names[WAITS] = {"", "room", "arrival", "memory"};
+
+/* Sets dict[key] = value, and drops the key. 0 or -1. */
+static int set_counter(PyObject *dict, PyObject *key, unsigned long long value) {
+    PyObject *number = PyLong_FromUnsignedLongLong(value);
+    int error = key && number ? PyDict_SetItem(dict, key, number) : -1;
+    Py_XDECREF(key);
+    Py_XDECREF(number);
+    return error;
+}
+
+static PyObject *batcher_trains(PyObject *self, void *Py_UNUSED(unused)) {
+    const UdpBatcher *g = (UdpBatcher *)self;
+    PyObject *dict = PyDict_New();
+    for (unsigned power = 0; dict && power < TRAIN_LENGTHS; power++)
+        if (set_counter(dict, PyLong_FromUnsignedLong(1u << power), READ_SHARED(g->left.trains[power])) < 0)
+            Py_CLEAR(dict);
+    return dict;
+}
+
+static PyObject *batcher_waited_for(PyObject *self, void *Py_UNUSED(unused)) {
+    const UdpBatcher *g = (UdpBatcher *)self;
+    PyObject *dict = PyDict_New();
+    for (unsigned what = WAIT_NOTHING + 1; dict && what < WAITS; what++)
+        if (set_counter(dict, PyUnicode_FromString(wait_names[what]), READ_SHARED(g->waits[what])) < 0)
+            Py_CLEAR(dict);
+    return dict;
+}
+
+static PyObject *batcher_waiting_for(PyObject *self, void *Py_UNUSED(unused)) {
+    return PyUnicode_FromString(wait_names[READ_SHARED(((UdpBatcher *)self)->waits_for)]);
+}
+
 /* Where there is no text, the function has a comment. */
 static PyMethodDef batcher_methods[] = {
     {"send", (PyCFunction)(void (*)(void))batcher_send, METH_FASTCALL | METH_KEYWORDS, "See UdpSender.send."},
@@ -276,10 +310,11 @@ static PyMethodDef batcher_methods[] = {
 static PyMemberDef batcher_members[] = {
     COUNTER(requests),
     COUNTER(syscalls),
-    COUNTER(waits),
     COUNTER(settled),
     COUNTER(copied),
     COUNTER(reordered),
+    {"left", T_ULONGLONG, offsetof(UdpBatcher, left.datagrams), READONLY, NULL},
+    {"max_delay", T_LONGLONG, offsetof(UdpBatcher, max_delay), READONLY, NULL},
     {"in_flight", T_UINT, offsetof(UdpBatcher, in_flight), READONLY, NULL},
     {"blocking", T_BOOL, offsetof(UdpBatcher, blocking), 0, NULL},
     {"no_timer", T_BOOL, offsetof(UdpBatcher, no_timer), READONLY, NULL},
@@ -303,6 +338,9 @@ static PyGetSetDef batcher_getset[] = {
     {"datagrams", batcher_datagrams, NULL, "datagrams taken", NULL},
     {"destinations", batcher_destinations, NULL, "destinations that were sent to", NULL},
     {"nbytes", batcher_nbytes, NULL, "bytes taken", NULL},
+    {"trains", batcher_trains, NULL, "trains and single datagrams that left, by length", NULL},
+    {"waited_for", batcher_waited_for, NULL, "how often a call waited, by what for", NULL},
+    {"waiting_for", batcher_waiting_for, NULL, "what was missing when datagrams were last to leave", NULL},
     {"waiting", batcher_waiting, NULL, "datagrams taken and not sent", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot batcher_slots[] = {{Py_tp_traverse, batcher_traverse},

@@ -131,9 +131,9 @@ static int await_admission(UdpBatcher *g) {
 static int wait_for_admission(UdpBatcher *g) {
     if (!g->blocking)
         return await_admission(g);
-    COUNT(g->waits, 1);
-    const struct destination *d = &g->destinations[g->trains[0]->destination];
-    if (d->state == FIRST && outq_bytes(g) < g->sndbuf) {
+    COUNT(g->waits[g->waits_for], 1);
+    if (g->waits_for == WAIT_ARRIVAL) {
+        const struct destination *d = &g->destinations[g->trains[0]->destination];
         int64_t waited = monotonic_ns() - (d->first_deadline - FIRST_ARRIVAL);
         int64_t pause = 20000 + waited / 4; /* ns; there is no event for its arrival */
         Py_BEGIN_ALLOW_THREADS;
@@ -181,8 +181,10 @@ static int submit_admitted(UdpBatcher *g, uint32_t admitted) {
         return code == SEND_RAISED ? -1 : code == -EAGAIN ? NOT_READY : 0;
     }
     code = queue_trains(g, admitted);
-    if (code > 0)
+    if (code > 0) {
+        WRITE_SHARED(g->waits_for, WAIT_MEMORY);
         arm_poll(g, AWAIT_SEND, 0);
+    }
     return code;
 }
 

@@ -62,8 +62,11 @@ static int syscall_send(UdpBatcher *g, const struct train *t, uint32_t count) {
     Py_BEGIN_ALLOW_THREADS;
     error = send_datagrams(g, t, count);
     Py_END_ALLOW_THREADS;
-    COUNT(g->syscalls, !error);
-    return error;
+    if (error)
+        return error;
+    COUNT(g->syscalls, 1);
+    count_left(g, 1, count);
+    return 0;
 }
 
 /* Without the GIL: sends the first trains of the batch, all single datagrams. Returns how many, or -errno of
@@ -108,13 +111,15 @@ int syscall_first(UdpBatcher *g, uint32_t admitted) {
     else
         sent = send_datagrams(g, g->trains[0], g->trains[0]->count);
     Py_END_ALLOW_THREADS;
-    COUNT(g->syscalls, sent >= 0);
-    if (sent == -EAGAIN && g->timestamps && report_send_failed(g) < 0)
-        return SEND_RAISED;
-    if (sent == -EAGAIN)
-        return sent;
+    if (sent == -EAGAIN) { /* somebody else has filled the socket */
+        WRITE_SHARED(g->waits_for, WAIT_ROOM);
+        return g->timestamps && report_send_failed(g) < 0 ? SEND_RAISED : sent;
+    }
     const int error = sent < 0 ? sent : 0;
     g->next = count > 1 && !error ? (uint32_t)sent : 1;
+    COUNT(g->syscalls, !error);
+    if (!error)
+        count_left(g, g->next, g->trains[0]->count);
     for (uint32_t i = 0; i < g->next; i++) {
         struct train *t = g->trains[i];
         t->zero_copy = false;
