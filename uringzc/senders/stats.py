@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from uringzc.errors import counted
 from uringzc.kernel.features import max_segments
 from uringzc.records import explained, renamed, snapshot
+from uringzc.senders.pacing import Pacing
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
 if TYPE_CHECKING:
@@ -56,7 +57,13 @@ def udp_stats(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
     )
 
 
-def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, arena: "Arena") -> str:
+def explain(
+    engine: "Engine",
+    batcher: "UdpBatcher",
+    slow_path: UdpSlowPath,
+    arena: "Arena",
+    pacing: Pacing | None,
+) -> str:
     """What the sender does, and why."""
     count = max_segments()
     trains = (
@@ -70,6 +77,8 @@ def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, are
     ]
     if why := engine.why_copied(slow_path.sock):
         sentences.insert(-1, f"Now all of them are copied, because {why}")
+    if pacing:
+        sentences.append(f"Paced to {pacing}")
     if engine.limitation:
         sentences.append(engine.limitation)
     if batcher.no_timer:

@@ -164,6 +164,19 @@ typedef struct udp_batcher {
         int armed;                    /* AWAIT_* */
     } poll;                           /* see polling.h */
 
+    struct {
+        double ns;             /* what a byte or a datagram costs; 0: no pacing */
+        bool counts_bytes;     /* else datagrams */
+        uint64_t most, gather; /* of those: in a train; in all that waits, before some of it has to leave */
+        int64_t burst;         /* ns: the credit after a pause; */
+        int64_t lateness;      /* how much more there may be while something waits; */
+        int64_t limit;         /* and both, as of the last admission */
+        int64_t paid;          /* CLOCK_MONOTONIC ns: what has left is paid for then */
+        int64_t now;           /* when trains were admitted, or left */
+        int64_t timer_from;    /* the timer leaves what is gathered to the owner until then */
+        uint64_t gone;         /* bytes or datagrams that were taken, and do not wait any more */
+    } pacing;                  /* see pacing.h */
+
     int64_t max_delay;       /* ns; 0: what a call takes leaves in it; -1: no timer */
     int64_t left_at;         /* CLOCK_MONOTONIC ns: when something was last sent */
     bool leaves;             /* what waits is to leave at the end of this call */

@@ -4,6 +4,7 @@
  * in their order. The notifier of the sender's slot is flushed at intervals, and when memory is needed. */
 #include "udp/results.h"
 
+#include "udp/pacing.h"
 #include "udp/trains.h"
 
 /* From the high bits: 8 for the index in the batch, 8 for zero-copy, 16 for the block, 32 for the
@@ -149,7 +150,7 @@ static int update_destinations(UdpBatcher *g) {
 
 /* The requests of trains that were sent have their own references to block and holder. */
 static void remove_sent(UdpBatcher *g) {
-    struct train *sent[BATCH_SIZE];
+    struct train *sent[BATCH_SIZE] = {NULL};
     uint32_t kept = 0, gone = 0;
     begin_change(g);
     for (uint32_t i = 0; i < g->count; i++)
@@ -159,6 +160,7 @@ static void remove_sent(UdpBatcher *g) {
             sent[gone++] = g->trains[i];
     g->count = kept;
     end_change(g);
+    pace_charge(g, sent, gone);
     while (gone--) {
         release_train(g, sent[gone]);
         free_train(g, sent[gone]);

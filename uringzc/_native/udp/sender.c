@@ -8,6 +8,7 @@
 #include "udp/call.h"
 #include "udp/destinations.h"
 #include "udp/lease.h"
+#include "udp/pacing.h"
 #include "udp/polling.h"
 #include "udp/results.h"
 #include "udp/send.h"
@@ -29,7 +30,9 @@ static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
         return NULL;
     int code = submit_and_flush(g);
     if (code)
-        raise_would_block(code, "the network takes no more at the moment: what was not sent still waits");
+        raise_would_block(
+            code, pace_blocks(g) ? PACED ": the rest still waits"
+                                 : "the network takes no more at the moment: what was not sent still waits");
     return batcher_return(g, code ? NULL : notifiers_numbers(&g->notifiers));
 }
 
@@ -69,6 +72,22 @@ static PyObject *batcher_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_NONE;
 }
 
+/* set_pacing((ns, counts_bytes, burst, lateness, most, gather)): see pacing.h. What waits leaves at the new
+ * rate. */
+static PyObject *batcher_set_pacing(PyObject *self, PyObject *pacing) {
+    UdpBatcher *g = (UdpBatcher *)self;
+    if (batcher_begin(g) < 0)
+        return NULL;
+    int error = close_all(g) < 0 ? -1 : pace_set(g, pacing); /* open ones had room by the old rate */
+    if (g->poll.armed & AWAIT_RATE)
+        arm_poll(g, AWAIT_RATE, monotonic_ns());
+    if (atomic_load(&g->due)) {
+        atomic_store(&g->due, monotonic_ns());
+        timer_wake();
+    }
+    return batcher_return(g, error ? NULL : Py_NewRef(Py_None));
+}
+
 /* close_slot() -> False while requests of it are in flight */
 static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
@@ -76,19 +95,32 @@ static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused))
 }
 
 static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
-    static char *accepted[] = {"queue",        "arena",        "sock",           "slow_path",
-                               "own_socket",   "blocking",     "strict_order",   "always_zero_copy",
-                               "notify",       "max_payload",  "hold_threshold", "min_zero_copy",
-                               "max_segments", "max_inflight", "max_delay",      NULL};
-    PyObject *queue, *arena, *sock, *slow_path;
+    static char *accepted[] = {"queue",
+                               "arena",
+                               "sock",
+                               "slow_path",
+                               "own_socket",
+                               "blocking",
+                               "strict_order",
+                               "always_zero_copy",
+                               "notify",
+                               "max_payload",
+                               "hold_threshold",
+                               "min_zero_copy",
+                               "max_segments",
+                               "max_inflight",
+                               "max_delay",
+                               "pacing",
+                               NULL};
+    PyObject *queue, *arena, *sock, *slow_path, *pacing;
     int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppIIIIIL", accepted, queue_type, &queue,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppIIIIILO", accepted, queue_type, &queue,
                                      arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
                                      &g->strict_order, &g->always_zero_copy, &g->notify, &g->max_payload,
                                      &g->hold_threshold, &g->min_zero_copy, &g->max_segments, &max_inflight,
-                                     &max_delay))
+                                     &max_delay, &pacing))
         return -1;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
@@ -110,7 +142,7 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
-    return batcher_open_slot(g);
+    return pace_set(g, pacing) < 0 ? -1 : batcher_open_slot(g);
 }
 
 static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -232,6 +264,7 @@ static PyMethodDef batcher_methods[] = {
     {"writable", batcher_writable, METH_O, NULL},
     {"resolved", batcher_resolved, METH_VARARGS, NULL},
     {"number", batcher_number, METH_VARARGS, NULL},
+    {"set_pacing", batcher_set_pacing, METH_O, NULL},
     {"set_limits", batcher_set_limits, METH_VARARGS, NULL},
     {"destination", batcher_destination, METH_O, NULL},
     {"set_default", batcher_set_default, METH_VARARGS, NULL},
