@@ -35,13 +35,18 @@ def send(options: argparse.Namespace) -> None:
     transfer = secrets.randbits(32)
     with (
         open(options.file, "rb", buffering=0) as file,
-        uringzc.UdpSender((options.group, options.port), ttl=options.ttl, interface=options.interface) as tx,
+        uringzc.UdpSender(
+            (options.group, options.port),
+            ttl=options.ttl,
+            interface=options.interface,
+            rate=8 * options.rate,
+        ) as tx,
     ):
         size = os.fstat(file.fileno()).st_size
         pieces = max(1, math.ceil(size / (options.size - HEADER.size)))  # an empty file is one header
         blocks = [tx.register(BLOCK * options.size) for _ in range(2)]
         notifiers: list[uringzc.Notifier | None] = [None, None]
-        start, sent, turn = time.monotonic(), 0, 0
+        start, turn = time.monotonic(), 0
         for _ in range(options.repeat):
             file.seek(0)
             for first in range(0, pieces, BLOCK):
@@ -52,10 +57,8 @@ def send(options: argparse.Namespace) -> None:
                 length = fill(
                     blocks[turn].view, file, transfer, range(first, first + count), size, options.size
                 )
-                time.sleep(max(0.0, start + sent / options.rate - time.monotonic()))
                 tx.send_region(blocks[turn], 0, length, segment=options.size)
                 notifiers[turn] = tx.flush()
-                sent += length
         tx.drain()
         stats = tx.stats
         seconds = time.monotonic() - start

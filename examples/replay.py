@@ -3,6 +3,7 @@
     replay.py capture.pcap 192.0.2.7 9000              # with the capture's own timing
     replay.py capture.pcap 192.0.2.7 9000 --speed 10   # ten times as fast
     replay.py capture.pcap 192.0.2.7 9000 --speed 0 --loop 100   # as fast as it goes, a hundred times
+    replay.py capture.pcap 192.0.2.7 9000 --rate 500Mbit         # at a steady rate; or --pps 200kpps
 
 It needs dpkt (pip install dpkt), and shows a progress bar if rich is installed. The file is read once, to
 find the payloads; then `send_slices` sends them by offset and length, and no Python runs for each datagram.
@@ -144,8 +145,12 @@ def main() -> None:
     parser.add_argument("host", help="an address, or a multicast group")
     parser.add_argument("port", type=int, help="a UDP port")
     parser.add_argument("--speed", type=float, default=1.0, help="times the original (1); 0: at once")
+    parser.add_argument("--rate", help="bits of payload per second instead of its timing: 500Mbit, 100MiB")
+    parser.add_argument("--pps", help="datagrams per second instead of its timing: 200kpps")
     parser.add_argument("--loop", type=int, default=1, help="how often (1)")
     options = parser.parse_args()
+    if options.rate or options.pps:
+        options.speed = 0
     if options.speed < 0:
         parser.error(f"--speed is a factor, or 0, not {options.speed:g}")
     if not 0 < options.port < 65536:
@@ -166,7 +171,10 @@ def main() -> None:
     print(f"{total} UDP datagrams, {sum(what.lengths)} bytes{skipped}")
     errors: Counter[str] = Counter()
     with uringzc.UdpSender(
-        (options.host, options.port), on_error=lambda error: errors.update([os.strerror(error.errno or 0)])
+        (options.host, options.port),
+        rate=options.rate,
+        pps=options.pps,
+        on_error=lambda error: errors.update([os.strerror(error.errno or 0)]),
     ) as tx:
         started = time.monotonic()
         with progress(total * options.loop) as show:
@@ -185,5 +193,5 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit(130)
-    except OSError as error:  # a file, an address, a permission
+    except (OSError, ValueError) as error:  # a file, an address, a rate, a permission
         sys.exit(str(error))

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from inspect import signature
 
 from benchmarks.bench import Bench, topic
 from benchmarks.pairs import Comparison, Contender, Sample
 from benchmarks.programs.process import Process
-from uringzc import UdpSender
 
 RATES = (1_000, 10_000, 100_000, 1_000_000)
 BUSY_RATE, BUSY = 10_000, 0.03  # at which rate, the share of one CPU that may be used
@@ -26,7 +24,7 @@ def udp_pacing(bench: Bench) -> None:
     - *3 % of a CPU*: datagrams per second of CPU time, if a process used so much.
     - *sleeps*: a loop of `socket.send` and `time.sleep`, until the next datagram is due.
     """
-    for pps in RATES if "pps" in signature(UdpSender).parameters else ():
+    for pps in RATES:
         exact = Contender("asked for", lambda _, pps=pps: Sample(pps, 1.0, 0.0), BOUNDS)  # type: ignore[misc]
         with Process(bench.sink, "paced", pps) as process:
             contenders = [process.contender("sender", "pps"), exact, process.contender("sleep", "sleeps")]

@@ -27,6 +27,7 @@ PRINTED = {
     "tx.send_buffers(": "TcpStats(sends=2, nbytes=100023",
     "for notification in s.reap_notifications(wait=2)": "0xb 20 requests",
     "found = uringzc.probe()": "",
+    'tx.set_rate("100Mbit", burst=64_000)': "Paced to 100 Mbit/s of payload",
 }
 
 

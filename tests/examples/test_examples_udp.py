@@ -188,6 +188,20 @@ def test_replay_sends_every_payload(capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("option", [("--pps", "2kpps"), ("--rate", "20kB")])
+def test_replay_at_a_steady_rate(capture: Path, option: tuple[str, object]) -> None:
+    sent = [bytes([i]) * 10 for i in range(200)]
+    write(capture, [frame(payload, link_of(i)) for i, payload in enumerate(sent)])
+    with testing.receiver() as rx:
+        output = run("replay.py", capture, *rx.address, *option)
+        assert rx.wait(len(sent)) == sent
+    took = re.search(r"^200 datagrams, 2000 bytes in ([\d.]+) s, 0 lost$", output, re.MULTILINE)
+    assert took
+    assert float(took[1]) >= 0.08  # it would be 0.01 s
+    assert "Paced to" in output
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("host", HOSTS)
 def test_replay_keeps_the_timing(capture: Path, host: str) -> None:
     sent = payloads(300)

@@ -4,10 +4,13 @@ import fcntl
 import socket
 import struct
 import termios
+from contextlib import suppress
 
 from uringzc.engines.tables import Sockets, upper_protocol
+from uringzc.senders.pacing import Pacing
 
 _SO_SNDBUFFORCE = 32
+_SO_MAX_PACING_RATE = 47
 #: IP_RECVERR and IPV6_RECVERR: level and option, and level and type of the error queue's control messages
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
 
@@ -57,3 +60,13 @@ def set_sndbuf(sock: socket.socket, size: int) -> None:
         sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, size)
     except PermissionError:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, size)
+
+
+def set_kernel_pacing(sock: socket.socket, pacing: Pacing | None) -> None:
+    """SO_MAX_PACING_RATE, which the qdiscs fq and etf obey, so that a train is spread there too.
+
+    The kernel counts headers, up to 62 bytes of each datagram, so it may send four times the payload's rate.
+    """
+    limit = int(4 * pacing.per_second) if pacing and pacing.counts_bytes else (1 << 64) - 1
+    with suppress(OSError):
+        sock.setsockopt(socket.SOL_SOCKET, _SO_MAX_PACING_RATE, struct.pack("=Q", limit))

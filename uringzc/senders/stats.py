@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from uringzc.errors import counted
 from uringzc.kernel.features import max_segments
 from uringzc.records import explained, renamed, snapshot
+from uringzc.senders.pacing import Pacing
 from uringzc.senders.udp_slow_path import UdpSlowPath
 
 if TYPE_CHECKING:
@@ -25,8 +26,8 @@ class UdpStats:
     waiting_for: Annotated[
         str,
         'what those wait for: "max_delay", or "flush" if there is none; "room" in the socket\'s buffer; '
-        '"arrival" of the first datagram to their destination; "memory" that the kernel still holds; '
-        'or "", if none waits',
+        '"arrival" of the first datagram to their destination; "memory" that the kernel still holds; the '
+        '"rate" that was asked for; or "", if none waits',
     ]
     trains: Annotated[
         dict[int, int],
@@ -48,7 +49,9 @@ class UdpStats:
     lost: Annotated[int, "datagrams given up, each with a SendError"]
     unsegmented: Annotated[int, "times that a destination could not take a train"]
     waits: Annotated[int, "times that a call waited for the network"]
-    waited_for: Annotated[dict[str, int], 'for what: "room", "arrival" or "memory"'] = field(hash=False)
+    waited_for: Annotated[dict[str, int], 'for what: "room", "arrival", "memory" or "rate"'] = field(
+        hash=False
+    )
     sndbuf: Annotated[int, "bytes of SO_SNDBUF that were granted, as the kernel counts them"]
 
     bytes = renamed("bytes", "nbytes")
@@ -86,7 +89,13 @@ def _waiting_for(batcher: "UdpBatcher") -> str:
     return batcher.waiting_for or ("max_delay" if batcher.max_delay > 0 else "flush")
 
 
-def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, arena: "Arena") -> str:
+def explain(
+    engine: "Engine",
+    batcher: "UdpBatcher",
+    slow_path: UdpSlowPath,
+    arena: "Arena",
+    pacing: Pacing | None,
+) -> str:
     """What the sender does, and why."""
     count = max_segments()
     trains = (
@@ -100,6 +109,8 @@ def explain(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath, are
     ]
     if why := engine.why_copied(slow_path.sock):
         sentences.insert(-1, f"Now all of them are copied, because {why}")
+    if pacing:
+        sentences.append(f"Paced to {pacing}")
     if engine.limitation:
         sentences.append(engine.limitation)
     if batcher.no_timer:
@@ -140,6 +151,7 @@ _WAITS = {
     "room": "room in the socket's buffer (SO_SNDBUF)",
     "arrival": "the first datagram to their destination to arrive",
     "memory": "memory, or requests, that the kernel still holds",
+    "rate": "the rate that was asked for",
 }
 
 

@@ -37,6 +37,8 @@ from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
 from uringzc.senders import udp_bulk, udp_setup
 from uringzc.senders.base import BaseSender, check_common_options
+from uringzc.senders.pacing import Rate, make_pacing
+from uringzc.senders.sockets import set_kernel_pacing
 from uringzc.senders.stats import UdpStats, explain, udp_stats
 from uringzc.senders.timestamps import TransmitTimestamp
 from uringzc.senders.udp_bulk import Integers
@@ -63,6 +65,11 @@ class UdpSender(BaseSender):
     process may (8 MiB where it is privileged); an int is set as ``setsockopt`` would; None leaves it, and
     less is in flight at once.
 
+    `rate`: bits of payload per second, `pps`: datagrams per second, one of them: a number, or a str like
+    "2.5Gbit", "100MiB", "200kpps" (trafgen's units); `burst`: bytes or datagrams that may leave at once,
+    None: 1 ms' worth after a pause, 10 to catch up. A call that finds enough waiting sleeps, or with
+    `blocking=False` raises BlockingIOError. What waits in a sender that is dropped leaves at once.
+
     `scheduler`: use its engine, and with its other senders one arena and one charge for locked memory.
     `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
     less if the limit for locked memory is lower. `max_inflight`: requests whose memory is not free yet.
@@ -82,7 +89,7 @@ class UdpSender(BaseSender):
     child. io_uring, Linux 6.0; trains, Linux 4.18.
     """
 
-    __slots__ = ("_arena", "_own_socket", "_sock")
+    __slots__ = ("_arena", "_own_socket", "_pacing", "_sock")
     _name = "UdpSender"
     _native: UdpBatcher
     _slow_path: UdpSlowPath
@@ -101,6 +108,9 @@ class UdpSender(BaseSender):
         priority: int | None = None,
         multicast_loop: bool | None = None,
         device: str | None = None,
+        rate: Rate | None = None,
+        pps: Rate | None = None,
+        burst: int | None = None,
         sndbuf: int | str | None = "auto",
         scheduler: Scheduler | None = None,
         engine: str = "auto",
@@ -118,6 +128,7 @@ class UdpSender(BaseSender):
         self.closed = True  # for __del__, if the constructor fails
         check_common_options(zero_copy, on_error=on_error, notify=notify, on_timestamp=on_timestamp)
         udp_setup.check_udp_options(max_delay, sndbuf, arena)
+        self._pacing = make_pacing(rate, pps, burst)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
         self._mode = zero_copy
@@ -172,6 +183,7 @@ class UdpSender(BaseSender):
             max_segments=max_segments(),
             max_inflight=engine.slots.max_inflight,
             max_delay=-1 if max_delay is None else 0 if max_delay == 0 else max(1, int(max_delay * 1e9)),
+            pacing=self._pacing and self._pacing.compiled,
         )
 
     def _prepare_socket(self, remote: Address | None) -> None:
@@ -179,6 +191,7 @@ class UdpSender(BaseSender):
         engine, sock, native = self._engine, self._sock, self._native
         if self._own_socket:
             engine.own_socket(sock)
+            set_kernel_pacing(sock, self._pacing)
         connected = remote is None or self._own_socket
         peer = sock.getpeername() if remote is not None and self._own_socket else remote
         native.set_default(None if peer is None else bytes(address.pack(int(sock.family), peer)), connected)
@@ -301,6 +314,14 @@ class UdpSender(BaseSender):
         """
         return udp_bulk.send_slices(self._native, region, offsets, lengths, to, progress)
 
+    def set_rate(self, rate: Rate | None = None, pps: Rate | None = None, burst: int | None = None) -> None:
+        """Another pace from now on, for what waits too; see the options. With neither: no pacing."""
+        pacing = make_pacing(rate, pps, burst)
+        self._native.set_pacing(pacing and pacing.compiled)
+        self._pacing = pacing
+        if self._own_socket:
+            set_kernel_pacing(self._sock, pacing)
+
     def flush(self) -> Notifier:
         """Submits everything that was taken; when it returns, each request has its result.
 
@@ -386,7 +407,7 @@ class UdpSender(BaseSender):
 
     def explain(self) -> str:
         """What is being done, and why, in a few sentences."""
-        return explain(self._engine, self._native, self._slow_path, self._arena)
+        return explain(self._engine, self._native, self._slow_path, self._arena, self._pacing)
 
     def __repr__(self) -> str:
         state = ", closed" if self.closed else ""

@@ -7,6 +7,8 @@
  * all but a few of what is sent there. */
 #include "udp/admission.h"
 
+#include "udp/pacing.h"
+
 #define PAGE 4096u
 
 /* The most bytes that the socket is charged for a request (the truesize of its skbs): 1 KiB for the struct
@@ -67,13 +69,15 @@ static bool may_go(UdpBatcher *g, struct train *t, int outq, uint32_t admitted) 
 /* Why the first train of the batch is not admitted. */
 static enum wait what_is_missing(const UdpBatcher *g, int outq) {
     const struct destination *d = &g->destinations[g->trains[0]->destination];
+    if (pace_blocks(g))
+        return WAIT_RATE;
     return outq < g->sndbuf && d->state == FIRST ? WAIT_ARRIVAL : WAIT_ROOM;
 }
 
 /* A train that is admitted and not sent is admitted again, and then counts twice in `requests`. */
 uint32_t admit_trains(UdpBatcher *g) {
     const int outq = outq_bytes(g);
-    int64_t room = g->sndbuf - outq;
+    int64_t room = g->sndbuf - outq, credit = pace_credit(g);
     struct train *trains[BATCH_SIZE], *waiting[BATCH_SIZE];
     uint32_t admitted = 0, held = 0;
     /* then destination 0 may be the same as any other */
@@ -81,8 +85,9 @@ uint32_t admit_trains(UdpBatcher *g) {
     g->admissions++;
     for (uint32_t i = 0; i < g->count; i++) {
         struct train *t = g->trains[i];
-        if (room > 0 && !(in_order && held) && may_go(g, t, outq, admitted)) {
+        if (room > 0 && !(in_order && held) && pace_allows(g, t, &credit) && may_go(g, t, outq, admitted)) {
             room -= sndbuf_charge(t);
+            credit -= pace_cost(g, t);
             trains[admitted++] = t;
         } else {
             waiting[held++] = t;

@@ -4,6 +4,7 @@
 #include "udp/background.h"
 
 #include "udp/lock.h"
+#include "udp/pacing.h"
 #include "udp/timer.h"
 
 /* send_late(): the timer's. If the lock is taken, unlocking wakes the timer. */
@@ -39,6 +40,7 @@ PyObject *batcher_send_at_exit(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (g->lock_thread == thread || !lock_within(g, 20 * LOCK_WAIT))
         Py_RETURN_NONE;
     set_lock_thread(g, thread);
+    pace_set(g, Py_None);
     send_all_waiting(g);
     unlock(g);
     Py_RETURN_NONE;

@@ -5,6 +5,7 @@
 #include "udp/batch.h"
 
 #include "udp/leading_edge.h"
+#include "udp/pacing.h"
 #include "udp/polling.h"
 #include "udp/results.h"
 #include "udp/submit.h"
@@ -23,8 +24,13 @@ uint32_t max_train(const UdpBatcher *g, uint32_t destination, uint32_t size) {
     }
     if (!size || segments < 2 || size > largest)
         return size;
-    const uint64_t bytes = (uint64_t)segments * size;
-    return bytes < MAX_TRAIN_BYTES ? (uint32_t)bytes : MAX_TRAIN_BYTES / size * size;
+    const uint32_t receivers = receivers_of(g, destination);
+    uint64_t bytes = pace_max_train(g, size) / (receivers ? receivers : 1);
+    if (bytes > (uint64_t)segments * size)
+        bytes = (uint64_t)segments * size;
+    if (bytes > MAX_TRAIN_BYTES)
+        bytes = MAX_TRAIN_BYTES;
+    return bytes < size ? size : (uint32_t)bytes / size * size;
 }
 
 /* -- room in the arena */
@@ -149,10 +155,24 @@ static bool enlarge_train(UdpBatcher *g, struct train *t, size_t n) {
 
 /* -- trains */
 
+static int refuse_more(const UdpBatcher *g, int code) {
+    return raise_would_block(code, pace_blocks(g) ? PACED : "the network takes no more at the moment");
+}
+
+/* Pacing limits what is gathered: sends that first, if it is enough. */
+static int wait_for_rate(UdpBatcher *g) {
+    if (!pace_is_enough(g))
+        return 0;
+    int code = submit_all(g, UNTIL_EMPTY);
+    if (code > 0 && !pace_is_enough(g)) /* some were sent */
+        return 0;
+    return code ? refuse_more(g, code) : 0;
+}
+
 /* Submits the batch if it is full. */
 static int make_place(UdpBatcher *g) {
     int code = g->count < BATCH_SIZE ? 0 : submit_batch(g, UNTIL_ROOM);
-    return code ? raise_would_block(code, "the network takes no more at the moment") : 0;
+    return code ? refuse_more(g, code) : 0;
 }
 
 static int close_now(UdpBatcher *g, struct train *t) {
@@ -187,6 +207,7 @@ static int open_train(UdpBatcher *g, const char *data, size_t n, uint32_t destin
     if (!t)
         return -1;
     start_delay(g);
+    pace_begin(g, (uint32_t)n, 1);
     t->data = data;
     t->size = t->nbytes = (uint32_t)n;
     t->destination = destination;
@@ -217,6 +238,8 @@ static struct train *train_to_join(const UdpBatcher *g, uint32_t destination, si
 
 int add_datagram(UdpBatcher *g, const char *data, size_t n, size_t unused, uint32_t destination,
                  uint16_t block) {
+    if (wait_for_rate(g) < 0)
+        return -1;
     struct train *t = train_to_join(g, destination, n);
     if (t && (block != t->block || data != t->data + t->nbytes || t == g->tail))
         t = NULL;
@@ -240,13 +263,14 @@ int add_train(UdpBatcher *g, const struct train *from) {
     const uint32_t step = receivers_of(g, from->destination);
     if (!step)
         return 0;
-    if (close_before(g, from->destination) < 0 || make_place(g) < 0)
+    if (wait_for_rate(g) < 0 || close_before(g, from->destination) < 0 || make_place(g) < 0)
         return -1;
     struct train *t = take_train(g);
     if (!t)
         return -1;
     count_open(g);
     start_delay(g);
+    pace_begin(g, from->nbytes, from->count);
     memcpy(t, from, offsetof(struct train, numbers));
     t->step = step;
     t->number = g->datagrams;
@@ -304,6 +328,8 @@ int stage_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destinati
         return add_single(g, data, n, destination, immutable, NO_BLOCK);
     if (!receivers_of(g, destination))
         return 0;
+    if (wait_for_rate(g) < 0)
+        return -1;
     struct train *t = train_to_join(g, destination, n);
     if (!t || (t->room < n && !enlarge_train(g, t, n)))
         return stage_first(g, data, n, destination);

@@ -38,7 +38,7 @@
 
 /* What trains of the batch wait for: room in the socket's buffer; a destination's first request to arrive;
  * memory, or an entry of the request table. */
-enum wait { WAIT_NOTHING, WAIT_ROOM, WAIT_ARRIVAL, WAIT_MEMORY, WAITS };
+enum wait { WAIT_NOTHING, WAIT_ROOM, WAIT_ARRIVAL, WAIT_MEMORY, WAIT_RATE, WAITS };
 
 struct train;
 
@@ -187,11 +187,23 @@ typedef struct udp_batcher {
         uint32_t run, penalty;          /* datagrams without a pause; so many more leave at once */
         bool gathers, slow;             /* what comes without a pause; the last round was slower */
     } edge;
-    _Atomic int64_t due;     /* CLOCK_MONOTONIC ns: what waits is late then; 0: nothing waits */
-    int64_t blocked_since;   /* the same clock; since when what is late could not be sent, or 0 */
-    int64_t timer_tried;     /* the same clock; the last try to start the timer's thread */
-    _Atomic uint32_t starts; /* how often `due` was set since the timer last read it */
-    _Atomic bool missed;     /* the timer found the lock taken: unlocking wakes it */
+    struct {
+        double ns;             /* what a byte or a datagram costs; 0: no pacing */
+        bool counts_bytes;     /* else datagrams */
+        uint64_t most, gather; /* of those: in a train; in all that waits, before some of it has to leave */
+        int64_t burst;         /* ns: the credit after a pause; */
+        int64_t lateness;      /* how much more there may be while something waits; */
+        int64_t limit;         /* and both, as of the last admission */
+        int64_t paid;          /* CLOCK_MONOTONIC ns: what has left is paid for then */
+        int64_t now;           /* when trains were admitted, or left */
+        int64_t timer_from;    /* the timer leaves what is gathered to the owner until then */
+        uint64_t gone;         /* bytes or datagrams that were taken, and do not wait any more */
+    } pacing;                  /* see pacing.h */
+    _Atomic int64_t due;       /* CLOCK_MONOTONIC ns: what waits is late then; 0: nothing waits */
+    int64_t blocked_since;     /* the same clock; since when what is late could not be sent, or 0 */
+    int64_t timer_tried;       /* the same clock; the last try to start the timer's thread */
+    _Atomic uint32_t starts;   /* how often `due` was set since the timer last read it */
+    _Atomic bool missed;       /* the timer found the lock taken: unlocking wakes it */
     struct udp_batcher *timer_prev, *timer_next; /* of the ring of senders with a timer; timer.c's mutex */
     PyObject *deferred; /* list: holders of what the timer has sent; the owner drops them */
 } UdpBatcher;

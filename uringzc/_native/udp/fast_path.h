@@ -69,7 +69,7 @@ static inline void end_fast_path(const UdpBatcher *Py_UNUSED(g)) {
 static inline bool append_fast(UdpBatcher *g, const char *data, size_t n, uint32_t destination) {
     struct train *t = g->open;
     if (t->destination != destination || t == &g->none)
-        t = gather_of(g, destination)->open;
+        t = g->pacing.ns ? NULL : gather_of(g, destination)->open; /* pacing limits what is gathered */
     if (!t || !continues_train(t, destination, n) || t->room < 2 * n)
         return false;
     make_current(g, t);

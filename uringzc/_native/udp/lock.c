@@ -4,6 +4,7 @@
 
 #include "udp/batch.h"
 #include "udp/fast_path.h"
+#include "udp/pacing.h"
 #include "udp/results.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
@@ -58,6 +59,7 @@ int send_all_waiting(UdpBatcher *g) {
 static void end_dropped(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
+    pace_set(g, Py_None); /* nobody would wait for it */
     send_all_waiting(g);
     PyErr_Restore(type, value, trace);
     g->closed = 1;
@@ -91,5 +93,12 @@ void retry_later(UdpBatcher *g, int64_t now) {
     int64_t pause = (now - g->blocked_since) / 4, min = g->max_delay > MIN_RETRY ? g->max_delay : MIN_RETRY;
     if (pause > MAX_RETRY)
         pause = MAX_RETRY;
-    atomic_store(&g->due, now + (pause > min ? pause : min));
+    if (pause < min)
+        pause = min;
+    if (pace_blocks(g)) {
+        pause = pace_ready_at(g) - now;
+        if (pause < MIN_RETRY)
+            pause = MIN_RETRY;
+    }
+    atomic_store(&g->due, now + pause);
 }

@@ -37,7 +37,7 @@ void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
     if (g->poll.set < 0)
         return;
     g->poll.armed |= what;
-    bool all = add_to_epoll(g, g->poll.engine, EPOLLIN);
+    bool all = what == AWAIT_RATE || add_to_epoll(g, g->poll.engine, EPOLLIN);
     if (what & AWAIT_SEND) {
         if (g->poll.sock != g->fd)
             remove_socket(g);
@@ -46,17 +46,17 @@ void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
     }
     if (!all)
         deadline = monotonic_ns() + EPOLL_RETRY;
-    if (!all || what & AWAIT_SEND)
+    if (!all || what & (AWAIT_SEND | AWAIT_RATE))
         set_timerfd(g, deadline);
     epoll_wait(g->poll.set, events, 3, 0);
 }
 
 void remove_from_poll(UdpBatcher *g, int what) {
     g->poll.armed &= ~what;
-    if (what & AWAIT_SEND) {
+    if (what & AWAIT_SEND)
         remove_socket(g);
+    if (what & (AWAIT_SEND | AWAIT_RATE))
         set_timerfd(g, 0);
-    }
     if (!g->poll.armed)
         epoll_ctl(g->poll.set, EPOLL_CTL_DEL, g->poll.engine, NULL);
 }

@@ -8,6 +8,7 @@ enum {
     AWAIT_BLOCK = 1,   /* a block of the arena */
     AWAIT_SEND = 2,    /* all that waits can be submitted */
     AWAIT_SETTLED = 4, /* nothing is in flight */
+    AWAIT_RATE = 8,    /* pacing lets the next train go: at the deadline */
 };
 
 /* fileno() becomes readable when that may have come, and at the deadline if it is not 0. */

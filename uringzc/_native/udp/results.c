@@ -5,6 +5,7 @@
 #include "udp/results.h"
 
 #include "udp/leading_edge.h"
+#include "udp/pacing.h"
 #include "udp/timestamps.h"
 #include "udp/trains.h"
 
@@ -153,7 +154,7 @@ static int update_destinations(UdpBatcher *g) {
 
 /* The requests of trains that were sent have their own references to block and holder. */
 static void remove_sent(UdpBatcher *g) {
-    struct train *sent[BATCH_SIZE];
+    struct train *sent[BATCH_SIZE] = {NULL};
     uint32_t kept = 0, gone = 0;
     begin_change(g);
     for (uint32_t i = 0; i < g->count; i++)
@@ -165,6 +166,7 @@ static void remove_sent(UdpBatcher *g) {
     end_change(g);
     if (gone)
         WRITE_SHARED(g->waits_for, WAIT_NOTHING);
+    pace_charge(g, sent, gone);
     while (gone--) {
         release_train(g, sent[gone]);
         free_train(g, sent[gone]);

@@ -8,6 +8,7 @@
 #include "udp/call.h"
 #include "udp/destinations.h"
 #include "udp/lease.h"
+#include "udp/pacing.h"
 #include "udp/polling.h"
 #include "udp/results.h"
 #include "udp/send.h"
@@ -34,7 +35,9 @@ static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (code >= 0 && g->timestamps && !g->timestamps_read && read_timestamps(g) < 0)
         code = -1;
     if (code)
-        raise_would_block(code, "the network takes no more at the moment: what was not sent still waits");
+        raise_would_block(
+            code, pace_blocks(g) ? PACED ": the rest still waits"
+                                 : "the network takes no more at the moment: what was not sent still waits");
     return batcher_return(g, code ? NULL : notifiers_numbers(&g->notifiers));
 }
 
@@ -88,6 +91,22 @@ static PyObject *batcher_close(PyObject *self, PyObject *Py_UNUSED(unused)) {
     Py_RETURN_NONE;
 }
 
+/* set_pacing((ns, counts_bytes, burst, lateness, most, gather)): see pacing.h. What waits leaves at the new
+ * rate. */
+static PyObject *batcher_set_pacing(PyObject *self, PyObject *pacing) {
+    UdpBatcher *g = (UdpBatcher *)self;
+    if (batcher_begin(g) < 0)
+        return NULL;
+    int error = close_all(g) < 0 ? -1 : pace_set(g, pacing); /* open ones had room by the old rate */
+    if (g->poll.armed & AWAIT_RATE)
+        arm_poll(g, AWAIT_RATE, monotonic_ns());
+    if (atomic_load(&g->due)) {
+        atomic_store(&g->due, monotonic_ns());
+        timer_wake();
+    }
+    return batcher_return(g, error ? NULL : Py_NewRef(Py_None));
+}
+
 /* close_slot() -> False while requests of it are in flight */
 static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
@@ -112,16 +131,17 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
                                "max_segments",
                                "max_inflight",
                                "max_delay",
+                               "pacing",
                                NULL};
-    PyObject *queue, *arena, *sock, *slow_path;
+    PyObject *queue, *arena, *sock, *slow_path, *pacing;
     int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppppIIIIIL", accepted, queue_type, &queue,
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppppIIIIILO", accepted, queue_type, &queue,
                                      arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
                                      &g->strict_order, &g->always_zero_copy, &g->notify, &g->timestamps,
                                      &g->engine_reads_queue, &g->max_payload, &g->hold_threshold,
-                                     &g->min_zero_copy, &g->max_segments, &max_inflight, &max_delay))
+                                     &g->min_zero_copy, &g->max_segments, &max_inflight, &max_delay, &pacing))
         return -1;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
@@ -143,7 +163,7 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
     g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
-    return batcher_open_slot(g);
+    return pace_set(g, pacing) < 0 ? -1 : batcher_open_slot(g);
 }
 
 static PyObject *batcher_new(PyTypeObject *type, PyObject *args, PyObject *keywords) {
@@ -241,7 +261,7 @@ static PyObject *batcher_waiting(PyObject *self, void *Py_UNUSED(unused)) {
 }
 
 /* As `stats` has them; WAIT_NOTHING: nothing is in the way, and they gather. */
-static const char *const wait_names[WAITS] = {"", "room", "arrival", "memory"};
+static const char *const wait_names[WAITS] = {"", "room", "arrival", "memory", "rate"};
 
 /* Sets dict[key] = value, and drops the key. 0 or -1. */
 static int set_counter(PyObject *dict, PyObject *key, unsigned long long value) {
@@ -300,6 +320,7 @@ static PyMethodDef batcher_methods[] = {
     {"writable", batcher_writable, METH_O, NULL},
     {"resolved", batcher_resolved, METH_VARARGS, NULL},
     {"number", batcher_number, METH_VARARGS, NULL},
+    {"set_pacing", batcher_set_pacing, METH_O, NULL},
     {"set_limits", batcher_set_limits, METH_VARARGS, NULL},
     {"destination", batcher_destination, METH_O, NULL},
     {"set_default", batcher_set_default, METH_VARARGS, NULL},

@@ -10,6 +10,7 @@
 #include "request/memory.h"
 #include "request/sockets.h"
 #include "udp/admission.h"
+#include "udp/pacing.h"
 #include "udp/polling.h"
 #include "udp/results.h"
 #include "udp/socket.h"
@@ -117,6 +118,8 @@ static bool are_small_singles(const UdpBatcher *g, uint32_t until) {
 /* With blocking=False: arms fileno() for the room, or the arrival, that is missing. Arming takes out earlier
  * events, so then it checks again: 0 if both are there, 1 or -1. */
 static int await_admission(UdpBatcher *g) {
+    if (pace_blocks(g))
+        return arm_poll(g, AWAIT_RATE, pace_ready_at(g)), 1;
     const struct destination *d = &g->destinations[g->trains[0]->destination];
     const bool room = outq_bytes(g) < g->sndbuf;
     arm_poll(g, AWAIT_SEND, room && d->state == FIRST ? d->first_deadline : 0);
@@ -132,6 +135,8 @@ static int wait_for_admission(UdpBatcher *g) {
     if (!g->blocking)
         return await_admission(g);
     COUNT(g->waits[g->waits_for], 1);
+    if (pace_blocks(g))
+        return pace_sleep(g);
     if (g->waits_for == WAIT_ARRIVAL) {
         const struct destination *d = &g->destinations[g->trains[0]->destination];
         int64_t waited = monotonic_ns() - (d->first_deadline - FIRST_ARRIVAL);
@@ -168,6 +173,9 @@ static int complete_or_arm(UdpBatcher *g) {
  */
 static int submit_single(UdpBatcher *g) {
     if (g->count != 1 || g->destinations[g->trains[0]->destination].state != WARM || !are_small_singles(g, 1))
+        return 1;
+    int64_t credit = pace_credit(g);
+    if (!pace_allows(g, g->trains[0], &credit))
         return 1;
     int code = syscall_first(g, 1);
     return code == SEND_RAISED ? -1 : code == -EAGAIN;
@@ -217,7 +225,7 @@ static int submit_trains(UdpBatcher *g, enum until until) {
 int submit_batch(UdpBatcher *g, enum until until) {
     int code = submit_trains(g, until);
     if (!code)
-        disarm_poll(g, AWAIT_SEND);
+        disarm_poll(g, AWAIT_SEND | AWAIT_RATE);
     if (code >= 0 && (g->unflushed >= g->flush_requests || g->unflushed_bytes >= g->flush_bytes))
         return flush_notifier(g) < 0 ? -1 : code;
     return code;

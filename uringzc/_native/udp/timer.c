@@ -85,7 +85,9 @@ void timer_wake(void) {
 void arm_timer(UdpBatcher *g, int64_t now) {
     if (g->max_delay < 0)
         return;
-    const int64_t due = now + (g->max_delay ? g->max_delay : MIN_DELAY);
+    int64_t due = now + (g->max_delay ? g->max_delay : MIN_DELAY);
+    if (due < g->pacing.timer_from)
+        due = g->pacing.timer_from;
     atomic_store(&g->due, due);
     const uint32_t starts = atomic_load_explicit(&g->starts, memory_order_relaxed);
     atomic_store_explicit(&g->starts, starts + 1, memory_order_relaxed);
