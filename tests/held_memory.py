@@ -142,3 +142,22 @@ class Garbage:
 
     def __del__(self) -> None:
         self.some = [bytearray(b"!" * self.size) for _ in range(200)]
+
+
+class _Arena(ctypes.Structure):
+    """The beginning of the C struct, behind the object's head."""
+
+    _fields_ = (
+        ("memory", ctypes.c_void_p),
+        ("base", ctypes.c_void_p),
+        ("blocks", ctypes.c_uint32),
+        ("refs", ctypes.POINTER(ctypes.c_uint32)),
+    )
+
+
+def block_refs(sender: uringzc.UdpSender) -> Any:
+    """How often each block of its arena is in use: an array that a control may write to."""
+    arena = sender._arena
+    c_struct = _Arena.from_address(id(arena) + object.__basicsize__)
+    assert (c_struct.base, c_struct.blocks << 16) == (arena.memory.address, arena.memory.length)
+    return ctypes.cast(c_struct.refs, ctypes.POINTER(ctypes.c_uint32 * c_struct.blocks)).contents
