@@ -13,10 +13,13 @@ pytestmark = pytest.mark.engines()
 
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 GROUP = "239.255.77.7"
+NEEDS = {"replay.py": "dpkt", "dns_server.py": "dnslib", "metrics.py": "prometheus_client"}
 
 
 def ended(name: str, *options: str) -> tuple[int, str, str]:
     """Its status, and what it prints to both."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     process = start(name, *options)
     output, error = process.communicate(timeout=30)
     return process.returncode, output, error
@@ -91,6 +94,12 @@ WRONG: list[tuple[str, int, str]] = [
     ("tcp_file.py {file} 192.0.2.1 {port} --receive", 1, "Cannot assign requested address"),
     ("send_zerocopy.py -4 -D 127.0.0.1 -p 99999 udp", 2, "-p is 1 to 65535, not 99999"),
     ("msg_zerocopy.py -4 -D 127.0.0.1 -p 99999 udp", 2, "-p is 1 to 65535, not 99999"),
+    ("dns_server.py --port=65536", 2, "--port is 0 to 65535, not 65536"),
+    ("dns_server.py --host=192.0.2.1", 1, "Cannot assign requested address"),
+    ("dns_server.py --zone={none}", 1, "{none}: No such file or directory"),
+    ("dns_server.py --zone={file}", 1, "{file} is no zone"),
+    ("metrics.py 127.0.0.1 0", 2, "port is 1 to 65535, not 0"),
+    ("metrics.py 127.0.0.1 9 --metrics-port=65536", 2, "--metrics-port is 0 to 65535, not 65536"),
 ]
 
 
@@ -98,8 +107,6 @@ WRONG: list[tuple[str, int, str]] = [
 @pytest.mark.parametrize(("command", "status", "sentence"), WRONG)
 def test_an_error_is_one_line(command: str, status: int, sentence: str, tmp_path: Path) -> None:
     name, *options = command.split()
-    if name == "replay.py":
-        pytest.importorskip("dpkt")
     file = tmp_path / "file"
     file.write_bytes(b"no pcap" * 100)
     names = {
