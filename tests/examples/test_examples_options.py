@@ -39,6 +39,19 @@ def test_help_of_every_example(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_missing_package_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / NEEDS[name]
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    status, output, error = ended(name)
+    assert (status, output) == (1, "")
+    assert error.endswith(f", which is not installed: pip install {NEEDS[name]}\n")
+    assert len(error.splitlines()) == 1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_option_is_refused(name: str) -> None:
     status, output, error = ended(name, "--nonsense")
@@ -98,6 +111,13 @@ WRONG: list[tuple[str, int, str]] = [
     ("dns_server.py --host=192.0.2.1", 1, "Cannot assign requested address"),
     ("dns_server.py --zone={none}", 1, "{none}: No such file or directory"),
     ("dns_server.py --zone={file}", 1, "{file} is no zone"),
+    ("rtp_fanout.py none", 2, "invalid address value: 'none'"),
+    ("rtp_fanout.py 127.0.0.1:70000", 1, "a port is 0 to 65535, not 70000"),
+    ("rtp_fanout.py --streams=0", 2, "--streams is 1 or more, not 0"),
+    ("rtp_fanout.py --control=65536", 2, "--control is 0 to 65535, not 65536"),
+    ("market_data.py 127.0.0.1:9,none", 2, "invalid receivers value: '127.0.0.1:9,none'"),
+    ("market_data.py {group}:9 --interface=none0", 1, "no interface 'none0'"),
+    ("market_data.py {group}:9 --count=-1", 2, "--count is 0 or more, not -1"),
     ("metrics.py 127.0.0.1 0", 2, "port is 1 to 65535, not 0"),
     ("metrics.py 127.0.0.1 9 --metrics-port=65536", 2, "--metrics-port is 0 to 65535, not 65536"),
 ]
