@@ -34,7 +34,7 @@ demo: $(PACKAGE)
 	@$(BIN)/uringzc demo $(ARGS)
 
 test: $(DEV)
-	@scripts/system-packages $(PYTHON) socat
+	@scripts/system-packages $(PYTHON) socat dnsperf dig:bind9-dnsutils
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-quick: $(DEV)

@@ -26,6 +26,8 @@ PRINTED = {
     "tx.send_region(region, segment=1400)": "16\n",
     "tx.send_buffers(": "TcpStats(sends=2, nbytes=100023",
     "for notification in s.reap_notifications(wait=2)": "0xb 20 requests",
+    "everyone = tx.group(addresses)": "2 receivers, 307 datagrams",
+    'tx.send(b"answer to " + request, client)': "b'answer to question'",
     "found = uringzc.probe()": "",
     'tx.set_rate("100Mbit", burst=64_000)': "Paced to 100 Mbit/s of payload",
 }

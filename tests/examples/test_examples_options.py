@@ -13,10 +13,13 @@ pytestmark = pytest.mark.engines()
 
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 GROUP = "239.255.77.7"
+NEEDS = {"replay.py": "dpkt", "dns_server.py": "dnslib", "metrics.py": "prometheus_client"}
 
 
 def ended(name: str, *options: str) -> tuple[int, str, str]:
     """Its status, and what it prints to both."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name])
     process = start(name, *options)
     output, error = process.communicate(timeout=30)
     return process.returncode, output, error
@@ -33,6 +36,19 @@ def test_help_of_every_example(name: str) -> None:
     described = output.partition("\n\n")[2].partition("\n\n")[0]
     assert described
     assert "show this help message" in output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NEEDS)
+def test_a_missing_package_is_named(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / NEEDS[name]
+    package.mkdir()
+    (package / "__init__.py").write_text("raise ImportError")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    status, output, error = ended(name)
+    assert (status, output) == (1, "")
+    assert error.endswith(f", which is not installed: pip install {NEEDS[name]}\n")
+    assert len(error.splitlines()) == 1
 
 
 @pytest.mark.slow
@@ -91,6 +107,19 @@ WRONG: list[tuple[str, int, str]] = [
     ("tcp_file.py {file} 192.0.2.1 {port} --receive", 1, "Cannot assign requested address"),
     ("send_zerocopy.py -4 -D 127.0.0.1 -p 99999 udp", 2, "-p is 1 to 65535, not 99999"),
     ("msg_zerocopy.py -4 -D 127.0.0.1 -p 99999 udp", 2, "-p is 1 to 65535, not 99999"),
+    ("dns_server.py --port=65536", 2, "--port is 0 to 65535, not 65536"),
+    ("dns_server.py --host=192.0.2.1", 1, "Cannot assign requested address"),
+    ("dns_server.py --zone={none}", 1, "{none}: No such file or directory"),
+    ("dns_server.py --zone={file}", 1, "{file} is no zone"),
+    ("rtp_fanout.py none", 2, "invalid address value: 'none'"),
+    ("rtp_fanout.py 127.0.0.1:70000", 1, "a port is 0 to 65535, not 70000"),
+    ("rtp_fanout.py --streams=0", 2, "--streams is 1 or more, not 0"),
+    ("rtp_fanout.py --control=65536", 2, "--control is 0 to 65535, not 65536"),
+    ("market_data.py 127.0.0.1:9,none", 2, "invalid receivers value: '127.0.0.1:9,none'"),
+    ("market_data.py {group}:9 --interface=none0", 1, "no interface 'none0'"),
+    ("market_data.py {group}:9 --count=-1", 2, "--count is 0 or more, not -1"),
+    ("metrics.py 127.0.0.1 0", 2, "port is 1 to 65535, not 0"),
+    ("metrics.py 127.0.0.1 9 --metrics-port=65536", 2, "--metrics-port is 0 to 65535, not 65536"),
 ]
 
 
@@ -98,8 +127,6 @@ WRONG: list[tuple[str, int, str]] = [
 @pytest.mark.parametrize(("command", "status", "sentence"), WRONG)
 def test_an_error_is_one_line(command: str, status: int, sentence: str, tmp_path: Path) -> None:
     name, *options = command.split()
-    if name == "replay.py":
-        pytest.importorskip("dpkt")
     file = tmp_path / "file"
     file.write_bytes(b"no pcap" * 100)
     names = {
