@@ -1,7 +1,7 @@
 """A market data publisher: each symbol belongs to a channel, and each channel to its receivers.
 
     market_data.py 239.1.2.1:9000 239.1.2.2:9000 239.1.2.3:9000 --ttl 2 --interface eth0
-    market_data.py 192.0.2.7:9001,192.0.2.8:9001 192.0.2.7:9002 192.0.2.8:9003
+    market_data.py 192.0.2.7:9001,192.0.2.8:9001 192.0.2.7:9002 192.0.2.8:9003 --pps 50kpps
 
 A channel is one address, as of a multicast group, or several with commas between them: where no network
 carries multicast, a Group sends each message to every one of them from one piece of memory. The channel of a
@@ -37,7 +37,7 @@ def channel(tx: uringzc.UdpSender, addresses: list[tuple[str, int]]) -> Send:
 
 
 def publish(channels: list[Send], count: int) -> None:
-    """Sends messages, each to the channel of its symbol."""
+    """Sends messages, each to the channel of its symbol, as fast as the sender takes them."""
     message = bytearray(MESSAGE.size)
     prices = dict.fromkeys(SYMBOLS, 100_0000)
     numbers = [itertools.count() for _ in channels]
@@ -62,7 +62,7 @@ def main() -> None:
     hosts = [host for addresses in options.channels for host, _ in addresses]
     family = socket.AF_INET6 if any(":" in host for host in hosts) else socket.AF_INET
     with uringzc.UdpSender(
-        family=family, ttl=options.ttl, interface=options.interface, on_error=on_error
+        family=family, ttl=options.ttl, interface=options.interface, pps=options.pps, on_error=on_error
     ) as tx:
         with contextlib.suppress(KeyboardInterrupt):
             publish([channel(tx, addresses) for addresses in options.channels], options.count)
@@ -82,6 +82,7 @@ def parse() -> argparse.Namespace:
         metavar="HOST:PORT[,HOST:PORT...]",
         help="the receivers of a channel",
     )
+    parser.add_argument("--pps", default="100kpps", help="datagrams/s (100kpps)")
     parser.add_argument("--count", type=int, default=sys.maxsize, help="messages (until Ctrl-C)")
     parser.add_argument("--ttl", type=int, help="hops that the messages live")
     parser.add_argument("--interface", help="that multicast leaves by: a name, or its IPv4 address")

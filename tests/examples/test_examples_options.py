@@ -117,6 +117,7 @@ WRONG: list[tuple[str, int, str]] = [
     ("rtp_fanout.py --control=65536", 2, "--control is 0 to 65535, not 65536"),
     ("market_data.py 127.0.0.1:9,none", 2, "invalid receivers value: '127.0.0.1:9,none'"),
     ("market_data.py {group}:9 --interface=none0", 1, "no interface 'none0'"),
+    ("market_data.py {group}:9 --pps=fast", 1, "fast"),
     ("market_data.py {group}:9 --count=-1", 2, "--count is 0 or more, not -1"),
     ("metrics.py 127.0.0.1 0", 2, "port is 1 to 65535, not 0"),
     ("metrics.py 127.0.0.1 9 --metrics-port=65536", 2, "--metrics-port is 0 to 65535, not 65536"),
