@@ -22,6 +22,8 @@ from traffic import datagram, stopped, wait_until
 from udp_everyone import at_each, everyone
 
 from uringzc import BusyError, Scheduler, SendError, UdpSender, testing
+from uringzc._send import UdpBatcher, late
+from uringzc.senders import timer
 
 HOUR = 3600.0
 FORBIDDEN = ("255.255.255.255", 9)
@@ -167,6 +169,35 @@ def test_a_burst_after_a_pause_is_no_slower_in_requests() -> None:
             rx.recv(2000)
         assert [rx.recv(2000) for _ in range(600)] == [datagram(i, 1000) for i in range(600)]
         assert after.requests + after.syscalls - before.requests - before.syscalls <= 40
+
+
+def test_a_program_that_waits_for_each_datagram_waits_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its datagrams follow each other as fast as a producer's. That they gather is tried, ever more seldom."""
+    found: list[object] = []
+
+    def counted() -> UdpBatcher:
+        batcher = late()
+        found.append(batcher)
+        return batcher
+
+    monkeypatch.setattr(timer, "late", counted)
+    with sender(max_delay=0.01) as (tx, rx):
+        for number in range(2000):
+            data = b"%d" % number
+            tx.send(data)
+            assert rx.recv(9) == data
+        # after 32, 64, 128, ... 1024; and if the machine stopped the program in such a round, some of it again
+        assert len(found) <= 25
+
+
+def test_a_program_that_sends_without_waiting_gathers() -> None:
+    """A loop in Python, too, that takes longer for each datagram than a tight one."""
+    with sender() as (tx, rx):
+        for number in range(3000):
+            tx.send(struct.pack("I", number))
+        tx.flush()
+        assert tx.stats.requests + tx.stats.syscalls < 1500
+        assert [struct.unpack("I", rx.recv(9))[0] for _ in range(3000)] == list(range(3000))
 
 
 def test_an_error_of_one_that_left_at_once_is_reported_as_of_others() -> None:

@@ -11,6 +11,9 @@
 #include "udp/submit.h"
 
 void release_block(UdpBatcher *g) {
+    if (g->tail) /* it has its own reference to the block, and no room left */
+        g->tail->room = 0;
+    g->tail = NULL;
     arena_release(g->arena, g->block);
     g->block = NO_BLOCK;
     g->at = g->end = NULL;

@@ -19,7 +19,7 @@ int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, 
 char *reserve_bytes(UdpBatcher *g, size_t n);
 /* Closes the open train of a destination or a group. 0 or -1. */
 int close_open(UdpBatcher *g, uint32_t destination);
-/* Drops the reference to the block that is being filled. No train is open. */
+/* Drops the reference to the block that is being filled. */
 void release_block(UdpBatcher *g);
 /* The limits of a train to the destination. */
 uint32_t max_train(const UdpBatcher *g, uint32_t destination, uint32_t size);

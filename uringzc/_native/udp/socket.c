@@ -3,6 +3,7 @@
 #include "udp/socket.h"
 
 #include <linux/sockios.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
@@ -39,6 +40,17 @@ int report_socket_error(UdpBatcher *g) {
 
 int report_dropped_error(UdpBatcher *g) {
     return report_error(g, 0);
+}
+
+/* Without IP_RECVERR, the kernel reports such errors to connected sockets only. */
+bool keeps_errors(const UdpBatcher *g) {
+    struct sockaddr_in6 peer;
+    int four = 0, six = 0;
+    if (g->own_socket)
+        return true;
+    getsockopt(g->fd, IPPROTO_IP, IP_RECVERR, &four, &(socklen_t){sizeof four});
+    getsockopt(g->fd, IPPROTO_IPV6, IPV6_RECVERR, &six, &(socklen_t){sizeof six});
+    return !four && !six && getpeername(g->fd, (struct sockaddr *)&peer, &(socklen_t){sizeof peer}) < 0;
 }
 
 int wait_writable(UdpBatcher *g, int milliseconds) {

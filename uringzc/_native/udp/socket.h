@@ -11,5 +11,8 @@ int outq_bytes(const UdpBatcher *g);
 int report_socket_error(UdpBatcher *g);
 /* The same for one that may have been taken and dropped: what the error queue has. */
 int report_dropped_error(UdpBatcher *g);
+/* Whether no error of an earlier datagram can fail a send, or the error queue has it, on a socket of the
+ * sender's own. */
+bool keeps_errors(const UdpBatcher *g);
 /* Waits until the socket can be written to. 0 or -1. */
 int wait_writable(UdpBatcher *g, int milliseconds);

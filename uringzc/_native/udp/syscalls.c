@@ -92,12 +92,12 @@ static int send_singles(const UdpBatcher *g, uint32_t count) {
 }
 
 /* How many of the first trains one system call sends. If sendmmsg() has sent some, it drops the error of the
- * next, which may be a pending one of the socket: on a socket of the sender's own, the error queue has it. */
+ * next, which may be a pending one of the socket. */
 static uint32_t sent_together(const UdpBatcher *g, uint32_t admitted) {
     uint32_t singles = 0;
-    while (singles < admitted && g->own_socket && g->trains[singles]->count == 1)
+    while (singles < admitted && g->trains[singles]->count == 1)
         singles++;
-    return singles > 1 ? singles : 1;
+    return singles > 1 && keeps_errors(g) ? singles : 1;
 }
 
 int syscall_first(UdpBatcher *g, uint32_t admitted) {
