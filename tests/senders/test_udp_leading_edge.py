@@ -172,7 +172,7 @@ def test_a_burst_after_a_pause_is_no_slower_in_requests() -> None:
 
 
 def test_a_program_that_waits_for_each_datagram_waits_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its datagrams follow each other as fast as a producer's. That they gather is tried, ever more seldom."""
+    """Its datagrams follow each other as fast as a producer's. They gather in a trial only."""
     found: list[object] = []
 
     def counted() -> UdpBatcher:
@@ -186,7 +186,7 @@ def test_a_program_that_waits_for_each_datagram_waits_for_few(monkeypatch: pytes
             data = b"%d" % number
             tx.send(data)
             assert rx.recv(9) == data
-        # after 32, 64, 128, ... 1024; and if the machine stopped the program in such a round, some of it again
+        # after 32, 64, 128, ... 1024; and some of it again, if the machine stopped the program in a trial
         assert len(found) <= 25
 
 

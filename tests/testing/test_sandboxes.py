@@ -237,6 +237,8 @@ def test_delay_is_what_a_full_buffer_waits(size: int) -> None:
     waited: list[float] = []
     sent: list[bytes] = []  # the kernel reads them late: here they stay
     with testing.hold(delay=0.1, mtu=65535) as box, box.socket() as sock:
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > 1 << 20 and size < 4096:
+            pytest.skip("net.core.wmem_default is more than net.core.optmem_max has notifications for")
         sock.setsockopt(socket.SOL_SOCKET, SO_ZEROCOPY, 1)
         with testing.receiver(sock=box.receiver_socket(), thread=False) as rx:
             end = time.monotonic() + 0.3

@@ -48,7 +48,7 @@ class UdpStats:
     reordered: Annotated[int, "datagrams that had overtaken one that was sent again"]
     lost: Annotated[int, "datagrams given up, each with a SendError"]
     unsegmented: Annotated[int, "times that a destination could not take a train"]
-    waits: Annotated[int, "times that a call waited for the network"]
+    waits: Annotated[int, "times that a call waited for the network, or for memory"]
     waited_for: Annotated[dict[str, int], 'for what: "room", "arrival", "memory" or "rate"'] = field(
         hash=False
     )
@@ -67,7 +67,7 @@ def udp_stats(batcher: "UdpBatcher", slow_path: UdpSlowPath) -> UdpStats:
         waiting_for=_waiting_for(batcher),
         trains=trains,
         mean_train=_mean_train(batcher, trains),
-        waits=sum(waited_for.values()),
+        waits=sum(times for name, times in waited_for.items() if name != "rate"),
         waited_for=waited_for,
         zero_copy=batcher.settled,
         copying=slow_path.copying if slow_path.mode == "auto" else 0,
