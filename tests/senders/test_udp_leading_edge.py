@@ -186,7 +186,7 @@ def test_a_program_that_waits_for_each_datagram_waits_for_few(monkeypatch: pytes
             data = b"%d" % number
             tx.send(data)
             assert rx.recv(9) == data
-        # after 32, 64, 128, ... 1024; and some of it again, if the machine stopped the program in a trial
+        # after 32, 256 more, 2048 more; and some of it again, if the machine stopped the program in a trial
         assert len(found) <= 25
 
 

@@ -204,7 +204,7 @@ static int close_before(UdpBatcher *g, uint32_t destination) {
     return close_open(g, destination);
 }
 
-/* Opens a train with a datagram that lies in the arena, and closes it if no other can join it. */
+/* Opens a train with a datagram that lies in the arena. */
 static int open_train(UdpBatcher *g, const char *data, size_t n, uint32_t destination, uint16_t block) {
     struct train *t = take_train(g);
     if (!t)

@@ -6,8 +6,8 @@
  * In between, a program may produce its datagrams one by one, and be faster if they gather; or it waits for
  * the answer to each, and max_delay would be added to every one. That is tried: after TRIAL datagrams that
  * left at once, they gather. If the timer had to send them, fewer came meanwhile than before, and the next
- * one comes when they have left, then the program was waiting for that: they leave at once again, twice as
- * many until the next trial. */
+ * one comes when they have left, then the program was waiting for that: they leave at once again, eight
+ * times as many until the next trial. */
 #include "udp/leading_edge.h"
 
 #include "udp/timer.h"
@@ -15,12 +15,12 @@
 #define SHORT 700   /* ns between the end of a send and the next datagram */
 #define PAUSE 10000 /* ns */
 #define TRIAL 32u   /* datagrams */
-#define MAX_PENALTY 16384u
+#define MAX_PENALTY 65536u
 
 static bool leaves_at_once(UdpBatcher *g, int64_t now) {
     const int64_t gap = now - g->left_at;
     if (g->edge.slow && gap < g->max_delay / 4) {
-        const uint32_t more = g->edge.penalty ? 2 * g->edge.penalty : TRIAL;
+        const uint32_t more = g->edge.penalty ? 8 * g->edge.penalty : 8 * TRIAL;
         g->edge.penalty = more < MAX_PENALTY ? more : MAX_PENALTY;
         g->edge.run = 0;
     }
