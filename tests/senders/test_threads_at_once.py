@@ -118,7 +118,7 @@ def test_statistics_are_read_by_another_thread(times: int) -> None:
         tx.explain()
         seen.append((stats.datagrams, stats.nbytes, stats.waiting))
 
-    for _ in range(times):
+    for _ in range(1 + times // 3):  # a reader that wants the GIL all the time slows the sender down
         seen.clear()
         with testing.receiver() as rx, UdpSender(rx.address, max_delay=1e-6) as tx:
             with meanwhile(read):
