@@ -39,7 +39,7 @@ def server(*kind: object) -> Iterator[socket.socket]:
 
 
 def answer(sock: socket.socket, send: Callable[[bytes, Any], object]) -> None:
-    """Answer for ever."""
+    """Answer each request, until the process is ended."""
     receive = sock.recvfrom
     while True:
         data, address = receive(2048)
