@@ -163,6 +163,7 @@ class UdpBatcher:
         max_inflight: int,
         max_delay: int,  # nanoseconds; 0: what a call takes leaves in it; -1: no timer
         pacing: tuple[float, bool, int, int, int, int] | None,  # senders/pacing.py
+        on_waiting: Callable[[], object] | None,
     ) -> None: ...
     blocking: bool  # whether calls wait for the network
     def send(self, data: Buffer, to: Address | None = ...) -> int: ...

@@ -79,8 +79,10 @@ class UdpSender(BaseSender):
     would wait for the network; ``fileno`` is readable when it may succeed. `on_error` is called with each
     SendError, `notify` with the Notification of each of the sender's notifiers, and `on_timestamp` with a
     TransmitTimestamp of each train that left (SO_TIMESTAMPING: nobody else may send through the socket then),
-    at the end of a call on the sender; calls of the sender inside them raise BusyError. `debug`: see
-    Scheduler; only memory that is not copied is compared.
+    at the end of a call on the sender; calls of the sender inside them raise BusyError. `on_waiting` is for
+    event loops: called at the end of a call that has left datagrams waiting, once until the next ``flush``,
+    which it may call, or schedule; trains then leave in batches of 64 KiB. What it raises, that call raises.
+    `debug`: see Scheduler; only memory that is not copied is compared.
 
     Order: datagrams to one destination reach the device in the order of the calls, unless one fails and is
     sent again (``stats.reordered``). Nothing is lost inside; what the kernel reports becomes a SendError.
@@ -123,10 +125,13 @@ class UdpSender(BaseSender):
         on_error: Callable[[SendError], object] | None = None,
         notify: Callable[[Notification], object] | None = None,
         on_timestamp: Callable[[TransmitTimestamp], object] | None = None,
+        on_waiting: Callable[[], object] | None = None,
         debug: bool | None = None,
     ) -> None:
         self.closed = True  # for __del__, if the constructor fails
-        check_common_options(zero_copy, on_error=on_error, notify=notify, on_timestamp=on_timestamp)
+        check_common_options(
+            zero_copy, on_error=on_error, notify=notify, on_timestamp=on_timestamp, on_waiting=on_waiting
+        )
         udp_setup.check_udp_options(max_delay, sndbuf, arena)
         self._pacing = make_pacing(rate, pps, burst)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
@@ -149,7 +154,7 @@ class UdpSender(BaseSender):
             self._arena = self._engine.make_arena(arena)
             udp_setup.size_sndbuf(self._sock, sndbuf, arena, self._engine.slots.max_inflight)
             self._native = self._make_batcher(
-                max_delay, strict_order, notify is not None, on_timestamp is not None
+                max_delay, strict_order, notify is not None, on_timestamp is not None, on_waiting
             )
             self._engine.attach(self, self._native)
             self._prepare_socket(remote)
@@ -161,7 +166,12 @@ class UdpSender(BaseSender):
         self.closed = False
 
     def _make_batcher(
-        self, max_delay: float | None, strict_order: bool, notify: bool, timestamps: bool
+        self,
+        max_delay: float | None,
+        strict_order: bool,
+        notify: bool,
+        timestamps: bool,
+        on_waiting: Callable[[], object] | None,
     ) -> UdpBatcher:
         """The compiled part, with `max_delay` in nanoseconds."""
         engine = self._engine
@@ -184,6 +194,7 @@ class UdpSender(BaseSender):
             max_inflight=engine.slots.max_inflight,
             max_delay=-1 if max_delay is None else 0 if max_delay == 0 else max(1, int(max_delay * 1e9)),
             pacing=self._pacing and self._pacing.compiled,
+            on_waiting=on_waiting,
         )
 
     def _prepare_socket(self, remote: Address | None) -> None:

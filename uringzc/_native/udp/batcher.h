@@ -28,6 +28,7 @@
 
 #define MAX_TRAIN_BYTES 65507u
 #define BATCH_SIZE 48u      /* trains; each submission releases the GIL, and may have to wait for it */
+#define LOOP_BATCH 60000u   /* bytes; with on_waiting a batch is submitted then, too */
 #define NO_TRAIN UINT32_MAX /* as a train's size */
 #define MAX_OPEN 1024u      /* trains; then the oldest is closed */
 #define MAX_SEGMENTS 128u   /* datagrams of a train; the kernel's own limit is at most that */
@@ -109,6 +110,7 @@ typedef struct udp_batcher {
     Arena *arena;
     PyObject *sock;
     PyObject *slow_path;               /* UdpSlowPath: what is not fast, in Python */
+    PyObject *on_waiting;              /* the program's, or NULL */
     _Atomic unsigned long fast_thread; /* the owner while send() may take its fast path, else 0 */
     _Atomic bool in_fast_path;         /* the owner is there; without the GIL */
     _Atomic unsigned long owner;       /* thread, 0 until the first call */
@@ -177,10 +179,11 @@ typedef struct udp_batcher {
         int armed;                    /* AWAIT_* */
     } poll;                           /* see polling.h */
 
-    int64_t max_delay;                  /* ns; 0: what a call takes leaves in it; -1: no timer */
-    int64_t left_at;                    /* CLOCK_MONOTONIC ns: when something was last sent */
-    bool leaves;                        /* what waits is to leave at the end of this call */
-    struct {                            /* see leading_edge.c */
+    int64_t max_delay;                   /* ns; 0: what a call takes leaves in it; -1: no timer */
+    int64_t left_at;                     /* CLOCK_MONOTONIC ns: when something was last sent */
+    bool leaves;                         /* what waits is to leave at the end of this call */
+    enum { QUIET, BEGUN, TOLD } waiting; /* on_waiting is to be called; was called, since the last flush */
+    struct {                             /* see leading_edge.c */
         int64_t run_start, round_start; /* CLOCK_MONOTONIC ns: of datagrams that leave at once; that gather */
         int64_t interval;               /* ns from one datagram to the next, before they gathered */
         uint64_t round_first;           /* `datagrams` then */

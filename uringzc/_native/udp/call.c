@@ -120,6 +120,21 @@ static int report_pending(UdpBatcher *g) {
     return error;
 }
 
+/* Calls on_waiting, without the lock: it may flush. 0 or -1. */
+static int tell_waiting(UdpBatcher *g) {
+    PyObject *type, *value, *trace;
+    if (g->waiting != BEGUN || !(g->count || g->open_count))
+        return 0;
+    g->waiting = TOLD;
+    PyErr_Fetch(&type, &value, &trace);
+    int error = check_result(PyObject_CallNoArgs(g->on_waiting));
+    if (error && type) /* the call has an exception of its own */
+        PyErr_WriteUnraisable(g->on_waiting);
+    if (type)
+        PyErr_Restore(type, value, trace);
+    return error;
+}
+
 PyObject *batcher_return(UdpBatcher *g, PyObject *result) {
     int error = leave_at_once(g);
     if (error)
@@ -128,6 +143,8 @@ PyObject *batcher_return(UdpBatcher *g, PyObject *result) {
         error = report_pending(g);
     else
         batcher_end(g);
+    if (tell_waiting(g) < 0)
+        error = -1;
     if (error || (result && raise_modified(g->queue) < 0))
         Py_CLEAR(result);
     return result;

@@ -43,6 +43,8 @@ static bool leaves_at_once(UdpBatcher *g, int64_t now) {
 }
 
 void start_delay(UdpBatcher *g) {
+    if (g->on_waiting && g->waiting == QUIET)
+        g->waiting = BEGUN;
     if (g->max_delay < 0 || g->leaves || atomic_load_explicit(&g->due, memory_order_relaxed))
         return;
     const int64_t now = g->max_delay ? monotonic_ns() : 0;

@@ -64,9 +64,16 @@ static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) 
     return error < 0 ? -1 : (Py_ssize_t)n;
 }
 
+static bool is_full(const UdpBatcher *g) {
+    uint64_t nbytes = 0;
+    for (uint32_t i = 0; g->on_waiting && i < g->count; i++)
+        nbytes += g->trains[i]->nbytes;
+    return g->count == BATCH_SIZE || nbytes >= LOOP_BATCH;
+}
+
 /* After a datagram was taken: submits the batch if it is full. */
 static int after_datagram(UdpBatcher *g) {
-    return g->count == BATCH_SIZE && submit_batch(g, UNTIL_ROOM) < 0 ? -1 : 0;
+    return is_full(g) && submit_batch(g, UNTIL_ROOM) < 0 ? -1 : 0;
 }
 
 static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {

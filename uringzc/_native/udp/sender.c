@@ -32,6 +32,8 @@ static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
         return NULL;
     g->timestamps_read = false;
     int code = submit_and_flush(g);
+    if (!code)
+        g->waiting = QUIET;
     if (code >= 0 && g->timestamps && !g->timestamps_read && read_timestamps(g) < 0)
         code = -1;
     if (code)
@@ -132,16 +134,17 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
                                "max_inflight",
                                "max_delay",
                                "pacing",
+                               "on_waiting",
                                NULL};
-    PyObject *queue, *arena, *sock, *slow_path, *pacing;
+    PyObject *queue, *arena, *sock, *slow_path, *pacing, *on_waiting;
     int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppppIIIIILO", accepted, queue_type, &queue,
-                                     arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
-                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->timestamps,
-                                     &g->engine_reads_queue, &g->max_payload, &g->hold_threshold,
-                                     &g->min_zero_copy, &g->max_segments, &max_inflight, &max_delay, &pacing))
+    if (!PyArg_ParseTupleAndKeywords(
+            args, keywords, "O!O!OOpppppppIIIIILOO", accepted, queue_type, &queue, arena_type, &arena, &sock,
+            &slow_path, &g->own_socket, &blocking, &g->strict_order, &g->always_zero_copy, &g->notify,
+            &g->timestamps, &g->engine_reads_queue, &g->max_payload, &g->hold_threshold, &g->min_zero_copy,
+            &g->max_segments, &max_inflight, &max_delay, &pacing, &on_waiting))
         return -1;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
@@ -153,6 +156,7 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->arena = (Arena *)Py_NewRef(arena);
     g->sock = Py_NewRef(sock);
     g->slow_path = Py_NewRef(slow_path);
+    g->on_waiting = on_waiting == Py_None ? NULL : Py_NewRef(on_waiting);
     g->blocking = (char)blocking;
     g->block = NO_BLOCK;
     g->none.size = NO_TRAIN;
@@ -184,6 +188,7 @@ static int batcher_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)g->queue);
     Py_VISIT(g->slow_path);
+    Py_VISIT(g->on_waiting);
     Py_VISIT(g->sock);
     Py_VISIT(g->destination_numbers);
     Py_VISIT(g->deferred);
@@ -209,6 +214,7 @@ static void batcher_dealloc(PyObject *self) {
     Py_XDECREF((PyObject *)g->arena);
     Py_XDECREF(g->sock);
     Py_XDECREF(g->slow_path);
+    Py_XDECREF(g->on_waiting);
     free_object(self);
 }
 
