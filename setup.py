@@ -7,7 +7,7 @@ from setuptools import Extension, setup
 
 NATIVE = "uringzc/_native"
 
-LAYERS = [Path(NATIVE), *(Path(NATIVE, layer) for layer in ("request", "udp", "tcp"))]
+LAYERS = [Path(NATIVE), *(Path(NATIVE, layer) for layer in ("request", "udp", "tcp", "aio"))]
 send = Extension(
     "uringzc._send",
     sorted(str(file) for layer in LAYERS for file in layer.glob("*.c")),

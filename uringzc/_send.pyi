@@ -140,6 +140,15 @@ class Lease:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
+class DatagramWriter:
+    """sendto() of an asyncio transport. `slow` is called for what is not the usual case."""
+
+    def __new__(cls, slow: Callable[[Any, Any, BaseException | None], None], /) -> DatagramWriter: ...
+    enabled: bool  # datagrams go to the sender
+    def open(self, batcher: UdpBatcher, connected: bool, /) -> None: ...
+    def sendto(self, data: Buffer, addr: Any = ...) -> None: ...
+
+@final
 class UdpBatcher:
     """The per-datagram path of one sender."""
 
@@ -226,6 +235,7 @@ class UdpBatcher:
     no_timer: Final[bool]
     must_not_wait: Final[bool]
     waiting: Final[int]
+    waiting_bytes: Final[int]
     busy: Final[bool]
 
 def late() -> UdpBatcher: ...

@@ -22,9 +22,10 @@ ORDER = [
     ["engines/io_uring", "engines/msg_zerocopy"],
     ["request"],
     ["udp", "tcp"],
+    ["aio"],
     [""],  # module.c and delegate.c
 ]
-PYTHON = {"request", "udp", "tcp", ""}  # folders that may include Python.h
+PYTHON = {"request", "udp", "tcp", "aio", ""}  # folders that may include Python.h
 INCLUDED_AT_MOST = 10
 BOUNDARY = "uringzc.h"  # declares what Python calls, wherever it is defined
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The module _send: its types and functions. */
+#include "aio/writer.h"
 #include "delegate.h"
 #include "request/arguments.h"
 #include "request/batch_calls.h"
@@ -49,7 +50,8 @@ static const struct {
              {&lease_type, &lease_spec},           {&batcher_type, &batcher_spec},
              {&group_type, &group_spec},           {&stream_type, &stream_spec},
              {&delegate_type, &delegate_spec},     {&records_type, &records_spec},
-             {&batch_base_type, &batch_base_spec}, {&notifier_base_type, &notifier_base_spec}};
+             {&batch_base_type, &batch_base_spec}, {&notifier_base_type, &notifier_base_spec},
+             {&writer_type, &writer_spec}};
 
 /* Types and names are static, so that the per-datagram path finds them without a call, and the timer serves
  * the whole process: the module is made once in it. */

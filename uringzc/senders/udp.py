@@ -158,6 +158,8 @@ class UdpSender(BaseSender):
             )
             self._engine.attach(self, self._native)
             self._prepare_socket(remote)
+            if not self._blocking and on_waiting is None:
+                self.fileno()  # else it is made when an event loop asks for it: many senders never wait
             self._slow_path.start_timestamps()
         except BaseException:
             self._abort()
@@ -208,8 +210,6 @@ class UdpSender(BaseSender):
         native.set_default(None if peer is None else bytes(address.pack(int(sock.family), peer)), connected)
         if self._own_socket and self._own_engine:
             engine.register_socket(sock)
-        if not self._blocking:
-            native.open_epoll(engine.fileno())
 
     def _release(self) -> None:
         if self._own_socket:
@@ -365,7 +365,7 @@ class UdpSender(BaseSender):
         deadline = time.monotonic() + timeout
         self.closed = True
         try:
-            failure = flush_until(deadline, self._native, self._sock, self._blocking)
+            failure = flush_until(deadline, self._native, self._sock, None if self._blocking else self.fileno)
             if failure is None:
                 with suppress(TimeoutError):
                     self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
@@ -383,9 +383,13 @@ class UdpSender(BaseSender):
 
         With ``blocking=False`` readable when a call that raised BlockingIOError is worth a try, until one
         like it has succeeded; otherwise when memory may be free. Where the scheduler is shared, then also
-        while that has something to reap.
+        while that has something to reap. With ``on_waiting`` and ``blocking=False`` it is made at the first
+        call of this, and readable at once if something had to wait before.
         """
-        return self._engine.fileno() if self._blocking else self._native.fileno()
+        if self._blocking:
+            return self._engine.fileno()
+        self._native.open_epoll(self._engine.fileno())
+        return self._native.fileno()
 
     def errors(self) -> list[ErrorMessage]:
         """What the socket's error queue holds, oldest first, and is then forgotten: ICMP errors, timestamps.

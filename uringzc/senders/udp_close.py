@@ -2,13 +2,19 @@
 
 import select
 import time
+from collections.abc import Callable
 from socket import socket
 
 from uringzc._send import UdpBatcher
 
 
-def flush_until(deadline: float, batcher: UdpBatcher, sock: socket, blocking: bool) -> OSError | None:
-    """Submits what waits, until `deadline`. Returns why nothing can be sent at all: the socket was closed."""
+def flush_until(
+    deadline: float, batcher: UdpBatcher, sock: socket, fileno: Callable[[], int] | None
+) -> OSError | None:
+    """Submits what waits, until `deadline`. Returns why nothing can be sent at all: the socket was closed.
+
+    `fileno`: of a sender that does not wait.
+    """
     batcher.blocking = False  # else a socket that takes nothing would be waited for without end
     while True:
         try:
@@ -18,18 +24,18 @@ def flush_until(deadline: float, batcher: UdpBatcher, sock: socket, blocking: bo
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            _pause(left, batcher, sock, blocking)
+            _pause(left, sock, fileno)
         except OSError as error:
             return error
 
 
-def _pause(timeout: float, batcher: UdpBatcher, sock: socket, blocking: bool) -> None:
+def _pause(timeout: float, sock: socket, fileno: Callable[[], int] | None) -> None:
     """Until another flush is worth a try, at most so many seconds."""
     poll = select.poll()
-    if blocking:  # there is no epoll set
+    if fileno is None:  # there is no epoll set
         poll.register(sock, select.POLLOUT)
         if poll.poll(10):  # what is missing gives no event: the arrival of a first request
             time.sleep(0.001)
         return
-    poll.register(batcher.fileno(), select.POLLIN)
+    poll.register(fileno(), select.POLLIN)
     poll.poll(1000 * timeout)

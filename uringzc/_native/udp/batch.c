@@ -284,6 +284,7 @@ int add_train(UdpBatcher *g, const struct train *from) {
     g->datagrams += (uint64_t)t->count * step;
     g->nbytes += (uint64_t)t->nbytes * step;
     g->gathered += t->count * step;
+    g->gathered_bytes += (uint64_t)t->nbytes * step;
     end_change(g);
     if (!is_group(t->destination)) {
         push_train(g, t);

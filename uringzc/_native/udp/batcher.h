@@ -140,8 +140,9 @@ typedef struct udp_batcher {
     struct train *open;       /* the one that was appended to last; its size is NO_TRAIN if it is closed */
     struct train *oldest, *newest; /* all open trains */
     uint32_t open_count;
-    uint32_t gathered;  /* datagrams of open trains, but for those that `open` got since it is that */
-    struct train *free; /* trains that are not used */
+    uint32_t gathered;       /* datagrams of open trains, but for those that `open` got since it is that, */
+    uint64_t gathered_bytes; /* and their bytes */
+    struct train *free;      /* trains that are not used */
     struct train_chunk *chunks;
     struct train none;  /* what `open` is if there is none */
     char *at, *end;     /* the free part of the block that is being filled, */
@@ -177,6 +178,7 @@ typedef struct udp_batcher {
     struct {
         int set, timer, engine, sock; /* descriptors; -1: none, or not in the set */
         int armed;                    /* AWAIT_* */
+        bool unknown;                 /* the set was made after that */
     } poll;                           /* see polling.h */
 
     int64_t max_delay;                   /* ns; 0: what a call takes leaves in it; -1: no timer */

@@ -32,11 +32,18 @@ static void remove_socket(UdpBatcher *g) {
     g->poll.sock = -1;
 }
 
+static void end_unknown(UdpBatcher *g) {
+    if (g->poll.unknown)
+        set_timerfd(g, 0);
+    g->poll.unknown = false;
+}
+
 void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
     struct epoll_event events[3];
+    g->poll.armed |= what;
     if (g->poll.set < 0)
         return;
-    g->poll.armed |= what;
+    end_unknown(g);
     bool all = what == AWAIT_RATE || add_to_epoll(g, g->poll.engine, EPOLLIN);
     if (what & AWAIT_SEND) {
         if (g->poll.sock != g->fd)
@@ -53,6 +60,9 @@ void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
 
 void remove_from_poll(UdpBatcher *g, int what) {
     g->poll.armed &= ~what;
+    if (g->poll.set < 0)
+        return;
+    end_unknown(g);
     if (what & AWAIT_SEND)
         remove_socket(g);
     if (what & (AWAIT_SEND | AWAIT_RATE))
@@ -71,13 +81,16 @@ void close_poll(UdpBatcher *g) {
         close(timer);
 }
 
-/* open_epoll(engine): makes the set. `engine`: the descriptor that is readable when memory is free. */
+/* open_epoll(engine): makes the set, once. `engine`: the descriptor that is readable when memory is free. */
 PyObject *batcher_open_epoll(PyObject *self, PyObject *engine) {
     UdpBatcher *g = (UdpBatcher *)self;
     const long fd = PyLong_AsLong(engine);
     if (PyErr_Occurred())
         return NULL;
-    close_poll(g);
+    if (g->poll.set >= 0)
+        Py_RETURN_NONE;
+    if (g->closed)
+        return refuse(g->queue, UZC_E_CLOSED);
     g->poll.engine = (int)fd;
     g->poll.set = epoll_create1(EPOLL_CLOEXEC);
     g->poll.timer = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
@@ -86,6 +99,8 @@ PyObject *batcher_open_epoll(PyObject *self, PyObject *engine) {
         close_poll(g);
         return NULL;
     }
+    if ((g->poll.unknown = g->poll.armed)) /* awaited before: readable, until the next call arms it */
+        set_timerfd(g, 1);
     Py_RETURN_NONE;
 }
 

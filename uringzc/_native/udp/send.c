@@ -76,7 +76,7 @@ static int after_datagram(UdpBatcher *g) {
     return is_full(g) && submit_batch(g, UNTIL_ROOM) < 0 ? -1 : 0;
 }
 
-static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
+PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
     if (batcher_begin(g) < 0)
         return NULL;
     uint32_t destination;
@@ -84,8 +84,7 @@ static PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
     return batcher_return(g, n >= 0 && after_datagram(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
 }
 
-/* The fast path: takes a datagram that continues the open train of its destination. */
-static bool try_fast(UdpBatcher *g, PyObject *data, PyObject *to) {
+bool send_fast(UdpBatcher *g, PyObject *data, PyObject *to) {
     uint32_t destination = 0;
     if (!PyBytes_CheckExact(data) || !begin_fast_path(g, PyThread_get_thread_ident()))
         return false;
@@ -100,7 +99,7 @@ PyObject *batcher_send(PyObject *self, PyObject *const *args, Py_ssize_t count, 
     PyObject *to = NULL;
     if ((count == 1 || count == 2) && !keywords) {
         to = count == 2 ? args[1] : NULL;
-        if (try_fast(g, args[0], to))
+        if (send_fast(g, args[0], to))
             return sent_bytes(g, (size_t)PyBytes_Size(args[0]));
         return send_checked(g, args[0], to);
     }
@@ -136,7 +135,7 @@ PyObject *batcher_sendto(PyObject *self, PyObject *const *args, Py_ssize_t count
         return PyErr_Format(PyExc_TypeError, "sendto() takes data and an address");
     if (args[count - 1] == Py_None)
         return PyErr_Format(PyExc_TypeError, "sendto() needs an address, not None");
-    if (try_fast((UdpBatcher *)self, args[0], args[count - 1]))
+    if (send_fast((UdpBatcher *)self, args[0], args[count - 1]))
         return sent_bytes((UdpBatcher *)self, (size_t)PyBytes_Size(args[0]));
     return send_checked((UdpBatcher *)self, args[0], args[count - 1]);
 }

@@ -219,7 +219,7 @@ static void batcher_dealloc(PyObject *self) {
 }
 
 struct datagrams {
-    unsigned long long taken, waiting, nbytes;
+    unsigned long long taken, waiting, waiting_bytes, nbytes;
 };
 
 static struct datagrams count_once(const UdpBatcher *g) {
@@ -229,13 +229,15 @@ static struct datagrams count_once(const UdpBatcher *g) {
         const struct train *t = READ_SHARED(g->trains[i]);
         const unsigned state = READ_SHARED(t->state);
         if (state == CLOSED || state == FAILED) /* to be sent again */
-            n.waiting += READ_SHARED(t->count);
+            n.waiting += READ_SHARED(t->count), n.waiting_bytes += READ_SHARED(t->nbytes);
     }
     const struct train *open = READ_SHARED(g->open);
     const uint64_t more = (uint64_t)uncounted(open) * open->step;
     n.taken += more;
     n.waiting += READ_SHARED(g->gathered) + more;
-    n.nbytes += (uint64_t)(READ_SHARED(open->nbytes) - open->counted) * open->step;
+    const uint64_t more_bytes = (uint64_t)(READ_SHARED(open->nbytes) - open->counted) * open->step;
+    n.nbytes += more_bytes;
+    n.waiting_bytes += READ_SHARED(g->gathered_bytes) + more_bytes;
     return n;
 }
 
@@ -264,6 +266,10 @@ static PyObject *batcher_nbytes(PyObject *self, void *Py_UNUSED(unused)) {
 
 static PyObject *batcher_waiting(PyObject *self, void *Py_UNUSED(unused)) {
     return PyLong_FromUnsignedLongLong(count_datagrams((UdpBatcher *)self).waiting);
+}
+
+static PyObject *batcher_waiting_bytes(PyObject *self, void *Py_UNUSED(unused)) {
+    return PyLong_FromUnsignedLongLong(count_datagrams((UdpBatcher *)self).waiting_bytes);
 }
 
 /* As `stats` has them; WAIT_NOTHING: nothing is in the way, and they gather. */
@@ -369,6 +375,7 @@ static PyGetSetDef batcher_getset[] = {
     {"waited_for", batcher_waited_for, NULL, "how often a call waited, by what for", NULL},
     {"waiting_for", batcher_waiting_for, NULL, "what was missing when datagrams were last to leave", NULL},
     {"waiting", batcher_waiting, NULL, "datagrams taken and not sent", NULL},
+    {"waiting_bytes", batcher_waiting_bytes, NULL, "their bytes", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
 static PyType_Slot batcher_slots[] = {{Py_tp_traverse, batcher_traverse},
                                       {Py_tp_dealloc, batcher_dealloc},

@@ -80,6 +80,7 @@ void count_open(UdpBatcher *g) {
     g->datagrams += (uint64_t)fresh * t->step;
     g->nbytes += (uint64_t)(t->nbytes - t->counted) * t->step;
     g->gathered += fresh * t->step;
+    g->gathered_bytes += (uint64_t)(t->nbytes - t->counted) * t->step;
     t->count += fresh;
     t->counted = t->nbytes;
     end_change(g);
@@ -144,6 +145,7 @@ void push_train(UdpBatcher *g, struct train *t) {
     t->state = CLOSED;
     g->trains[g->count++] = t;
     g->gathered -= t->count;
+    g->gathered_bytes -= t->nbytes;
     end_change(g);
 }
 
@@ -223,5 +225,6 @@ unsigned long long discard_open(UdpBatcher *g) {
         free_train(g, t);
     }
     WRITE_SHARED(g->gathered, 0);
+    WRITE_SHARED(g->gathered_bytes, 0);
     return lost;
 }
