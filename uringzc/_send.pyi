@@ -274,3 +274,10 @@ class TcpStream:
     copy_only: Final[bool]
     closed: Final[bool]
     busy: Final[bool]
+
+@final
+class DatagramReceiver:
+    """Reads what waits on a UDP socket."""
+
+    def __new__(cls, fd: int, /) -> DatagramReceiver: ...
+    def receive(self, grouped: bool, /) -> list[tuple[Any, Address]]: ...

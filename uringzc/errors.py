@@ -59,8 +59,10 @@ class SendError(UringzcError, OSError):
     index -1. ``others``: the other errors that were known when this was raised.
 
     Of a TcpSender: ``size`` is the bytes of the call, ``accepted`` how many of them the kernel took, and
-    ``total`` how many since the start. The peer may have received less. The error is also an instance of what
-    ``socket.send`` would have raised: BrokenPipeError, ConnectionResetError, TimeoutError.
+    ``total`` how many since the start. The peer may have received less.
+
+    The error is also an instance of what ``socket.send`` would have raised: ConnectionRefusedError,
+    BrokenPipeError, ConnectionResetError, TimeoutError.
     """
 
     accepted = total = 0
@@ -78,6 +80,11 @@ def _also(number: int) -> type[SendError]:
     """A SendError that can be caught as what OSError makes of this errno."""
     kind = type(OSError(number, ""))
     return SendError if kind is OSError else type(f"Send{kind.__name__}", (SendError, kind), {})
+
+
+def datagram_error(number: int, text: str, index: int, size: int, to: object) -> SendError:
+    """The end of one datagram, or of several that are reported together."""
+    return _also(number)(number, text, index, size, to)
 
 
 def stream_error(number: int, size: int, accepted: int, total: int) -> SendError:

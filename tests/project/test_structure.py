@@ -20,12 +20,23 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 #: a layer may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
     *("errors", "records", "address", "compiled", "kernel", "memory", "notif", "testing"),
-    *("engines", "ring", "scheduler", "senders", "doctor", "__init__", "cli", "__main__"),
+    *("engines", "ring", "scheduler", "senders", "doctor", "__init__", "aio", "cli", "__main__"),
 ]
 COMPILED = {
     "_uring": {"kernel", "memory", "notif", "engines"},
     "_send": {
-        *("notif", "engines", "compiled", "memory", "records", "ring", "scheduler", "senders", "__init__")
+        *(
+            "notif",
+            "engines",
+            "compiled",
+            "memory",
+            "records",
+            "ring",
+            "scheduler",
+            "senders",
+            "__init__",
+            "aio",
+        )
     },
 }
 #: what a module may have that is neither its own package's nor the standard library's
@@ -159,7 +170,9 @@ def test_the_stub_of_lib_has_what_lib_has() -> None:
             assert isinstance(member, int), name
 
 
-@pytest.mark.parametrize("name", ["Queue", "Memory", "UdpBatcher", "TcpStream"])
+@pytest.mark.parametrize(
+    "name", ["Queue", "Memory", "UdpBatcher", "TcpStream", "DatagramReceiver", "DatagramWriter"]
+)
 def test_the_stub_of_send_has_what_send_has(name: str) -> None:
     inherited = set(dir(object))
     there = set(dir(getattr(_send, name)))

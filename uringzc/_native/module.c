@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* The module _send: its types and functions. */
+#include "aio/receiver.h"
 #include "aio/writer.h"
 #include "delegate.h"
 #include "request/arguments.h"
@@ -51,7 +52,7 @@ static const struct {
              {&group_type, &group_spec},           {&stream_type, &stream_spec},
              {&delegate_type, &delegate_spec},     {&records_type, &records_spec},
              {&batch_base_type, &batch_base_spec}, {&notifier_base_type, &notifier_base_spec},
-             {&writer_type, &writer_spec}};
+             {&writer_type, &writer_spec},         {&receiver_type, &receiver_spec}};
 
 /* Types and names are static, so that the per-datagram path finds them without a call, and the timer serves
  * the whole process: the module is made once in it. */

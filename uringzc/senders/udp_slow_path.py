@@ -17,7 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from uringzc import address
-from uringzc.errors import SendError, counted
+from uringzc.errors import SendError, counted, datagram_error
 from uringzc.kernel import error_queue
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.notif import Notification, notification
@@ -149,7 +149,7 @@ class UdpSlowPath:
     def _add_icmp_errors(self, found: list[tuple[object, int]]) -> None:
         for to, code in found:
             text = f"{os.strerror(code)}: reported for an earlier datagram to {to or 'the peer'}"
-            self._add_error(SendError(code, text, -1, 0, to))
+            self._add_error(datagram_error(code, text, -1, 0, to))
 
     def take_error_queue(self) -> list[ErrorMessage]:
         """What the error queue holds, and what the sender has read of it; reports its ICMP errors too.
@@ -294,14 +294,14 @@ class UdpSlowPath:
             index = batcher.number(row.train, i)
             size = min(row.size, row.nbytes - (at + i) * row.size)
             what = f"datagram number {index} ({counted(size, 'byte')}) to {to or 'the peer'} was not sent"
-            self._add_error(SendError(number, f"{os.strerror(number)}: {what}", index, size, to))
+            self._add_error(datagram_error(number, f"{os.strerror(number)}: {what}", index, size, to))
         batcher.resolved(row.train, count)
 
     def report_discarded(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""
         self.lost += count
         text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
-        self._add_error(SendError(errno.ETIMEDOUT, text, -1, 0, None))
+        self._add_error(datagram_error(errno.ETIMEDOUT, text, -1, 0, None))
 
     def _add_error(self, error: SendError) -> None:
         if len(self.errors) < MAX_ERRORS:

@@ -5,7 +5,6 @@
 #include "aio/writer.h"
 
 #include "udp/send.h"
-#include "udp/sender.h"
 
 PyTypeObject *writer_type;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #pragma once
 
-#include "request/python.h"
+#include "udp/sender.h"
 
 extern PyTypeObject *writer_type;
 extern PyType_Spec writer_spec;

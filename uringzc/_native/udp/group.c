@@ -7,7 +7,6 @@
 #include "udp/call.h"
 #include "udp/destinations.h"
 #include "udp/send.h"
-#include "udp/sender.h"
 
 PyTypeObject *group_type;
 

@@ -1,0 +1,141 @@
+"""The receiving half of a datagram transport: what waits is read at once, and delivered in turns of the loop.
+
+A wake-up reads up to 32 messages, each a datagram or a train of them that the kernel put together (UDP_GRO).
+The protocol is called with what they hold for about a millisecond, then the loop has its turn, and the rest
+follows. Nothing more is read before that.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import socket
+from collections.abc import Iterable, Iterator
+from time import monotonic
+from typing import Any
+
+from uringzc._send import DatagramReceiver
+from uringzc.address import Address
+
+UDP_GRO = 104  # linux/udp.h
+TURN = 0.001  #: seconds of delivery, then other callbacks of the loop run
+CALLS = 8  #: of datagram_received between two looks at the clock
+
+
+class Receiving:
+    """Reads from `sock`, a non-blocking UDP socket, and calls the protocol, from start() to close().
+
+    ``protocol.datagram_received(data, addr)`` is called for each datagram. A protocol that has a method
+    ``datagrams_received(list, addr)`` gets those that came from one address in a row in one call instead.
+    `addr` is what ``socket.recvfrom`` returns, and the same tuple for the same peer while that is remembered.
+    OSErrors of the socket go to ``protocol.error_received``.
+
+    What the protocol raises leaves the callback of the loop, which reports it; the rest is delivered then.
+    """
+
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BaseProtocol
+    ) -> None:
+        with contextlib.suppress(OSError):  # Linux before 5.0 has none
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+        self._loop = loop
+        self._fd = sock.fileno()
+        self._receiver = DatagramReceiver(self._fd)
+        self._started = self._paused = self._closed = False
+        self._undelivered: Iterator[tuple[Any, Address]] | None = None
+        self._grouped = False  # whether the protocol gets lists, and `_undelivered` has them
+        self._interrupted = False  # by what the protocol called
+        self._delivery: asyncio.Handle | None = None  # of the rest, in the loop's next turn
+        self.set_protocol(protocol)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """The protocol that is called from now on, also with what was received before."""
+        self.protocol: Any = protocol
+        grouped = callable(getattr(protocol, "datagrams_received", None))
+        if self._undelivered and grouped != self._grouped:
+            self._undelivered = (_grouped if grouped else _separate)(self._undelivered)
+        self._grouped = grouped
+        self._method = "datagrams_received" if grouped else "datagram_received"
+        self._interrupted = True
+
+    def start(self) -> None:
+        """To be called when the protocol's connection_made was."""
+        if not self._started and not self._closed:
+            self._started = True
+            if not self._paused:
+                self._loop.add_reader(self._fd, self._read)
+
+    def is_reading(self) -> bool:
+        """Whether datagrams are delivered, if there are any."""
+        return not self._paused and not self._closed
+
+    def pause_reading(self) -> None:
+        """The protocol gets nothing more, until resume_reading(). Without effect when paused or closed."""
+        if self.is_reading():
+            self._paused = True
+            self._stop()
+
+    def resume_reading(self) -> None:
+        """Goes on with what was received before the pause. Without effect when not paused, or closed."""
+        if self._paused and not self._closed:
+            self._paused = False
+            if self._started:
+                self._loop.add_reader(self._fd, self._read)
+            self._deliver_soon()
+
+    def close(self) -> None:
+        """The protocol gets nothing more. To be called before the socket is closed."""
+        if self.is_reading():
+            self._stop()
+        self._closed = True
+        self._undelivered = None
+
+    def _stop(self) -> None:
+        self._interrupted = True
+        if self._started:
+            self._loop.remove_reader(self._fd)
+        if self._delivery:
+            self._delivery.cancel()
+            self._delivery = None
+
+    def _read(self) -> None:
+        """The socket is readable."""
+        if self._undelivered:
+            return
+        try:
+            batch = self._receiver.receive(self._grouped)
+        except OSError as error:
+            self.protocol.error_received(error)
+            return
+        if len(batch) == 1:  # nothing to leave for later
+            getattr(self.protocol, self._method)(*batch[0])
+        elif batch:
+            self._undelivered = iter(batch)
+            self._deliver()
+
+    def _deliver(self) -> None:
+        """Calls the protocol until everything was delivered, something interrupts, or the time is over."""
+        self._delivery = None
+        self._interrupted = False
+        received, every = getattr(self.protocol, self._method), 1 if self._grouped else CALLS
+        until = monotonic() + TURN
+        try:
+            for calls, (data, addr) in enumerate(self._undelivered or (), 1):
+                received(data, addr)
+                if self._interrupted or (calls % every == 0 and monotonic() > until):
+                    break
+            else:
+                self._undelivered = None
+        finally:
+            self._deliver_soon()
+
+    def _deliver_soon(self) -> None:
+        if self._undelivered and not self._paused and not self._delivery:
+            self._delivery = self._loop.call_soon(self._deliver)
+
+
+def _separate(groups: Iterable[tuple[list[bytes], Address]]) -> Iterator[tuple[bytes, Address]]:
+    return itertools.chain.from_iterable(zip(group, itertools.repeat(addr)) for group, addr in groups)
+
+
+def _grouped(datagrams: Iterable[tuple[bytes, Address]]) -> Iterator[tuple[list[bytes], Address]]:
+    return (([data], addr) for data, addr in datagrams)

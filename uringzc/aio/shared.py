@@ -1,0 +1,64 @@
+"""What the transports of one event loop share: an engine, with its arena."""
+
+import asyncio
+import weakref
+from typing import Protocol
+
+from uringzc.scheduler import Scheduler
+
+
+class Member(Protocol):
+    """What it needs of a transport."""
+
+    def flush(self) -> object:
+        """Sends what waits, without waiting."""
+
+    def end(self) -> None:
+        """The loop is being closed: sends what waits, without waiting, and ends the sender."""
+
+
+class Shared:
+    """One for each loop. Belongs to the loop's thread."""
+
+    def __init__(self) -> None:
+        self._scheduler: Scheduler | None = None
+        self._members: weakref.WeakSet[Member] = weakref.WeakSet()
+
+    @classmethod
+    def of(cls, loop: asyncio.AbstractEventLoop) -> "Shared":
+        """The loop's."""
+        found = _all.get(loop)
+        if found is None:
+            found = _all[loop] = cls()
+        return found
+
+    @staticmethod
+    def end(loop: asyncio.AbstractEventLoop) -> None:
+        """The loop is being closed. What the kernel still holds is parked."""
+        found = _all.pop(loop, None)
+        if found is not None:
+            found._end()
+
+    def scheduler(self) -> Scheduler:
+        """The one of all transports; made at the first call. OSError where no engine can be made."""
+        if self._scheduler is None:
+            self._scheduler = Scheduler(completions="none", max_inflight=1024)
+        return self._scheduler
+
+    def add(self, member: Member) -> None:
+        """A new transport. It is not kept."""
+        self._members.add(member)
+
+    def flush(self) -> None:
+        """Sends what waits in any transport."""
+        for member in list(self._members):
+            member.flush()
+
+    def _end(self) -> None:
+        for member in list(self._members):
+            member.end()
+        if self._scheduler is not None:
+            self._scheduler.close(timeout=0.1)
+
+
+_all: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Shared] = weakref.WeakKeyDictionary()

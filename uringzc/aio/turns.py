@@ -1,0 +1,41 @@
+"""The end of a loop's turn: after the callbacks that were ready, before it waits for events."""
+
+import selectors
+from asyncio import AbstractEventLoop
+from collections.abc import Callable
+
+#: what is called; returns whether it may have scheduled callbacks of the loop
+Function = Callable[[], object]
+
+
+class TurnSelector(selectors.DefaultSelector):
+    """Calls what was scheduled for the end of the turn, and then waits. asyncio calls it once a turn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scheduled: list[Function] = []
+        self.at_end_of_turn = self._scheduled.append
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """As of every selector."""
+        if self._scheduled and self._end_turn():
+            timeout = 0  # the loop had decided before how long to wait
+        return super().select(timeout)
+
+    def _end_turn(self) -> bool:
+        """Calls all of them. Whether one may have scheduled callbacks."""
+        functions = self._scheduled[:]
+        self._scheduled.clear()
+        scheduled = [function() for function in functions]  # all of them are called
+        return any(scheduled)
+
+
+def end_of_turn(loop: AbstractEventLoop) -> Callable[[Function], object]:
+    """What schedules a function for the end of the loop's turn.
+
+    That is before ``select`` on a loop of ``uringzc.aio.EventLoop``, and else ``call_soon``: in the next
+    turn, which follows at once, behind what is ready already. The function returns whether it may have
+    scheduled callbacks of the loop, and raises nothing.
+    """
+    schedule: Callable[[Function], object] = getattr(loop, "at_end_of_turn", loop.call_soon)
+    return schedule
