@@ -141,12 +141,19 @@ class Lease:
 
 @final
 class DatagramWriter:
-    """sendto() of an asyncio transport. `slow` is called for what is not the usual case."""
+    """sendto() and flush() of an asyncio transport, which it calls for what is not the usual case."""
 
-    def __new__(cls, slow: Callable[[Any, Any, BaseException | None], None], /) -> DatagramWriter: ...
+    def __new__(
+        cls,
+        send: Callable[[Any, Any, BaseException | None], None],
+        flush_failed: Callable[[BaseException], None],
+        /,
+    ) -> DatagramWriter: ...
+    scheduled: bool  # the transport has scheduled callbacks of the loop; until the next flush
     enabled: bool  # datagrams go to the sender
     def open(self, batcher: UdpBatcher, connected: bool, /) -> None: ...
     def sendto(self, data: Buffer, addr: Any = ...) -> None: ...
+    def flush(self) -> bool: ...
 
 @final
 class UdpBatcher:

@@ -69,11 +69,10 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._descriptor = -1  # the sender's, while the loop watches it
         self._queue: deque[tuple[bytes, Any]] = deque()  # what the sender has refused
         self._queued_bytes = 0
-        self._scheduled = False  # callbacks of the loop, in a flush
         self._closing = False
         self._ended = False
         self._after_end = 0  # calls of sendto()
-        self._writer = DatagramWriter(self._send)
+        self._writer = DatagramWriter(self._send, self._flush_failed)
         vars(self)["sendto"] = self._writer.sendto  # not a method, which would be a call more
         self._receiving = Receiving(loop, sock, protocol)
         self._shared.add(self)
@@ -139,7 +138,7 @@ class DatagramTransport(asyncio.DatagramTransport):
                 sndbuf=None,
                 scheduler=self._shared.scheduler(),
                 on_error=self._on_error,
-                on_waiting=partial(end_of_turn(self._loop), self.flush),
+                on_waiting=partial(end_of_turn(self._loop), self._writer.flush),
             )
             self._writer.open(self._sender._native, self._is_connected())
         return self._sender
@@ -200,20 +199,18 @@ class DatagramTransport(asyncio.DatagramTransport):
 
         Returns whether callbacks of the loop may have been scheduled.
         """
-        if self._blocked or self._sender is None or self._ended:
-            return False
-        try:
-            self._sender._native.flush()
-        except BlockingIOError:
+        return self._writer.flush()
+
+    def _flush_failed(self, error: BaseException) -> None:
+        if isinstance(error, BlockingIOError):
             self._block()
             self._flow.pause_if_above()
-            return True
-        except OSError as error:
+        elif isinstance(error, OSError):
             self._on_error(error)
-        except Exception as error:
+        elif isinstance(error, Exception):
             self._fatal_error(error)
-        scheduled, self._scheduled = self._scheduled, False
-        return scheduled
+        else:
+            raise error
 
     def _block(self) -> None:
         """The kernel takes no more: waits until it may."""
@@ -266,7 +263,7 @@ class DatagramTransport(asyncio.DatagramTransport):
     def _on_error(self, error: OSError) -> None:
         """An error of what has left, or could not, inside a call of the sender."""
         if not self._closing:
-            self._scheduled = True
+            self._writer.scheduled = True
             self._loop.call_soon(self._error_received, error)
 
     def _error_received(self, error: OSError) -> None:
@@ -369,7 +366,6 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._queued_bytes = 0
         self._unblock()
         self._flow.resume()
-        self._scheduled = True
         self._loop.call_soon(self._lose, error)
 
     def _lose(self, error: BaseException | None) -> None:

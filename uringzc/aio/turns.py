@@ -18,16 +18,11 @@ class TurnSelector(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """As of every selector."""
-        if self._scheduled and self._end_turn():
-            timeout = 0  # the loop had decided before how long to wait
-        return super().select(timeout)
-
-    def _end_turn(self) -> bool:
-        """Calls all of them. Whether one may have scheduled callbacks."""
-        functions = self._scheduled[:]
+        for function in self._scheduled:
+            if function():
+                timeout = 0  # the loop had decided before how long to wait
         self._scheduled.clear()
-        scheduled = [function() for function in functions]  # all of them are called
-        return any(scheduled)
+        return super().select(timeout)
 
 
 def end_of_turn(loop: AbstractEventLoop) -> Callable[[Function], object]:

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* DatagramWriter: sendto() of an asyncio transport, which runs for each datagram. It gives the datagram to
- * the transport's UdpSender. Whatever is not the usual case goes to a function of the transport: what
- * sendto() has to check first, what the sender has refused, and all datagrams while `enabled` is not set. */
+/* DatagramWriter: what an asyncio transport does for each datagram, sendto(), and at the end of each turn of
+ * the loop, flush(). It gives the datagram to the transport's UdpSender. Whatever is not the usual case goes
+ * to functions of the transport: what sendto() has to check first, what the sender has refused, and all
+ * datagrams while `enabled` is not set. */
 #include "aio/writer.h"
 
 #include "udp/send.h"
@@ -10,8 +11,10 @@ PyTypeObject *writer_type;
 
 typedef struct {
     PyObject_HEAD UdpBatcher *batcher; /* of the sender; NULL: there is none yet */
-    PyObject *slow;                    /* (data, addr, the exception of the sender or None) */
+    PyObject *send;                    /* (data, addr, the exception of the sender or None) */
+    PyObject *flush_failed;            /* (the exception of the sender) */
     _Atomic char enabled;
+    char scheduled; /* the transport has scheduled callbacks of the loop, which flush() is to return */
     char connected; /* the socket: then no address is given */
 } Writer;
 
@@ -28,16 +31,30 @@ static bool give(const Writer *w, PyObject *data, PyObject *to) {
 }
 
 static PyObject *give_or_call(Writer *w, PyObject *data, PyObject *to) {
-    PyObject *type, *error, *trace;
     if (give(w, data, to == Py_None ? NULL : to))
         Py_RETURN_NONE;
-    PyErr_Fetch(&type, &error, &trace);
-    PyErr_NormalizeException(&type, &error, &trace);
-    PyObject *result = PyObject_CallFunctionObjArgs(w->slow, data, to, error ? error : Py_None, NULL);
-    Py_XDECREF(type);
+    PyObject *error = take_exception();
+    PyObject *result = PyObject_CallFunctionObjArgs(w->send, data, to, error ? error : Py_None, NULL);
     Py_XDECREF(error);
-    Py_XDECREF(trace);
     return result;
+}
+
+/* flush() -> whether callbacks of the loop may have been scheduled */
+static PyObject *writer_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
+    Writer *w = (Writer *)self;
+    PyObject *flushed = w->enabled ? batcher_flush((PyObject *)w->batcher, NULL) : Py_NewRef(Py_None);
+    if (!flushed) {
+        PyObject *error = take_exception();
+        flushed = PyObject_CallFunctionObjArgs(w->flush_failed, error, NULL);
+        Py_XDECREF(error);
+        w->scheduled = 1;
+        if (!flushed)
+            return NULL;
+    }
+    Py_DECREF(flushed);
+    const bool scheduled = w->scheduled;
+    w->scheduled = 0;
+    return PyBool_FromLong(scheduled);
 }
 
 /* sendto(data, addr=None) */
@@ -90,38 +107,49 @@ static int writer_set_enabled(PyObject *self, PyObject *value, void *Py_UNUSED(u
 }
 
 static PyObject *writer_new(PyTypeObject *type, PyObject *args, PyObject *Py_UNUSED(keywords)) {
-    PyObject *slow;
-    if (!PyArg_ParseTuple(args, "O", &slow))
+    PyObject *send, *flush_failed;
+    if (!PyArg_ParseTuple(args, "OO", &send, &flush_failed))
         return NULL;
     PyObject *self = PyType_GenericAlloc(type, 0);
-    if (self)
-        ((Writer *)self)->slow = Py_NewRef(slow);
+    if (self) {
+        ((Writer *)self)->send = Py_NewRef(send);
+        ((Writer *)self)->flush_failed = Py_NewRef(flush_failed);
+    }
     return self;
 }
 
 static int writer_traverse(PyObject *self, visitproc visit, void *arg) {
     Py_VISIT(Py_TYPE(self));
     Py_VISIT((PyObject *)((Writer *)self)->batcher);
-    Py_VISIT(((Writer *)self)->slow);
+    Py_VISIT(((Writer *)self)->send);
+    Py_VISIT(((Writer *)self)->flush_failed);
     return 0;
 }
 
 static void writer_dealloc(PyObject *self) {
     PyObject_GC_UnTrack(self);
     Py_XDECREF((PyObject *)((Writer *)self)->batcher);
-    Py_XDECREF(((Writer *)self)->slow);
+    Py_XDECREF(((Writer *)self)->send);
+    Py_XDECREF(((Writer *)self)->flush_failed);
     free_object(self);
 }
 
 static PyMethodDef writer_methods[] = {{"sendto", (PyCFunction)(void (*)(void))writer_sendto,
                                         METH_FASTCALL | METH_KEYWORDS, "See DatagramTransport.sendto."},
+                                       {"flush", writer_flush, METH_NOARGS, NULL},
                                        {"open", writer_open, METH_VARARGS, NULL},
                                        {NULL, NULL, 0, NULL}};
+static PyMemberDef writer_members[] = {{"scheduled", T_BOOL, offsetof(Writer, scheduled), 0, NULL},
+                                       {NULL, 0, 0, 0, NULL}};
 static PyGetSetDef writer_getset[] = {
     {"enabled", writer_enabled, writer_set_enabled, "datagrams go to the sender", NULL},
     {NULL, NULL, NULL, NULL, NULL}};
-static PyType_Slot writer_slots[] = {{Py_tp_traverse, writer_traverse}, {Py_tp_dealloc, writer_dealloc},
-                                     {Py_tp_new, writer_new},           {Py_tp_methods, writer_methods},
-                                     {Py_tp_getset, writer_getset},     {0, NULL}};
+static PyType_Slot writer_slots[] = {{Py_tp_traverse, writer_traverse},
+                                     {Py_tp_dealloc, writer_dealloc},
+                                     {Py_tp_new, writer_new},
+                                     {Py_tp_methods, writer_methods},
+                                     {Py_tp_getset, writer_getset},
+                                     {Py_tp_members, writer_members},
+                                     {0, NULL}};
 PyType_Spec writer_spec = {"uringzc._send.DatagramWriter", sizeof(Writer), 0,
                            Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC, writer_slots};

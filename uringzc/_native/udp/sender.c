@@ -25,8 +25,7 @@ static int submit_and_flush(UdpBatcher *g) {
     return code ? code : flush_notifier(g);
 }
 
-/* flush() -> the numbers of the sender's notifiers that are not done */
-static PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
+PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     UdpBatcher *g = (UdpBatcher *)self;
     if (batcher_begin(g) < 0)
         return NULL;
