@@ -9,20 +9,25 @@ Function = Callable[[], object]
 
 
 class TurnSelector(selectors.DefaultSelector):
-    """Calls what was scheduled for the end of the turn, and then waits. asyncio calls it once a turn."""
+    """Calls what was scheduled for the end of a turn before it waits: asyncio calls ``select`` in each."""
 
     def __init__(self) -> None:
         super().__init__()
         self._scheduled: list[Function] = []
-        self.at_end_of_turn = self._scheduled.append
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """As of every selector."""
+    def at_end_of_turn(self, function: Function) -> None:
+        """Calls `function` before the next ``select`` waits; see ``end_of_turn``."""
+        if not self._scheduled:  # for once: in all other turns it costs nothing
+            vars(self)["select"] = self._end_turn
+        self._scheduled.append(function)
+
+    def _end_turn(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         for function in self._scheduled:
             if function():
                 timeout = 0  # the loop had decided before how long to wait
         self._scheduled.clear()
-        return super().select(timeout)
+        del vars(self)["select"]
+        return self.select(timeout)
 
 
 def end_of_turn(loop: AbstractEventLoop) -> Callable[[Function], object]:

@@ -185,7 +185,11 @@ typedef struct udp_batcher {
     int64_t left_at;                     /* CLOCK_MONOTONIC ns: when something was last sent */
     bool leaves;                         /* what waits is to leave at the end of this call */
     enum { QUIET, BEGUN, TOLD } waiting; /* on_waiting is to be called; was called, since the last flush */
-    struct {                             /* see leading_edge.c */
+    struct {                             /* of the event loop, with on_waiting: see leading_edge.c */
+        uint64_t first;                  /* `datagrams` when it began */
+        uint32_t alone, at_once;         /* turns with one datagram; datagrams since that left at once */
+    } turn;
+    struct {                            /* see leading_edge.c */
         int64_t run_start, round_start; /* CLOCK_MONOTONIC ns: of datagrams that leave at once; that gather */
         int64_t interval;               /* ns from one datagram to the next, before they gathered */
         uint64_t round_first;           /* `datagrams` then */

@@ -7,15 +7,21 @@
  * the answer to each, and max_delay would be added to every one. That is tried: after TRIAL datagrams that
  * left at once, they gather. If the timer had to send them, fewer came meanwhile than before, and the next
  * one comes when they have left, then the program was waiting for that: they leave at once again, eight
- * times as many until the next trial. */
+ * times as many until the next trial.
+ *
+ * With on_waiting, what comes in a turn of an event loop gathers until flush(). But after ALONE turns with
+ * one datagram each, datagrams leave at once, as without a loop, and every ALONE-th gathers, to see whether
+ * others come in its turn. */
 #include "udp/leading_edge.h"
 
 #include "udp/timer.h"
+#include "udp/trains.h"
 
 #define SHORT 700   /* ns between the end of a send and the next datagram */
 #define PAUSE 10000 /* ns */
 #define TRIAL 32u   /* datagrams */
 #define MAX_PENALTY 65536u
+#define ALONE 16u /* turns, datagrams */
 
 static bool leaves_at_once(UdpBatcher *g, int64_t now) {
     const int64_t gap = now - g->left_at;
@@ -42,9 +48,26 @@ static bool leaves_at_once(UdpBatcher *g, int64_t now) {
     return false;
 }
 
+static void start_turn(UdpBatcher *g) {
+    if (g->turn.alone == ALONE && ++g->turn.at_once % ALONE) {
+        g->leaves = true;
+        return;
+    }
+    g->waiting = BEGUN;
+    g->turn.first = g->datagrams;
+}
+
+void end_turn(UdpBatcher *g) {
+    if (g->waiting == QUIET)
+        return;
+    count_open(g);
+    const bool alone = g->datagrams - g->turn.first == 1;
+    g->turn.alone = !alone ? 0 : g->turn.alone < ALONE ? g->turn.alone + 1 : ALONE;
+}
+
 void start_delay(UdpBatcher *g) {
-    if (g->on_waiting && g->waiting == QUIET)
-        g->waiting = BEGUN;
+    if (g->on_waiting && g->waiting == QUIET && !g->leaves)
+        start_turn(g);
     if (g->max_delay < 0 || g->leaves || atomic_load_explicit(&g->due, memory_order_relaxed))
         return;
     const int64_t now = g->max_delay ? monotonic_ns() : 0;

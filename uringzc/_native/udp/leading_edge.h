@@ -9,3 +9,5 @@ typedef struct udp_batcher UdpBatcher;
 void start_delay(UdpBatcher *g);
 /* When all that waited has left, at left_at. */
 void end_delay(UdpBatcher *g);
+/* The program flushes: with on_waiting, the end of a turn of its event loop. */
+void end_turn(UdpBatcher *g);

@@ -7,6 +7,7 @@
 #include "udp/batch.h"
 #include "udp/call.h"
 #include "udp/destinations.h"
+#include "udp/leading_edge.h"
 #include "udp/lease.h"
 #include "udp/pacing.h"
 #include "udp/polling.h"
@@ -30,6 +31,7 @@ PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (batcher_begin(g) < 0)
         return NULL;
     g->timestamps_read = false;
+    end_turn(g);
     int code = submit_and_flush(g);
     if (!code)
         g->waiting = QUIET;

@@ -249,6 +249,8 @@ int leave_at_once(UdpBatcher *g) {
     g->must_not_wait = g->max_delay != 0;
     int code = submit_all(g, g->max_delay ? WHILE_READY : UNTIL_EMPTY);
     g->must_not_wait = 0;
+    if (code > 0 && g->on_waiting)
+        g->waiting = BEGUN;
     if (code > 0)
         arm_timer(g, monotonic_ns());
     if (code < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
