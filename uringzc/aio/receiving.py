@@ -8,15 +8,16 @@ follows. Nothing more is read before that.
 import asyncio
 import contextlib
 import itertools
+import select
 import socket
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from time import monotonic
 from typing import Any
 
 from uringzc._send import DatagramReceiver
 from uringzc.address import Address
 
-UDP_GRO = 104  # linux/udp.h
+UDP_GRO = 104  # of <linux/udp.h>
 TURN = 0.001  #: seconds of delivery, then other callbacks of the loop run
 CALLS = 8  #: of datagram_received between two looks at the clock
 
@@ -30,16 +31,24 @@ class Receiving:
     OSErrors of the socket go to ``protocol.error_received``.
 
     What the protocol raises leaves the callback of the loop, which reports it; the rest is delivered then.
+
+    `on_nothing` is called when the socket is readable, but has neither a datagram nor an error: because of
+    what waits in its error queue, until that is read.
     """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, sock: socket.socket, protocol: asyncio.BaseProtocol
+        self,
+        loop: asyncio.AbstractEventLoop,
+        sock: socket.socket,
+        protocol: asyncio.BaseProtocol,
+        on_nothing: Callable[[], None] | None = None,
     ) -> None:
         with contextlib.suppress(OSError):  # Linux before 5.0 has none
             sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         self._loop = loop
-        self._fd = sock.fileno()
-        self._receiver = DatagramReceiver(self._fd)
+        self._watched = _watchable(sock, loop)
+        self._receiver = DatagramReceiver(sock.fileno())
+        self._on_nothing = on_nothing
         self._started = self._paused = self._closed = False
         self._undelivered: Iterator[tuple[Any, Address]] | None = None
         self._grouped = False  # whether the protocol gets lists, and `_undelivered` has them
@@ -62,7 +71,7 @@ class Receiving:
         if not self._started and not self._closed:
             self._started = True
             if not self._paused:
-                self._loop.add_reader(self._fd, self._read)
+                self._loop.add_reader(self._watched, self._read)
 
     def is_reading(self) -> bool:
         """Whether datagrams are delivered, if there are any."""
@@ -79,7 +88,7 @@ class Receiving:
         if self._paused and not self._closed:
             self._paused = False
             if self._started:
-                self._loop.add_reader(self._fd, self._read)
+                self._loop.add_reader(self._watched, self._read)
             self._deliver_soon()
 
     def close(self) -> None:
@@ -88,11 +97,13 @@ class Receiving:
             self._stop()
         self._closed = True
         self._undelivered = None
+        if isinstance(self._watched, select.epoll):
+            self._watched.close()
 
     def _stop(self) -> None:
         self._interrupted = True
         if self._started:
-            self._loop.remove_reader(self._fd)
+            self._loop.remove_reader(self._watched)
         if self._delivery:
             self._delivery.cancel()
             self._delivery = None
@@ -111,6 +122,8 @@ class Receiving:
         elif batch:
             self._undelivered = iter(batch)
             self._deliver()
+        elif self._on_nothing:
+            self._on_nothing()
 
     def _deliver(self) -> None:
         """Calls the protocol until everything was delivered, something interrupts, or the time is over."""
@@ -131,6 +144,18 @@ class Receiving:
     def _deliver_soon(self) -> None:
         if self._undelivered and not self._paused and not self._delivery:
             self._delivery = self._loop.call_soon(self._deliver)
+
+
+def _watchable(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> int | select.epoll:
+    """What the loop watches: an epoll of the socket, where the loop would give up a socket with an error.
+
+    uvloop does: libuv takes POLLERR, of an ICMP error or an error queue, for a bad descriptor.
+    """
+    if isinstance(loop, asyncio.SelectorEventLoop):
+        return sock.fileno()
+    epoll = select.epoll()
+    epoll.register(sock, select.EPOLLIN)
+    return epoll
 
 
 def _separate(groups: Iterable[tuple[list[bytes], Address]]) -> Iterator[tuple[bytes, Address]]:

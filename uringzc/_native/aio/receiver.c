@@ -10,8 +10,8 @@
 #include "request/without_gil.h"
 
 #ifndef UDP_GRO
-#define UDP_GRO 104
-#endif /* linux/udp.h; glibc has it since 2.35 */
+#define UDP_GRO 104 /* of <linux/udp.h> */
+#endif
 #define MAX_MESSAGES 32
 #define MESSAGE_SIZE (1 << 16) /* no datagram and no train is larger */
 #define CONTROL_SIZE 256 /* for the size of a train behind all else that options of the socket ask for */
@@ -114,21 +114,25 @@ static int enlarge_peers(Receiver *r) {
     return 0;
 }
 
-/* The same tuple for the same peer, until another one takes its place. A borrowed reference. */
+/* In the place of the peer that was there. */
+static int remember_address(Receiver *r, const union name *name, PyObject *address) {
+    if (r->only_peer.address && enlarge_peers(r) < 0)
+        return -1;
+    struct peer *peer = peer_place(r, name);
+    PyObject *old = peer->address;
+    *peer = (struct peer){*name, Py_NewRef(address)};
+    Py_XDECREF(old);
+    return 0;
+}
+
+/* The same tuple for the same peer, while that is remembered. */
 static PyObject *address_of(Receiver *r, const union name *name) {
     struct peer *peer = peer_place(r, name);
     if (peer->address && memcmp(&peer->name, name, sizeof *name) == 0)
-        return peer->address;
-    if (peer->address && r->peer_count == 1) {
-        if (enlarge_peers(r) < 0)
-            return NULL;
-        peer = peer_place(r, name);
-    }
-    PyObject *address = new_address(name), *old = peer->address;
-    if (!address)
-        return NULL;
-    *peer = (struct peer){*name, address};
-    Py_XDECREF(old);
+        return Py_NewRef(peer->address);
+    PyObject *address = new_address(name);
+    if (address && remember_address(r, name, address) < 0)
+        Py_CLEAR(address);
     return address;
 }
 
@@ -140,7 +144,7 @@ static size_t datagram_size(struct msghdr *message, size_t length) {
         if (c->cmsg_level == IPPROTO_UDP && c->cmsg_type == UDP_GRO) {
             int size;
             memcpy(&size, CMSG_DATA(c), sizeof size);
-            return (size_t)size;
+            return size > 0 ? (size_t)size : length;
         }
     return length;
 }
@@ -185,29 +189,28 @@ static PyObject *make_batch(Receiver *r, struct buffer *b, int count, bool group
         PyObject *address = address_of(r, &b->names[i]);
         if (address && grouped && address != last)
             group = append_entry(batch, PyList_New(0), address);
-        last = address;
         if (!address || (grouped && !group) || append_message(batch, group, address, &b->messages[i]) < 0)
             Py_CLEAR(batch);
+        last = address; /* the batch has it */
+        Py_XDECREF(address);
     }
     return batch;
 }
 
-/* MSG_DONTWAIT: the call never waits, so it keeps the GIL. */
+/* Keeps the GIL: with MSG_DONTWAIT the call never waits, and who gives the GIL up beside a busy thread gets
+ * it back after 5 ms. */
 static PyObject *receive_batch(Receiver *r, bool grouped) {
     struct buffer *b = take_buffer();
     if (!b)
         return NULL;
-    int count = recvmmsg(r->fd, b->messages, MAX_MESSAGES, MSG_DONTWAIT, NULL), error = errno;
-    PyObject *batch = NULL;
-    if (count >= 0 || error == EAGAIN || error == EINTR)
+    int count = recvmmsg(r->fd, b->messages, MAX_MESSAGES, MSG_DONTWAIT, NULL);
+    PyObject *batch;
+    if (count < 0 && errno != EAGAIN && errno != EINTR)
+        batch = PyErr_SetFromErrno(PyExc_OSError);
+    else
         batch = make_batch(r, b, count, grouped);
-    if (count > 0)
-        reset_messages(b, count);
+    reset_messages(b, count);
     give_back(b);
-    if (!batch && !PyErr_Occurred()) {
-        errno = error;
-        PyErr_SetFromErrno(PyExc_OSError);
-    }
     return batch;
 }
 
