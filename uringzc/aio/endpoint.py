@@ -82,6 +82,19 @@ async def _create(
     if why:
         _tell_once(why)
         return await stock(protocol_factory, **options._asdict(), sock=sock)
+    try:
+        return await _make(loop, protocol_factory, options, sock)
+    except BaseException:
+        Shared.of(loop).end_if_unused()
+        raise
+
+
+async def _make(
+    loop: asyncio.AbstractEventLoop,
+    protocol_factory: Callable[[], Any],
+    options: Options,
+    sock: socket.socket | None,
+) -> Endpoint:
     if sock is None:
         own, remote = await _open(loop, options)
         try:
@@ -188,6 +201,8 @@ async def _resolve(
     if not (isinstance(addr, tuple) and len(addr) == 2):
         raise TypeError("2-tuple is expected")
     host, port = addr
+    if isinstance(port, int) and not 0 <= port <= 0xFFFF:
+        raise OverflowError(f"port must be 0-65535, not {port}")  # getaddrinfo() would take it modulo 65536
     family, proto, flags = options.family, options.proto, options.flags
     try:  # what is no name needs no thread
         found = socket.getaddrinfo(

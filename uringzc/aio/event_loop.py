@@ -18,6 +18,8 @@ class DatagramEndpoints(asyncio.AbstractEventLoop):
     share. All else is the other base's.
     """
 
+    ends_engine = True
+
     async def create_datagram_endpoint(
         self, protocol_factory: Callable[[], Any], *args: Any, **options: Any
     ) -> tuple[asyncio.DatagramTransport, Any]:

@@ -20,16 +20,17 @@ class Member(Protocol):
 class Shared:
     """One for each loop. Belongs to the loop's thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: bool) -> None:
+        self._kept = kept
         self._scheduler: Scheduler | None = None
         self._members: weakref.WeakSet[Member] = weakref.WeakSet()
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> "Shared":
-        """The loop's."""
+        """The loop's. One that does not call end() when it is closed has an engine while it has transports."""
         found = _all.get(loop)
         if found is None:
-            found = _all[loop] = cls()
+            found = _all[loop] = cls(kept=getattr(loop, "ends_engine", False))
         return found
 
     @staticmethod
@@ -48,6 +49,17 @@ class Shared:
     def add(self, member: Member) -> None:
         """A new transport. It is not kept."""
         self._members.add(member)
+
+    def remove(self, member: Member) -> None:
+        """A transport has ended."""
+        self._members.discard(member)
+        self.end_if_unused()
+
+    def end_if_unused(self) -> None:
+        """Ends the engine, if there is no transport and the loop would not."""
+        if self._scheduler is not None and not self._kept and not self._members:
+            self._scheduler.close(timeout=0.1)
+            self._scheduler = None
 
     def flush(self) -> None:
         """Sends what waits in any transport."""

@@ -379,6 +379,7 @@ class DatagramTransport(asyncio.DatagramTransport):
             if self._sender is not None:
                 self._sender.close(timeout=0)
             self._sock.close()
+            self._shared.remove(self)
 
 
 def _peer_of(sock: socket.socket) -> Any:
