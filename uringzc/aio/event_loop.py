@@ -1,6 +1,7 @@
 """Event loops whose create_datagram_endpoint is ours."""
 
 import asyncio
+import selectors
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -41,12 +42,16 @@ class DatagramEndpoints(asyncio.AbstractEventLoop):
 
 
 class EventLoop(DatagramEndpoints, asyncio.SelectorEventLoop):
-    """asyncio's selector loop with ``DatagramEndpoints``. Datagrams leave before it waits for events."""
+    """asyncio's selector loop with ``DatagramEndpoints``. Datagrams leave before it waits for events.
 
-    def __init__(self) -> None:
-        selector = TurnSelector()
-        super().__init__(selector)
-        self.at_end_of_turn = selector.at_end_of_turn
+    With a `selector` of the program's they leave in the next turn, which follows at once.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector | None = None) -> None:
+        turns = None if selector else TurnSelector()
+        super().__init__(selector or turns)
+        if turns:
+            self.at_end_of_turn = turns.at_end_of_turn
 
 
 @cache

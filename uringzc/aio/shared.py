@@ -27,7 +27,7 @@ class Shared:
 
     @classmethod
     def of(cls, loop: asyncio.AbstractEventLoop) -> "Shared":
-        """The loop's. One that does not call end() when it is closed has an engine while it has transports."""
+        """The loop's. Where nothing calls end(), it has an engine only while it has transports."""
         found = _all.get(loop)
         if found is None:
             found = _all[loop] = cls(kept=getattr(loop, "ends_engine", False))
@@ -41,9 +41,13 @@ class Shared:
             found._end()
 
     def scheduler(self) -> Scheduler:
-        """The one of all transports; made at the first call. OSError where no engine can be made."""
+        """The one of all transports; made at the first call. OSError where no engine can be made.
+
+        It belongs to the thread of that call: WrongThreadError in another.
+        """
         if self._scheduler is None:
             self._scheduler = Scheduler(completions="none", max_inflight=1024)
+        self._scheduler.submit()  # claims it; a check of the thread later
         return self._scheduler
 
     def add(self, member: Member) -> None:

@@ -17,6 +17,7 @@ import warnings
 from asyncio.trsock import TransportSocket
 from collections import deque
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class DatagramTransport(asyncio.DatagramTransport):
         self._after_end = 0  # calls of sendto()
         self._writer = DatagramWriter(self._send, self._flush_failed)
         vars(self)["sendto"] = self._writer.sendto  # not a method, which would be a call more
-        self._receiving = Receiving(loop, sock, protocol)
+        self._receiving = Receiving(loop, sock, protocol, self._reap)
         self._shared.add(self)
         loop.call_soon(self._begin, ready)
 
@@ -295,6 +296,12 @@ class DatagramTransport(asyncio.DatagramTransport):
         return self._open().explain()
 
     # -- receiving, and the protocol
+
+    def _reap(self) -> None:
+        """The socket has something, but no datagram: the engine's notifications, in the error queue."""
+        if self._sender is not None and not self._ended:
+            with suppress(OSError):
+                self._sender._native.poll()
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         """The protocol from now on."""
