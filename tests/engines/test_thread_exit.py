@@ -440,3 +440,14 @@ def test_close_ends_although_the_socket_stays_full(many: int, box: testing.Hold)
         ):
             sender.close(0.05)
         assert sender.closed
+
+
+def test_senders_that_share_an_engine_are_remembered_as_one() -> None:
+    """Each of them claims it. What the end of the thread goes through does not grow."""
+    with testing.receiver() as rx, uringzc.Scheduler() as scheduler:
+        for _ in range(50):
+            with uringzc.UdpSender(rx.address, scheduler=scheduler) as tx:
+                tx.send(b"x")
+        owned = [reference() for reference in lifetime._thread_end().engines]
+        assert owned.count(scheduler._engine) == 1
+        assert len(owned) < 10

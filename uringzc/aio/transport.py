@@ -64,7 +64,8 @@ class DatagramTransport(asyncio.DatagramTransport):
         extra = {"socket": TransportSocket(sock), "sockname": sock.getsockname(), "peername": self._peer}
         super().__init__(extra)
         self._shared = Shared.of(loop)
-        self._sender: UdpSender | None = None
+        self._sender: UdpSender | None = None  # made for the second datagram
+        self._sent_one = False
         self._flow = FlowControl(loop, self)
         self._blocked = False
         self._descriptor = -1  # the sender's, while the loop watches it
@@ -129,7 +130,7 @@ class DatagramTransport(asyncio.DatagramTransport):
         return self._remote is not None or self._peer is not None
 
     def _open(self) -> UdpSender:
-        """The sender, made when something is first sent."""
+        """The sender, made when it is needed."""
         if self._sender is None:
             self._sender = UdpSender(
                 self._remote if self._peer is None else None,
@@ -174,10 +175,21 @@ class DatagramTransport(asyncio.DatagramTransport):
         try:
             if addr is None and not self._is_connected():
                 raise TypeError("sendto() needs an address: the transport has no remote one")
-            self._open().send(data, addr)
+            if self._sent_one:
+                self._open().send(data, addr)
+            else:
+                self._send_first(data, addr)
         except Exception as error:
             return error
         return None
+
+    def _send_first(self, data: bytes, addr: Any) -> None:
+        """Without a sender, which would cost a client that asks one question more than all else."""
+        self._sent_one = True
+        if self._peer is not None:
+            self._sock.send(data)
+        else:
+            self._sock.sendto(data, self._remote if addr is None else addr)
 
     def _fail(self, error: BaseException) -> None:
         """A datagram was refused."""
@@ -288,7 +300,7 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     @property
     def stats(self) -> UdpStats:
-        """What was sent: see ``UdpSender.stats``; ``trains`` says how many left together."""
+        """What was sent after the first datagram; ``trains``: how many left together. See ``UdpSender``."""
         return self._open().stats
 
     def explain(self) -> str:

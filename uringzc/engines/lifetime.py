@@ -213,9 +213,11 @@ def _thread_end() -> _ThreadEnd:
 
 
 def claimed(reference: "weakref.ref[Engine]") -> None:
-    """The calling thread has become the owner of an engine."""
+    """The calling thread has become the owner of an engine, or is it: each sender that shares one says so."""
     end = _thread_end()
-    end.engines = [kept for kept in end.engines if kept() is not None]
+    if reference in end.engines[-1:]:
+        return
+    end.engines = [kept for kept in end.engines if kept() is not None and kept != reference]
     end.engines.append(reference)
 
 

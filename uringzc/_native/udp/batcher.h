@@ -181,9 +181,10 @@ typedef struct udp_batcher {
         bool unknown;                 /* the set was made after that */
     } poll;                           /* see polling.h */
 
-    int64_t max_delay;                   /* ns; 0: what a call takes leaves in it; -1: no timer */
-    int64_t left_at;                     /* CLOCK_MONOTONIC ns: when something was last sent */
-    bool leaves;                         /* what waits is to leave at the end of this call */
+    int64_t max_delay; /* ns; 0: what a call takes leaves in it; -1: no timer */
+    int64_t left_at;   /* CLOCK_MONOTONIC ns: when something was last sent */
+    int direct_error;  /* -errno, with which the kernel has refused what is to leave at once; or 0 */
+    bool leaves;       /* what waits is to leave at the end of this call */
     enum { QUIET, BEGUN, TOLD } waiting; /* on_waiting is to be called; was called, since the last flush */
     struct {                             /* of the event loop, with on_waiting: see leading_edge.c */
         uint64_t first;                  /* `datagrams` when it began */

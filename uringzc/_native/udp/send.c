@@ -7,7 +7,9 @@
 #include "udp/call.h"
 #include "udp/destinations.h"
 #include "udp/fast_path.h"
+#include "udp/leading_edge.h"
 #include "udp/submit.h"
+#include "udp/syscalls.h"
 #include "udp/timer.h"
 
 PyObject *sent_bytes(UdpBatcher *g, size_t n) {
@@ -52,14 +54,18 @@ static int bytes_of(PyObject *data, const char **bytes, size_t *n, PyObject **ho
     return 0;
 }
 
-/* Takes one datagram. Its size, or -1. */
-static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination) {
+/* Takes one datagram. `alone`: the only one of its call. Its size, or -1. */
+static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination, bool alone) {
     PyObject *holder;
     const char *bytes;
     size_t n;
     if (bytes_of(data, &bytes, &n, &holder) < 0)
         return -1;
-    int error = stage_datagram(g, bytes, n, destination, PyBytes_CheckExact(holder) ? holder : NULL);
+    if (alone && !g->count && !g->open_count)
+        start_delay(g);
+    int error = 0;
+    if (!alone || !send_directly(g, bytes, n, destination))
+        error = stage_datagram(g, bytes, n, destination, PyBytes_CheckExact(holder) ? holder : NULL);
     Py_DECREF(holder);
     return error < 0 ? -1 : (Py_ssize_t)n;
 }
@@ -80,7 +86,7 @@ PyObject *send_checked(UdpBatcher *g, PyObject *data, PyObject *to) {
     if (batcher_begin(g) < 0)
         return NULL;
     uint32_t destination;
-    Py_ssize_t n = find_destination(g, to, &destination) == 0 ? send_one(g, data, destination) : -1;
+    Py_ssize_t n = find_destination(g, to, &destination) == 0 ? send_one(g, data, destination, true) : -1;
     return batcher_return(g, n >= 0 && after_datagram(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
 }
 
@@ -182,7 +188,7 @@ static int begin_again(UdpBatcher *g) {
 static bool take_one(UdpBatcher *g, PyObject *data, uint32_t destination, Py_ssize_t *sent) {
     size_t n = PyBytes_CheckExact(data) ? (size_t)PyBytes_Size(data) : NO_TRAIN;
     if (n == NO_TRAIN || !append_fast(g, PyBytes_AsString(data), n, destination))
-        if (send_one(g, data, destination) < 0)
+        if (send_one(g, data, destination, false) < 0)
             return false;
     ++*sent;
     return after_datagram(g) == 0;
@@ -258,7 +264,7 @@ PyObject *send_to_group(UdpBatcher *g, PyObject *data, uint32_t group) {
     }
     if (batcher_begin(g) < 0)
         return NULL;
-    Py_ssize_t n = send_one(g, data, group);
+    Py_ssize_t n = send_one(g, data, group, false);
     return batcher_return(g, n >= 0 && after_datagram(g) == 0 ? sent_bytes(g, (size_t)n) : NULL);
 }
 

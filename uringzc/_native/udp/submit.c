@@ -240,6 +240,15 @@ int submit_all(UdpBatcher *g, enum until until) {
     }
 }
 
+/* What was refused is staged now, if there was memory for it. 0, 1 or -1. */
+static int fail_direct(UdpBatcher *g) {
+    int code = close_all(g);
+    if (!code && g->count)
+        code = fail_directly(g);
+    g->direct_error = 0;
+    return code;
+}
+
 int leave_at_once(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     if (!g->leaves)
@@ -247,7 +256,9 @@ int leave_at_once(UdpBatcher *g) {
     g->leaves = false;
     PyErr_Fetch(&type, &value, &trace);
     g->must_not_wait = g->max_delay != 0;
-    int code = submit_all(g, g->max_delay ? WHILE_READY : UNTIL_EMPTY);
+    int code = g->direct_error ? fail_direct(g) : 0;
+    if (!code)
+        code = submit_all(g, g->max_delay ? WHILE_READY : UNTIL_EMPTY);
     g->must_not_wait = 0;
     if (code > 0 && g->on_waiting)
         g->waiting = BEGUN;

@@ -100,6 +100,52 @@ static uint32_t sent_together(const UdpBatcher *g, uint32_t admitted) {
     return singles > 1 && keeps_errors(g) ? singles : 1;
 }
 
+/* Only what needs none of what trains are for: memory that is held, timestamps, pacing, an arrival. */
+static bool may_send_directly(const UdpBatcher *g, size_t n, uint32_t destination) {
+    return g->leaves && !g->count && !g->open_count && n <= g->max_payload && n < g->hold_threshold &&
+           !g->always_zero_copy && !g->timestamps && !g->pacing.ns && !is_group(destination) &&
+           g->destinations[destination].state == WARM;
+}
+
+bool send_directly(UdpBatcher *g, const char *data, size_t n, uint32_t destination) {
+    struct train t; /* send_datagrams() reads no more of it */
+    int error;
+    if (!may_send_directly(g, n, destination))
+        return false;
+    if (check_socket(g))
+        return PyErr_Clear(), false;
+    t.data = data;
+    t.nbytes = t.size = (uint32_t)n;
+    t.count = 1;
+    t.destination = destination;
+    Py_BEGIN_ALLOW_THREADS;
+    error = send_datagrams(g, &t, 1);
+    Py_END_ALLOW_THREADS;
+    if (error) {
+        g->direct_error = error == -EAGAIN ? 0 : error;
+        return false;
+    }
+    g->leaves = false;
+    begin_change(g);
+    g->datagrams++;
+    g->nbytes += n;
+    end_change(g);
+    COUNT(g->syscalls, 1);
+    count_left(g, 1, 1);
+    if (g->max_delay > 0)
+        g->left_at = monotonic_ns();
+    return true;
+}
+
+int fail_directly(UdpBatcher *g) {
+    struct train *t = g->trains[0];
+    g->next = 1;
+    t->result = g->direct_error;
+    WRITE_SHARED(t->state, FAILED);
+    g->direct_error = 0;
+    return complete_batch(g);
+}
+
 int syscall_first(UdpBatcher *g, uint32_t admitted) {
     const uint32_t count = sent_together(g, admitted);
     int sent = check_socket(g);

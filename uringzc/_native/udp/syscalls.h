@@ -15,3 +15,7 @@ PyObject *batcher_resend(PyObject *self, PyObject *args);
 PyObject *batcher_writable(PyObject *self, PyObject *milliseconds);
 PyObject *batcher_resolved(PyObject *self, PyObject *args);
 PyObject *batcher_number(PyObject *self, PyObject *args);
+/* Sends a datagram that is to leave at once from where it is. False: it was not sent, and is to be staged;
+ * leave_at_once() then reports the error that the kernel had, if any, with fail_directly(). */
+bool send_directly(UdpBatcher *g, const char *data, size_t n, uint32_t destination);
+int fail_directly(UdpBatcher *g);
