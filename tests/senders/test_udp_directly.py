@@ -1,4 +1,4 @@
-"""A lone datagram that leaves at once is sent from where it is; what the kernel refuses is staged and reported."""
+"""A lone datagram that leaves at once is sent from where it is. What the kernel refuses is reported."""
 
 import errno
 import socket

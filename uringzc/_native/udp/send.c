@@ -8,6 +8,7 @@
 #include "udp/destinations.h"
 #include "udp/fast_path.h"
 #include "udp/leading_edge.h"
+#include "udp/polling.h"
 #include "udp/submit.h"
 #include "udp/syscalls.h"
 #include "udp/timer.h"
@@ -72,7 +73,8 @@ static Py_ssize_t send_one(UdpBatcher *g, PyObject *data, uint32_t destination, 
 
 static bool is_full(const UdpBatcher *g) {
     uint64_t nbytes = 0;
-    for (uint32_t i = 0; g->on_waiting && i < g->count; i++)
+    const bool in_loop = g->on_waiting && !(g->poll.armed & AWAIT_SEND); /* else it is not worth a try */
+    for (uint32_t i = 0; in_loop && i < g->count; i++)
         nbytes += g->trains[i]->nbytes;
     return g->count == BATCH_SIZE || nbytes >= LOOP_BATCH;
 }
