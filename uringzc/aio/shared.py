@@ -4,6 +4,7 @@ import asyncio
 import weakref
 from typing import Protocol
 
+from uringzc.errors import WrongThreadError
 from uringzc.scheduler import Scheduler
 
 
@@ -43,12 +44,20 @@ class Shared:
     def scheduler(self) -> Scheduler:
         """The one of all transports; made at the first call. OSError where no engine can be made.
 
-        It belongs to the thread of that call: WrongThreadError in another.
+        It belongs to the thread of that call.
         """
         if self._scheduler is None:
             self._scheduler = Scheduler(completions="none", max_inflight=1024)
-        self._scheduler.submit()  # claims it; a check of the thread later
+            self._scheduler._engine.claim()
         return self._scheduler
+
+    def check_thread(self) -> None:
+        """WrongThreadError in another thread than the loop's."""
+        if self._scheduler is not None and not self._scheduler._engine.is_owner():
+            raise WrongThreadError(
+                "a transport belongs to the thread of its event loop: in another one, call "
+                "loop.call_soon_threadsafe(transport.sendto, data, addr). Nothing was sent"
+            )
 
     def add(self, member: Member) -> None:
         """A new transport. It is not kept."""

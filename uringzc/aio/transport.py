@@ -26,7 +26,6 @@ from uringzc.aio.flow_control import FlowControl
 from uringzc.aio.receiving import Receiving
 from uringzc.aio.shared import Shared
 from uringzc.aio.turns import end_of_turn
-from uringzc.errors import WrongThreadError
 from uringzc.senders.stats import UdpStats
 from uringzc.senders.udp import UdpSender
 
@@ -147,6 +146,7 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     def _send(self, data: Any, addr: Any, error: BaseException | None) -> None:
         """What is not the usual case of sendto(). `error`: with which the sender has refused it."""
+        self._shared.check_thread()
         if error is None:
             if not isinstance(data, (bytes, bytearray, memoryview)):
                 kind = type(data).__name__
@@ -193,7 +193,7 @@ class DatagramTransport(asyncio.DatagramTransport):
 
     def _fail(self, error: BaseException) -> None:
         """A datagram was refused."""
-        if isinstance(error, WrongThreadError) or not isinstance(error, Exception):
+        if not isinstance(error, Exception):
             raise error
         if isinstance(error, OSError):
             self._receiving.protocol.error_received(error)

@@ -224,7 +224,7 @@ static int submit_trains(UdpBatcher *g, enum until until) {
 
 int submit_batch(UdpBatcher *g, enum until until) {
     int code = submit_trains(g, until);
-    if (!code)
+    if (!code && !g->count)
         disarm_poll(g, AWAIT_SEND | AWAIT_RATE);
     if (code >= 0 && (g->unflushed >= g->flush_requests || g->unflushed_bytes >= g->flush_bytes))
         return flush_notifier(g) < 0 ? -1 : code;
