@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import itertools
+import os
 import socket
 import tracemalloc
 import weakref
@@ -211,6 +212,13 @@ def test_close_while_paused(make: Make) -> None:
     assert setting.protocol.got == NUMBERS[:1]
 
 
+def test_close_closes_what_it_opened(loop: asyncio.AbstractEventLoop, udp_pair: Pair) -> None:
+    before = os.listdir("/proc/self/fd")
+    setting = Setting(loop, udp_pair, Protocol())
+    setting.receiving.close()
+    assert os.listdir("/proc/self/fd") == before
+
+
 # -- other callbacks of the loop have their turn
 
 
@@ -265,6 +273,18 @@ def test_nor_does_one_list_follow_another(make: Make, make_udp: MakePair, slow: 
     wait_for(setting.pair.rx, 5)
     turns = Turns(setting)
     setting.until(5)
+    assert turns.most() == 1
+
+
+def test_nor_do_pauses_make_several_deliveries_of_one(make: Make) -> None:
+    def pause(data: bytes) -> None:
+        setting.receiving.pause_reading()
+        setting.receiving.resume_reading()
+
+    setting = make(Protocol(pause))
+    setting.send(*NUMBERS)
+    turns = Turns(setting)
+    setting.until(30)
     assert turns.most() == 1
 
 
