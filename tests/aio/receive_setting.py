@@ -11,8 +11,33 @@ from conftest import Pair
 
 from uringzc.aio.receiving import Receiving
 
-UDP_SEGMENT = 103
+UDP_SEGMENT, UDP_GRO = 103, 104
+SO_PEEK_OFF = 42
 PATIENCE = 20  # seconds
+
+
+def send_train(tx: socket.socket, data: bytes, size: int) -> None:
+    """One system call for datagrams of `size` bytes, and a rest."""
+    tx.sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("H", size))])
+
+
+def with_gro(pair: Pair) -> Pair:
+    pair.rx.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
+    return pair
+
+
+def wait_for(rx: socket.socket, nbytes: int) -> None:
+    """Returns when so many bytes wait to be received: on a busy machine the kernel delivers later."""
+    timeout = rx.gettimeout()
+    rx.settimeout(None)
+    rx.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, nbytes - 1)
+    rx.recv(1, socket.MSG_PEEK)
+    rx.setsockopt(socket.SOL_SOCKET, SO_PEEK_OFF, -1)
+    rx.settimeout(timeout)
+
+
+def datagrams(batch: list[tuple[Any, Any]], grouped: bool) -> list[bytes]:
+    return [data for group, _ in batch for data in (group if grouped else [group])]
 
 
 def make_loop(kind: str) -> asyncio.AbstractEventLoop:
@@ -54,6 +79,9 @@ class Protocol(asyncio.DatagramProtocol):
 class Grouped(Protocol):
     """Records the lists."""
 
+    def datagram_received(self, data: bytes, addr: Any) -> None:
+        self.take(["datagram_received"])
+
     def datagrams_received(self, datagrams: list[bytes], addr: Any) -> None:
         self.take([datagrams])
         self.on_datagram(datagrams[-1])
@@ -68,11 +96,15 @@ class Setting:
         self.receiving = Receiving(loop, pair.rx, protocol)
 
     def send(self, *sent: bytes) -> None:
+        """Sends datagrams, and waits until they can be received."""
         for data in sent:
             self.pair.tx.send(data)
+        if any(sent):
+            wait_for(self.pair.rx, len(b"".join(sent)))
 
     def send_train(self, data: bytes, size: int) -> None:
-        self.pair.tx.sendmsg([data], [(socket.IPPROTO_UDP, UDP_SEGMENT, struct.pack("H", size))])
+        send_train(self.pair.tx, data, size)
+        wait_for(self.pair.rx, len(data))
 
     def turns(self, count: int = 5) -> None:
         """Lets the loop turn so many times."""
