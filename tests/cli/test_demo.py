@@ -210,7 +210,7 @@ def test_default_file_is_readable_and_the_same_each_time() -> None:
 
 @pytest.fixture
 def nobody() -> list[str]:
-    """What to put before a command: the user nobody, with the usual limit for locked memory."""
+    """What to put before a command: a user that nobody is, with the usual limit for locked memory."""
     if reason := testing.missing("unprivileged"):
         pytest.skip(reason)
     if not shutil.which("setpriv") or not shutil.which("prlimit"):
@@ -221,7 +221,8 @@ def nobody() -> list[str]:
         "--ambient-caps=+dac_read_search",
         "--bounding-set=-all,+dac_read_search",
     ]
-    who = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *look]
+    user = 20_000 + os.getpid() % 40_000  # what others have locked would count
+    who = ["setpriv", f"--reuid={user}", "--regid=65534", "--clear-groups", *look]
     return [*who, "prlimit", f"--memlock={8 << 20}"]
 
 

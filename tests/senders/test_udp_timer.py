@@ -276,13 +276,13 @@ def test_a_sender_whose_socket_is_closed_can_be_dropped() -> None:
 
 
 NO_THREAD = """
-import encodings.idna, os, resource, socket, sys, time
-import uringzc
+import encodings.idna, resource, socket, time, uringzc
+from refusals import become_nobody
 from traffic import send_until_one_waits, wait_until
 rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 rx.bind(("127.0.0.1", 0))
 rx.settimeout(10)
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+become_nobody()
 hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
 resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
 tx = uringzc.UdpSender(rx.getsockname(), max_inflight=64, arena=256 << 10, max_delay=0.01)
