@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from processes import killed_at_exit
+from traffic import free_port
 
 from uringzc import testing
 
@@ -60,9 +61,7 @@ def group_receiver() -> socket.socket:
 
 def nobody() -> Any:
     """An address where nobody is."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()
+    return "127.0.0.1", free_port()
 
 
 # -- publisher.py
@@ -310,15 +309,10 @@ def waiting(process: Program) -> None:
     assert process.stdout.readline() == "waiting\n", process.communicate()[1]
 
 
-def free_port() -> int:
-    with group_receiver() as sock:
-        return int(sock.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 1376 * 64, 300_001])
 def test_multicast_file_arrives(size: int, tmp_path: Path) -> None:
-    source, copy, port = tmp_path / "source", tmp_path / "copy", free_port()
+    source, copy, port = tmp_path / "source", tmp_path / "copy", free_port(GROUP)
     source.write_bytes(random.Random(size).randbytes(size))
     target = (GROUP, port, "--interface", "127.0.0.1")
     with started("multicast_file.py", copy, *target, "--receive") as rx:
@@ -355,9 +349,8 @@ def test_multicast_file_arrives_in_another_network(group: str, tmp_path: Path) -
 def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     head = struct.Struct("!IIQQ")
-    with group_receiver() as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
-        address = sock.getsockname()
-        sock.close()
+    address = GROUP, free_port(GROUP)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
         tx.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
         options = (*address, "--interface", "127.0.0.1", "--receive", "--timeout", 1)
         with started("multicast_file.py", copy, *options) as rx:

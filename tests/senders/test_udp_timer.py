@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from processes import run_program
-from traffic import send_until_one_waits, wait_until
+from traffic import free_port, send_until_one_waits, wait_until
 
 import uringzc
 from uringzc import SendError, UdpSender, testing
@@ -111,9 +111,7 @@ def test_a_full_queue_is_retried_and_loses_nothing() -> None:
 
 def test_an_icmp_error_does_not_end_the_timer() -> None:
     """What the peer's host answers is read by the owner; max_delay is kept meanwhile, and after."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = nobody.getsockname()
+    address = ("127.0.0.1", free_port())
     with UdpSender(address) as tx:
         for number in range(20):
             tx.send(b"x")
