@@ -78,6 +78,7 @@ def extended(message: error_queue.ErrorMessage) -> tuple[int, ...]:
     return struct.unpack_from("=IB", found)
 
 
+@pytest.mark.alone  # others have ICMP errors too
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_pending_socket_error_fails_the_next_send(refused: socket.socket, asked: int) -> None:
     refused.setsockopt(socket.IPPROTO_IP, IP_RECVERR, asked)

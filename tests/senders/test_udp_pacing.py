@@ -84,6 +84,7 @@ def send_until_blocked(tx: UdpSender) -> str:
 
 @only_io_uring
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("pps", [1_000, "10kpps", 100_000, "1Mpps"])
 def test_the_rate_is_right_within_one_percent(rx: socket.socket, pps: Any) -> None:
     pacing = make_pacing(None, pps, None)
@@ -92,6 +93,7 @@ def test_the_rate_is_right_within_one_percent(rx: socket.socket, pps: Any) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_each_engine_keeps_the_rate(rx: socket.socket) -> None:
     rate = "100Mbit"
     check_rate(lambda: send_for(0.4, rx, bytes(1250), rate=rate), 10_000, rate=rate)
