@@ -55,7 +55,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
-    """A test that is marked `alone` waits for those of other processes, and they for it; no timeout counts it."""
+    """A test marked `alone` waits for those of other processes, and they for it; no timeout counts that."""
     if not hasattr(item.config, "workerinput"):  # there are none
         return (yield)
     with machine(alone=item.get_closest_marker("alone") is not None):

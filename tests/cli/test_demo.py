@@ -136,6 +136,7 @@ def test_text_output_in_a_pipe(demo: Run, engine: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_a_terminal_shows_colours_and_progress(file: Path) -> None:
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm"}
@@ -262,6 +263,7 @@ def test_a_small_receive_buffer_is_enough(demo: Run, faulty: Callable[..., None]
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("fault", "sentence"),
     [

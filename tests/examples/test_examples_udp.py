@@ -91,6 +91,7 @@ def test_publisher_messages_reach_a_group() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_publisher_reports_its_progress() -> None:
     with testing.receiver() as rx:
         output = run("publisher.py", *rx.address, "--rate", 500, "--seconds", 1.2)
@@ -187,6 +188,7 @@ def test_replay_sends_every_payload(capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("option", [("--pps", "2kpps"), ("--rate", "20kB")])
 def test_replay_at_a_steady_rate(capture: Path, option: tuple[str, object]) -> None:
     sent = [bytes([i]) * 10 for i in range(200)]
@@ -201,6 +203,7 @@ def test_replay_at_a_steady_rate(capture: Path, option: tuple[str, object]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("host", HOSTS)
 def test_replay_keeps_the_timing(capture: Path, host: str) -> None:
     sent = payloads(300)
@@ -214,6 +217,7 @@ def test_replay_keeps_the_timing(capture: Path, host: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_replay_reads_cooked_captures(capture: Path) -> None:
     sent = payloads(50)
     write(capture, [frame(payload, "cooked") for payload in sent], linktype=113, nano=True)
@@ -223,6 +227,7 @@ def test_replay_reads_cooked_captures(capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_replay_reports_what_it_skips(capture: Path) -> None:
     good = frame(b"good" * 30, "plain")
     others = [
@@ -244,6 +249,7 @@ def test_replay_reports_what_it_skips(capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_replay_sends_what_a_truncated_capture_has(capture: Path) -> None:
     write(capture, [frame(b"whole", "plain")] * 3)
     whole = capture.read_bytes()
@@ -270,6 +276,7 @@ def test_replay_reports_connection_refused(speed: int, capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("content", [b"", b"\xd4\xc3\xb2\xa1", bytes(100)])
 def test_replay_refuses_other_files(content: bytes, capture: Path) -> None:
     capture.write_bytes(content)
@@ -280,6 +287,7 @@ def test_replay_refuses_other_files(content: bytes, capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("missing", ["dpkt", "rich"])
 def test_replay_without_optional_packages(
     missing: str, capture: Path, monkeypatch: pytest.MonkeyPatch
@@ -346,6 +354,7 @@ def test_multicast_file_arrives_in_another_network(group: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     head = struct.Struct("!IIQQ")
@@ -375,6 +384,7 @@ def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [
