@@ -12,6 +12,9 @@ NATIVE = $(shell find uringzc/_native -name '*.[ch]')
 C_FILES = $(NATIVE) $(wildcard benchmarks/programs/*.c)
 C_STRICT = -std=gnu11 -O2 -Wall -Wextra -Werror -Iuringzc/_native
 
+# In two processes; ARGS=-n0: in one, as --pdb needs it.
+PYTEST = $(BIN)/python -m pytest -n 2 --dist worksteal
+
 # Stamps: the environment of one interpreter, the package in it, and what tests need besides.
 ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
@@ -35,10 +38,10 @@ demo: $(PACKAGE)
 
 test: $(DEV)
 	@scripts/system-packages $(PYTHON) socat dnsperf dig:bind9-dnsutils
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(PYTEST) $(ARGS)
 
 test-quick: $(DEV)
-	@$(BIN)/python -m pytest -m 'not slow' $(ARGS)
+	@$(PYTEST) -m 'not slow' $(ARGS)
 
 bench: $(DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -5,13 +5,14 @@ import os
 import select
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
 import hypothesis
 import pytest
 from processes import child_pids, default_signals, kill_children
+from sharing import machine
 from traffic import one_processor
 
 from uringzc import testing
@@ -50,6 +51,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     needs = {name: testing.requires(ENGINES[name]) if ENGINES[name] else () for name in names}
     metafunc.parametrize("engine", [pytest.param(name, marks=needs[name]) for name in names], indirect=True)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """A test marked `alone` waits for those of other processes, and they for it; no timeout counts that."""
+    if not hasattr(item.config, "workerinput"):  # there are none
+        return (yield)
+    with machine(alone=item.get_closest_marker("alone") is not None):
+        return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -179,7 +189,9 @@ def tcp_pair(make_tcp: MakePair) -> Pair:
 @pytest.fixture(scope="session")
 def _network() -> Iterator[testing.Hold]:
     try:
-        with testing.hold() as box:
+        with one_processor():
+            network = testing.hold()
+        with network as box:
             yield box
     except PermissionError as error:
         pytest.skip(error.strerror or "needs privileges")

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import itertools
 import os
 import select
 import socket
@@ -14,11 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sharing import WORKER
+
 import uringzc
 from uringzc import testing
 from uringzc.notif import Notification
 
 SO_SNDBUFFORCE = 32
+#: below those that the kernel gives to sockets (ip_local_port_range), and in each test process other ones
+_ports = itertools.count(10_000 + os.getpid() % 110 * 200)
 
 
 def datagram(sequence: int, size: int) -> bytes:
@@ -91,9 +96,12 @@ def enlarge_sndbuf(sock: socket.socket, size: int = 16 << 20) -> None:
 
 @contextmanager
 def one_processor() -> Iterator[None]:
-    """For this thread and those it starts: what two send, a veth delivers in any order."""
+    """For this thread and those it starts: what two send, a veth delivers in any order.
+
+    Test processes at the same time take different ones.
+    """
     processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(processors)})
+    os.sched_setaffinity(0, {sorted(processors)[WORKER % len(processors)]})
     try:
         yield
     finally:
@@ -105,6 +113,16 @@ def sender_without_timer(rx: socket.socket, **options: Any) -> Iterator[uringzc.
     """A sender to that receiver; without a timer: what waits is sent by flush()."""
     with uringzc.UdpSender(rx.getsockname(), max_delay=None, **options) as s:
         yield s
+
+
+def free_port(host: str = "127.0.0.1", kind: int = socket.SOCK_DGRAM) -> int:
+    """A port that nobody has, and that no socket gets by chance."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    while True:
+        port = next(_ports)
+        with socket.socket(family, kind) as sock, contextlib.suppress(OSError):  # somebody has it
+            sock.bind((host, port))
+            return port
 
 
 def is_bound(protocol: str, port: int, pid: int | str = "self") -> bool:

@@ -54,8 +54,9 @@ def reason_in(found: Report, name: str) -> str:
 
 
 @pytest.fixture
-def sysctl() -> Iterator[Sysctl]:
+def sysctl(request: pytest.FixtureRequest) -> Iterator[Sysctl]:
     """Sets one of the machine's; as it was before, after the test."""
+    assert request.node.get_closest_marker("alone")
     with ExitStack() as stack:
 
         def put(name: str, value: int) -> None:
@@ -147,6 +148,7 @@ def reported_under(sysctl: Sysctl, settings: dict[str, int], doing: str = "") ->
     return found
 
 
+@pytest.mark.alone
 def test_the_sysctl_disables_io_uring(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"kernel.io_uring_disabled": 2})
     assert found["sender"][0] == "msg_zerocopy"
@@ -158,6 +160,7 @@ def test_the_sysctl_disables_io_uring(sysctl: Sysctl) -> None:
 
 
 @testing.requires("unprivileged")
+@pytest.mark.alone
 def test_the_sysctl_restricts_io_uring_to_the_privileged(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"kernel.io_uring_disabled": 1}, "become_nobody()")
     assert found["sender"][0] == "msg_zerocopy"
@@ -168,11 +171,13 @@ def test_the_sysctl_restricts_io_uring_to_the_privileged(sysctl: Sysctl) -> None
 
 
 @testing.requires("unprivileged")
+@pytest.mark.alone
 def test_the_sysctls_group_may_use_io_uring(sysctl: Sysctl) -> None:
     settings = {"kernel.io_uring_disabled": 1, "kernel.io_uring_group": NOBODY}
     assert reported_under(sysctl, settings, "become_nobody()")["sender"][0] == "io_uring"
 
 
+@pytest.mark.alone
 def test_a_seccomp_filter_is_not_mistaken_for_the_sysctl(sysctl: Sysctl) -> None:
     if not capable(21):
         pytest.skip("needs CAP_SYS_ADMIN: run as root")
@@ -181,6 +186,7 @@ def test_a_seccomp_filter_is_not_mistaken_for_the_sysctl(sysctl: Sysctl) -> None
     assert names(reported_under(sysctl, settings, "forbid_rings()"))[0] == "seccomp_eperm"
 
 
+@pytest.mark.alone
 def test_the_sysctl_is_reported_after_io_uring_was_probed(sysctl: Sysctl) -> None:
     program = """
         from refusals import *
@@ -341,6 +347,7 @@ def test_cap_ipc_lock_lifts_the_memlock_limit() -> None:
 
 
 @testing.requires("unprivileged")
+@pytest.mark.alone
 def test_wmem_max_limits_the_send_buffer(sysctl: Sysctl) -> None:
     found = reported_under(sysctl, {"net.core.wmem_max": 212992}, "become_nobody()")
     assert found["probe"]["limits"]["sndbuf"] == 2 * 212992

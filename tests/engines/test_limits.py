@@ -146,11 +146,9 @@ def test_send_run_returns_how_many_fit(box: testing.Hold, sock: socket.socket) -
 # -- little memory to lock
 
 LITTLE = """
-    import encodings.idna, os, resource, socket, sys, uringzc
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (int(sys.argv[1]) << 10,) * 2)
+    import encodings.idna, socket, sys, uringzc
+    from refusals import become_nobody
+    become_nobody(int(sys.argv[1]) << 10)
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.connect(("127.0.0.1", int(sys.argv[2])))
     try:

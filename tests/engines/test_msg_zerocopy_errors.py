@@ -78,6 +78,7 @@ def extended(message: error_queue.ErrorMessage) -> tuple[int, ...]:
     return struct.unpack_from("=IB", found)
 
 
+@pytest.mark.alone  # others have ICMP errors too
 @pytest.mark.parametrize("asked", [0, 1])
 def test_a_pending_socket_error_fails_the_next_send(refused: socket.socket, asked: int) -> None:
     refused.setsockopt(socket.IPPROTO_IP, IP_RECVERR, asked)
@@ -292,15 +293,14 @@ def test_sends_to_a_device_are_not_copied(sink: testing.Sandbox) -> None:
 
 
 MEMLOCK = """
-import os, resource, sys, uringzc
+import socket, sys, uringzc
+from refusals import become_nobody
 from traffic import enlarge_sndbuf
-import socket
 socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
 for sock in socks:
     enlarge_sndbuf(sock)
     sock.connect(("10.0.0.2", 9000))
-resource.setrlimit(resource.RLIMIT_MEMLOCK, (64 << 10, 64 << 10))
-os.setresuid(65534, 65534, 65534)
+become_nobody(64 << 10)
 
 def send(sock, count):
     for _ in range(count):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pytest
+import traffic
 from test_examples_udp import Program, finish, run, started
 from traffic import is_bound, stopped, wait_until
 
@@ -50,11 +51,7 @@ def wait_for_port(process: Program, protocol: str, port: int) -> None:
 
 
 def free_port(family: str, protocol: str) -> int:
-    version = socket.AF_INET if family == "-4" else socket.AF_INET6
-    kind = socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM
-    with socket.socket(version, kind) as sock:
-        sock.bind((LOOPBACK[family], 0))
-        return int(sock.getsockname()[1])
+    return traffic.free_port(LOOPBACK[family], socket.SOCK_DGRAM if protocol == "udp" else socket.SOCK_STREAM)
 
 
 def transfer(

@@ -140,6 +140,7 @@ def analysed(capture: Path, port: int) -> list[tuple[str, ...]]:
     return re.findall(r" 0x\w+ +(\S+) +(\d+) +(-?\d+) \(.*\d +(X?) *$", done.stdout, re.MULTILINE)
 
 
+@pytest.mark.engines
 @pytest.mark.skipif(not shutil.which("tshark"), reason="needs tshark: apt-get install tshark")
 def test_tshark_finds_every_stream_whole(tmp_path: Path) -> None:
     capture = tmp_path / "capture.pcap"

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import traffic
 from marks import only_io_uring, only_msg_zerocopy
 from traffic import is_bound, wait_until
 
@@ -27,9 +28,7 @@ def finish(process: "subprocess.Popen[str]") -> str:
 
 
 def free_port(kind: int) -> str:
-    with socket.socket(socket.AF_INET, kind) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return str(sock.getsockname()[1])
+    return str(traffic.free_port(kind=kind))
 
 
 def wait_for_port(protocol: str, port: str) -> None:

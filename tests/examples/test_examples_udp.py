@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from processes import killed_at_exit
+from traffic import free_port
 
 from uringzc import testing
 
@@ -60,9 +61,7 @@ def group_receiver() -> socket.socket:
 
 def nobody() -> Any:
     """An address where nobody is."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()
+    return "127.0.0.1", free_port()
 
 
 # -- publisher.py
@@ -92,6 +91,7 @@ def test_publisher_messages_reach_a_group() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_publisher_reports_its_progress() -> None:
     with testing.receiver() as rx:
         output = run("publisher.py", *rx.address, "--rate", 500, "--seconds", 1.2)
@@ -188,6 +188,7 @@ def test_replay_sends_every_payload(capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("option", [("--pps", "2kpps"), ("--rate", "20kB")])
 def test_replay_at_a_steady_rate(capture: Path, option: tuple[str, object]) -> None:
     sent = [bytes([i]) * 10 for i in range(200)]
@@ -202,6 +203,7 @@ def test_replay_at_a_steady_rate(capture: Path, option: tuple[str, object]) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("host", HOSTS)
 def test_replay_keeps_the_timing(capture: Path, host: str) -> None:
     sent = payloads(300)
@@ -215,6 +217,7 @@ def test_replay_keeps_the_timing(capture: Path, host: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_replay_reads_cooked_captures(capture: Path) -> None:
     sent = payloads(50)
     write(capture, [frame(payload, "cooked") for payload in sent], linktype=113, nano=True)
@@ -224,6 +227,7 @@ def test_replay_reads_cooked_captures(capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_replay_reports_what_it_skips(capture: Path) -> None:
     good = frame(b"good" * 30, "plain")
     others = [
@@ -245,6 +249,7 @@ def test_replay_reports_what_it_skips(capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_replay_sends_what_a_truncated_capture_has(capture: Path) -> None:
     write(capture, [frame(b"whole", "plain")] * 3)
     whole = capture.read_bytes()
@@ -271,6 +276,7 @@ def test_replay_reports_connection_refused(speed: int, capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("content", [b"", b"\xd4\xc3\xb2\xa1", bytes(100)])
 def test_replay_refuses_other_files(content: bytes, capture: Path) -> None:
     capture.write_bytes(content)
@@ -281,6 +287,7 @@ def test_replay_refuses_other_files(content: bytes, capture: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize("missing", ["dpkt", "rich"])
 def test_replay_without_optional_packages(
     missing: str, capture: Path, monkeypatch: pytest.MonkeyPatch
@@ -310,15 +317,10 @@ def waiting(process: Program) -> None:
     assert process.stdout.readline() == "waiting\n", process.communicate()[1]
 
 
-def free_port() -> int:
-    with group_receiver() as sock:
-        return int(sock.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [0, 1, 1376 * 64, 300_001])
 def test_multicast_file_arrives(size: int, tmp_path: Path) -> None:
-    source, copy, port = tmp_path / "source", tmp_path / "copy", free_port()
+    source, copy, port = tmp_path / "source", tmp_path / "copy", free_port(GROUP)
     source.write_bytes(random.Random(size).randbytes(size))
     target = (GROUP, port, "--interface", "127.0.0.1")
     with started("multicast_file.py", copy, *target, "--receive") as rx:
@@ -352,12 +354,12 @@ def test_multicast_file_arrives_in_another_network(group: str, tmp_path: Path) -
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     head = struct.Struct("!IIQQ")
-    with group_receiver() as sock, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
-        address = sock.getsockname()
-        sock.close()
+    address = GROUP, free_port(GROUP)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
         tx.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("127.0.0.1"))
         options = (*address, "--interface", "127.0.0.1", "--receive", "--timeout", 1)
         with started("multicast_file.py", copy, *options) as rx:
@@ -382,6 +384,7 @@ def test_multicast_file_reports_what_is_missing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.engines
 @pytest.mark.parametrize(
     ("name", "options", "sentence"),
     [

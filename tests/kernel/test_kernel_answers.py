@@ -371,15 +371,13 @@ def test_each_answer_among_two_good_ones(
     assert not is_readable(udp_pair.rx.fileno())
 
 
-# By TCP, because one send can be longer than the limit: what others of this user lock then matters little.
+# By TCP, because one send can be longer than the limit.
 LOCKED = """
-    import os, resource, socket, uringzc
+    import socket, uringzc
+    from refusals import become_nobody
     listener = socket.create_server(("127.0.0.1", 0))
     sock = socket.create_connection(listener.getsockname())
-    os.setgroups([])
-    os.setgid(65534)
-    os.setuid(65534)
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (1 << 20, 1 << 20))
+    become_nobody(1 << 20)
     with uringzc.Ring(8, max_inflight=8) as ring:
         for data in bytes(2 << 20), b"good":
             ring.send_zc(sock, data, user_data=len(data))

@@ -2,9 +2,12 @@
 
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
+
+from traffic import wait_until
 
 from uringzc.testing.receiving import make_room
 
@@ -28,7 +31,16 @@ def arrivals_socket() -> Iterator[socket.socket]:
         sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         sock.bind(("127.0.0.1", 0))
         sock.settimeout(20)
+        assert wait_until(lambda: _is_noted(sock))
         yield sock
+
+
+def _is_noted(sock: socket.socket) -> bool:
+    """Whether times are of arrivals, not of recvmsg(), as until a worker of the kernel switches that on."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as tx:
+        tx.sendto(b"x", sock.getsockname())
+    sent = time.time()
+    return read_arrivals(sock, 1)[0].time <= sent
 
 
 def read_arrivals(sock: socket.socket, count: int) -> list[Arrival]:
@@ -37,15 +49,15 @@ def read_arrivals(sock: socket.socket, count: int) -> list[Arrival]:
     buffer = bytearray(1 << 16)
     while count > 0:
         n, ancillary, _, _ = sock.recvmsg_into([buffer], 256)
-        size, time = n, 0.0
+        size, at = n, 0.0
         for _, kind, data in ancillary:
             if kind == SO_TIMESTAMPNS:
                 seconds, ns = struct.unpack("qq", data[:16])
-                time = seconds + ns / 1e9
+                at = seconds + ns / 1e9
             elif kind == UDP_GRO:
                 size = struct.unpack("i", data)[0]
         datagrams = -(-n // size) if size else 1
-        found.append(Arrival(time, datagrams, n))
+        found.append(Arrival(at, datagrams, n))
         count -= datagrams
     return found
 

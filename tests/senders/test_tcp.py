@@ -252,13 +252,12 @@ def test_a_socket_closed_by_the_program_raises(tcp_pair: Pair, engine: str) -> N
 
 
 LITTLE = """
-    import resource, os, socket, sys, threading
-    import uringzc
+    import os, socket, sys, threading, uringzc
+    from refusals import become_nobody
     with socket.create_server(("127.0.0.1", 0)) as listener:
         tx = socket.create_connection(listener.getsockname())
         rx, _ = listener.accept()
-    resource.setrlimit(resource.RLIMIT_MEMLOCK, (int(sys.argv[2]) << 10,) * 2)
-    os.setgroups([]); os.setgid(65534); os.setuid(65534)
+    become_nobody(int(sys.argv[2]) << 10)
     got = bytearray()
     def read():
         while piece := rx.recv(1 << 20):

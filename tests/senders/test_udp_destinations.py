@@ -7,7 +7,7 @@ from contextlib import suppress
 import pytest
 from conftest import MakePair, Pair
 from processes import run_program
-from traffic import datagram, wait_until
+from traffic import datagram, free_port, wait_until
 from udp_everyone import everyone
 
 from uringzc import SendError, UdpSender
@@ -320,12 +320,9 @@ def test_closed_ports_among_the_destinations_cost_nobody_a_datagram() -> None:
     errors: list[SendError] = []
     with (
         everyone() as all_of_them,
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody,
         UdpSender(max_delay=None, on_error=errors.append) as tx,
     ):
-        nobody.bind(("127.0.0.1", 0))
-        closed = nobody.getsockname()
-        nobody.close()
+        closed = ("127.0.0.1", free_port())
         for i in range(600):
             tx.send(datagram(i, 300), all_of_them.address(i % 6))
             tx.send(b"?", closed)

@@ -6,9 +6,9 @@ import struct
 from typing import Any
 
 import pytest
-from conftest import MakePair, Pair
+from conftest import HOSTS, MakePair, Pair
 from raising import raises_errno
-from traffic import wait_until
+from traffic import free_port, wait_until
 
 import uringzc
 from uringzc import ErrorMessage, SendError, UdpSender
@@ -49,21 +49,17 @@ def fetch(tx: UdpSender, count: int) -> list[ErrorMessage]:
     return messages
 
 
-def nobodys(make_udp: MakePair, family: int = socket.AF_INET) -> tuple[str, int]:
+def nobodys(family: int = socket.AF_INET) -> tuple[str, int]:
     """An address where nobody listens."""
-    pair = make_udp(family)
-    address: tuple[str, int] = pair.rx.getsockname()[:2]
-    pair.rx.close()
-    return address
+    host = HOSTS[socket.AddressFamily(family)]
+    return host, free_port(host)
 
 
 @pytest.mark.parametrize("zero_copy", ["auto", "always"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_icmp_error_is_reported_and_its_message_returned(
-    make_udp: MakePair, family: int, zero_copy: str
-) -> None:
+def test_an_icmp_error_is_reported_and_its_message_returned(family: int, zero_copy: str) -> None:
     """By errors() itself, which finds it first."""
-    to = nobodys(make_udp, family)
+    to = nobodys(family)
     reported: list[SendError] = []
     with UdpSender(family=family, zero_copy=zero_copy, max_delay=None, on_error=reported.append) as tx:
         send_now(tx, b"x" * 100, to)
@@ -80,10 +76,8 @@ def test_an_icmp_error_is_reported_and_its_message_returned(
 
 
 @pytest.mark.parametrize("zero_copy", ["auto", "always"])
-def test_what_the_sender_has_read_for_its_report_is_returned_later(
-    make_udp: MakePair, zero_copy: str
-) -> None:
-    to = nobodys(make_udp)
+def test_what_the_sender_has_read_for_its_report_is_returned_later(zero_copy: str) -> None:
+    to = nobodys()
     reported: list[SendError] = []
     with UdpSender(to, zero_copy=zero_copy, max_delay=None, on_error=reported.append) as tx:
         sent: list[bytes] = []
@@ -97,9 +91,9 @@ def test_what_the_sender_has_read_for_its_report_is_returned_later(
         assert len(reported) == len(sent)
 
 
-def test_of_messages_that_nobody_fetches_some_are_kept(make_udp: MakePair) -> None:
+def test_of_messages_that_nobody_fetches_some_are_kept() -> None:
     """The oldest; each is reported nevertheless."""
-    to = nobodys(make_udp)
+    to = nobodys()
     reported: list[SendError] = []
     with UdpSender(to, max_delay=None, on_error=reported.append) as tx:
         sent = 0
@@ -151,9 +145,9 @@ def test_timestamps_that_the_program_asked_for(udp_pair: Pair, own: bool, zero_c
     assert len(udp_pair.receive(21)) == 21
 
 
-def test_errors_is_a_call_as_others(make_udp: MakePair, udp_pair: Pair) -> None:
+def test_errors_is_a_call_as_others(udp_pair: Pair) -> None:
     """Refused in a callback and after close; without on_error the next flush raises what it found."""
-    to = nobodys(make_udp)
+    to = nobodys()
     inside: list[type[Exception]] = []
 
     def callback(_: object) -> None:

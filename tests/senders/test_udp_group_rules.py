@@ -2,14 +2,13 @@
 
 import errno
 import gc
-import socket
 import weakref
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from processes import in_thread, run_program
-from traffic import datagram, raised_by
+from traffic import datagram, free_port, raised_by
 from udp_everyone import at_each, everyone
 
 from uringzc import BusyError, ClosedError, Scheduler, SendError, UdpSender, WrongThreadError
@@ -182,9 +181,7 @@ def test_a_refusing_member_is_named_and_the_others_have_everything() -> None:
 def test_a_closed_port_costs_the_other_members_nothing() -> None:
     errors: list[SendError] = []
     with everyone() as all_of_them, UdpSender(max_delay=None, on_error=errors.append) as tx:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
-            nobody.bind(("127.0.0.1", 0))
-            closed = nobody.getsockname()
+        closed = ("127.0.0.1", free_port())
         group = tx.group([*all_of_them.addresses(2), closed, *all_of_them.addresses(4)[2:]])
         payloads = [datagram(i, 400) for i in range(200)]
         for i, data in enumerate(payloads):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from processes import run_program
-from traffic import send_until_one_waits, wait_until
+from traffic import free_port, send_until_one_waits, wait_until
 
 import uringzc
 from uringzc import SendError, UdpSender, testing
@@ -111,9 +111,7 @@ def test_a_full_queue_is_retried_and_loses_nothing() -> None:
 
 def test_an_icmp_error_does_not_end_the_timer() -> None:
     """What the peer's host answers is read by the owner; max_delay is kept meanwhile, and after."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = nobody.getsockname()
+    address = ("127.0.0.1", free_port())
     with UdpSender(address) as tx:
         for number in range(20):
             tx.send(b"x")
@@ -276,13 +274,13 @@ def test_a_sender_whose_socket_is_closed_can_be_dropped() -> None:
 
 
 NO_THREAD = """
-import encodings.idna, os, resource, socket, sys, time
-import uringzc
+import encodings.idna, resource, socket, time, uringzc
+from refusals import become_nobody
 from traffic import send_until_one_waits, wait_until
 rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 rx.bind(("127.0.0.1", 0))
 rx.settimeout(10)
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
+become_nobody()
 hard = resource.getrlimit(resource.RLIMIT_NPROC)[1]
 resource.setrlimit(resource.RLIMIT_NPROC, (0, hard))
 tx = uringzc.UdpSender(rx.getsockname(), max_inflight=64, arena=256 << 10, max_delay=0.01)

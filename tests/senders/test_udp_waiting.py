@@ -256,10 +256,9 @@ def test_many_senders_share_an_arena_that_has_not_a_block_for_each() -> None:
 def test_an_arena_that_may_not_be_locked_is_smaller_or_not_registered(kib: int) -> None:
     """The ring itself counts against the limit as well."""
     program = """
-import encodings.idna, os, resource, sys, uringzc
-os.setgroups([]); os.setgid(65534); os.setuid(65534)
-limit = int(sys.argv[2]) << 10
-resource.setrlimit(resource.RLIMIT_MEMLOCK, (limit, limit))
+import encodings.idna, sys, uringzc
+from refusals import become_nobody
+become_nobody(int(sys.argv[2]) << 10)
 try:
     with uringzc.UdpSender(("127.0.0.1", int(sys.argv[1])), max_inflight=64) as tx:
         for number in range(100): tx.send(b"%04d" % number + bytes(996))

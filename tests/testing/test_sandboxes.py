@@ -231,6 +231,7 @@ def test_a_train_waits_and_arrives_whole(box: testing.Hold, family: int) -> None
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @needs_network
 @pytest.mark.parametrize("size", [100, 1400, 60000])
 def test_delay_is_what_a_full_buffer_waits(size: int) -> None:
