@@ -7,6 +7,7 @@ ARGS =
 VENV = .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check
+comma = ,
 
 NATIVE = $(shell find uringzc/_native -name '*.[ch]')
 C_FILES = $(NATIVE) $(wildcard benchmarks/programs/*.c)
@@ -62,7 +63,7 @@ check: $(DEV)
 	done
 
 # Without the GIL there is no limited API (request/python.h): that wheel is for one version.
-wheel: FREE_THREADED = $(filter 1,$(shell \
+FREE_THREADED = $(filter 1,$(shell \
     $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED"))'))
 
 # Also tries it, in an environment of its own. What an earlier build left would go into the wheel.
@@ -93,5 +94,5 @@ $(PACKAGE): $(ENVIRONMENT) pyproject.toml setup.py uringzc/_build.py $(NATIVE)
 	@touch $@
 
 $(DEV): $(PACKAGE) pyproject.toml
-	$(PIP) install --quiet 'uringzc[all]'
+	$(PIP) install --quiet 'uringzc[all$(if $(FREE_THREADED),,$(comma)http3)]'
 	@touch $@

@@ -1,6 +1,7 @@
 """Reads the pages of the documentation, and checks them: each check returns its problems."""
 
 import ast
+import asyncio
 import importlib
 import inspect
 import io
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import uringzc
-from uringzc import testing
+from uringzc import aio, testing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -282,6 +283,8 @@ def wrong_functions(text: str) -> list[str]:
 
 
 PUBLIC = [getattr(uringzc, name) for name in uringzc.__all__] + [testing, testing.Hold, testing.Receiver]
+PUBLIC += [aio, *(getattr(aio, name) for name in aio.__all__), asyncio.DatagramProtocol]
+OTHERS = {"anyio", "asyncio", "functools", "hypercorn", "loop", "trio"}  # whose calls are not ours
 FIELDS = {
     field.name for kind in (uringzc.Stats, uringzc.UdpStats, uringzc.TcpStats) for field in fields(kind)
 }
@@ -307,6 +310,8 @@ def wrong_calls(text: str) -> list[str]:
         except SyntaxError:
             continue
         if not isinstance(call, ast.Call) or not isinstance(call.func, (ast.Name, ast.Attribute)):
+            continue
+        if span.partition(".")[0] in OTHERS:
             continue
         name = call.func.id if isinstance(call.func, ast.Name) else call.func.attr
         keywords = [keyword.arg for keyword in call.keywords if keyword.arg]

@@ -29,6 +29,10 @@ PRINTED = {
     "everyone = tx.group(addresses)": "2 receivers, 307 datagrams",
     'tx.send(b"answer to " + request, client)': "b'answer to question'",
     "found = uringzc.probe()": "",
+    "transport.sendto(data, addr)": "100 answers",
+    "asyncio.set_event_loop_policy(Policy())": "EventLoop runs",
+    "transport.sendto_many(": "500 datagrams, in fewer calls: True",
+    "await tx.send_region(": "16 datagrams",
     'tx.set_rate("100Mbit", burst=64_000)': "Paced to 100 Mbit/s of payload",
 }
 
@@ -67,8 +71,19 @@ def test_programs_run(each: tuple[str, int, str], tmp_path: Path) -> None:
     program = each[2]
     said = [text for line, text in PRINTED.items() if line in program]
     assert said, "say what it prints"
+    if "DefaultEventLoopPolicy" in program and sys.version_info >= (3, 14):
+        pytest.skip("policies are deprecated")
     output = run(program, tmp_path)
     assert all(text in output for text in said), output
+
+
+def test_the_program_of_awaitable_senders_runs_under_trio(tmp_path: Path) -> None:
+    pytest.importorskip("trio")
+    (program,) = (text for _, _, text in PROGRAMS if "await tx.send_region(" in text)
+    program = program.replace("asyncio.run(main())", "trio.run(main)").replace(
+        "import asyncio", "import trio"
+    )
+    assert "16 datagrams" in run(program, tmp_path)
 
 
 @pytest.mark.engines
@@ -97,5 +112,12 @@ def test_a_test_that_fails_is_found(tmp_path: Path) -> None:
 
 @pytest.mark.engines
 def test_nothing_is_left_out() -> None:
-    assert {page for page, _, _ in PROGRAMS} >= {"README.md", "docs/udp.md", "docs/tcp.md", "docs/slots.md"}
+    pages_with_programs = {page for page, _, _ in PROGRAMS}
+    assert pages_with_programs >= {
+        "README.md",
+        "docs/asyncio.md",
+        "docs/udp.md",
+        "docs/tcp.md",
+        "docs/slots.md",
+    }
     assert {page for page, _, _ in TESTS} == {"CONTRIBUTING.md", "docs/testing.md"}

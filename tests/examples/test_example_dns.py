@@ -48,8 +48,8 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def serving(*options: object, host: str = "127.0.0.1") -> Iterator[Server]:
-    with started(PROGRAM, "--port", 0, "--host", host, *options) as process:
+def serving(*options: object, host: str = "127.0.0.1", program: str = PROGRAM) -> Iterator[Server]:
+    with started(program, "--port", 0, "--host", host, *options) as process:
         assert process.stdout
         line = process.stdout.readline()
         found = re.fullmatch(rf"example\.com\. on {re.escape(host)}, port (\d+)\n", line)

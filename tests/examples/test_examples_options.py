@@ -13,7 +13,13 @@ pytestmark = pytest.mark.engines()
 
 NAMES = sorted(path.name for path in EXAMPLES.glob("*.py"))
 GROUP = "239.255.77.7"
-NEEDS = {"replay.py": "dpkt", "dns_server.py": "dnslib", "metrics.py": "prometheus_client"}
+NEEDS = {
+    "replay.py": "dpkt",
+    "dns_server.py": "dnslib",
+    "asyncio_dns_server.py": "dnslib",
+    "http3_server.py": "aioquic",
+    "metrics.py": "prometheus_client",
+}
 
 
 def ended(name: str, *options: str) -> tuple[int, str, str]:
@@ -111,6 +117,20 @@ WRONG: list[tuple[str, int, str]] = [
     ("dns_server.py --host=192.0.2.1", 1, "Cannot assign requested address"),
     ("dns_server.py --zone={none}", 1, "{none}: No such file or directory"),
     ("dns_server.py --zone={file}", 1, "{file} is no zone"),
+    ("asyncio_dns_server.py --port=65536", 2, "--port is 0 to 65535, not 65536"),
+    ("asyncio_dns_server.py --host=192.0.2.1", 1, "Cannot assign requested address"),
+    ("asyncio_dns_server.py --zone={none}", 1, "{none}: No such file or directory"),
+    ("asyncio_dns_server.py --loop=x", 2, "invalid choice: 'x'"),
+    ("http3_server.py {file}", 2, "{file} is no directory"),
+    ("http3_server.py {tmp} --port=0", 2, "--port is 1 to 65535, not 0"),
+    ("http3_server.py {tmp} --key={file}", 2, "--certificate and --key belong together"),
+    ("http3_server.py {tmp} --host=192.0.2.1", 1, "Cannot assign requested address"),
+    ("http3_server.py {tmp} --certificate={none} --key={none}", 1, "No such file or directory"),
+    ("http3_server.py {tmp} --certificate={file} --key={file}", 1, "PEM"),
+    ("game_server.py --port=65536", 2, "--port is 0 to 65535, not 65536"),
+    ("game_server.py --host=192.0.2.1", 1, "Cannot assign requested address"),
+    ("game_server.py --hz=0", 2, "--hz is more than 0 and at most 1000, not 0"),
+    ("game_server.py --bots=-1", 2, "--bots is 0 to 30344, not -1"),
     ("rtp_fanout.py none", 2, "invalid address value: 'none'"),
     ("rtp_fanout.py 127.0.0.1:70000", 1, "a port is 0 to 65535, not 70000"),
     ("rtp_fanout.py --streams=0", 2, "--streams is 1 or more, not 0"),
