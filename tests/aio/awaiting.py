@@ -1,7 +1,6 @@
 """Awaitable senders under every event loop, for tests: how one runs, and what its tasks do."""
 
 import asyncio
-import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
@@ -14,7 +13,7 @@ from uringzc import testing
 
 T = TypeVar("T")
 
-LOOPS = ("asyncio", "uvloop", "trio")
+LOOPS = ("asyncio", "uringzc", "uvloop", "trio")
 #: the test has an argument `loop`, for run()
 each_loop = pytest.mark.parametrize("loop", LOOPS)
 
@@ -24,13 +23,14 @@ SMALL = 106_496
 
 
 def run(loop: str, main: Callable[..., Awaitable[T]], *args: Any) -> T:
-    """`main(*args)`, to its end. anyio runs the loop, and no anyio is around a task of `main` itself."""
-    name = "trio" if loop == "trio" else "asyncio"
-    pytest.importorskip(loop)
-    options = {"use_uvloop": loop == "uvloop"} if name == "asyncio" else {}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="anyio|uvloop")
-        return anyio.run(main, *args, backend=name, backend_options=options)
+    """`main(*args)`, to its end, in a loop of that kind; anyio's primitives work in each."""
+    if loop == "trio":
+        return anyio.run(main, *args, backend="trio")
+    if loop == "uvloop":
+        factory = pytest.importorskip("uvloop").new_event_loop
+    else:
+        factory = uringzc.aio.new_event_loop if loop == "uringzc" else asyncio.SelectorEventLoop
+    return anyio.run(main, *args, backend="asyncio", backend_options={"loop_factory": factory})
 
 
 async def turns(count: int = 5) -> None:
@@ -59,16 +59,3 @@ async def warm_up(tx: uringzc.aio.UdpSender, rx: testing.Receiver) -> None:
     await tx.send(b"warm-up")
     await tx.flush()
     rx.wait(1)
-
-
-def raised_in(backend: str, make: Callable[[], Awaitable[Any]]) -> type | None:
-    """What awaiting it in a loop of its own raises."""
-    try:
-        run(backend, lambda: make())
-    except Exception as error:
-        return type(error)
-    return None
-
-
-def cancelled_by_asyncio(task: "asyncio.Task[Any]") -> None:
-    task.cancel()

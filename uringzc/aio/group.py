@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 import uringzc
 from uringzc.address import Address
 from uringzc.aio.many import send_all
+from uringzc.aio.waiting import Waiting
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-    from uringzc.aio.udp import UdpSender
 
 
 class Group:
@@ -20,9 +19,8 @@ class Group:
     A set of addresses: ``len``, ``in``, iteration in the order in which they were added.
     """
 
-    def __init__(self, sender: "UdpSender", group: uringzc.Group) -> None:
-        self._sender = sender
-        self._waiting = sender._waiting
+    def __init__(self, waiting: Waiting, group: uringzc.Group) -> None:
+        self._waiting = waiting  # which has the sender
         self._group = group
         self._send = group.send
 
@@ -42,7 +40,7 @@ class Group:
     def add(self, to: Address, /) -> None:
         """Adds a receiver of what is sent from now on. ValueError for a name: see ``UdpSender.resolve``."""
         self._waiting.begin()
-        self._sender._sender._slow_path.pack(to)
+        self._waiting.sender._slow_path.pack(to)  # which refuses names
         self._group.add(to)
 
     def remove(self, to: Address, /) -> None:

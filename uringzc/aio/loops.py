@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
 
+from uringzc.aio.turns import Function, end_of_turn
+
 
 class Event(Protocol):
     """asyncio.Event and trio.Event."""
@@ -24,7 +26,7 @@ class Event(Protocol):
 class Loop(Protocol):
     """One running event loop."""
 
-    at_end_of_turn: Callable[[Callable[[], None]], object]  #: calls a function when the ready tasks have run
+    at_end_of_turn: Callable[[Function], object]  #: see turns.end_of_turn()
     event: Callable[[], Event]
     pause: Callable[[], Awaitable[object]]  #: lets other tasks run
     getaddrinfo: Callable[..., Awaitable[Any]]  #: the socket module's, in another thread
@@ -44,7 +46,7 @@ class AsyncioLoop:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self.at_end_of_turn: Callable[[Callable[[], None]], object] = loop.call_soon
+        self.at_end_of_turn = end_of_turn(loop)
         self.event: Callable[[], Event] = asyncio.Event
         self.pause: Callable[[], Awaitable[object]] = partial(asyncio.sleep, 0)
         self.getaddrinfo: Callable[..., Awaitable[Any]] = loop.getaddrinfo
@@ -95,7 +97,7 @@ class TrioLoop:
     def __init__(self) -> None:
         self._trio = _trio()
         self._token = self._trio.lowlevel.current_trio_token()
-        self.at_end_of_turn: Callable[[Callable[[], None]], object] = self._token.run_sync_soon
+        self.at_end_of_turn: Callable[[Function], object] = self._token.run_sync_soon
         self.event: Callable[[], Event] = self._trio.Event
         self.pause: Callable[[], Awaitable[object]] = self._trio.lowlevel.checkpoint
         self.getaddrinfo: Callable[..., Awaitable[Any]] = self._trio.socket.getaddrinfo

@@ -197,9 +197,11 @@ class Waiting:
         self.loop.at_end_of_turn(self._flush)
         self.fast = not (self.closed or self.turns or self._sleeping)
 
-    def _flush(self) -> None:
+    def _flush(self) -> bool:
+        """Whether tasks were woken."""
         self.fast = False
         self._attempt(self._unattended or self.sender._native.flush)
+        return bool(self._sleeping)
 
     # -- what was not reported, and the end
 
