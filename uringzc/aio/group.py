@@ -1,6 +1,6 @@
 """Group: one payload to many receivers of an awaitable UdpSender."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,9 +19,10 @@ class Group:
     A set of addresses: ``len``, ``in``, iteration in the order in which they were added.
     """
 
-    def __init__(self, waiting: Waiting, group: uringzc.Group) -> None:
+    def __init__(self, waiting: Waiting, group: uringzc.Group, check: Callable[[Address], object]) -> None:
         self._waiting = waiting  # which has the sender
         self._group = group
+        self._check = check
         self._send = group.send
 
     async def send(self, data: "Buffer", /) -> int:
@@ -40,7 +41,7 @@ class Group:
     def add(self, to: Address, /) -> None:
         """Adds a receiver of what is sent from now on. ValueError for a name: see ``UdpSender.resolve``."""
         self._waiting.begin()
-        self._waiting.sender._slow_path.pack(to)  # which refuses names
+        self._check(to)
         self._group.add(to)
 
     def remove(self, to: Address, /) -> None:

@@ -171,7 +171,7 @@ class UdpSender(AwaitableSender):
     def group(self, addresses: Iterable[Address] = ()) -> Group:
         """A Group of receivers: each datagram sent to it is copied once, and goes to all of them."""
         self._waiting.begin()
-        group = Group(self._waiting, self._sender.group())
+        group = Group(self._waiting, self._sender.group(), self._sender._slow_path.pack)
         for one in addresses:
             group.add(one)
         return group
