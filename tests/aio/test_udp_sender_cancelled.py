@@ -189,8 +189,8 @@ def test_calls_that_are_cancelled_anywhere(
     ledger.check(received)
     returned = sum(call.returned for call in ledger.calls.values())
     assert 100 < returned < len(ledger.calls)
-    assert len(in_sleep) > 10  # while they waited for the descriptor
-    assert len(in_queue) > 10  # and for their turn
+    assert in_sleep  # some of them while they waited for the descriptor, hundreds on a fast machine
+    assert in_queue  # and for their turn
 
 
 def test_control_what_is_lost_torn_doubled_or_swapped_is_found() -> None:

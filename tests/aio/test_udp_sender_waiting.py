@@ -197,6 +197,27 @@ def test_what_finds_no_room_at_the_end_of_the_turn_leaves_later(net: testing.Hol
         run(loop, main)
 
 
+@each_loop
+def test_a_send_that_finds_room_ends_no_flush_that_waits(net: testing.Hold, loop: str) -> None:
+    """What nobody awaits leaves all the same."""
+
+    async def main() -> None:
+        async with small(net, rx) as tx:
+            net.stop()
+            sent = fill(tx)
+            await turns()
+            async with anyio.create_task_group() as group:
+                group.start_soon(tx.send_many, [b"more"] * 10)
+                await turns()
+                net.release()
+            while tx.stats.waiting:
+                await anyio.sleep(0.001)
+            rx.wait(1 + sent + 10)
+
+    with testing.receiver(sock=net.receiver_socket()) as rx:
+        run(loop, main)
+
+
 @zero_copy_engines
 @each_loop
 def test_drain_waits_for_memory_while_others_send(net: testing.Hold, loop: str) -> None:

@@ -200,7 +200,11 @@ class Waiting:
     def _flush(self) -> bool:
         """Whether tasks were woken."""
         self.fast = False
-        self._attempt(self._unattended or self.sender._native.flush)
+        try:
+            self._attempt(self._unattended or self.sender._native.flush)
+        except BaseException:  # Ctrl-C: nothing else would flush what was taken
+            self.loop.at_end_of_turn(self._flush)
+            raise
         return bool(self._sleeping)
 
     # -- what was not reported, and the end
