@@ -1,6 +1,7 @@
 """Awaitable UdpSender: threads, loops, callbacks, interrupts, and senders that were not closed."""
 
 import asyncio
+import contextvars
 import gc
 import socket
 import threading
@@ -32,7 +33,8 @@ def test_another_thread_is_refused(loop: str) -> None:
                     with pytest.raises(WrongThreadError, match="UdpSender belongs to thread 'MainThread'"):
                         await call()
 
-                in_thread(lambda: run(loop, there))
+                # anyio knows by a context variable that a loop runs, which threads inherit without the GIL
+                in_thread(lambda: contextvars.Context().run(run, loop, there))
 
             calls = [
                 lambda: tx.send(b"x"),

@@ -9,10 +9,18 @@ import anyio
 import pytest
 from awaiting import SMALL, each_loop, fill, numbered, run, turns, warm_up
 from marks import only_io_uring, zero_copy_engines
-from traffic import enlarge_sndbuf, is_readable, stopped, unsent_bytes, wait_readable, wait_until
+from traffic import (
+    enlarge_sndbuf,
+    is_readable,
+    stopped,
+    tcp_connection,
+    unsent_bytes,
+    wait_readable,
+    wait_until,
+)
 
 import uringzc.aio
-from uringzc import ClosedError, Scheduler, testing
+from uringzc import ClosedError, Scheduler, SendError, testing
 
 pytestmark = testing.requires("net_admin")
 
@@ -357,6 +365,33 @@ def test_drain_where_others_reap(net: testing.Hold, loop: str) -> None:
 
     with testing.receiver(sock=net.receiver_socket()) as rx:
         run(loop, main)
+
+
+@only_io_uring
+@each_loop
+def test_a_scheduler_that_is_closed_under_those_that_wait(net: testing.Hold, loop: str) -> None:
+    async def main(sock: socket.socket) -> None:
+        shared = Scheduler()
+        async with (
+            anyio.create_task_group() as group,
+            uringzc.aio.TcpSender(sock, scheduler=shared, zero_copy="never") as stream,
+            small(net, rx, scheduler=shared) as tx,
+        ):
+            ended = Ended(group)
+            net.stop()
+            fill(tx)
+            ended.start("send", tx.send, b"never")
+            ended.start("stream", stream.send, bytes(64 << 20))
+            await turns()
+            with pytest.raises(SendError, match="could not be sent"):
+                shared.close(timeout=0)
+            while len(ended.names) < 2:
+                await anyio.sleep(0.001)
+            assert {type(error) for error in ended.errors} == {ClosedError}
+            net.release()
+
+    with testing.receiver(sock=net.receiver_socket()) as rx, tcp_connection(net) as (sock, _):
+        run(loop, main, sock)
 
 
 @zero_copy_engines

@@ -171,7 +171,17 @@ class Waiting:
             stop, self._stop_reader = self._stop_reader, None
             stop()
 
+    def _end_reader(self) -> None:
+        self._unattended = None
+        if self._stop_reader is not None:
+            self._stop_reader()
+            self._stop_reader = None
+        self._wake()
+
     def _readable(self) -> None:
+        if self.sender.closed:  # by its scheduler, and so is the descriptor
+            self._end_reader()
+            return
         self.take_events()
         if self._unattended is not None:
             self._attempt(self._unattended)
@@ -272,11 +282,7 @@ class Waiting:
 
     def _end(self) -> None:
         """Closes the plain sender, which does not wait: what is in flight is parked."""
-        self._unattended = None
-        if self._stop_reader is not None:
-            self._stop_reader()
-            self._stop_reader = None
-        self._wake()
+        self._end_reader()
         self.sender.close(0)
         self.raise_failure()
 
