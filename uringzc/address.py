@@ -16,10 +16,11 @@ from typing import Any
 Address = tuple[str, int] | tuple[str, int, int, int]
 
 
-def pack(family: int, to: Any) -> bytes:
+def pack(family: int, to: Any, *, names: bool = True) -> bytes:
     """`to` as a struct sockaddr for a socket of `family` (AF_INET, or AF_INET6: also for mapped IPv4).
 
     TypeError or ValueError for what is no address, socket.gaierror for a host that has none in the family.
+    `names`: False refuses, with ValueError, a host that would have to be looked up.
     """
     if family not in (socket.AF_INET, socket.AF_INET6):
         raise OSError(errno.EAFNOSUPPORT, "`to` needs an IPv4 or IPv6 socket")
@@ -41,6 +42,8 @@ def pack(family: int, to: Any) -> bytes:
     except socket.gaierror as error:
         if error.errno != socket.EAI_NONAME:
             raise
+    if not names:
+        raise ValueError(f"{host!r} is a name, and to look it up takes time: resolve() it first")
     try:
         return Resolved(_pack(family, 0, host, port, *rest))
     except socket.gaierror as error:

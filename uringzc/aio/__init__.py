@@ -7,12 +7,20 @@ leaves together, and several datagrams are received at once. ``UdpSender`` and `
 
 from uringzc.aio.endpoint import create_datagram_endpoint
 from uringzc.aio.event_loop import DatagramEndpoints, EventLoop, new_event_loop
+from uringzc.aio.group import Group
+from uringzc.aio.lease import Lease
+from uringzc.aio.tcp import TcpSender
 from uringzc.aio.transport import DatagramTransport
+from uringzc.aio.udp import UdpSender
 
 __all__ = [
     "DatagramEndpoints",
     "DatagramTransport",
     "EventLoop",
+    "Group",
+    "Lease",
+    "TcpSender",
+    "UdpSender",
     "create_datagram_endpoint",
     "new_event_loop",
 ]

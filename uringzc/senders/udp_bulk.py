@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
     Progress = Callable[[int], object] | None
+    #: how many datagrams, and what takes some of them: from the given one on, and returns how many it took
+    Blocks = tuple[int, Callable[[int], int]]
 
 _SLICES = 4096  # datagrams of send_slices() in one call of the compiled part: signals are handled between
 #: format of a memoryview -> `kind` for the compiled part: 4 or 8 bytes, -4 if they are signed
@@ -37,12 +39,28 @@ def send_region(
     progress: "Progress",
 ) -> int:
     """See UdpSender.send_region."""
+    return _in_blocks(*region_blocks(batcher, region, offset, length, segment, to), progress)
+
+
+def region_blocks(
+    batcher: UdpBatcher,
+    region: "Region | Buffer",
+    offset: int,
+    length: int | None,
+    segment: int | None,
+    to: Address | None,
+) -> "Blocks":
+    """The datagrams of UdpSender.send_region. TypeError and ValueError."""
     total = len(region) if isinstance(region, Region) else memoryview(region).nbytes
     offset = operator.index(offset)
     length = total - offset if length is None else operator.index(length)
     if segment is None and length == 0:
-        batcher.send(b"", to)
-        return 1
+
+        def empty(done: int) -> int:
+            batcher.send(b"", to)
+            return 1
+
+        return 1, empty
     if segment is None and length > 65535:
         raise ValueError(f"{length} bytes are more than a datagram: name a `segment` size to split them by")
     segment = length if segment is None else operator.index(segment)
@@ -57,7 +75,7 @@ def send_region(
         at = done * segment
         return -(-batcher.send_block(region, offset + at, length - at, segment, to) // segment)
 
-    return _in_blocks(-(-length // segment), block, progress)
+    return -(-length // segment), block
 
 
 def send_slices(
@@ -69,23 +87,30 @@ def send_slices(
     progress: "Progress",
 ) -> int:
     """See UdpSender.send_slices."""
+    return _in_blocks(*slice_blocks(batcher, region, offsets, lengths, to), progress)
+
+
+def slice_blocks(
+    batcher: UdpBatcher, region: "Region | Buffer", offsets: Integers, lengths: Integers, to: Address | None
+) -> "Blocks":
+    """The datagrams of UdpSender.send_slices. TypeError and ValueError."""
     starts, start_kind = _in_memory("offsets", offsets)
     sizes, size_kind = _in_memory("lengths", lengths)
     count = len(starts)
     if len(sizes) != count:
         raise ValueError(f"{count} offsets and {len(sizes)} lengths")
     start, size = (memory.address_of(view.cast("B")) for view in (starts, sizes))
-    arrays = start, start_kind, size, size_kind
+    views, arrays = (starts, sizes), (start, start_kind, size, size_kind)
     whole = region if isinstance(region, Region) else memoryview(region)
     right = batcher.send_slices(whole, *arrays, 0, count) if count else 0
     if right < count:
         piece = f"piece {right}, {sizes[right]} bytes at {starts[right]}"
         raise ValueError(f"{piece}, is not all in the memory, or larger than a datagram")
 
-    def block(done: int) -> int:
+    def block(done: int, _: object = views) -> int:  # which keeps the arrays
         return batcher.send_slices(whole, *arrays, done, min(count, done + _SLICES), to)
 
-    return _in_blocks(count, block, progress)
+    return count, block
 
 
 def _in_blocks(count: int, block: Callable[[int], int], progress: "Progress") -> int:
