@@ -62,6 +62,7 @@ def test_threads_may_read_the_same_socket(udp_pair: Pair) -> None:
 
 @pytest.mark.parametrize("kind", ["asyncio", "uvloop"])
 def test_each_thread_has_a_loop(kind: str, make_udp: MakePair) -> None:
+    make_loop(kind).close()  # skips where there is none
     results: dict[int, list[Any]] = {}
     sent = [[bytes([mark, i]) * 100 for i in range(250)] for mark in range(4)]
 
