@@ -96,10 +96,11 @@ class Run:
         tests = [str(root / test) for test in only or self.suite.tests]
         plugins = [f"-p{name}" for name in ("drop_in_report", "pytest_timeout", *self.suite.plugins)]
         options = [*self.suite.options, *(self.suite.with_uvloop if self.loop.endswith("uvloop") else ())]
-        deselected = [
-            f"--deselect={test}" for test in self.suite.deselected(self.environment.interpreter.version[:2])
-        ]
-        config = ["-c", str(_empty_configuration())] if self.suite.name == CPYTHON else ["-o", "addopts="]
+        python = self.environment.interpreter.version[:2]
+        deselected = [f"--deselect={test}" for test in self.suite.deselected(python)]
+        config = ["-o", "addopts="]  # not what a developer of the suite wants to see
+        if self.suite.name == CPYTHON:
+            config = ["-c", str(_file("pytest.ini", "[pytest]\n"))]
         return [
             *(self.environment.python, "-m", "pytest", "-q", "--tb=native", "-pno:cacheprovider"),
             *(f"--rootdir={root}", f"--timeout={PER_TEST}", "--timeout-method=signal"),
@@ -161,8 +162,7 @@ def started(
     box: Sandbox, command: list[str], folder: Path, environ: dict[str, str], output: int
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A program in the network, where localhost is ::1 too; at the end all that it has started is killed."""
-    hosts = BUILD / "hosts"
-    hosts.write_text("127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
+    hosts = _file("hosts", "127.0.0.1 localhost\n::1 localhost ip6-localhost\n")
     own = ["unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
     mount = 'mount --bind "$0" /etc/hosts && exec "$@"'
     process = box.run(
@@ -182,7 +182,9 @@ def started(
         process.wait()
 
 
-def _empty_configuration() -> Path:
-    file = BUILD / "pytest.ini"
-    file.write_text("[pytest]\n")
+def _file(name: str, text: str) -> Path:
+    """A file that other runs may be reading."""
+    file = BUILD / name
+    if not file.exists() or file.read_text() != text:
+        file.write_text(text)
     return file
