@@ -21,11 +21,12 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test test-quick bench soak check wheel clean
+.PHONY: help demo test test-quick test-drop-in bench soak check wheel clean
 help:
 	@echo 'make demo        watch zero-copy sends and their notifications  (ARGS: to uringzc demo)'
 	@echo 'make test        run the tests                                  (ARGS: to pytest)'
 	@echo 'make test-quick  run those that are not marked slow: under a minute'
+	@echo 'make test-drop-in  run the tests of other packages with the event loops of uringzc.aio in place of theirs'
 	@echo 'make bench       measure                                        (ARGS: to python -m benchmarks)'
 	@echo 'make soak        send 100 million datagrams; memory stays flat  (ARGS: --count N)'
 	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
@@ -43,6 +44,10 @@ test: $(DEV)
 
 test-quick: $(DEV)
 	@$(PYTEST) -m 'not slow' $(ARGS)
+
+test-drop-in: $(DEV)
+	@scripts/system-packages $(PYTHON) unshare:util-linux
+	@$(BIN)/python tests/drop_in $(ARGS)
 
 bench: $(DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)

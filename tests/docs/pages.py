@@ -94,6 +94,7 @@ ARGS_OF = {
     "demo": ("-m", "uringzc", "demo"),
     "test": ("-m", "pytest"),
     "test-quick": ("-m", "pytest"),
+    "test-drop-in": ("tests/drop_in",),
     "bench": ("-m", "benchmarks"),
     "soak": ("tests/senders/soak.py",),
 }

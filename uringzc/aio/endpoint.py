@@ -68,6 +68,10 @@ async def create_with(
     **options: Any,
 ) -> Endpoint:
     """The method of a loop. `stock`: that of the class that it is mixed into."""
+    unknown = sorted(options.keys() - set(Options._fields))  # as reuse_address, which uvloop still takes
+    if unknown:
+        _tell_once(f"the option {', '.join(unknown)}")
+        return await stock(protocol_factory, local_addr, remote_addr, sock=sock, **options)
     return await _create(loop, stock, protocol_factory, Options(local_addr, remote_addr, **options), sock)
 
 
@@ -78,6 +82,10 @@ async def _create(
     options: Options,
     sock: socket.socket | None,
 ) -> Endpoint:
+    if sock is not None:
+        if sock.type == socket.SOCK_STREAM:
+            return await stock(protocol_factory, sock=sock)  # which refuses it
+        options.refuse_with_sock()
     why = _why_stock(loop, options, sock)
     if why:
         _tell_once(why)
@@ -103,7 +111,6 @@ async def _make(
             own.close()
             raise
     else:
-        options.refuse_with_sock()
         sock.setblocking(False)
         own, remote, protocol = sock, None, protocol_factory()
     ready = loop.create_future()
@@ -118,8 +125,6 @@ async def _make(
 
 def _why_stock(loop: asyncio.AbstractEventLoop, options: Options, sock: socket.socket | None) -> str:
     """Why a DatagramTransport cannot serve; "" if it can."""
-    if sock is not None and sock.type == socket.SOCK_STREAM:
-        raise ValueError(f"A datagram socket was expected, got {sock!r}")
     family, proto = (options.family, options.proto) if sock is None else (sock.family, sock.proto)
     if family not in (0, socket.AF_INET, socket.AF_INET6):
         return f"the address family {family!r}"

@@ -37,7 +37,7 @@ _LOG_AFTER = 5
 log = logging.getLogger("asyncio")
 
 
-class DatagramTransport(asyncio.DatagramTransport):
+class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asyncio's own is both
     """What ``create_datagram_endpoint`` makes: asyncio's, which sends and receives many datagrams at once.
 
     Everything of ``asyncio.DatagramTransport``. What differs: datagrams leave at the end of the loop's turn,

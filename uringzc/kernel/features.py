@@ -49,6 +49,7 @@ def max_segments() -> int:
         except OSError:  # before Linux 4.18
             return 1
         try:
+            sock.setblocking(False)  # an event loop may be running
             sock.bind(("127.0.0.1", 0))
             sock.sendto(bytes(128), sock.getsockname())
         except OSError:
