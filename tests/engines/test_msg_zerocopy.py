@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from marks import only_msg_zerocopy
-from traffic import enlarge_sndbuf, stopped
+from traffic import enlarge_sndbuf, stopped, wait_readable
 
 import uringzc
 from uringzc import testing
@@ -73,6 +73,7 @@ def payload(number: int, size: int = 1000) -> bytearray:
 def kernel_number(tx: socket.socket, to: tuple[str, int]) -> int:
     """Where the kernel's counter stands: of a send of the program's own, whose notification is read."""
     tx.sendto(b"own", MSG_ZEROCOPY, to)
+    wait_readable(tx.fileno())  # or in error
     _, ancillary, _, _ = tx.recvmsg(1, 200, socket.MSG_ERRQUEUE)
     return int(struct.unpack_from("=IBBBBII", ancillary[0][2])[-1]) + 1
 

@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 from marks import only_msg_zerocopy
-from traffic import enlarge_sndbuf, stopped, tcp_connection, unsent_bytes, wait_until
+from traffic import enlarge_sndbuf, stopped, tcp_connection, unsent_bytes, wait_readable, wait_until
 
 import uringzc
 from uringzc import testing
@@ -307,6 +307,7 @@ def test_a_bpf_filter_attached_later_delays_nothing(box: testing.Hold) -> None:
 def numbers(sock: socket.socket, to: tuple[str, int]) -> int:
     """How many the kernel has given so far: of a send of the program's own, whose notification is read."""
     sock.sendto(b"own", MSG_ZEROCOPY, to)
+    wait_readable(sock.fileno())  # or in error
     _, ancillary, _, _ = sock.recvmsg(1, 200, socket.MSG_ERRQUEUE)
     return int(struct.unpack_from("=IBBBBII", ancillary[0][2])[-1])
 
