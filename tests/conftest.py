@@ -22,6 +22,8 @@ from uringzc.engines.base import Engine
 from uringzc.notif import Slots
 from uringzc.senders import timer
 
+pytest_plugins = ["aio_fixtures"]
+
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)
 hypothesis.settings.load_profile("default")  # --hypothesis-profile=explore looks further

@@ -18,7 +18,7 @@ def functions_of(folder: Path) -> Iterator[tuple[bool, bool]]:
         tree = ast.parse(file.read_text())
         of_file = [ast.unparse(node) for node in tree.body if isinstance(node, ast.Assign)]
         for node in tree.body:
-            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and node.name.startswith("test_"):
                 marks = [mark for mark in of_file if mark.startswith("pytestmark")]
                 marks += [ast.unparse(mark) for mark in node.decorator_list]
                 yield (

@@ -240,3 +240,31 @@ def test_a_call_that_succeeds_takes_nothing_from_one_that_waits(net: testing.Hol
         tx.flush()
         assert rx.wait(4) == [numbered(number) for number in range(4)]
         assert idle(tx)
+
+
+def test_a_flush_that_was_refused_wakes_the_program_although_more_was_taken_then(net: testing.Hold) -> None:
+    """A send that is taken does not end the wait of the flush before it."""
+    with net.socket() as sock, testing.receiver(sock=net.receiver_socket()) as rx:
+        sock.connect(net.address)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 << 10)
+        with UdpSender(sock=sock, blocking=False, max_delay=None, sndbuf=None, on_waiting=lambda: None) as tx:
+            net.stop()
+            count = 0
+            refused = False
+            while not refused:
+                tx.send(numbered(count))
+                count += 1
+                if count % 20 == 0:
+                    try:
+                        tx.flush()
+                    except BlockingIOError:
+                        refused = True
+            for _ in range(120):  # some trains
+                tx.send(numbered(count))
+                count += 1
+            net.release()
+            while tx.stats.waiting:
+                wait_readable(tx.fileno())
+                with suppress(BlockingIOError):
+                    tx.flush()
+            rx.wait(count)

@@ -36,9 +36,11 @@ class DatagramEndpoints(asyncio.AbstractEventLoop):
 
     def close(self) -> None:
         """As the other base's; first, what waits in open transports is sent, as far as that does not wait."""
-        if not self.is_running():
-            Shared.end(self)
-        super().close()
+        try:
+            if not self.is_running():
+                Shared.end(self)
+        finally:
+            super().close()
 
 
 class EventLoop(DatagramEndpoints, asyncio.SelectorEventLoop):

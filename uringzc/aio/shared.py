@@ -1,6 +1,7 @@
 """What the transports of one event loop share: an engine, with its arena."""
 
 import asyncio
+import warnings
 import weakref
 from typing import Protocol
 
@@ -71,8 +72,7 @@ class Shared:
     def end_if_unused(self) -> None:
         """Ends the engine, if there is no transport and the loop would not."""
         if self._scheduler is not None and not self._kept and not self._members:
-            self._scheduler.close(timeout=0.1)
-            self._scheduler = None
+            self._end_engine(timeout=0.0)
 
     def flush(self) -> None:
         """Sends what waits in any transport."""
@@ -82,8 +82,14 @@ class Shared:
     def _end(self) -> None:
         for member in list(self._members):
             member.end()
+        self._end_engine(timeout=0.1)
+
+    def _end_engine(self, timeout: float) -> None:
         if self._scheduler is not None:
-            self._scheduler.close(timeout=0.1)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ResourceWarning)  # of what the kernel holds: it is parked
+                self._scheduler.close(timeout)
+            self._scheduler = None
 
 
 _all: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Shared] = weakref.WeakKeyDictionary()

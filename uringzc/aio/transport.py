@@ -96,6 +96,8 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         if not getattr(self, "_ended", True):
             warnings.warn(f"unclosed transport {self!r}", ResourceWarning, source=self, stacklevel=2)
             self._sock.close()
+            with suppress(Exception):  # in another thread: it ends with its owner's
+                self._shared.remove(self)
 
     # -- sending
 
@@ -357,7 +359,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
 
     def end(self) -> None:
         """The loop is being closed: sends what waits, as far as the kernel takes it at once."""
-        self._writer.enabled = False
+        self._start_closing()  # what is sent from here on is dropped
         if self._sender is not None:
             self._sender.close(timeout=0)
 

@@ -234,9 +234,10 @@ class UdpSlowPath:
         if not whole:
             self._limit_trains(batcher, row, number)
         count = row.datagrams if whole else 1
+        lost = self.lost
         if not all(self._resend(batcher, row, at, count) for at in range(0, row.datagrams, count)):
             return False
-        if number in _PENDING:
+        if number in _PENDING and (self._reports_icmp or self.lost == lost):  # else it was the train's own
             self.report_socket_error(number)
         return True
 
