@@ -51,7 +51,8 @@ def asyncio(bench: Bench) -> None:
     `uringzc.aio.new_event_loop()`, or "over uvloop" in `new_event_loop(base=uvloop.Loop)`.
 
     - *asyncio*: the standard library's `asyncio.SelectorEventLoop`: a system call for each datagram, and one
-      datagram received in a turn.
+      datagram received in a turn. It is at its best: in a process that has never freed a block of more than
+      256 KiB, receiving takes 11 us more for each.
     - *uvloop*: `uvloop.Loop`, which does the same over libuv, and receives up to 32 in a turn.
 
     "32 a turn": so many `transport.sendto`, then `await asyncio.sleep(0)`; "until paused": 4 MiB of them, and
