@@ -137,8 +137,26 @@ def _memory(results: Results) -> Iterator[str]:
         yield f"- growth over {requests:,.0f} requests: {growth:.0f} bytes"
 
 
+def _endpoints(results: Results) -> Iterator[str]:
+    """Yield the table of memory by loop, and a line for the trains of each case."""
+    if results.endpoints:
+        counts = list(next(iter(results.endpoints.values())))
+        yield from ("Resident memory of a process, MB, by its number of endpoints, which have sent:", "")
+        yield _row(("loop", *counts))
+        yield "|---" * (len(counts) + 1) + "|"
+        for loop, taken in results.endpoints.items():
+            yield _row((loop, *(f"{nbytes / 1e6:.1f}" for nbytes in taken.values())))
+        yield ""
+    if results.trains:
+        yield from ("Trains of uringzc over asyncio, by how many datagrams they have at least:", "")
+    for case, trains in results.trains.items():
+        total = sum(trains.values())
+        shares = (f"{length}: {count / total:.0%}" for length, count in trains.items() if count)
+        yield f"- {case}: {', '.join(shares)}"
+
+
 #: what a topic has besides its table
-EXTRAS = {"scheduler-sizes": _by_size, "auto-udp": _arrivals, "memory": _memory}
+EXTRAS = {"scheduler-sizes": _by_size, "auto-udp": _arrivals, "memory": _memory, "asyncio": _endpoints}
 
 
 def show(results: Results) -> None:

@@ -74,6 +74,8 @@ class Results:
     by_size: dict[int, dict[str, float]] = field(default_factory=dict)  # bytes -> program -> requests/s
     arrivals: list[Arrivals] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)  # bytes, by kind of request
+    trains: dict[str, dict[str, int]] = field(default_factory=dict)  # case of "asyncio" -> length -> trains
+    endpoints: dict[str, dict[str, int]] = field(default_factory=dict)  # loop -> how many -> bytes
 
     def find(self, topic: str, case: str, against: str) -> Case | None:
         """Return that case, if it was measured."""
@@ -91,6 +93,8 @@ def updated(kept: Results, measured: Results) -> Results:
         kept.by_size | measured.by_size,
         list({arrivals.path: arrivals for arrivals in kept.arrivals + measured.arrivals}.values()),
         kept.memory | measured.memory,
+        kept.trains | measured.trains,
+        kept.endpoints | measured.endpoints,
     )
 
 
@@ -167,7 +171,9 @@ def write(path: Path, results: Results) -> None:
         lines = ",\n".join("  " + json.dumps(asdict(record)) for record in records)
         parts.append(f' "{name}": [\n{lines}\n ],')
     sizes = ",\n".join(f'  "{size}": {json.dumps(rates)}' for size, rates in results.by_size.items())
-    parts += [f' "by_size": {{\n{sizes}\n }},', f' "memory": {json.dumps(results.memory)}', "}"]
+    parts.append(f' "by_size": {{\n{sizes}\n }},')
+    parts += [f' "{name}": {json.dumps(getattr(results, name))},' for name in ("trains", "endpoints")]
+    parts += [f' "memory": {json.dumps(results.memory)}', "}"]
     path.write_text("\n".join(parts) + "\n")
 
 
@@ -180,6 +186,8 @@ def read(path: Path) -> Results:
         {int(size): rates for size, rates in kept["by_size"].items()},
         [Arrivals(**arrivals) for arrivals in kept["arrivals"]],
         kept["memory"],
+        kept["trains"],
+        kept["endpoints"],
     )
 
 

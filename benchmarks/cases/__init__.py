@@ -5,6 +5,7 @@ from benchmarks.cases import (
     batches,
     destinations,
     engines,
+    event_loops,
     latency,
     memory,
     pacing,
@@ -32,6 +33,7 @@ TOPICS = {
         scheduler.scheduler_notifications,
         scheduler.scheduler_calls,
         scheduler.scheduler_scale,
+        event_loops.asyncio,
         engines.engines,
         memory.memory,
     )

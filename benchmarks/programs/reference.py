@@ -16,12 +16,13 @@ from benchmarks.pairs import Contender, Sample
 
 
 @functools.cache
-def build() -> Path:
-    """Compile reference.c for this processor, once, into a folder that is removed at exit."""
+def build(source: str = "reference.c") -> Path:
+    """Compile a C file of this folder for this processor, once, into a folder that is removed at exit."""
     folder = Path(tempfile.mkdtemp(prefix="uringzc-bench-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    program, source = folder / "reference", Path(__file__).with_name("reference.c")
-    subprocess.run(["cc", "-O3", "-march=native", source, "-luring", "-o", program], check=True)
+    path = Path(__file__).with_name(source)
+    program = folder / path.stem
+    subprocess.run(["cc", "-O3", "-march=native", path, "-luring", "-o", program], check=True)
     return program
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 # ruff: noqa: E402 (benchmarks needs what an installation may lack)
-for needed in ("click", "matplotlib", "numpy", "pyroute2", "rich"):
+for needed in ("click", "matplotlib", "numpy", "pyroute2", "rich", "uvloop"):
     pytest.importorskip(needed)
 
 from matplotlib.text import Text
@@ -164,6 +164,18 @@ def test_an_update_replaces_what_was_measured_again() -> None:
     assert found.cases[-1] == last
     assert found.by_size == {**KEPT.by_size, 1: {"zc": 2.0}}
     assert (found.about, found.arrivals, found.memory) == (KEPT.about, KEPT.arrivals, KEPT.memory)
+
+
+def test_what_the_report_shows_of_endpoints() -> None:
+    endpoints = {"asyncio": {"1": 30_000_000, "100": 30_260_000}}
+    trains = {"a case": {"1": 1, "16": 0, "32": 3}, "without": {}}
+    shown = report(replace(KEPT, endpoints=endpoints, trains=trains), TOPICS)
+    assert "| asyncio | 30.0 | 30.3 |" in shown
+    assert "- a case: 1: 25%, 32: 75%\n" in shown
+    kept = results.updated(
+        replace(KEPT, endpoints={}, trains={"a case": {"1": 7}}), replace(KEPT, trains=trains)
+    )
+    assert kept.trains == trains
 
 
 @pytest.mark.parametrize("changed", ["machine", "kernel"])
