@@ -103,7 +103,8 @@ def prepare(
         try:
             tests = environment.tests_of(suite)
         except PreparationError as error:
-            progress.print(f"{environment.interpreter.name}: without {suite.name}: {error}", style="yellow")
+            text = f"{environment.interpreter.name}: without {suite.name}: {error}"
+            progress.print(text, style="yellow", markup=False)
         else:
             kinds = [kind for loop in loops for kind in (loop, LOOPS[loop])]
             runs += [Run(suite, environment, tests, kind) for kind in kinds]
@@ -139,7 +140,8 @@ def run_once_more(comparison: Comparison, progress: Progress) -> None:
     for test in suspects:
         again = comparison.our_run.outcomes(lambda seen: None, only=[test])
         if again.tests.get(test) == "passed":
-            progress.print(f"{test}: passed when run once more with {comparison.our_run.loop}")
+            text = f"{test}: passed when run once more with {comparison.our_run.loop}"
+            progress.print(text, markup=False)
             comparison.flaky.append(test)
 
 
