@@ -18,7 +18,7 @@ OWN_ERRORS = "errors of its own, in other words or of other types"
 
 ASYNCIO = {
     "test_a_protocol_factory_that_raises": "the socket is left to the garbage collector",
-    "test_without_a_peer_too": "AttributeError, once its socket is gone",
+    "test_without_a_peer_it_is_dropped_then": "AttributeError, once its socket is gone",
     "test_close_sends_what_waits_first": "what is sent after close waits with the others, and leaves",
     "test_abort_drops_what_waits": "the write buffer keeps its size",
     "test_abort_resumes_too": NO_RESUME,
@@ -63,6 +63,8 @@ UVLOOP = {
     "test_what_is_no_address_is_reported[port of another type]": "taken for a number",
     "test_what_is_no_address_is_reported[port that does not exist]": "taken modulo 65536",
     "test_data_of_another_type_is_refused_after_close_too": "dropped",
+    "test_without_a_peer_it_is_sent_until_connection_lost": "dropped",
+    "test_an_error_after_close_is_reported_too": "dropped",
     "test_methods_of_a_closed_transport[is_reading]": "RuntimeError",
     "test_methods_of_a_closed_transport[pause_reading]": "RuntimeError",
     "test_methods_of_a_closed_transport[resume_reading]": "RuntimeError",

@@ -103,15 +103,35 @@ async def test_what_is_sent_after_close_is_dropped(
     assert arrived(peer) == []
 
 
-async def test_without_a_peer_too(endpoints: Endpoints, peer: socket.socket) -> None:
+async def test_without_a_peer_it_is_sent_until_connection_lost(
+    endpoints: Endpoints, peer: socket.socket
+) -> None:
     transport, protocol = await endpoints.open()
     transport.close()
-    transport.sendto(b"too late", peer.getsockname())
+    transport.sendto(b"in time", peer.getsockname())
+    await protocol.called("lost")
+    await settle()
+    assert arrived(peer) == [b"in time"]
+
+
+async def test_without_a_peer_it_is_dropped_then(endpoints: Endpoints, peer: socket.socket) -> None:
+    transport, protocol = await endpoints.open()
+    transport.close()
     await protocol.called("lost")
     await turns(2)
-    transport.sendto(b"even later", peer.getsockname())
+    transport.sendto(b"too late", peer.getsockname())
     await settle()
     assert arrived(peer) == []
+
+
+async def test_an_error_after_close_is_reported_too(endpoints: Endpoints, peer: socket.socket) -> None:
+    """The protocol closes the transport because of the first."""
+    transport, protocol = await endpoints.open()
+    for _ in range(2):
+        transport.sendto(bytes(70000), peer.getsockname())
+        transport.close()
+    await protocol.called("lost")
+    assert len(protocol.of("error")) == 2
 
 
 async def test_a_program_that_goes_on_sending_is_warned(

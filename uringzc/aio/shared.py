@@ -1,10 +1,10 @@
 """What the transports of one event loop share: an engine, with its arena."""
 
 import asyncio
-import warnings
 import weakref
 from typing import Protocol
 
+from uringzc.engines import lifetime
 from uringzc.errors import WrongThreadError
 from uringzc.scheduler import Scheduler
 
@@ -86,9 +86,7 @@ class Shared:
 
     def _end_engine(self, timeout: float) -> None:
         if self._scheduler is not None:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ResourceWarning)  # of what the kernel holds: it is parked
-                self._scheduler.close(timeout)
+            lifetime.close(self._scheduler._engine, timeout, quiet=True)  # what the kernel holds is parked
             self._scheduler = None
 
 

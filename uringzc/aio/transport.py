@@ -155,17 +155,17 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
                 raise TypeError(f"data argument must be a bytes-like object, not {kind!r}")
             if self._remote is not None and addr not in (None, self._remote):
                 raise ValueError(f"Invalid address: must be None or {self._remote}")
-            if self._closing:
+            if self._ended or (self._closing and (self._blocked or self._is_connected())):
                 self._warn_after_end()
                 return
             if self._is_connected():
                 addr = None
             error = self._try(data, addr)
-        if isinstance(error, BlockingIOError):
+        if isinstance(error, BlockingIOError) and not self._closing:
             self._queue.append((bytes(data), addr))
             self._queued_bytes += len(self._queue[-1][0])
             self._block()
-        elif error is not None:
+        elif error is not None and not isinstance(error, BlockingIOError):
             self._fail(error)
         if self._blocked:
             self._flow.pause_if_above()
@@ -177,16 +177,16 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         try:
             if addr is None and not self._is_connected():
                 raise TypeError("sendto() needs an address: the transport has no remote one")
-            if self._sent_one:
+            if self._sent_one and not self._closing:
                 self._open().send(data, addr)
             else:
-                self._send_first(data, addr)
+                self._send_now(data, addr)
         except Exception as error:
             return error
         return None
 
-    def _send_first(self, data: bytes, addr: Any) -> None:
-        """Without a sender, which would cost a client that asks one question more than all else."""
+    def _send_now(self, data: bytes, addr: Any) -> None:
+        """Without a sender: the first, of a client that asks one question; what comes after close()."""
         self._sent_one = True
         if self._peer is not None:
             self._sock.send(data)

@@ -96,8 +96,8 @@ def parked_list() -> list[Engine]:
     return _parked
 
 
-def close(engine: Engine, timeout: float) -> None:
-    """See Scheduler.close. `timeout` is for the senders and the engine together."""
+def close(engine: Engine, timeout: float, quiet: bool = False) -> None:
+    """See Scheduler.close. `timeout` is for the senders and the engine together. `quiet`: no warning."""
     if not engine.is_owner():
         engine.refuse(E_THREAD)
     if engine.queue.busy or engine.queue.inside:
@@ -107,12 +107,12 @@ def close(engine: Engine, timeout: float) -> None:
     if not engine.closed:
         park(engine)  # first, and until it has ended: an interrupt from here on leaves it parked
         engine.closed = True
-        drain_and_exit(engine, max(0.0, deadline - time.monotonic()))
+        drain_and_exit(engine, max(0.0, deadline - time.monotonic()), quiet)
     if errors:
         raise errors[0]
 
 
-def drain_and_exit(engine: Engine, timeout: float) -> None:
+def drain_and_exit(engine: Engine, timeout: float, quiet: bool = False) -> None:
     """Of a parked engine: waits for what is in flight, and ends it. ResourceWarning at the timeout."""
     lib.uzc_slots_close(engine.slots.pointer)
     try:
@@ -121,7 +121,7 @@ def drain_and_exit(engine: Engine, timeout: float) -> None:
     except TimeoutError:
         pass
     finally:
-        if not exit_if_idle(engine):
+        if not exit_if_idle(engine) and not quiet:
             held = f"{engine.describe()}, the memory stays held"
             message = f"a {engine.refuse.what} was closed and is parked: {held}"
             warnings.warn(message, ResourceWarning, stacklevel=4)
