@@ -11,16 +11,14 @@ import pytest
 from congestion import Congestion
 from event_loops import LOCAL, Endpoints, read, read_from, settle, turns
 from recorder import Recorder
+from traffic import free_port
 
 pytestmark = pytest.mark.engines()
 
 
 def unused_address() -> tuple[str, int]:
-    """Where nobody listens."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(LOCAL)
-        host, port = sock.getsockname()
-        return host, port
+    """Where nobody listens, nor another test."""
+    return LOCAL[0], free_port()
 
 
 async def test_a_peer_that_refuses_is_reported_once_for_each_event(endpoints: Endpoints) -> None:

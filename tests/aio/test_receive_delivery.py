@@ -73,12 +73,28 @@ def test_datagrams_come_in_their_order_with_their_address(make: Make) -> None:
     assert addresses == {setting.pair.tx.getsockname()}
 
 
-def test_gro_is_on(make: Make) -> None:
-    """So one wake-up has more than it reads messages."""
-    protocol = Grouped()
-    setting = make(protocol)
+def has_gro(setting: Setting) -> bool:
+    return bool(setting.pair.rx.getsockopt(socket.IPPROTO_UDP, receiving.UDP_GRO))
+
+
+@pytest.mark.parametrize("protocol", [Protocol, Grouped])
+def test_gro_is_set_when_several_have_come(make: Make, protocol: type[Protocol]) -> None:
+    setting = make(protocol())
+    setting.send(b"alone")
+    setting.until(1)
+    assert not has_gro(setting)
+    setting.send(b"1", b"2")
+    setting.until(2)
+    setting.turns(2)
+    assert has_gro(setting)
+
+
+def test_with_gro_a_wake_up_has_more_than_it_reads_messages(make: Make) -> None:
+    setting = make(Grouped())
+    setting.send(b"1", b"2")
+    setting.until(1)
     setting.send_train(bytes(64 * 100), 100)
-    assert setting.until(1) == [[bytes(100)] * 64]
+    assert setting.until(2)[1] == [bytes(100)] * 64
 
 
 def test_a_protocol_that_can_gets_lists(make: Make) -> None:
@@ -258,9 +274,11 @@ def test_a_long_delivery_lets_the_loop_turn(make: Make, slow: None) -> None:
 def test_control_a_short_one_does_not(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receiving, "monotonic", lambda: 0.0)
     setting = make(Protocol())
+    setting.send(b"1", b"2")  # from now on the train is one message
+    setting.until(2)
     setting.send_train(bytes(6400), 100)
     turns = Turns(setting)
-    setting.until(64)
+    setting.until(66)
     setting.turns(1)
     assert turns.most() == 64
 

@@ -4,6 +4,7 @@ import errno
 import socket
 
 import pytest
+from traffic import free_port
 
 from uringzc import SendError, UdpSender, testing
 
@@ -25,9 +26,7 @@ def test_it_arrives_and_counts(data: bytes) -> None:
 def test_an_error_of_an_earlier_one_is_reported_and_the_datagram_sent() -> None:
     """The kernel gives the error instead of sending."""
     errors: list[SendError] = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as nobody:
-        nobody.bind(("127.0.0.1", 0))
-        address = nobody.getsockname()
+    address = ("127.0.0.1", free_port())
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(address)
         with UdpSender(sock=sock, max_delay=0, on_error=errors.append) as tx:
