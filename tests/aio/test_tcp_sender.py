@@ -245,7 +245,7 @@ def test_drain_waits_for_the_acknowledgement(box: testing.Hold, loop: str, share
                     TimeoutError, match=r"drain is not done after 0\.1 s: 1 request is in flight"
                 ):
                     await tx.drain(0.1)
-                assert shared or len(polls) < 5
+                assert shared or len(polls) < 20  # TCP's own timers wake it; else it would be thousands
             await tx.drain()
             assert tx.stats.in_flight == 0
 
