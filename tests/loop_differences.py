@@ -1,12 +1,10 @@
 """Where stock transports are known to differ from what the tests of this folder say, and why.
 
-A test that is named here has to fail on that loop, so the table stays true. asyncio's transport changes with
-the version of Python: there, only in the one that the table was made with. What hangs does not run.
+A test that is named here has to fail on that loop, so the table stays true. What hangs does not run.
 A name may be that of one case: "test_name[case]".
 """
 
 import sys
-from asyncio.selector_events import _SelectorDatagramTransport  # type: ignore[attr-defined]
 from collections.abc import Iterator
 
 import pytest
@@ -87,28 +85,11 @@ UVLOOP = {
 
 OVER_UVLOOP = {name: reason for name, reason in UVLOOP.items() if reason == "refuses AF_UNIX"}
 
-#: of 3.13.0: each datagram that has waited stays in the count with 8 bytes
-COUNTS_HEADERS = sys.version_info >= (3, 13) and not hasattr(_SelectorDatagramTransport, "_header_size")
-
 #: these do not end there
-HANG = {
-    "uvloop": {
-        "test_a_cancelled_set_up_closes_the_socket": "closing the loop hangs",
-    },
-    "asyncio": dict.fromkeys(
-        (
-            "test_the_protocol_is_paused_and_resumed_and_everything_arrives",
-            "test_again_and_again",
-            "test_a_limit_of_0_pauses_with_the_first_that_waits",
-            "test_a_program_that_waits_whenever_it_is_paused",
-            "test_lower_limits_hold_for_what_waits_already",
-            "test_interleaved_to_sixteen_peers",
-        )
-        if COUNTS_HEADERS
-        else (),
-        "the write buffer never gets empty",
-    ),
-}
+HANG = {"uvloop": {"test_a_cancelled_set_up_closes_the_socket": "closing the loop hangs"}}
+
+#: stock transports change with the version of CPython: they are the control in that of the tables
+HAS_CONTROLS = sys.version_info[:2] == (3, 11)
 
 
 def known_difference(kind: str, test: str, case: str) -> Iterator[pytest.MarkDecorator]:
@@ -119,6 +100,5 @@ def known_difference(kind: str, test: str, case: str) -> Iterator[pytest.MarkDec
         if name in hangs:
             yield pytest.mark.xfail(reason=hangs[name], run=False)
         elif name in differs:
-            strict = kind != "asyncio" or sys.version_info[:2] == (3, 11)
-            yield pytest.mark.xfail(reason=differs[name], strict=strict)
+            yield pytest.mark.xfail(reason=differs[name], strict=True)
             yield pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

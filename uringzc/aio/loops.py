@@ -12,6 +12,9 @@ from typing import Any, Protocol
 
 from uringzc.aio.turns import Function, end_of_turn
 
+#: seconds: the clock of a loop may be that coarse (uvloop's), and its timers early by as much
+COARSEST = 0.001
+
 
 class Event(Protocol):
     """asyncio.Event and trio.Event."""
@@ -84,7 +87,7 @@ class AsyncioLoop:
         if deadline is None:
             await event.wait()
             return
-        timer = self._loop.call_later(deadline - time.monotonic(), event.set)
+        timer = self._loop.call_later(deadline - time.monotonic() + COARSEST, event.set)
         try:
             await event.wait()
         finally:
