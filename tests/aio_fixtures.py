@@ -40,13 +40,14 @@ def _none_is_parked() -> bool:
     return lifetime.parked() == []
 
 
-def _param(kind: LoopKind) -> Any:
+def loop_param(kind: LoopKind) -> Any:
+    """The parameter of a test, which is skipped where the kernel lacks what the engine needs."""
     return pytest.param(
         kind, id=kind.name, marks=testing.requires(NEEDS[kind.engine]) if kind.engine in NEEDS else ()
     )
 
 
-@pytest.fixture(params=[_param(kind) for kind in KINDS])
+@pytest.fixture(params=[loop_param(kind) for kind in KINDS])
 def endpoints(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Endpoints]:
     """On each kind of loop. What is known to be different on a stock one has to be."""
     kind: LoopKind = request.param

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from aio_fixtures import loop_param
 from congestion import Congestion
 from event_loops import KINDS, Endpoints, LoopKind, arrived, turns
 from hypothesis import settings
@@ -152,10 +153,12 @@ class Transport(RuleBasedStateMachine):
         assert self.protocol.of("error") == []
 
 
-LOOPS = [kind for kind in KINDS if kind.name != "uvloop" and (HAS_CONTROLS or kind.name != "asyncio")]
+LOOPS = [
+    loop_param(kind) for kind in KINDS if kind.name != "uvloop" and (HAS_CONTROLS or kind.name != "asyncio")
+]
 
 
-@pytest.mark.parametrize("kind", LOOPS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", LOOPS)
 def test_random_calls(kind: LoopKind, box: testing.Hold, monkeypatch: pytest.MonkeyPatch) -> None:
     """uvloop's own transport sends memory that has changed, and has no pause_reading."""
     if kind.engine:
