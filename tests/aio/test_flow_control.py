@@ -121,7 +121,7 @@ async def test_abort_drops_what_waits(endpoints: Endpoints, congestion: Congesti
 
 
 async def test_abort_resumes_too(endpoints: Endpoints, congestion: Congestion) -> None:
-    """Or a program that awaits its turn to write, and not connection_lost, waits for ever."""
+    """A program that waits for resume_writing, and not for connection_lost, would never go on."""
     transport, protocol = await open_congested(endpoints, congestion)
     await congestion.fill(transport, protocol)
     transport.abort()

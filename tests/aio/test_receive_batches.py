@@ -1,4 +1,4 @@
-"""DatagramReceiver: what one call reads is what was sent, in its order, from whom it came."""
+"""One call of DatagramReceiver returns the datagrams that were sent, in order, with their senders."""
 
 import gc
 import os
