@@ -50,6 +50,7 @@ class Queue:
         pin: Callable[..., Pinned],  # of the data; in debug mode also offset and length of what is sent
         pack: Callable[[int, Any], bytes],
         refuse: Callable[[int], None],
+        find_path: Callable[[socket.socket, bytes | None, bool], None] | None,  # of engines that send frames
         claimed: Callable[[], None],
         tidy: Callable[[], None],
         verify: Callable[[Any], None] | None,  # debug mode

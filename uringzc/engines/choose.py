@@ -11,16 +11,23 @@ from uringzc.kernel.reasons import Reason, reason_of
 
 #: best first
 ENGINES = ("io_uring", "msg_zerocopy", "copy")
+#: go around the kernel's sockets, and are chosen by name only
+FRAME_ENGINES = ("packet", "af_xdp")
 
 
 def choose(
-    engine: str, max_inflight: int, completions: int, debug: bool | None, batch: int | None = None
+    engine: str,
+    max_inflight: int,
+    completions: int,
+    debug: bool | None,
+    batch: int | None = None,
+    qdisc_bypass: bool = False,
 ) -> Engine:
     """The engine of that name; "auto" is the best that works here. OSError says why one cannot, and the fix.
 
     URINGZC_ENGINE in the environment replaces "auto". Its ``passed_over`` says which better engines "auto"
     could not choose, and why. `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: requests
-    of one submission; None: the engine's default.
+    of one submission; None: the engine's default. `qdisc_bypass`: of the engine packet.
     """
     if debug is None:
         debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
@@ -30,11 +37,17 @@ def choose(
         "msg_zerocopy": lambda: MsgZerocopyEngine(max_inflight, completions, debug),
         "copy": lambda: CopyEngine(max_inflight, completions, debug),
     }
+    if qdisc_bypass and engine != "packet":
+        raise ValueError(f"qdisc_bypass is for engine='packet', not {engine!r}")
     if engine in ENGINES:
         return make[engine]()
+    if engine in FRAME_ENGINES:
+        return _frame_engine(engine, max_inflight, completions, debug, qdisc_bypass)
     if engine != "auto":
         what = "URINGZC_ENGINE in the environment" if asked == "auto" else "engine"
-        raise ValueError(f"{what} is 'auto' or one of {', '.join(map(repr, ENGINES))}, not {engine!r}")
+        raise ValueError(
+            f"{what} is 'auto' or one of {', '.join(map(repr, (*ENGINES, *FRAME_ENGINES)))}, not {engine!r}"
+        )
     passed_over: dict[str, Reason] = {}
     for name in ENGINES:
         try:
@@ -46,6 +59,19 @@ def choose(
             passed_over[name] = reason_of(error)
     chosen.passed_over = passed_over
     return chosen
+
+
+def _frame_engine(
+    engine: str, max_inflight: int, completions: int, debug: bool, qdisc_bypass: bool
+) -> Engine:
+    """Imported here: they need the extra "packet"."""
+    if engine == "packet":
+        from uringzc.engines.packet import PacketEngine
+
+        return PacketEngine(max_inflight, completions, debug, qdisc_bypass)
+    from uringzc.engines.af_xdp import AfXdpEngine
+
+    return AfXdpEngine(max_inflight, completions, debug)
 
 
 def auto() -> str:

@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from socket import socket
 from typing import TYPE_CHECKING, Any
 
+from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ class KernelInterface(ABC):
 
     name: str  #: as in ``engine="..."``
     min_zero_copy = 1024  #: bytes of a datagram request from which on zero-copy pays
+    sends_frames = False  #: datagrams leave as Ethernet frames, which a sender's arena is made of
     reads_error_queues = False  #: of sockets that it sends zero-copy through
     _out: Any = None  #: a cffi pointer to the native part, which is NULL when that has been freed
 
@@ -37,6 +39,14 @@ class KernelInterface(ABC):
     def retried(self) -> int:
         """How often a send failed, and was made again before its request had a result."""
         return 0
+
+    def max_segments(self) -> int:
+        """The most datagrams of a train; 1: there are no trains."""
+        return max_segments()
+
+    def room_fileno(self) -> int:
+        """The descriptor that the kernel charges for what is sent; -1: the socket's."""
+        return -1
 
     @property
     def limitation(self) -> str:

@@ -71,7 +71,8 @@ static int queue_request(UdpBatcher *g, uzc_send *send) {
                 code = flush_notifier(g);
             polled = true;
         } else {
-            refuse(g->queue, done);
+            if (done != INT64_MIN)
+                refuse(g->queue, done);
             code = -1;
         }
         if (!code) /* the socket may have been closed meanwhile, and its descriptor reused */

@@ -1,0 +1,297 @@
+/* SPDX-License-Identifier: MIT */
+/* PACKET_TX_RING (TPACKET_V2) as the kernel interface of frames.
+ *
+ * The kernel takes frames in ring order, and stops at the first that is not to be sent. So frames that are
+ * not to be sent yet, since a train is being staged there, are skipped: each is posted as a hole, whose
+ * offset is not valid; with PACKET_LOSS the kernel then makes it available, and goes on. */
+#include <linux/if_packet.h>
+#include <linux/virtio_net.h>
+#include <net/ethernet.h>
+#include <netinet/in.h>
+#include <netinet/udp.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "engines/frames/frames.h"
+
+#ifndef PACKET_TX_HAS_OFF
+#define PACKET_TX_HAS_OFF 19
+#endif
+#ifndef PACKET_QDISC_BYPASS
+#define PACKET_QDISC_BYPASS 20
+#endif
+#ifndef VIRTIO_NET_HDR_GSO_UDP_L4
+#define VIRTIO_NET_HDR_GSO_UDP_L4 5 /* Linux 6.2 */
+#endif
+
+#define PAGE 4096u
+/* Bytes of a frame: the largest payload and its headers, and an odd number of cache lines, so that the heads
+ * of frames are spread over the sets of a cache. */
+#define STRIDE (1027u * 64)
+#define SNDBUF (256 << 20) /* the frames are the limit, not the socket's buffer */
+
+_Static_assert(STRIDE >= UZC_FRAME_HEADROOM + 65507 && STRIDE % TPACKET_ALIGNMENT == 0, "a frame's size");
+
+/* Frames are numbered in ring order. Those from `tail` to `head` were posted, and are in flight, or were
+ * holes; those from `head` to `chosen` are queued, or will be holes. */
+struct packet {
+    uzc_frames frames;
+    uint64_t tail, head, chosen; /* frames since the start: modulo `count`, numbers of frames */
+};
+
+static struct packet *packet_of(uzc_frames *e) {
+    return (struct packet *)e;
+}
+
+static struct tpacket2_hdr *header_at(const uzc_frames *e, uint32_t frame) {
+    return (struct tpacket2_hdr *)(e->base + (size_t)frame * e->stride);
+}
+
+/* -- choosing frames */
+
+/* Frames to skip, each of which costs the kernel as much as copying some cache lines. */
+static bool is_near(uint64_t distance, uint32_t length) {
+    return distance <= 4 + length / 256;
+}
+
+static void use_frame(uzc_frames *e, struct entry *n, uint64_t at, bool copied) {
+    struct packet *p = packet_of(e);
+    n->frame = (uint32_t)(at % e->count);
+    n->before = p->chosen;
+    e->copied[n->frame] = copied;
+    p->chosen = at + 1;
+}
+
+/* A frame that comes after those that are queued, and was settled. */
+static bool packet_choose(uzc_frames *e, struct entry *n) {
+    struct packet *p = packet_of(e);
+    if (!e->entry_count)
+        p->chosen = p->head;
+    const uint64_t end = p->tail + e->count;
+    const uint32_t staged = frame_at(e, n->data);
+    if (staged != NO_FRAME) {
+        const uint64_t distance = (staged + e->count - p->chosen % e->count) % e->count;
+        if (p->chosen + distance < end && is_near(distance, n->length)) {
+            use_frame(e, n, p->chosen + distance, false);
+            return true;
+        }
+    }
+    for (uint64_t at = p->chosen; at < end; at++)
+        if (take_frame(e, (uint32_t)(at % e->count))) {
+            use_frame(e, n, at, true);
+            return true;
+        }
+    return false;
+}
+
+static void packet_take_back(uzc_frames *e, const struct entry *n) {
+    packet_of(e)->chosen = n->before;
+}
+
+/* -- sending */
+
+static void post(const uzc_frames *e, uint32_t frame, uint32_t offset, uint32_t length) {
+    struct tpacket2_hdr *h = header_at(e, frame);
+    h->tp_mac = (uint16_t)offset;
+    h->tp_len = length;
+    __atomic_store_n(&h->tp_status, TP_STATUS_SEND_REQUEST, __ATOMIC_RELEASE);
+}
+
+static uint32_t status_of(const uzc_frames *e, uint32_t frame) {
+    return __atomic_load_n(&header_at(e, frame)->tp_status, __ATOMIC_ACQUIRE);
+}
+
+static void post_entry(const uzc_frames *e, const struct entry *n) {
+    struct virtio_net_hdr how = {0};
+    const uint32_t before = n->header + (uint32_t)sizeof how;
+    if (n->ip_header) {
+        how.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM;
+        how.csum_start = (uint16_t)(ETHER_HDR_LEN + n->ip_header);
+        how.csum_offset = offsetof(struct udphdr, uh_sum);
+        how.hdr_len = (uint16_t)n->header;
+    }
+    if (n->segment) {
+        how.gso_type = VIRTIO_NET_HDR_GSO_UDP_L4;
+        how.gso_size = (uint16_t)n->segment;
+    }
+    memcpy(payload_of(e, n->frame) - before, &how, sizeof how);
+    post(e, n->frame, UZC_FRAME_HEADROOM - before, before + n->length);
+}
+
+/* Posts the frames of the entries, and holes before each. Returns where the last one ends. */
+static uint64_t post_all(uzc_frames *e, const struct entry *entries, uint32_t count) {
+    uint64_t at = packet_of(e)->head;
+    for (uint32_t i = 0; i < count; i++, at++) {
+        for (; at % e->count != entries[i].frame; at++)
+            post(e, (uint32_t)(at % e->count), 0, 0);
+        post_entry(e, &entries[i]);
+    }
+    return at;
+}
+
+static uint32_t packet_transmit(uzc_frames *e, const struct entry *entries, uint32_t count, int *error) {
+    struct packet *p = packet_of(e);
+    const struct sockaddr_ll by = {.sll_family = AF_PACKET, .sll_ifindex = (int)entries->device};
+    const uint64_t end = post_all(e, entries, count);
+    const ssize_t sent = sendto(e->fd, NULL, 0, MSG_DONTWAIT, (const struct sockaddr *)&by, sizeof by);
+    *error = sent < 0 ? errno : EAGAIN;
+    uint32_t taken = 0;
+    for (; p->head < end; p->head++) {
+        const uint32_t frame = (uint32_t)(p->head % e->count);
+        if (status_of(e, frame) & TP_STATUS_SEND_REQUEST)
+            break;
+        if (frame == entries[taken].frame)
+            e->keys[frame] = entries[taken++].key;
+    }
+    for (uint64_t at = p->head; at < end; at++) /* the kernel looks at them in sendto() only */
+        header_at(e, (uint32_t)(at % e->count))->tp_status = TP_STATUS_AVAILABLE;
+    return taken;
+}
+
+static bool is_released(const uzc_frames *e, uint32_t frame) {
+    return !e->keys[frame] || !(status_of(e, frame) & (TP_STATUS_SEND_REQUEST | TP_STATUS_SENDING));
+}
+
+/* In ring order: a frame cannot be posted again before those in front of it. */
+static void packet_collect(uzc_frames *e) {
+    struct packet *p = packet_of(e);
+    for (; p->tail < p->head; p->tail++) {
+        const uint32_t frame = (uint32_t)(p->tail % e->count);
+        if (!is_released(e, frame))
+            return;
+        if (e->keys[frame])
+            frame_settled(e, frame);
+    }
+}
+
+static bool packet_pending(const uzc_frames *e) {
+    const struct packet *p = (const struct packet *)e;
+    return p->tail < p->head && (e->fileno_used || is_released(e, (uint32_t)(p->tail % e->count)));
+}
+
+/* -- setting up */
+
+static void packet_close(uzc_frames *e) {
+    if (e->fd >= 0)
+        close(e->fd);
+}
+
+static const struct link packet_link = {.choose = packet_choose,
+                                        .take_back = packet_take_back,
+                                        .transmit = packet_transmit,
+                                        .collect = packet_collect,
+                                        .pending = packet_pending,
+                                        .close = packet_close};
+
+/* Whether the kernel makes datagrams of a train (Linux 6.2): tries it on the loopback device, with a frame
+ * for another Ethernet address, which is dropped where it would be received. Where that device is down, the
+ * kernel's version decides. */
+static bool sends_trains(int loopback) {
+    struct {
+        struct virtio_net_hdr how;
+        struct ether_header ethernet;
+        struct {
+            uint8_t version, tos;
+            uint16_t length, id, fragment;
+            uint8_t ttl, protocol;
+            uint16_t sum;
+            uint32_t from, to;
+        } ip;
+        struct udphdr udp;
+        char payload[2];
+    } __attribute__((packed))
+    train = {.how = {.flags = VIRTIO_NET_HDR_F_NEEDS_CSUM,
+                     .gso_type = VIRTIO_NET_HDR_GSO_UDP_L4,
+                     .hdr_len = 42,
+                     .gso_size = 1,
+                     .csum_start = 34,
+                     .csum_offset = 6},
+             .ethernet = {.ether_dhost = {2}, .ether_shost = {2}, .ether_type = htons(ETHERTYPE_IP)},
+             .ip = {.version = 0x45,
+                    .length = htons(30),
+                    .ttl = 1,
+                    .protocol = IPPROTO_UDP,
+                    .to = htonl(INADDR_LOOPBACK)},
+             .udp = {.uh_dport = htons(9), .uh_ulen = htons(10)}};
+    const struct sockaddr_ll by = {.sll_family = AF_PACKET, .sll_ifindex = loopback};
+    const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    bool sent = fd >= 0 && setsockopt(fd, SOL_PACKET, PACKET_VNET_HDR, &(int){1}, sizeof(int)) == 0 &&
+                sendto(fd, &train, sizeof train, MSG_DONTWAIT, (const struct sockaddr *)&by, sizeof by) > 0;
+    struct utsname kernel;
+    int major, minor;
+    if (!sent && errno == ENETDOWN && uname(&kernel) == 0 &&
+        sscanf(kernel.release, "%d.%d", &major, &minor) == 2)
+        sent = major > 6 || (major == 6 && minor >= 2);
+    if (fd >= 0)
+        close(fd);
+    return sent;
+}
+
+static int set_options(int fd, int qdisc_bypass) {
+    const struct {
+        int name, value;
+    } options[] = {{PACKET_VERSION, TPACKET_V2},
+                   {PACKET_VNET_HDR, 1},
+                   {PACKET_LOSS, 1},
+                   {PACKET_TX_HAS_OFF, 1},
+                   {PACKET_QDISC_BYPASS, qdisc_bypass}};
+    for (size_t i = 0; i < sizeof options / sizeof *options; i++)
+        if (setsockopt(fd, SOL_PACKET, options[i].name, &options[i].value, sizeof(int)) < 0)
+            return -errno;
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &(int){SNDBUF}, sizeof(int)) < 0)
+        setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &(int){SNDBUF}, sizeof(int));
+    return 0;
+}
+
+/* One block: frames of it have the same distance from each other. */
+static int map_ring(uzc_frames *e) {
+    const uint32_t length = (uint32_t)(((uint64_t)e->count * STRIDE + PAGE - 1) / PAGE * PAGE);
+    struct tpacket_req ring = {
+        .tp_block_size = length, .tp_block_nr = 1, .tp_frame_size = STRIDE, .tp_frame_nr = length / STRIDE};
+    e->count = ring.tp_frame_nr;
+    if (setsockopt(e->fd, SOL_PACKET, PACKET_TX_RING, &ring, sizeof ring) < 0)
+        return -errno;
+    char *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, e->fd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    e->base = base;
+    e->memory_length = length;
+    return madvise(base, length, MADV_DONTFORK) < 0 ? -errno : 0; /* a child must not write to it */
+}
+
+static int open_ring(uzc_frames *e, int qdisc_bypass) {
+    const int fd = socket(AF_PACKET, SOCK_RAW | SOCK_CLOEXEC, 0);
+    if (fd < 0)
+        return -errno;
+    e->fd = fd;
+    int error = set_options(fd, qdisc_bypass);
+    if (!error)
+        error = map_ring(e);
+    return error ? error : frames_set_fd(e, fd);
+}
+
+int uzc_packet_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs,
+                   int qdisc_bypass) {
+    struct packet *p = calloc(1, sizeof *p);
+    if (!p)
+        return -ENOMEM;
+    uzc_frames *e = *out = &p->frames;
+    e->link = &packet_link;
+    e->stride = STRIDE;
+    int error = frames_init(e, slots, entries, count, refs);
+    if (!error)
+        error = open_ring(e, qdisc_bypass);
+    if (!error) {
+        e->trains = sends_trains(1);
+        return 0;
+    }
+    if (e->base)
+        munmap(e->base, e->memory_length);
+    e->base = NULL;
+    uzc_frames_exit(out);
+    return error;
+}
