@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 #: frames of a ring: a batch of a UdpSender, what gathers meanwhile, and a quarter for copies
-FRAMES = 96
+FRAMES = 90
 #: seconds that a request may wait for the neighbour of a new destination
 NEIGHBOUR_WAIT = 0.2
 

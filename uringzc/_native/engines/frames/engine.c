@@ -37,13 +37,6 @@ int frames_init(uzc_frames *e, uzc_slots *slots, uint32_t entries, uint32_t coun
     return epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->event_fd, &event) < 0 ? -errno : 0;
 }
 
-int frames_set_fd(uzc_frames *e, int fd) {
-    /* each frame that is released wakes those who wait to write */
-    struct epoll_event event = {.events = EPOLLOUT | EPOLLET};
-    e->fd = fd;
-    return epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, fd, &event) < 0 ? -errno : 0;
-}
-
 static void free_all(uzc_frames *e) {
     for (uint32_t i = 0; i < e->entry_count; i++)
         if (e->entries[i].duplicated)
@@ -252,8 +245,26 @@ static void frames_signal(void *engine) {
     set_readable(e, stats.unread_completions || stats.unread_notifications);
 }
 
+/* Has epoll report each frame that is released: it wakes those who wait to write. That costs the kernel a
+ * tenth of a send, so only while it is needed. */
+static int watch_link(uzc_frames *e) {
+    struct epoll_event event = {.events = EPOLLOUT | EPOLLET};
+    if (e->link_watched || e->fd < 0)
+        return 0;
+    if (epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, e->fd, &event) < 0)
+        return -errno;
+    e->link_watched = true;
+    return 0;
+}
+
+static void unwatch_link(uzc_frames *e) {
+    if (e->link_watched && epoll_ctl(e->epoll_fd, EPOLL_CTL_DEL, e->fd, NULL) == 0)
+        e->link_watched = false;
+}
+
 int uzc_frames_fileno(uzc_frames *e) {
     e->fileno_used = true;
+    watch_link(e);
     frames_signal(e);
     return e->epoll_fd;
 }
@@ -262,17 +273,29 @@ int uzc_frames_fileno(uzc_frames *e) {
 static void collect(uzc_frames *e) {
     struct epoll_event events[4];
     if (e->fileno_used)
+        watch_link(e); /* af_xdp has its descriptor later */
+    if (e->link_watched)
         (void)!epoll_wait(e->epoll_fd, events, 4, 0);
     e->link->collect(e);
 }
 
-static int wait_for_events(uzc_frames *e, int64_t timeout_ns) {
+/* Returns when something was released, or the time is up. */
+static int wait_for_frames(uzc_frames *e, int64_t timeout_ns) {
     struct epoll_event events[4];
-    int64_t milliseconds = timeout_ns < 0 ? INT_MAX : (timeout_ns + 999999) / 1000000;
+    const int64_t milliseconds = timeout_ns < 0 ? INT_MAX : (timeout_ns + 999999) / 1000000;
     const int64_t limit = e->waiting ? POLL_INTERVAL_MS : INT_MAX;
+    const uint64_t before = e->progress;
+    int error = watch_link(e);
+    if (error)
+        return error;
     set_readable(e, false); /* unread records are not what is waited for */
-    int came = epoll_wait(e->epoll_fd, events, 4, (int)(milliseconds < limit ? milliseconds : limit));
-    return came < 0 ? -errno : 0;
+    collect(e);             /* the first event says nothing, and what was released before comes without */
+    if (e->progress == before &&
+        epoll_wait(e->epoll_fd, events, 4, (int)(milliseconds < limit ? milliseconds : limit)) < 0)
+        error = -errno;
+    if (!e->fileno_used)
+        unwatch_link(e);
+    return error;
 }
 
 static int64_t frames_enter(void *engine, int submit, uint32_t wait, int64_t timeout_ns) {
@@ -290,7 +313,7 @@ static int64_t frames_enter(void *engine, int submit, uint32_t wait, int64_t tim
         send_entries(e);
     collect(e);
     if (!error && wait && e->progress == before) {
-        error = wait_for_events(e, timeout_ns);
+        error = wait_for_frames(e, timeout_ns);
         send_entries(e);
         collect(e);
     }

@@ -59,6 +59,7 @@ struct uzc_frames {
     uint32_t stride, count;
     bool trains;
     bool claimed, readable, fileno_used;
+    bool link_watched;      /* `fd` is in the epoll set */
     _Atomic uint32_t *refs; /* of each frame */
     uint64_t *keys;         /* of each frame: of the request that is in flight; 0: none */
     bool *copied;           /* of each frame: data of the engine's own copy */
@@ -96,5 +97,3 @@ static inline bool take_frame(uzc_frames *e, uint32_t frame) {
 int frames_init(uzc_frames *e, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs);
 /* engine.c: the kernel no longer reads the frame. */
 void frame_settled(uzc_frames *e, uint32_t frame);
-/* engine.c: waits for the descriptor of the kernel interface too, from now on; -errno. */
-int frames_set_fd(uzc_frames *e, int fd);

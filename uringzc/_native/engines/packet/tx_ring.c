@@ -29,9 +29,9 @@
 #endif
 
 #define PAGE 4096u
-/* Bytes of a frame: the largest payload and its headers, and an odd number of cache lines, so that the heads
- * of frames are spread over the sets of a cache. */
-#define STRIDE (1027u * 64)
+#define STRIDE (17 * PAGE) /* bytes of a frame: the largest payload, and its headers */
+#define BLOCK                                                                                                \
+    (15 * STRIDE) /* bytes that the kernel allocates in one piece, less than a power of two of pages */
 #define SNDBUF (256 << 20) /* the frames are the limit, not the socket's buffer */
 
 _Static_assert(STRIDE >= UZC_FRAME_HEADROOM + 65507 && STRIDE % TPACKET_ALIGNMENT == 0, "a frame's size");
@@ -247,12 +247,10 @@ static int set_options(int fd, int qdisc_bypass) {
     return 0;
 }
 
-/* One block: frames of it have the same distance from each other. */
 static int map_ring(uzc_frames *e) {
-    const uint32_t length = (uint32_t)(((uint64_t)e->count * STRIDE + PAGE - 1) / PAGE * PAGE);
+    const uint32_t blocks = e->count / (BLOCK / STRIDE), length = blocks * BLOCK;
     struct tpacket_req ring = {
-        .tp_block_size = length, .tp_block_nr = 1, .tp_frame_size = STRIDE, .tp_frame_nr = length / STRIDE};
-    e->count = ring.tp_frame_nr;
+        .tp_block_size = BLOCK, .tp_block_nr = blocks, .tp_frame_size = STRIDE, .tp_frame_nr = e->count};
     if (setsockopt(e->fd, SOL_PACKET, PACKET_TX_RING, &ring, sizeof ring) < 0)
         return -errno;
     char *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, e->fd, 0);
@@ -271,7 +269,7 @@ static int open_ring(uzc_frames *e, int qdisc_bypass) {
     int error = set_options(fd, qdisc_bypass);
     if (!error)
         error = map_ring(e);
-    return error ? error : frames_set_fd(e, fd);
+    return error;
 }
 
 int uzc_packet_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs,
