@@ -42,7 +42,7 @@ def choose(
     if engine in ENGINES:
         return make[engine]()
     if engine in FRAME_ENGINES:
-        return _frame_engine(engine, max_inflight, completions, debug, qdisc_bypass)
+        return _frame_engine(engine, max_inflight, completions, batch, debug, qdisc_bypass)
     if engine != "auto":
         what = "URINGZC_ENGINE in the environment" if asked == "auto" else "engine"
         raise ValueError(
@@ -62,16 +62,16 @@ def choose(
 
 
 def _frame_engine(
-    engine: str, max_inflight: int, completions: int, debug: bool, qdisc_bypass: bool
+    engine: str, max_inflight: int, completions: int, batch: int | None, debug: bool, qdisc_bypass: bool
 ) -> Engine:
     """Imported here: they need the extra "packet"."""
     if engine == "packet":
         from uringzc.engines.packet import PacketEngine
 
-        return PacketEngine(max_inflight, completions, debug, qdisc_bypass)
+        return PacketEngine(max_inflight, completions, batch, debug, qdisc_bypass)
     from uringzc.engines.af_xdp import AfXdpEngine
 
-    return AfXdpEngine(max_inflight, completions, debug)
+    return AfXdpEngine(max_inflight, completions, batch, debug)
 
 
 def auto() -> str:

@@ -24,13 +24,18 @@ class PacketEngine(FrameEngine):
     name = "packet"
 
     def __init__(
-        self, max_inflight: int, completions: int, debug: bool = False, qdisc_bypass: bool = False
+        self,
+        max_inflight: int,
+        completions: int,
+        batch: int | None = None,
+        debug: bool = False,
+        qdisc_bypass: bool = False,
     ) -> None:
         super().__init__(max_inflight, completions, debug)
         self._out = ffi.new("uzc_frames **")
         refs = ffi.new("uint32_t[]", FRAMES)
         code = lib.uzc_packet_new(
-            self._out, self.slots.pointer, batch_of(max_inflight), FRAMES, refs, qdisc_bypass
+            self._out, self.slots.pointer, batch or batch_of(max_inflight), FRAMES, refs, qdisc_bypass
         )
         if code == -errno.EPERM:
             text = "the engine packet sends frames of its own, which needs CAP_NET_RAW"

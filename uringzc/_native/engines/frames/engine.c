@@ -13,6 +13,7 @@
 #include "engines/clock.h"
 #include "engines/frames/headers.h"
 #include "engines/frames/paths.h"
+#include "engines/frames/results.h"
 #include "engines/frames/transmit.h"
 
 #define MAX_SEGMENTS 128u   /* datagrams of a train, as of UDP_SEGMENT */
@@ -162,28 +163,56 @@ static int64_t prepare(uzc_frames *e, struct entry *n, struct path *p, const uzc
     return 0;
 }
 
-static int64_t queue_entries(uzc_frames *e, struct path *p, const uzc_send *send, uint32_t *references) {
-    int64_t queued = 0, why = 0;
-    while (!why && queued < send->count && e->entry_count < e->max_entries) {
-        struct entry *n = &e->entries[e->entry_count];
-        uint32_t one = 1;
-        if ((why = prepare(e, n, p, send, (uint64_t)queued)))
-            break;
-        const int64_t key =
-            uzc_slots_attach(e->slots, send, send->user_data + (uint64_t)queued, &one, references);
-        if (key < 0) {
-            if (n->frame != NO_FRAME)
-                e->link->take_back(e, n);
-            why = key;
-            break;
-        }
-        n->key = (uint64_t)key;
+/* Prepares up to `most` entries behind those that are queued. Returns how many, or why not one. */
+static int64_t prepare_some(uzc_frames *e, struct path *p, const uzc_send *send, uint64_t first,
+                            uint32_t most) {
+    int64_t why = 0;
+    uint32_t count = 0;
+    while (count < most && !(why = prepare(e, &e->entries[e->entry_count], p, send, first + count))) {
         e->entry_count++;
-        if (send->flush)
-            uzc_slots_flush_inside(e->slots, send->slot);
-        queued++;
+        count++;
     }
-    return queued ? queued : why;
+    return count ? count : why;
+}
+
+static void take_back(uzc_frames *e, int64_t count) {
+    for (; count > 0; count--) {
+        const struct entry *n = &e->entries[--e->entry_count];
+        if (n->frame != NO_FRAME)
+            release_copy(e, n->frame);
+        if (n->frame != NO_FRAME)
+            e->link->take_back(e, n);
+    }
+}
+
+/* Of one run of the request table, up to `most`. Returns how many, or why not one. */
+static int64_t queue_run(uzc_frames *e, struct path *p, const uzc_send *send, uint64_t first, uint32_t most,
+                         uint32_t *references) {
+    const int64_t prepared = prepare_some(e, p, send, first, most);
+    if (prepared <= 0)
+        return prepared;
+    uint32_t count = (uint32_t)prepared;
+    const int64_t key = uzc_slots_attach(e->slots, send, send->user_data + first, &count, references);
+    if (key < 0)
+        count = 0;
+    take_back(e, prepared - count);
+    for (uint32_t i = 0; i < count; i++)
+        e->entries[e->entry_count - count + i].key = (uint64_t)key + (uint64_t)i * UZC_KEY_STEP;
+    if (count && send->flush)
+        uzc_slots_flush_inside(e->slots, send->slot);
+    return count ? count : key;
+}
+
+static int64_t queue_entries(uzc_frames *e, struct path *p, const uzc_send *send, uint32_t *references) {
+    const uint32_t most = send->flush ? 1 : UZC_RUN_SIZE;
+    int64_t queued = 0, done = 0;
+    while (queued < send->count && e->entry_count < e->max_entries && done >= 0) {
+        uint64_t some = send->count - (uint64_t)queued, room = e->max_entries - e->entry_count;
+        some = some < room ? some : room;
+        done = queue_run(e, p, send, (uint64_t)queued, (uint32_t)(some < most ? some : most), references);
+        queued += done > 0 ? done : 0;
+    }
+    return queued ? queued : done;
 }
 
 static int64_t frames_queue(void *engine, const uzc_send *send, uint32_t *references) {
@@ -201,6 +230,8 @@ static int64_t frames_queue(void *engine, const uzc_send *send, uint32_t *refere
         done = e->entry_count > e->waiting ? UZC_E_QUEUE : UZC_E_FRAMES;
     else if (p)
         done = queue_entries(e, p, send, references);
+    if (p && p->info.kind == UZC_PATH_ERROR) /* the program may change what it was for */
+        uzc_frames_forget_path(e, p->fd, p->to, p->to_length);
     uzc_slots_end(e->slots);
     return done;
 }
@@ -214,16 +245,6 @@ static void frames_revoke(void *engine, int fd) {
 }
 
 /* -- results */
-
-void frame_settled(uzc_frames *e, uint32_t frame) {
-    const uint64_t key = e->keys[frame];
-    const bool copied = e->copied[frame];
-    e->keys[frame] = 0;
-    if (copied)
-        atomic_store_explicit(&e->refs[frame], 0, memory_order_release);
-    uzc_slots_settle(e->slots, key, copied ? 1 : -1, 0);
-    e->progress++;
-}
 
 static void set_readable(uzc_frames *e, bool unread) {
     uint64_t count = 1;
@@ -277,6 +298,7 @@ static void collect(uzc_frames *e) {
     if (e->link_watched)
         (void)!epoll_wait(e->epoll_fd, events, 4, 0);
     e->link->collect(e);
+    report_settled(e);
 }
 
 /* Returns when something was released, or the time is up. */

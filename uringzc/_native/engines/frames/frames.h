@@ -66,8 +66,13 @@ struct uzc_frames {
     struct entry *entries;
     uint32_t entry_count, max_entries;
     uint32_t waiting;  /* the first ones, which were submitted and wait for room */
-    uint64_t progress; /* results and settled requests */
-    int fd;            /* of the kernel interface, or -1 */
+    uint64_t progress; /* increases with results and settled requests */
+    struct {           /* requests of one run that are settled, and not reported */
+        uint64_t key;  /* of one of them */
+        uint32_t places;
+        int copied;
+    } settled;
+    int fd; /* of the kernel interface, or -1 */
     int epoll_fd, event_fd;
     int watched;                    /* descriptor, or -1: see uzc_frames_watch() */
     int64_t watched_at;             /* milliseconds: when it was last looked at */
@@ -93,7 +98,11 @@ static inline bool take_frame(uzc_frames *e, uint32_t frame) {
                                                    memory_order_relaxed);
 }
 
+static inline void release_copy(uzc_frames *e, uint32_t frame) {
+    if (e->copied[frame])
+        atomic_store_explicit(&e->refs[frame], 0, memory_order_release);
+    e->copied[frame] = false;
+}
+
 /* engine.c: makes the parts of *e that do not depend on the kernel interface; -errno. */
 int frames_init(uzc_frames *e, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs);
-/* engine.c: the kernel no longer reads the frame. */
-void frame_settled(uzc_frames *e, uint32_t frame);

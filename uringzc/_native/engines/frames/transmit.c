@@ -7,28 +7,20 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "engines/frames/results.h"
 #include "engines/gso_cmsg.h"
 
 static bool is_frame(const struct entry *n) {
     return n->kind == UZC_PATH_FRAME || n->kind == UZC_PATH_RAW;
 }
 
-static void report_result(uzc_frames *e, const struct entry *n, int32_t result) {
-    uzc_slots_result(e->slots, n->key, result, 0);
-    e->progress++;
-}
-
+/* The entry does not leave in a frame. */
 static void end_entry(uzc_frames *e, struct entry *n, int32_t result, int copied) {
     if (n->duplicated)
         close(n->fd);
-    report_result(e, n, result);
-    uzc_slots_settle(e->slots, n->key, copied, 0);
-}
-
-void fail_entry(uzc_frames *e, struct entry *n, int32_t error) {
-    if (n->frame != NO_FRAME && e->copied[n->frame])
-        atomic_store_explicit(&e->refs[n->frame], 0, memory_order_release);
-    end_entry(e, n, error, 0);
+    if (n->frame != NO_FRAME)
+        release_copy(e, n->frame);
+    report_end(e, n, result, copied);
 }
 
 /* Bytes, or -errno. */
@@ -74,8 +66,7 @@ static uint32_t send_run(uzc_frames *e, struct entry *first, uint32_t count, int
         return 0;
     }
     const uint32_t taken = e->link->transmit(e, first, count, error);
-    for (uint32_t i = 0; i < taken; i++)
-        report_result(e, &first[i], (int32_t)first[i].length);
+    report_taken(e, first, taken);
     return taken;
 }
 
@@ -95,7 +86,7 @@ static bool keep_open(struct entry *n) {
 static bool fail_for_room(uzc_frames *e, struct entry *first) {
     if (!(first->msg_flags & MSG_DONTWAIT) && keep_open(first))
         return false;
-    fail_entry(e, first, -EAGAIN);
+    end_entry(e, first, -EAGAIN, 0);
     return true;
 }
 
@@ -114,7 +105,7 @@ void send_entries(uzc_frames *e) {
             continue;
         n = &e->entries[at];
         if (error != EAGAIN)
-            fail_entry(e, n, -error);
+            end_entry(e, n, -error, 0);
         else if (!fail_for_room(e, n))
             break;
         else

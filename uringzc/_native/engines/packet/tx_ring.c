@@ -16,7 +16,7 @@
 #include <sys/utsname.h>
 #include <unistd.h>
 
-#include "engines/frames/frames.h"
+#include "engines/frames/results.h"
 
 #ifndef PACKET_TX_HAS_OFF
 #define PACKET_TX_HAS_OFF 19
