@@ -254,7 +254,9 @@ class Netlink:
 
 
 def _open() -> socket.socket:
-    return socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    sock.bind((0, 0))  # without an address of its own it gets no changes
+    return sock
 
 
 def _attribute(kind: int, value: bytes) -> bytes:

@@ -17,7 +17,6 @@ import socket
 import struct
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from typing import NamedTuple
 
 from uringzc.engines.flow import Flow, UnframedError, default_hop_limits, flow
@@ -114,7 +113,8 @@ class Paths:
         """
         self.follow()
         try:
-            if self._namespace and _namespace(sock) != self._namespace:
+            namespace = self._namespace and sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+            if namespace != self._namespace:
                 raise UnframedError("the socket is of another network namespace")
             if sock.family == socket.AF_PACKET:
                 return self._raw(sock, to)
@@ -279,12 +279,6 @@ class Paths:
 
 def _failed(code: int, why: str) -> Path:
     return Path(ERROR, error=code, why=why)
-
-
-def _namespace(sock: socket.socket) -> bytes:
-    with suppress(OSError):
-        return sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-    return b""
 
 
 def _bound_device(sock: socket.socket) -> int:
