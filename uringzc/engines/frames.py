@@ -5,6 +5,7 @@ What cannot leave as a frame (to this machine itself, over a device that is not 
 is not resolved) leaves through its socket.
 """
 
+import os
 import socket
 import weakref
 from collections import deque
@@ -111,9 +112,15 @@ class FrameEngine(Engine):
 
 
 def _mapped(base: int, length: int) -> memoryview:
-    """The memory of the frames: unmapped when the last view of it is dropped."""
-    pointer = ffi.gc(ffi.cast("char *", base), lambda _: lib.uzc_frames_unmap(base, length))
-    return memoryview(ffi.buffer(pointer, length))
+    """The memory of the frames: unmapped when the last view of it is dropped, but not in the child of a fork,
+    where something else may be at its address."""
+    process = os.getpid()
+
+    def unmap(_: object) -> None:
+        if os.getpid() == process:
+            lib.uzc_frames_unmap(base, length)
+
+    return memoryview(ffi.buffer(ffi.gc(ffi.cast("char *", base), unmap), length))
 
 
 def _forget(out: Any, fd: int, to: bytes | None) -> None:

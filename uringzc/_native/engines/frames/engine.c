@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Frames as an engine: its table of calls, its queue, its descriptor, waiting. */
+#define _GNU_SOURCE /* MAP_FIXED_NOREPLACE */
 #include <limits.h>
 #include <net/ethernet.h>
 #include <netinet/udp.h>
@@ -62,15 +63,15 @@ void uzc_frames_exit(uzc_frames **engine) {
         free_all(e);
 }
 
-/* The memory is not mapped in the child, where leases may be left. */
+/* The memory is not mapped in the child, where the program may have leases: they get memory of the child's. */
 void uzc_frames_abandon(uzc_frames **engine) {
     uzc_frames *e = *engine;
     *engine = NULL;
     if (!e)
         return;
     if (e->base)
-        mmap(e->base, e->memory_length, PROT_READ | PROT_WRITE, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1,
-             0);
+        mmap(e->base, e->memory_length, PROT_READ | PROT_WRITE,
+             MAP_FIXED_NOREPLACE | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     free_all(e);
 }
 
