@@ -126,6 +126,7 @@ typedef struct udp_batcher {
     _Atomic char
         must_not_wait;   /* a call for which nothing may be waited for: the timer's, or what leaves at once */
     int fd, sndbuf;      /* of `sock`, as refresh_socket() found them; bytes */
+    int room_fd;         /* the engine's own descriptor that is charged for what is sent, too; or -1 */
     uint64_t admissions; /* how often it was decided what may be submitted */
     uint32_t slot;
     uint32_t max_payload;    /* bytes of a datagram */

@@ -160,6 +160,7 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->on_waiting = on_waiting == Py_None ? NULL : Py_NewRef(on_waiting);
     g->blocking = (char)blocking;
     g->block = NO_BLOCK;
+    g->room_fd = -1;
     g->none.size = NO_TRAIN;
     g->none.destination = NO_TRAIN;
     g->open = &g->none;

@@ -145,7 +145,7 @@ static int wait_for_admission(UdpBatcher *g) {
         Py_BEGIN_ALLOW_THREADS;
         nanosleep(&(struct timespec){0, pause < 1000000 ? pause : 1000000}, NULL);
         Py_END_ALLOW_THREADS;
-    } else if (wait_writable(g, 100) < 0 || report_socket_error(g) < 0)
+    } else if (wait_for_room(g, 100) < 0 || report_socket_error(g) < 0)
         return -1;
     if (poll_engine(g) < 0)
         return -1;
