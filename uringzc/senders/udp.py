@@ -31,7 +31,6 @@ from uringzc.compiled import compiled
 from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import SendError, counted
 from uringzc.kernel.error_queue import ErrorMessage
-from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
@@ -148,6 +147,7 @@ class UdpSender(BaseSender):
         try:
             requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
             self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH)
+            udp_setup.check_timestamps(on_timestamp is not None, self._engine)
             self._slow_path = UdpSlowPath(
                 self._sock, self._own_socket, zero_copy, self._engine, on_error, notify, on_timestamp
             )
@@ -192,7 +192,7 @@ class UdpSender(BaseSender):
             max_payload=MAX_PAYLOAD[int(self._sock.family)],
             hold_threshold=udp_setup.HOLD_THRESHOLD,
             min_zero_copy=engine.min_zero_copy,
-            max_segments=max_segments(),
+            max_segments=engine.max_segments(),
             max_inflight=engine.slots.max_inflight,
             max_delay=-1 if max_delay is None else 0 if max_delay == 0 else max(1, int(max_delay * 1e9)),
             pacing=self._pacing and self._pacing.compiled,

@@ -3,6 +3,7 @@
 import socket
 
 from uringzc.engines.attached import MIN_ARENA
+from uringzc.engines.contract import KernelInterface
 from uringzc.senders.sockets import make_room, room_for, set_sndbuf
 
 #: bytes: immutable data of this size or more is held, not copied
@@ -23,6 +24,14 @@ def check_udp_options(max_delay: float | None, sndbuf: int | str | None, arena: 
         raise ValueError(f"sndbuf is 'auto', None, or bytes from 1 to {(1 << 30) - 1}, not {sndbuf!r}")
     if not isinstance(arena, int) or not MIN_ARENA <= arena <= 1 << 30:
         raise ValueError(f"an arena is {MIN_ARENA} to {1 << 30} bytes, not {arena!r}")
+
+
+def check_timestamps(wanted: bool, engine: KernelInterface) -> None:
+    """ValueError where they are wanted, and the engine cannot have any."""
+    if wanted and engine.sends_frames:
+        raise ValueError(
+            f"on_timestamp: {engine.name} frames carry no transmit timestamps; use engine='io_uring'"
+        )
 
 
 def size_sndbuf(sock: socket.socket, sndbuf: int | str | None, arena: int, max_inflight: int) -> None:
