@@ -14,7 +14,9 @@ MAX_INFLIGHT = 1024
 BATCH = 64
 
 
-def check_udp_options(max_delay: float | None, sndbuf: int | str | None, arena: int) -> None:
+def check_udp_options(
+    max_delay: float | None, sndbuf: int | str | None, arena: int, qdisc_bypass: bool
+) -> None:
     """TypeError or ValueError for an option that cannot be."""
     if max_delay is not None and not isinstance(max_delay, (int, float)):
         raise TypeError(f"max_delay is seconds or None, not {max_delay!r}")
@@ -24,6 +26,8 @@ def check_udp_options(max_delay: float | None, sndbuf: int | str | None, arena: 
         raise ValueError(f"sndbuf is 'auto', None, or bytes from 1 to {(1 << 30) - 1}, not {sndbuf!r}")
     if not isinstance(arena, int) or not MIN_ARENA <= arena <= 1 << 30:
         raise ValueError(f"an arena is {MIN_ARENA} to {1 << 30} bytes, not {arena!r}")
+    if not isinstance(qdisc_bypass, bool):
+        raise TypeError(f"qdisc_bypass is a bool, not {qdisc_bypass!r}")
 
 
 def check_timestamps(wanted: bool, engine: KernelInterface) -> None:
