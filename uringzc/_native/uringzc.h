@@ -188,6 +188,9 @@ typedef struct {
     /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. -1:
      * sendmmsg() may have dropped one, which is in the error queue, if the socket has one. */
     int (*take_socket_error)(void *engine, int fd);
+    /* The engine's own descriptor whose buffer (SO_SNDBUF) is charged for what is sent, besides that of the
+     * request's socket; -1: none, or not yet. NULL: the engine has none. */
+    int (*room_fileno)(const void *engine);
     /* The calls below are of the engine's slots. They go on with these when the engine has ended: no
      * requests, and new ones are refused with UZC_E_CLOSED. */
     uzc_slots *ended;
@@ -364,8 +367,6 @@ void uzc_frames_forget_paths(uzc_frames *engine, int fd);
 /* While this descriptor is readable, queue() returns UZC_E_PATH from time to time. */
 void uzc_frames_watch(uzc_frames *engine, int fd);
 void uzc_frames_memory(const uzc_frames *engine, uzc_frame_memory *out);
-/* The descriptor that the kernel charges for frames, or -1 */
-int uzc_frames_room_fileno(const uzc_frames *engine);
 /* As of uzc_ring; the memory stays mapped until uzc_frames_unmap(), and uzc_frames_abandon() replaces it by
  * private memory. */
 void uzc_frames_exit(uzc_frames **engine);

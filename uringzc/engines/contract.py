@@ -44,10 +44,6 @@ class KernelInterface(ABC):
         """The most datagrams of a train; 1: there are no trains."""
         return max_segments()
 
-    def room_fileno(self) -> int:
-        """The descriptor that the kernel charges for what is sent; -1: the socket's."""
-        return -1
-
     @property
     def limitation(self) -> str:
         """What works without an optimisation here, and why, as a sentence for explain(); "" if nothing."""

@@ -95,10 +95,6 @@ class FrameEngine(Engine):
         """See KernelInterface.max_segments."""
         return super().max_segments() if self._trains else 1
 
-    def room_fileno(self) -> int:
-        """See KernelInterface.room_fileno."""
-        return int(lib.uzc_frames_room_fileno(self._native)) if self.exists else -1
-
     def _fileno(self) -> int:
         return int(lib.uzc_frames_fileno(self._native))
 

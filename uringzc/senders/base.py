@@ -56,12 +56,20 @@ class BaseSender(Delegate):
     _slow_path: Any  #: its Python part
 
     def _take_engine(
-        self, scheduler: Scheduler | None, engine: str, max_inflight: int, debug: bool | None, batch: int
+        self,
+        scheduler: Scheduler | None,
+        engine: str,
+        max_inflight: int,
+        debug: bool | None,
+        batch: int,
+        qdisc_bypass: bool = False,
     ) -> None:
         """The scheduler's engine, or one of its own. `batch`: requests of one submission."""
         self._own_engine = scheduler is None
         if scheduler is None:
-            self._engine: Engine = choose(engine, max_inflight, COMPLETIONS["none"], debug, batch)
+            self._engine: Engine = choose(
+                engine, max_inflight, COMPLETIONS["none"], debug, batch, qdisc_bypass
+            )
             self._engine.refuse.what = self._name
         else:
             self._engine = scheduler._engine

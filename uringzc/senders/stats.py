@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from uringzc.errors import counted
-from uringzc.kernel.features import max_segments
 from uringzc.records import explained, renamed, snapshot
 from uringzc.senders.pacing import Pacing
 from uringzc.senders.udp_slow_path import UdpSlowPath
@@ -97,10 +96,9 @@ def explain(
     pacing: Pacing | None,
 ) -> str:
     """What the sender does, and why."""
-    count = max_segments()
-    trains = (
-        f"trains of up to {count} datagrams" if count > 1 else "no trains: this kernel has no UDP_SEGMENT"
-    )
+    count = engine.max_segments()
+    no_trains = "its frames are single datagrams" if engine.sends_frames else "this kernel has no UDP_SEGMENT"
+    trains = f"trains of up to {count} datagrams" if count > 1 else f"no trains: {no_trains}"
     sentences = [
         f"{engine.name}, {trains}",
         *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),

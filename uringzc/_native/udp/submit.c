@@ -27,7 +27,7 @@
  * kernel would split, or refuse, a single datagram that is larger, so there is none if the batch has such. */
 static void set_segment_option(UdpBatcher *g, uint32_t until) {
     uint32_t segment = 0, single = 0;
-    for (uint32_t i = 0; i < until && g->own_socket; i++) {
+    for (uint32_t i = 0; i < until && g->own_socket && !g->frames; i++) {
         const struct train *t = g->trains[i];
         if (t->count > 1 && !segment)
             segment = t->size;
@@ -65,7 +65,7 @@ static int queue_request(UdpBatcher *g, uzc_send *send) {
             return 0;
         if (done == UZC_E_QUEUE) {
             code = enter_engine(g->queue, 1, 0, 0);
-        } else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS) {
+        } else if (done == UZC_E_REQUESTS || done == UZC_E_FRAMES || done == UZC_E_NOTIFICATIONS) {
             code = polled ? wait_for_memory(g) : enter_engine(g->queue, 1, 0, 0); /* may free entries */
             if (!code)
                 code = flush_notifier(g);
@@ -110,7 +110,7 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
  * them faster than the ring. */
 static bool are_small_singles(const UdpBatcher *g, uint32_t until) {
     const uint32_t limit = until > 1 ? SMALL : g->hold_threshold;
-    bool small = !g->always_zero_copy;
+    bool small = !g->always_zero_copy && !g->frames;
     for (uint32_t i = 0; i < until && small; i++)
         small = g->trains[i]->count == 1 && g->trains[i]->nbytes < limit;
     return small;
@@ -145,7 +145,7 @@ static int wait_for_admission(UdpBatcher *g) {
         Py_BEGIN_ALLOW_THREADS;
         nanosleep(&(struct timespec){0, pause < 1000000 ? pause : 1000000}, NULL);
         Py_END_ALLOW_THREADS;
-    } else if (wait_writable(g, 100) < 0 || report_socket_error(g) < 0)
+    } else if (wait_for_room(g, 100) < 0 || report_socket_error(g) < 0)
         return -1;
     if (poll_engine(g) < 0)
         return -1;

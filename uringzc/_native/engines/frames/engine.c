@@ -83,10 +83,6 @@ void uzc_frames_memory(const uzc_frames *e, uzc_frame_memory *out) {
     *out = (uzc_frame_memory){(uint64_t)(uintptr_t)e->base, e->memory_length, e->stride, e->count, e->trains};
 }
 
-int uzc_frames_room_fileno(const uzc_frames *e) {
-    return e->fd;
-}
-
 void uzc_frames_watch(uzc_frames *e, int fd) {
     e->watched = fd;
 }
@@ -360,12 +356,18 @@ static int frames_take_socket_error(void *engine, int fd) {
     return error;
 }
 
+static int frames_room_fileno(const void *engine) {
+    const uzc_frames *e = engine;
+    return e->fd;
+}
+
 static const uzc_calls calls = {.queue = frames_queue,
                                 .enter = frames_enter,
                                 .needs_enter = frames_needs_enter,
                                 .signal = frames_signal,
                                 .revoke = frames_revoke,
                                 .take_socket_error = frames_take_socket_error,
+                                .room_fileno = frames_room_fileno,
                                 UZC_SLOT_CALLS};
 
 const uzc_calls *uzc_frames_calls(void) {
