@@ -63,7 +63,8 @@ void uzc_frames_exit(uzc_frames **engine) {
         free_all(e);
 }
 
-/* The memory is not mapped in the child, where the program may have leases: they get memory of the child's. */
+/* The memory is not mapped in the child, where the program may have leases: they get memory of the child's.
+ */
 void uzc_frames_abandon(uzc_frames **engine) {
     uzc_frames *e = *engine;
     *engine = NULL;

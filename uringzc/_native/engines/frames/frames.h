@@ -21,7 +21,7 @@ struct entry {
     uint32_t segment;   /* bytes of each datagram of a train, or 0 */
     uint32_t kind;      /* UZC_PATH_* */
     uint32_t frame;     /* its index, or NO_FRAME */
-    uint64_t before;    /* of the link: what take_back() needs */
+    uint32_t before;    /* of the link: what take_back() needs */
     uint32_t header;    /* bytes in front of the payload */
     uint32_t ip_header; /* of those, the IP header; 0: a frame of the program's */
     uint32_t device;    /* ifindex */

@@ -36,11 +36,11 @@
 
 _Static_assert(STRIDE >= UZC_FRAME_HEADROOM + 65507 && STRIDE % TPACKET_ALIGNMENT == 0, "a frame's size");
 
-/* Frames are numbered in ring order. Those from `tail` to `head` were posted, and are in flight, or were
- * holes; those from `head` to `chosen` are queued, or will be holes. */
+/* Frames are numbered in ring order. The `posted` ones from `tail` on are in flight, or were holes; the
+ * `queued` ones from `head` on are queued, or will be holes. */
 struct packet {
     uzc_frames frames;
-    uint64_t tail, head, chosen; /* frames since the start: modulo `count`, numbers of frames */
+    uint32_t tail, posted, head, queued;
 };
 
 static struct packet *packet_of(uzc_frames *e) {
@@ -51,45 +51,51 @@ static struct tpacket2_hdr *header_at(const uzc_frames *e, uint32_t frame) {
     return (struct tpacket2_hdr *)(e->base + (size_t)frame * e->stride);
 }
 
+/* The frame that is so many, less than all, behind this one. */
+static uint32_t frame_behind(const uzc_frames *e, uint32_t frame, uint32_t distance) {
+    const uint32_t at = frame + distance;
+    return at < e->count ? at : at - e->count;
+}
+
 /* -- choosing frames */
 
 /* Frames to skip, each of which costs the kernel as much as copying some cache lines. */
-static bool is_near(uint64_t distance, uint32_t length) {
+static bool is_near(uint32_t distance, uint32_t length) {
     return distance <= 4 + length / 256;
 }
 
-static void use_frame(uzc_frames *e, struct entry *n, uint64_t at, bool copied) {
+/* Uses the frame that is `distance` behind the last one that was chosen. */
+static bool use_frame(uzc_frames *e, struct entry *n, uint32_t frame, uint32_t distance, bool copied) {
     struct packet *p = packet_of(e);
-    n->frame = (uint32_t)(at % e->count);
-    n->before = p->chosen;
-    e->copied[n->frame] = copied;
-    p->chosen = at + 1;
+    n->frame = frame;
+    n->before = p->queued;
+    e->copied[frame] = copied;
+    p->queued += distance + 1;
+    return true;
 }
 
 /* A frame that comes after those that are queued, and was settled. */
 static bool packet_choose(uzc_frames *e, struct entry *n) {
     struct packet *p = packet_of(e);
     if (!e->entry_count)
-        p->chosen = p->head;
-    const uint64_t end = p->tail + e->count;
+        p->queued = 0;
+    const uint32_t first = frame_behind(e, p->head, p->queued), room = e->count - p->posted - p->queued;
     const uint32_t staged = frame_at(e, n->data);
     if (staged != NO_FRAME) {
-        const uint64_t distance = (staged + e->count - p->chosen % e->count) % e->count;
-        if (p->chosen + distance < end && is_near(distance, n->length)) {
-            use_frame(e, n, p->chosen + distance, false);
-            return true;
-        }
+        const uint32_t distance = staged >= first ? staged - first : staged + e->count - first;
+        if (distance < room && is_near(distance, n->length))
+            return use_frame(e, n, staged, distance, false);
     }
-    for (uint64_t at = p->chosen; at < end; at++)
-        if (take_frame(e, (uint32_t)(at % e->count))) {
-            use_frame(e, n, at, true);
-            return true;
-        }
+    for (uint32_t distance = 0; distance < room; distance++) {
+        const uint32_t frame = frame_behind(e, first, distance);
+        if (take_frame(e, frame))
+            return use_frame(e, n, frame, distance, true);
+    }
     return false;
 }
 
 static void packet_take_back(uzc_frames *e, const struct entry *n) {
-    packet_of(e)->chosen = n->before;
+    packet_of(e)->queued = n->before;
 }
 
 /* -- sending */
@@ -122,33 +128,36 @@ static void post_entry(const uzc_frames *e, const struct entry *n) {
     post(e, n->frame, UZC_FRAME_HEADROOM - before, before + n->length);
 }
 
-/* Posts the frames of the entries, and holes before each. Returns where the last one ends. */
-static uint64_t post_all(uzc_frames *e, const struct entry *entries, uint32_t count) {
-    uint64_t at = packet_of(e)->head;
-    for (uint32_t i = 0; i < count; i++, at++) {
-        for (; at % e->count != entries[i].frame; at++)
-            post(e, (uint32_t)(at % e->count), 0, 0);
-        post_entry(e, &entries[i]);
+/* Posts the frames of the entries, and holes before each. Returns how many that were. */
+static uint32_t post_all(uzc_frames *e, const struct entry *entries, uint32_t count) {
+    uint32_t at = packet_of(e)->head, posted = 0;
+    for (uint32_t i = 0; i < count; posted++) {
+        if (at == entries[i].frame)
+            post_entry(e, &entries[i++]);
+        else
+            post(e, at, 0, 0);
+        at = frame_behind(e, at, 1);
     }
-    return at;
+    return posted;
 }
 
 static uint32_t packet_transmit(uzc_frames *e, const struct entry *entries, uint32_t count, int *error) {
     struct packet *p = packet_of(e);
     const struct sockaddr_ll by = {.sll_family = AF_PACKET, .sll_ifindex = (int)entries->device};
-    const uint64_t end = post_all(e, entries, count);
+    uint32_t left = post_all(e, entries, count), taken = 0;
     const ssize_t sent = sendto(e->fd, NULL, 0, MSG_DONTWAIT, (const struct sockaddr *)&by, sizeof by);
     *error = sent < 0 ? errno : EAGAIN;
-    uint32_t taken = 0;
-    for (; p->head < end; p->head++) {
-        const uint32_t frame = (uint32_t)(p->head % e->count);
-        if (status_of(e, frame) & TP_STATUS_SEND_REQUEST)
-            break;
-        if (frame == entries[taken].frame)
-            e->keys[frame] = entries[taken++].key;
+    for (; left && !(status_of(e, p->head) & TP_STATUS_SEND_REQUEST); left--) {
+        if (p->head == entries[taken].frame)
+            e->keys[p->head] = entries[taken++].key;
+        p->head = frame_behind(e, p->head, 1);
+        p->posted++;
+        p->queued--;
     }
-    for (uint64_t at = p->head; at < end; at++) /* the kernel looks at them in sendto() only */
-        header_at(e, (uint32_t)(at % e->count))->tp_status = TP_STATUS_AVAILABLE;
+    for (uint32_t at = p->head; left; left--) { /* the kernel looks at them in sendto() only */
+        header_at(e, at)->tp_status = TP_STATUS_AVAILABLE;
+        at = frame_behind(e, at, 1);
+    }
     return taken;
 }
 
@@ -159,18 +168,16 @@ static bool is_released(const uzc_frames *e, uint32_t frame) {
 /* In ring order: a frame cannot be posted again before those in front of it. */
 static void packet_collect(uzc_frames *e) {
     struct packet *p = packet_of(e);
-    for (; p->tail < p->head; p->tail++) {
-        const uint32_t frame = (uint32_t)(p->tail % e->count);
-        if (!is_released(e, frame))
-            return;
-        if (e->keys[frame])
-            frame_settled(e, frame);
+    for (; p->posted && is_released(e, p->tail); p->posted--) {
+        if (e->keys[p->tail])
+            frame_settled(e, p->tail);
+        p->tail = frame_behind(e, p->tail, 1);
     }
 }
 
 static bool packet_pending(const uzc_frames *e) {
     const struct packet *p = (const struct packet *)e;
-    return p->tail < p->head && (e->fileno_used || is_released(e, (uint32_t)(p->tail % e->count)));
+    return p->posted && (e->fileno_used || is_released(e, p->tail));
 }
 
 /* -- setting up */
