@@ -11,7 +11,7 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
-from uringzc.engines.netlink import Question
+from uringzc.engines.netlink import Question, RefusedError
 
 IP, IP6, SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
 # socket(7), ip(7), ipv6(7): those that the socket module lacks
@@ -66,7 +66,7 @@ class Flow(NamedTuple):
 def flow(sock: socket.socket, to: bytes | None) -> Flow:
     """Of datagrams to a packed sockaddr, or to the peer. Binds the socket to a port, as its first send would.
 
-    UnframedError; OSError with the errno that a send would have.
+    UnframedError; RefusedError with the errno that a send would have.
     """
     family = sock.family
     if family not in _ANY or sock.type != socket.SOCK_DGRAM or sock.proto not in (0, socket.IPPROTO_UDP):
@@ -75,15 +75,14 @@ def flow(sock: socket.socket, to: bytes | None) -> Flow:
     if not port:
         raise UnframedError("the port is 0")
     if not sock.getsockname()[1]:
-        with suppress(OSError):  # EDESTADDRREQ, after the kernel has bound it
-            sock.send(b"", socket.MSG_DONTWAIT)
+        _bind(sock)
     name = sock.getsockname()
     source, source_port = socket.inet_pton(family, name[0].partition("%")[0]), name[1]
     if sock.getsockopt(SOL, socket.SO_DONTROUTE):
         raise UnframedError("the socket has SO_DONTROUTE")
     if address[:12] == _MAPPED:
         if sock.getsockopt(IP6, socket.IPV6_V6ONLY):
-            raise OSError(errno.ENETUNREACH, os.strerror(errno.ENETUNREACH))
+            raise RefusedError(errno.ENETUNREACH)
         if source[:12] != _MAPPED and any(source):
             raise UnframedError("an IPv6 source address and a mapped IPv4 one do not fit")
         family, address, source = socket.AF_INET, address[12:], source[12:]
@@ -181,8 +180,19 @@ def _packed_peer(sock: socket.socket) -> tuple[bytes, int, int]:
     except OSError as error:
         if error.errno != errno.ENOTCONN:
             raise
-        raise OSError(errno.EDESTADDRREQ, os.strerror(errno.EDESTADDRREQ)) from None
+        raise RefusedError(errno.EDESTADDRREQ) from None
     return socket.inet_pton(sock.family, peer[0].partition("%")[0]), peer[1], (*peer, 0, 0)[3]
+
+
+def _bind(sock: socket.socket) -> None:
+    """To any port, and no address: the kernel does that first, before it says what is missing."""
+    try:
+        sock.send(b"", socket.MSG_DONTWAIT)
+    except OSError as error:
+        if error.errno == errno.EAGAIN:
+            raise UnframedError("no port is free") from None
+        if error.errno != errno.EDESTADDRREQ:
+            raise
 
 
 def _unpack(family: int, to: bytes) -> tuple[bytes, int, int]:
@@ -197,6 +207,9 @@ def _unpack(family: int, to: bytes) -> tuple[bytes, int, int]:
 
 def _option(sock: socket.socket, level: int, option: int, default: int = 0) -> int:
     """`default` where the kernel has no such option."""
-    with suppress(OSError):
+    try:
         return sock.getsockopt(level, option)
-    return default
+    except OSError as error:
+        if error.errno != errno.ENOPROTOOPT:
+            raise
+        return default

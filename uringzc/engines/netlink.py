@@ -37,6 +37,14 @@ NUD_VALID = 0xDE  # PERMANENT, NOARP, REACHABLE, STALE, DELAY, PROBE
 Hop = tuple[int, int, bytes]  #: device, family and address of a neighbour
 
 
+class RefusedError(Exception):
+    """The kernel's errno for what a send would do. (No OSError: that may be a signal handler's.)"""
+
+    def __init__(self, code: int, text: str = "") -> None:
+        super().__init__(text or os.strerror(code))
+        self.code = code
+
+
 class Question(NamedTuple):
     """What decides about a route: of struct flowi."""
 
@@ -102,7 +110,7 @@ class _Message(NamedTuple):
 class Netlink:
     """Two sockets, one for requests and one for changes.
 
-    OSError, ModuleNotFoundError without pyroute2. Requests raise OSError with the kernel's errno.
+    OSError, ModuleNotFoundError without pyroute2. Requests raise RefusedError.
     """
 
     def __init__(self) -> None:
@@ -138,9 +146,12 @@ class Netlink:
 
     def namespace(self) -> bytes:
         """SO_NETNS_COOKIE of the sockets, b"" before Linux 5.14."""
-        with suppress(OSError):
+        try:
             return self._asking.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-        return b""
+        except OSError as error:
+            if error.errno != errno.ENOPROTOOPT:
+                raise
+            return b""
 
     def route(self, question: Question) -> Route:
         """`ip route get`. The error is what a socket's send would get."""
@@ -184,8 +195,8 @@ class Netlink:
         try:
             body = struct.pack("=B3xiHBB", family, device, 0, 0, 0)
             (answer,) = self._request(_GETNEIGH, body + _attribute(_NDA_DST, address))
-        except OSError as error:
-            if error.errno != errno.ENOENT:
+        except RefusedError as error:
+            if error.code != errno.ENOENT:
                 raise
             return Neighbour(hop, 0, b"")
         return _neighbour(answer)
@@ -241,7 +252,7 @@ class Netlink:
                 if message.kind in (_NLMSG_ERROR, _NLMSG_DONE):
                     (code,) = struct.unpack_from("=i", message.data, message.start + 16)
                     if code:
-                        raise OSError(-code, os.strerror(-code))
+                        raise RefusedError(-code)
                     return found
                 found.append(message)
                 if not message.flags & _NLM_F_MULTI:

@@ -30,6 +30,7 @@ from uringzc.engines.netlink import (
     Link,
     Neighbour,
     Netlink,
+    RefusedError,
     Route,
 )
 
@@ -112,6 +113,8 @@ class Paths:
         raises ends that. What keeps datagrams from leaving is an ERROR, and not raised.
         """
         self.follow()
+        if sock.fileno() < 0:
+            return _failed(errno.EBADF, "the socket is closed")
         try:
             namespace = self._namespace and sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
             if namespace != self._namespace:
@@ -121,8 +124,8 @@ class Paths:
             return self._framed(flow(sock, to), (sock.fileno(), to), wait)
         except UnframedError as reason:
             return Path(SOCKET, why=str(reason))
-        except OSError as error:
-            return _failed(error.errno or errno.EIO, error.strerror or str(error))
+        except RefusedError as error:
+            return Path(ERROR, error=error.code, why=str(error))
 
     def follow(self) -> None:
         """Takes the netlink messages that wait, and forgets what they end."""
@@ -192,11 +195,11 @@ class Paths:
             question = question._replace(device=device)
         try:
             route = self._netlink.route(question)
-        except OSError as error:
-            if error.errno == errno.EINVAL and question.source:  # bound to what is no address to send from
-                raise UnframedError(
-                    "there is no route from the address that the socket is bound to"
-                ) from None
+        except RefusedError:
+            if question.source:  # which may be a broadcast address, or not this machine's
+                self._netlink.route(question._replace(source=b""))
+                text = "there is no route from the address that the socket is bound to"
+                raise UnframedError(text) from None
             raise
         if question.device and route.device != question.device and question.source:
             # IPv6 keeps to the device of a bound socket; netlink does if there is no source
@@ -234,7 +237,7 @@ class Paths:
         if device not in self._links:
             try:
                 self._links[device] = self._netlink.link(device)
-            except OSError:
+            except RefusedError:
                 raise UnframedError("the device of the route is gone") from None
         return self._links[device]
 
