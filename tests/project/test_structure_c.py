@@ -20,7 +20,7 @@ ORDER = [
     ["slots"],
     ["engines"],
     ["engines/frames"],
-    ["engines/io_uring", "engines/msg_zerocopy", "engines/packet"],
+    ["engines/io_uring", "engines/msg_zerocopy", "engines/packet", "engines/af_xdp"],
     ["request"],
     ["udp", "tcp"],
     ["aio"],

@@ -380,6 +380,18 @@ const uzc_calls *uzc_frames_calls(void);
 int uzc_packet_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs,
                    int qdisc_bypass);
 
+/* af_xdp/: an AF_XDP socket, to transmit by one device. `refs` as of packet. `zero_copy`: the driver's, where
+ * it has it. `counts`: a completion says that a frame is free, but not which one (before Linux 6.18).
+ * -EPERM; -EAFNOSUPPORT, -EOPNOTSUPP: the kernel has none, or is too old; -ENOBUFS: RLIMIT_MEMLOCK. */
+int uzc_xdp_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs,
+                int zero_copy, int counts);
+/* At the first call binds it to the device: 0. -EXDEV: it is bound to another; -ENODEV: that device is gone,
+ * and there will be none; -EBUSY: AF_XDP sockets have all of its queues, or had them a moment ago; -EPROTO:
+ * its driver has zero-copy, but does not send. */
+int uzc_xdp_bind(uzc_frames *engine, uint32_t ifindex);
+/* Whether the driver's zero-copy is used; -1: it is not bound. */
+int uzc_xdp_zero_copy(const uzc_frames *engine);
+
 /* -- memory (engines/read_memory.c) */
 
 /* Copies `length` bytes at `address` of this process; -EFAULT: there is no memory (any more). */

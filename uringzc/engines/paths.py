@@ -102,6 +102,10 @@ class Paths:
         """A descriptor that is readable while follow() has something to do."""
         return self._netlink.fileno()
 
+    def device_name(self, device: int) -> str:
+        """The name of the device with this index; OSError: there is none."""
+        return self._netlink.link(device).name
+
     def close(self) -> None:
         """Closes the netlink sockets."""
         self._netlink.close()

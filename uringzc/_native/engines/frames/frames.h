@@ -58,6 +58,7 @@ struct uzc_frames {
     uint64_t memory_length;
     uint32_t stride, count;
     bool trains;
+    int kernel_copies; /* what it is sent in place: 1, 0; -1: unknown */
     bool claimed, readable, fileno_used;
     bool link_watched;      /* `fd` is in the epoll set */
     _Atomic uint32_t *refs; /* of each frame */

@@ -31,7 +31,7 @@ void report_end(uzc_frames *e, const struct entry *n, int32_t result, int copied
 
 void frame_settled(uzc_frames *e, uint32_t frame) {
     const uint64_t key = e->keys[frame];
-    const int copied = e->copied[frame] ? 1 : -1;
+    const int copied = e->copied[frame] ? 1 : e->kernel_copies;
     if (e->settled.places && (run_of_key(e->settled.key) != run_of_key(key) || e->settled.copied != copied))
         report_settled(e);
     e->settled.key = key;

@@ -287,6 +287,7 @@ int uzc_packet_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_
     uzc_frames *e = *out = &p->frames;
     e->link = &packet_link;
     e->stride = STRIDE;
+    e->kernel_copies = -1;
     int error = frames_init(e, slots, entries, count, refs);
     if (!error)
         error = open_ring(e, qdisc_bypass);
