@@ -1,8 +1,8 @@
 """The engine af_xdp: Ethernet frames through an AF_XDP socket, to transmit only, without a BPF program.
 
-Single datagrams of up to 3,968 bytes, by one device: that of the first destination. They pass neither its qdisc
-nor what the kernel does for sockets (netfilter, IPsec policies, the socket's marks and limits). What leaves by
-other devices goes through the UDP socket. The kernel copies the frames (XDP_COPY), to any device.
+Single datagrams of up to 3,968 bytes, by one device: that of the first destination. They pass neither its
+qdisc nor what the kernel does for sockets (netfilter, IPsec policies, the socket's marks and limits). What
+leaves by other devices goes through the UDP socket. The kernel copies the frames (XDP_COPY), to any device.
 """
 
 import errno
@@ -10,15 +10,12 @@ import os
 import re
 import time
 
-from uringzc._uring import ffi, lib
-from uringzc.engines.base import batch_of
+from uringzc._uring import lib
 from uringzc.engines.frames import FrameEngine
 from uringzc.engines.packet import NET_RAW_FIX
 from uringzc.engines.paths import SOCKET, Path
-from uringzc.errors import check
 from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock_hint, refusal
 
-FRAMES = 256
 _FRAME = 4096  # bytes
 #: since this version a completion names the frame that is free, and no other (30f241fcf52a)
 _NAMES_FRAMES = (6, 18)
@@ -35,6 +32,7 @@ class AfXdpEngine(FrameEngine):
     """
 
     name = "af_xdp"
+    frames = 256
 
     def __init__(
         self,
@@ -46,24 +44,16 @@ class AfXdpEngine(FrameEngine):
         zero_copy: bool = False,
         counts_completions: bool | None = None,
     ) -> None:
-        super().__init__(max_inflight, completions, debug)
-        self._device = ""  # its name, when it is bound
-        self._out = ffi.new("uzc_frames **")
-        refs = ffi.new("uint32_t[]", FRAMES)
         if counts_completions is None:
             counts_completions = _kernel_version() < _NAMES_FRAMES
-        code = lib.uzc_xdp_new(
-            self._out,
-            self.slots.pointer,
-            batch or batch_of(max_inflight),
-            FRAMES,
-            refs,
-            zero_copy,
-            counts_completions,
-        )
+        self._device = ""  # its name, when it is bound
+        self._modes = zero_copy, counts_completions
+        super().__init__(max_inflight, completions, batch, debug)
+
+    def _new(self, entries: int) -> None:
+        code = lib.uzc_xdp_new(self._out, self.slots.pointer, entries, self.frames, self._refs, *self._modes)
         if code < 0:
             raise _no_socket(-code)
-        self._start_frames(refs)
 
     @property
     def zero_copy(self) -> bool | None:
@@ -101,10 +91,12 @@ def _no_socket(code: int) -> OSError:
         text = "the engine af_xdp sends frames of its own, which needs CAP_NET_RAW"
         return refusal(code, Reason("net_raw", text, NET_RAW_FIX))
     if code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-        text = "the engine af_xdp cannot be used: the kernel has no AF_XDP sockets, or is older than Linux 5.4"
+        text = (
+            "the engine af_xdp cannot be used: the kernel has no AF_XDP sockets, or is older than Linux 5.4"
+        )
         return refusal(code, Reason("no_af_xdp", text, "run Linux 5.4 or later, with CONFIG_XDP_SOCKETS"))
     if code == errno.ENOBUFS:
-        text = memlock_hint(FRAMES * _FRAME).removesuffix(f"; {MEMLOCK_FIX}")
+        text = memlock_hint(AfXdpEngine.frames * _FRAME).removesuffix(f"; {MEMLOCK_FIX}")
         return refusal(code, Reason("memlock", f"no memory for the engine af_xdp: {text}", MEMLOCK_FIX))
     text = f"the engine af_xdp cannot be used: {os.strerror(code)}"
     return refusal(code, Reason("af_xdp", text, ""))

@@ -8,6 +8,7 @@ is not resolved) leaves through its socket.
 import os
 import socket
 import weakref
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -15,38 +16,49 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc._send import Arena, Memory
 from uringzc._uring import ffi, lib
-from uringzc.engines.base import Engine
+from uringzc.engines.base import Engine, batch_of
 from uringzc.engines.paths import Path, Paths
 from uringzc.engines.tables import Sockets, new_region
 from uringzc.errors import check
-from uringzc.memory import Region
+from uringzc.memory import Region, address_of
 from uringzc.notif import NOTIFICATION_UNKNOWN
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-#: frames of a ring: a batch of a UdpSender, what gathers meanwhile, and a quarter for copies
-FRAMES = 90
 #: seconds that a request may wait for the neighbour of a new destination
 NEIGHBOUR_WAIT = 0.2
 
 
 class FrameEngine(Engine):
-    """What packet and af_xdp share. A subclass makes the native part, and calls ``_start_frames``."""
+    """What packet and af_xdp share. A subclass says in ``_new`` how the native part is made."""
 
     sends_frames = True
-    _paths: Paths
+    frames: int  #: how many places for frames there are
 
-    def _start_frames(self, refs: Any) -> None:
-        """The last step of making an engine. `refs`: references to each frame."""
+    def __init__(self, max_inflight: int, completions: int, batch: int | None, debug: bool) -> None:
+        super().__init__(max_inflight, completions, debug)
         self.slots.notification = NOTIFICATION_UNKNOWN
-        self._refs = refs
+        self._out = ffi.new("uzc_frames **")
+        self._refs = ffi.new("uint32_t[]", self.frames)  # references to each frame
+        self._paths = Paths(partial(_forget, self._out), partial(_forget_all, self._out))
+        try:
+            self._new(batch or batch_of(max_inflight))
+            self._start_frames()
+        except BaseException:
+            self._exit()
+            raise
+
+    @abstractmethod
+    def _new(self, entries: int) -> None:
+        """Makes the native part. `entries`: requests of one submission. OSError says why it cannot."""
+
+    def _start_frames(self) -> None:
         out = ffi.new("uzc_frame_memory *")
         lib.uzc_frames_memory(self._native, out)
         self._trains = bool(out.trains)
         self._frames = out.stride, out.count
         self._memory = _mapped(int(out.base), int(out.length))
-        self._paths = Paths(partial(_forget, self._out), partial(_forget_all, self._out))
         lib.uzc_frames_watch(self._native, self._paths.fileno())
         self._start(lib.uzc_frames_calls())
 
@@ -78,8 +90,7 @@ class FrameEngine(Engine):
         with self.senders.making_arena:
             if self.senders.arena is None:
                 stride, count = self._frames
-                address = int(ffi.cast("uintptr_t", ffi.from_buffer(self._memory)))
-                held = Memory(self._memory, address, self._memory.nbytes, deque())
+                held = Memory(self._memory, address_of(self._memory), self._memory.nbytes, deque())
                 self.senders.arena = Arena(
                     held,
                     stride=stride,
