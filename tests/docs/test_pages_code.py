@@ -31,7 +31,7 @@ PRINTED = {
     "found = uringzc.probe()": "",
     "transport.sendto(data, addr)": "100 answers",
     "asyncio.set_event_loop_policy(Policy())": "EventLoop runs",
-    "transport.sendto_many(": "500 datagrams, in fewer calls: True",
+    "transport.sendto_many(": "200 datagrams, in fewer calls: True",
     "await tx.send_region(": "16 datagrams",
     'tx.set_rate("100Mbit", burst=64_000)': "Paced to 100 Mbit/s of payload",
 }

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-# rtnetlink(7), linux/rtnetlink.h
+# rtnetlink(7)
 _NEWLINK, _GETLINK = 16, 18
 _NEWROUTE, _GETROUTE = 24, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
