@@ -3,11 +3,16 @@
 import os
 import sys
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from uringzc.engines.base import Engine
 from uringzc.engines.io_uring import RingEngine
 from uringzc.engines.msg_zerocopy import CopyEngine, MsgZerocopyEngine
 from uringzc.kernel.reasons import Reason, reason_of
+
+if TYPE_CHECKING:
+    from uringzc.engines.af_xdp import AfXdpEngine
+    from uringzc.engines.packet import PacketEngine
 
 #: best first
 ENGINES = ("io_uring", "msg_zerocopy", "copy")
@@ -22,12 +27,14 @@ def choose(
     debug: bool | None,
     batch: int | None = None,
     qdisc_bypass: bool = False,
+    driver_zero_copy: bool = False,
 ) -> Engine:
     """The engine of that name; "auto" is the best that works here. OSError says why one cannot, and the fix.
 
     URINGZC_ENGINE in the environment replaces "auto". Its ``passed_over`` says which better engines "auto"
     could not choose, and why. `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: requests
-    of one submission; None: the engine's default. `qdisc_bypass`: of the engine packet.
+    of one submission; None: the engine's default. `qdisc_bypass`: of the engine packet;
+    `driver_zero_copy`: of af_xdp.
     """
     if debug is None:
         debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
@@ -36,18 +43,16 @@ def choose(
         "io_uring": lambda: RingEngine(max_inflight, completions, batch, debug=debug),
         "msg_zerocopy": lambda: MsgZerocopyEngine(max_inflight, completions, debug),
         "copy": lambda: CopyEngine(max_inflight, completions, debug),
+        "packet": lambda: _packet()(max_inflight, completions, batch, debug, qdisc_bypass),
+        "af_xdp": lambda: _af_xdp()(max_inflight, completions, batch, debug, zero_copy=driver_zero_copy),
     }
     if qdisc_bypass and engine != "packet":
         raise ValueError(f"qdisc_bypass is for engine='packet', not {engine!r}")
-    if engine in ENGINES:
+    if engine in make:
         return make[engine]()
-    if engine in FRAME_ENGINES:
-        return _frame_engine(engine, max_inflight, completions, batch, debug, qdisc_bypass)
     if engine != "auto":
         what = "URINGZC_ENGINE in the environment" if asked == "auto" else "engine"
-        raise ValueError(
-            f"{what} is 'auto' or one of {', '.join(map(repr, (*ENGINES, *FRAME_ENGINES)))}, not {engine!r}"
-        )
+        raise ValueError(f"{what} is 'auto' or one of {', '.join(map(repr, make))}, not {engine!r}")
     passed_over: dict[str, Reason] = {}
     for name in ENGINES:
         try:
@@ -61,17 +66,17 @@ def choose(
     return chosen
 
 
-def _frame_engine(
-    engine: str, max_inflight: int, completions: int, batch: int | None, debug: bool, qdisc_bypass: bool
-) -> Engine:
-    """Imported here: they need the extra "packet"."""
-    if engine == "packet":
-        from uringzc.engines.packet import PacketEngine
+def _packet() -> "type[PacketEngine]":
+    """Imported when it is chosen, as af_xdp: they need the extra "packet"."""
+    from uringzc.engines.packet import PacketEngine
 
-        return PacketEngine(max_inflight, completions, batch, debug, qdisc_bypass)
+    return PacketEngine
+
+
+def _af_xdp() -> "type[AfXdpEngine]":
     from uringzc.engines.af_xdp import AfXdpEngine
 
-    return AfXdpEngine(max_inflight, completions, batch, debug)
+    return AfXdpEngine
 
 
 def auto() -> str:

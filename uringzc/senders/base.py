@@ -67,9 +67,8 @@ class BaseSender(Delegate):
         """The scheduler's engine, or one of its own. `batch`: requests of one submission."""
         self._own_engine = scheduler is None
         if scheduler is None:
-            self._engine: Engine = choose(
-                engine, max_inflight, COMPLETIONS["none"], debug, batch, qdisc_bypass
-            )
+            none, zero_copy = COMPLETIONS["none"], self._mode == "always"
+            self._engine: Engine = choose(engine, max_inflight, none, debug, batch, qdisc_bypass, zero_copy)
             self._engine.refuse.what = self._name
         else:
             self._engine = scheduler._engine
