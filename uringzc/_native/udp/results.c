@@ -85,7 +85,11 @@ int wait_for_memory(UdpBatcher *g) {
         return posted < 0 ? -1 : !posted && g->in_flight == before;
     }
     COUNT(g->waits[WAIT_MEMORY], 1);
-    return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : flush_notifier(g);
+    if (enter_engine(g->queue, 1, 1, -1) < 0)
+        return -1;
+    if (g->max_delay > 0) /* this was no pause of the program, after which a datagram would leave at once */
+        g->left_at = monotonic_ns();
+    return flush_notifier(g);
 }
 
 /* Passes the queued trains as rows to the slow path, which sends those again that failed. 0, 1 or -1. */
