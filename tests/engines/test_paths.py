@@ -1,5 +1,6 @@
 """A path that is a frame has the headers, the device and the MTU that the kernel has for the same socket."""
 
+import errno
 import socket
 import struct
 from collections.abc import Callable, Iterator
@@ -430,3 +431,63 @@ def assert_sent_on(device: str, box: Hold, finder: Finder) -> int:
             arrived.append((without_lengths(frame), vlan))
     assert arrived[0] == arrived[1] == (path.header, vlan)
     return vlan
+
+
+# -- several next hops
+
+
+HOPS = [
+    (V4, "10.5.0.0/24", "10.5.0.{}", GATEWAY, FAR.ip),
+    (V6, "fd05::/64", "fd05::{}", GATEWAY6, FAR.ip6),
+]
+
+
+@pytest.mark.parametrize("bind", [False, True], ids=["unbound", "bound"])
+@pytest.mark.parametrize(("family", "dst", "to", "one", "other"), HOPS, ids=["IPv4", "IPv6"])
+def test_each_destination_of_a_multipath_route_has_the_kernels_next_hop(
+    box: Hold, finder: Finder, family: int, dst: str, to: str, one: str, other: str, bind: bool
+) -> None:
+    hops = [{"gateway": gateway, "oif": index(box)} for gateway in (one, other)]
+    link(box, lambda ip: ip.route("add", dst=dst, family=family, multipath=hops))
+    sock = finder.new_socket(family)
+    if bind:
+        sock.bind((NEAR.ip if family == V4 else NEAR.ip6, 0))
+    macs = set()
+    for number in range(1, 17):
+        address = (to.format(number), PORT)
+        header = finder.find(sock, address).header
+        assert header == kernels_header(box, sock, address)
+        macs.add(header[:6])
+    assert len(macs) == 2
+
+
+def test_a_nexthop_object_that_changes_is_followed(box: Hold, finder: Finder) -> None:
+    add_nexthop(box, GATEWAY)
+    body = struct.pack("=8BI", V4, 24, 0, 0, 254, 3, 0, 1, 0)  # a struct rtmsg
+    attributes = attribute(1, socket.inet_aton("10.5.0.0")) + attribute(30, struct.pack("=I", 7))  # RTA_NH_ID
+    talk(box, 24, body + attributes)  # RTM_NEWROUTE
+    sock = finder.new_socket()
+    assert finder.find(sock, BEHIND).header[:6].hex(":") == OTHER_MAC
+    finder.take_forgotten()
+    add_nexthop(box, FAR.ip)
+    assert None in finder.take_forgotten()
+    assert finder.find(sock, BEHIND).header[:6].hex(":") == FAR.mac
+
+
+def add_nexthop(box: Hold, gateway: str) -> None:
+    """`ip nexthop replace id 7`, which pyroute2 has not."""
+    attributes = attribute(1, struct.pack("=I", 7)) + attribute(5, struct.pack("=I", index(box)))
+    attributes += attribute(6, socket.inet_aton(gateway))  # NHA_ID, NHA_OIF, NHA_GATEWAY
+    talk(box, 104, struct.pack("=4BI", V4, 0, 3, 0, 0) + attributes)  # RTM_NEWNEXTHOP
+
+
+def attribute(kind: int, value: bytes) -> bytes:
+    return struct.pack("=HH", 4 + len(value), kind) + value
+
+
+def talk(box: Hold, kind: int, body: bytes) -> None:
+    """A request to rtnetlink that makes or replaces something."""
+    with box.run(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)) as netlink:
+        netlink.send(struct.pack("=IHHII", 16 + len(body), kind, 0x505, 1, 0) + body)
+        (code,) = struct.unpack_from("=i", netlink.recv(1 << 16), 16)
+    assert not code, errno.errorcode[-code]

@@ -10,6 +10,7 @@ import pytest
 from frame_paths import ERROR, FRAME, PORT, RAW, SOCKET, Finder, add_route, index, link, quiet_hold
 
 from uringzc import testing
+from uringzc.address import pack
 from uringzc.testing.devices import FAR, NEAR
 from uringzc.testing.sandboxes import Hold
 
@@ -158,10 +159,13 @@ def test_a_member_that_joins_ends_the_frames(box: Hold, finder: Finder) -> None:
     """Linux 6.15 reports memberships."""
     sock, other = finder.new_socket(V6), finder.new_socket(V6)
     assert finder.find(sock, GROUP6).kind == FRAME
+    assert finder.find(sock, FAR6).kind == FRAME
     finder.take_forgotten()
     member6(box, other)
-    if not finder.take_forgotten():
+    forgotten = finder.take_forgotten()
+    if not forgotten:
         pytest.skip("the kernel reports no memberships: Linux 6.15 does")
+    assert forgotten == [(sock.fileno(), pack(V6, GROUP6))]
     assert finder.find(sock, GROUP6).kind == SOCKET
 
 

@@ -12,13 +12,14 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
+from enum import Enum
 from typing import Any, NamedTuple
 
 # rtnetlink(7)
 _NEWLINK, _GETLINK = 16, 18
 _NEWROUTE, _GETROUTE = 24, 26
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
-_GETMULTICAST = 58
+_GETMULTICAST, _MEMBERSHIP_CHANGES = 58, (56, 57)
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
 _NLM_F_REQUEST, _NLM_F_MULTI, _NLM_F_DUMP = 0x1, 0x2, 0x300
 _RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_MARK = 1, 2, 4, 16
@@ -32,6 +33,7 @@ _IFF_UP, _IFF_LOOPBACK, _IFF_MULTICAST = 0x1, 0x8, 0x1000
 _RECEIVE = 1 << 16
 
 SO_NETNS_COOKIE = 71  # Linux 5.14
+_NTF_PROXY = 0x08
 NUD_INCOMPLETE, NUD_STALE = 0x01, 0x04
 NUD_VALID = 0xDE  # PERMANENT, NOARP, REACHABLE, STALE, DELAY, PROBE
 Hop = tuple[int, int, bytes]  #: device, family and address of a neighbour
@@ -96,6 +98,13 @@ class Neighbour(NamedTuple):
     hop: Hop
     state: int  #: NUD_*; 0: there is none
     mac: bytes
+
+
+class Change(Enum):
+    """What is not one neighbour's."""
+
+    ANY = 0  #: a link, an address, a route, a rule; or messages were lost
+    MEMBERSHIPS = 1  #: of multicast groups
 
 
 class _Message(NamedTuple):
@@ -216,8 +225,8 @@ class Netlink:
                 at += (size + 3) & ~3
         return found
 
-    def changes(self) -> Iterator[Neighbour | None]:
-        """The changes that wait: of neighbours, and None for any other, or where some were lost."""
+    def changes(self) -> Iterator[Neighbour | Change]:
+        """The changes that wait."""
         while True:
             try:
                 data = self._changes.recv(_RECEIVE, socket.MSG_DONTWAIT)
@@ -226,12 +235,12 @@ class Netlink:
             except OSError as error:
                 if error.errno != errno.ENOBUFS:
                     raise
-                yield None
+                yield Change.ANY
                 continue
             for message in _messages(data):
                 if message.kind not in (_NEWNEIGH, _DELNEIGH):
-                    yield None
-                elif data[message.start + 16] in (socket.AF_INET, socket.AF_INET6):  # not of a bridge
+                    yield Change.MEMBERSHIPS if message.kind in _MEMBERSHIP_CHANGES else Change.ANY
+                elif _is_neighbour(message):
                     found = _neighbour(self._decode(message))
                     yield found if message.kind == _NEWNEIGH else found._replace(state=0, mac=b"")
 
@@ -280,6 +289,12 @@ def _messages(data: bytes) -> Iterator[_Message]:
         size, kind, flags, sequence = struct.unpack_from("=IHHI", data, start)
         yield _Message(kind, flags, sequence, data, start, start + size)
         start += (size + 3) & ~3
+
+
+def _is_neighbour(message: _Message) -> bool:
+    """Of IPv4 or IPv6, not of a bridge; and no address that this machine is a proxy for."""
+    family, flags = message.data[message.start + 16], message.data[message.start + 26]
+    return family in (socket.AF_INET, socket.AF_INET6) and not flags & _NTF_PROXY
 
 
 def _gateway(route: Any) -> tuple[int, bytes] | None:

@@ -2,9 +2,9 @@
 
 The kernel decides: each destination costs one request for its route, each device and each neighbour another
 one. No ARP or ND is sent from here: while a neighbour is unresolved, datagrams go through the UDP socket, and
-the kernel resolves it. Changes come as netlink messages: one of a neighbour forgets the paths over it, any
-other forgets all. Where frames would do anything else than the socket, or where that cannot be known, the
-path is SOCKET.
+the kernel resolves it. Changes come as netlink messages: one of a neighbour forgets the paths over it, one of
+a group's members those of multicast, any other forgets all. Where frames would do anything else than the
+socket, or where that cannot be known, the path is SOCKET.
 
 What has no message is not followed: options that a socket gets after its path was found, and a PMTU that the
 kernel learns meanwhile.
@@ -26,6 +26,7 @@ from uringzc.engines.netlink import (
     NUD_STALE,
     NUD_VALID,
     SO_NETNS_COOKIE,
+    Change,
     Hop,
     Link,
     Neighbour,
@@ -97,6 +98,7 @@ class Paths:
         self._links: dict[int, Link] = {}
         self._all_links: dict[int, Link] = {}
         self._neighbours: dict[Hop, _Next] = {}
+        self._multicast: set[Key] = set()
 
     def fileno(self) -> int:
         """A descriptor that is readable while follow() has something to do."""
@@ -133,19 +135,21 @@ class Paths:
 
     def follow(self) -> None:
         """Takes the netlink messages that wait, and forgets what they end."""
-        for seen in self._netlink.changes():
-            if seen is None:
-                self._links.clear()
-                self._all_links.clear()
-                self._neighbours.clear()
+        for change in self._netlink.changes():
+            if change is Change.ANY:
+                for known in (self._links, self._all_links, self._neighbours, self._multicast):
+                    known.clear()
                 self._forget_all()
-            elif seen.hop in self._neighbours:
-                self._changed(self._neighbours[seen.hop], seen)
+            elif change is Change.MEMBERSHIPS:
+                self._forget_each(self._multicast)
+            elif isinstance(change, Neighbour) and change.hop in self._neighbours:
+                self._changed(self._neighbours[change.hop], change)
 
     def forget_socket(self, fd: int) -> None:
         """The descriptor is another socket's now."""
         for neighbour in self._neighbours.values():
             neighbour.paths = {path for path in neighbour.paths if path[0] != fd}
+        self._multicast = {path for path in self._multicast if path[0] != fd}
 
     def _changed(self, neighbour: _Next, seen: Neighbour) -> None:
         mac, stale = neighbour.mac, neighbour.stale
@@ -153,12 +157,15 @@ class Paths:
         if neighbour.mac == mac and (stale or not neighbour.stale):
             return
         neighbour.asked = neighbour.in_vain = False
-        paths, neighbour.paths = neighbour.paths, set()
+        self._forget_each(neighbour.paths)
+
+    def _forget_each(self, paths: set[Key]) -> None:
         if len(paths) > _MANY:
             self._forget_all()
-            return
-        for fd, to in paths:
-            self._forget(fd, to)
+        else:
+            for path in paths:
+                self._forget(*path)
+        paths.clear()
 
     def _framed(self, flow: Flow, key: Key, wait: float) -> Path:
         route = self._route(flow)
@@ -172,6 +179,7 @@ class Paths:
         if not (flow.question.source or route.source):
             raise UnframedError("there is no source address")
         if flow.multicast:
+            self._multicast.add(key)
             self._check_multicast(flow, route)
             return self._frame(flow, route, link, multicast_mac(flow.question.to))
         if route.flags & _RTCF_BROADCAST:
