@@ -84,10 +84,25 @@ def set_neighbour(box: Sandbox, address: str, mac: str = FAR.mac, state: str = "
 
 @contextmanager
 def quiet_hold() -> Iterator[Hold]:
-    """Without the link-local address of the device, whose duplicate address detection ends at any time."""
+    """Nothing changes by itself any more: the device has its carrier, and gets no link-local address."""
     with testing.hold() as box:
-        link(box, lambda ip: ip.flush_addr(index=index(box), scope=253))
+        box.run(lambda: _settle(box.device))
         yield box
+
+
+def _settle(device: str) -> None:
+    from pyroute2 import IPRoute
+
+    with open(f"/proc/sys/net/ipv6/conf/{device}/addr_gen_mode", "w") as mode:
+        mode.write("1")  # IN6_ADDR_GEN_MODE_NONE
+    with IPRoute() as ip, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as events:
+        here = socket.if_nametoindex(device)
+        ip.flush_addr(index=here, scope=253)
+        events.bind((0, 1))  # RTMGRP_LINK
+        events.settimeout(10)
+        while ip.get_links(here)[0].get_attr("IFLA_OPERSTATE") != "UP":
+            events.recv(1 << 16)
+        ip.link("set", index=here, state="up")  # after all that the carrier has brought: one lock
 
 
 @contextmanager

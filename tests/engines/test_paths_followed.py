@@ -89,8 +89,6 @@ def test_a_neighbour_that_is_set_again_forgets_nothing(box: Hold, finder: Finder
         set_neighbour(box, to[0], FAR.mac, "noarp")
         set_neighbour(box, to[0], FAR.mac, "reachable")
         set_neighbour(box, "10.0.0.99", OTHER_MAC)
-        proxy = {"ifindex": index(box), "dst": to[0], "flags": 0x08}  # NTF_PROXY
-        link(box, lambda ip: ip.neigh("add", **proxy))  # noqa: B023, called here
         assert select.select([finder.paths], [], [], LONG)[0]
         assert finder.take_forgotten() == []
 

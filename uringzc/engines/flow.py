@@ -11,7 +11,7 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
-from uringzc.engines.netlink import Question, RefusedError
+from uringzc.engines.netlink import Question, RefusedError, UnframedError
 
 IP, IP6, SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
 # socket(7), ip(7), ipv6(7): those that the socket module lacks
@@ -24,10 +24,6 @@ _PMTUDISC_WANT, _PMTUDISC_DO, _PMTUDISC_PROBE = 1, 2, 3
 _MAPPED = bytes(10) + b"\xff\xff"
 _ANY = {socket.AF_INET: bytes(4), socket.AF_INET6: bytes(16)}
 _HOPS = (IP, socket.IP_TTL), (IP6, socket.IPV6_UNICAST_HOPS)
-
-
-class UnframedError(Exception):
-    """Such datagrams leave through the socket; the text says why, as part of a sentence."""
 
 
 class Flow(NamedTuple):

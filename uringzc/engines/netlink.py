@@ -33,7 +33,6 @@ _IFF_UP, _IFF_LOOPBACK, _IFF_MULTICAST = 0x1, 0x8, 0x1000
 _RECEIVE = 1 << 16
 
 SO_NETNS_COOKIE = 71  # Linux 5.14
-_NTF_PROXY = 0x08
 NUD_INCOMPLETE, NUD_STALE = 0x01, 0x04
 NUD_VALID = 0xDE  # PERMANENT, NOARP, REACHABLE, STALE, DELAY, PROBE
 Hop = tuple[int, int, bytes]  #: device, family and address of a neighbour
@@ -45,6 +44,10 @@ class RefusedError(Exception):
     def __init__(self, code: int, text: str = "") -> None:
         super().__init__(text or os.strerror(code))
         self.code = code
+
+
+class UnframedError(Exception):
+    """Such datagrams leave through the socket; the text says why, as part of a sentence."""
 
 
 class Question(NamedTuple):
@@ -124,6 +127,7 @@ class Netlink:
 
     def __init__(self) -> None:
         try:
+            from pyroute2.netlink.exceptions import NetlinkDecodeError
             from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
             from pyroute2.netlink.rtnl.ndmsg import ndmsg
             from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -131,6 +135,7 @@ class Netlink:
             text = "packet rings need pyroute2: pip install 'uringzc[packet]'"
             raise ModuleNotFoundError(text, name=error.name) from None
         self._classes = {_NEWLINK: ifinfmsg, _NEWROUTE: rtmsg, _NEWNEIGH: ndmsg, _DELNEIGH: ndmsg}
+        self._decode_error = NetlinkDecodeError
         self.requests = 0  #: how many were made
         self._asking = _open()
         self._changes = _open()
@@ -240,7 +245,7 @@ class Netlink:
             for message in _messages(data):
                 if message.kind not in (_NEWNEIGH, _DELNEIGH):
                     yield Change.MEMBERSHIPS if message.kind in _MEMBERSHIP_CHANGES else Change.ANY
-                elif _is_neighbour(message):
+                elif data[message.start + 16] in (socket.AF_INET, socket.AF_INET6):  # not of a bridge
                     found = _neighbour(self._decode(message))
                     yield found if message.kind == _NEWNEIGH else found._replace(state=0, mac=b"")
 
@@ -269,7 +274,10 @@ class Netlink:
 
     def _decode(self, message: _Message) -> Any:
         decoded = self._classes[message.kind](message.data, offset=message.start)
-        decoded.decode()
+        try:
+            decoded.decode()
+        except self._decode_error as error:
+            raise UnframedError(f"pyroute2 cannot decode the kernel's answer: {error}") from error
         return decoded
 
 
@@ -289,12 +297,6 @@ def _messages(data: bytes) -> Iterator[_Message]:
         size, kind, flags, sequence = struct.unpack_from("=IHHI", data, start)
         yield _Message(kind, flags, sequence, data, start, start + size)
         start += (size + 3) & ~3
-
-
-def _is_neighbour(message: _Message) -> bool:
-    """Of IPv4 or IPv6, not of a bridge; and no address that this machine is a proxy for."""
-    family, flags = message.data[message.start + 16], message.data[message.start + 26]
-    return family in (socket.AF_INET, socket.AF_INET6) and not flags & _NTF_PROXY
 
 
 def _gateway(route: Any) -> tuple[int, bytes] | None:

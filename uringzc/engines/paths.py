@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from uringzc.engines.flow import Flow, UnframedError, default_hop_limits, flow
+from uringzc.engines.flow import Flow, default_hop_limits, flow
 from uringzc.engines.headers import BROADCAST, header, multicast_mac
 from uringzc.engines.netlink import (
     NUD_INCOMPLETE,
@@ -33,6 +33,7 @@ from uringzc.engines.netlink import (
     Netlink,
     RefusedError,
     Route,
+    UnframedError,
 )
 
 FRAME, SOCKET, ERROR, RAW = 1, 2, 3, 4  # UZC_PATH_*
