@@ -115,6 +115,7 @@ def link_local(box: Hold) -> tuple[str, int, int, int]:
 
 
 def link_local_neighbour(box: Hold, sock: socket.socket) -> None:
+    add_ifb(box, "fe80::3")  # without the scope, its route comes first
     link(box, lambda ip: ip.addr("add", index=index(box), address="fe80::1", prefixlen=64, flags=2))
     set_neighbour(box, "fe80::2")
 
@@ -318,8 +319,8 @@ def test_the_interface_of_the_socket_counts(
     assert path.header == without_lengths(frame)
 
 
-def add_ifb(box: Hold) -> int:
-    """Another device of the sandbox, which is up and has addresses, a route and neighbours as the first."""
+def add_ifb(box: Hold, *more: str) -> int:
+    """Another device of the sandbox, which is up and has addresses, routes and neighbours as the first."""
 
     def add(ip: Any) -> None:
         ip.link("add", ifname="ifb7", kind="ifb")
@@ -328,6 +329,8 @@ def add_ifb(box: Hold) -> int:
         for address, length, other in (("10.0.0.3", 24, FAR.ip), ("fd00::3", 64, FAR.ip6)):
             ip.addr("add", index=device, address=address, prefixlen=length, flags=2)
             ip.neigh("add", ifindex=device, dst=other, lladdr=OTHER_MAC, state="permanent")
+        for address in more:
+            ip.addr("add", index=device, address=address, prefixlen=64, flags=2)
 
     link(box, add)
     return index(box, "ifb7")

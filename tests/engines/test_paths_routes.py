@@ -117,6 +117,7 @@ def test_each_destination_of_a_multipath_route_has_the_kernels_next_hop(
 
 
 def test_a_nexthop_object_that_changes_is_followed(box: Hold, finder: Finder) -> None:
+    box.run(no_routes_for_nexthops)
     add_nexthop(box, GATEWAY)
     body = struct.pack("=8BI", V4, 24, 0, 0, 254, 3, 0, 1, 0)  # a struct rtmsg
     attributes = attribute(1, socket.inet_aton("10.5.0.0")) + attribute(30, struct.pack("=I", 7))  # RTA_NH_ID
@@ -127,6 +128,12 @@ def test_a_nexthop_object_that_changes_is_followed(box: Hold, finder: Finder) ->
     add_nexthop(box, FAR.ip)
     assert None in finder.take_forgotten()
     assert finder.find(sock, BEHIND).header[:6].hex(":") == FAR.mac
+
+
+def no_routes_for_nexthops() -> None:
+    """The kernel does not say that a nexthop's routes have changed, as it does by default."""
+    with open("/proc/sys/net/ipv4/nexthop_compat_mode", "w") as mode:
+        mode.write("0")
 
 
 def add_nexthop(box: Hold, gateway: str) -> None:
