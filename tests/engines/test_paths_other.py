@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from frame_paths import ERROR, FRAME, PORT, RAW, SOCKET, Finder, add_route, index, link, quiet_hold
+from raising import raises_errno
 
 from uringzc import testing
 from uringzc.address import pack
@@ -250,3 +251,9 @@ def test_a_packet_socket_of_a_device_that_is_gone(box: Hold, finder: Finder) -> 
     link(box, lambda ip: ip.link("del", index=index(box, "ifb7")))
     assert finder.find(sock).error == errno.ENXIO
     assert None in finder.forgotten
+
+
+def test_the_name_of_a_device(box: Hold, finder: Finder) -> None:
+    assert finder.paths.device_name(index(box)) == box.device
+    with raises_errno(errno.ENODEV, "No such device"):
+        finder.paths.device_name(99)

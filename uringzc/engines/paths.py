@@ -107,7 +107,10 @@ class Paths:
 
     def device_name(self, device: int) -> str:
         """The name of the device with this index; OSError: there is none."""
-        return self._netlink.link(device).name
+        try:
+            return self._netlink.link(device).name
+        except RefusedError as error:
+            raise OSError(error.code, str(error)) from None
 
     def close(self) -> None:
         """Closes the netlink sockets."""
