@@ -23,7 +23,7 @@ void release_block(UdpBatcher *g) {
 }
 
 uint32_t max_train(const UdpBatcher *g, uint32_t destination, uint32_t size) {
-    uint32_t segments = g->max_segments, largest = g->max_train;
+    uint32_t segments = g->max_segments, largest = MAX_TRAIN_BYTES;
     if (!is_group(destination)) { /* a group's train is cut to the limits of each member */
         segments = g->destinations[destination].max_segments;
         largest = g->destinations[destination].max_segment_size;
@@ -354,9 +354,21 @@ static int stage_first(UdpBatcher *g, const char *data, size_t n, uint32_t desti
     return 0;
 }
 
+int refuse_size(UdpBatcher *g) {
+    if (!g->frames || g->max_payload < g->arena->capacity)
+        return refuse(g->queue, -EMSGSIZE), -1;
+    PyObject *why = PyUnicode_FromFormat(
+        "the datagram is larger than a frame of the engine can carry (%u bytes)", g->max_payload);
+    PyObject *arguments = why ? Py_BuildValue("(iN)", EMSGSIZE, why) : NULL;
+    if (arguments)
+        PyErr_SetObject(PyExc_OSError, arguments);
+    Py_XDECREF(arguments);
+    return -1;
+}
+
 int stage_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *immutable) {
     if (n > g->max_payload)
-        return refuse(g->queue, -EMSGSIZE), -1;
+        return refuse_size(g);
     if (immutable && n >= g->hold_threshold)
         return add_single(g, data, n, destination, immutable, NO_BLOCK);
     if (!receivers_of(g, destination))
