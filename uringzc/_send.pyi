@@ -126,7 +126,8 @@ class Arena:
         capacity: int = ...,  # bytes of data in a block
         limit: int = ...,  # blocks in use at most; 0: all
         refs: int = ...,  # of frames: address of _Atomic uint32_t, one a frame. The arena has one reference
-        keep: object = ...,  # to each in use; who else fills frames has others. 0: nobody; `keep` keeps them
+        keep: object = ...,  # to each in use; who else fills frames has others. 0: nobody; `keep` keeps them.
+        # Behind them the frame to begin with when none is in use
     ) -> Arena: ...
     memory: Final[Memory]
     free: Final[int]

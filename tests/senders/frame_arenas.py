@@ -72,7 +72,7 @@ def use_frames(monkeypatch: pytest.MonkeyPatch, shape: Shape, segments: int | No
         if engine.senders.arena is None:
             region = engine.register(shape.frames * shape.stride)
             region.view[:] = UNUSED * len(region)
-            refs = (ctypes.c_uint32 * shape.frames)()
+            refs = (ctypes.c_uint32 * (shape.frames + 1))()
             frames = _made[engine] = Frames(shape, refs, region.view)
             assert region._memory is not None
             frames.arena = engine.senders.arena = Arena(

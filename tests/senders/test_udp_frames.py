@@ -104,15 +104,27 @@ def test_control_trains_of_registered_memory_share_blocks(monkeypatch: pytest.Mo
 
 
 def test_frames_are_taken_in_turn() -> None:
-    """A new one each time, though the one before is free again."""
+    """A new one each time, though the one before is free again, while any is in use."""
     with testing.receiver(thread=False) as rx, UdpSender(rx.address, max_delay=None) as tx:
         frames, taken = frames_of(tx), []
-        for i in range(PACKET.frames + 10):
-            tx.send(datagram(i, 100))
-            taken += frames.used()
-            tx.drain()
-        assert taken == [*range(PACKET.frames), *range(10)]
+        with tx.lease(1):
+            for i in range(PACKET.frames + 10):
+                tx.send(datagram(i, 100))
+                taken += [frame for frame in frames.used() if frame]
+                tx.drain()
+        assert taken == [*range(1, PACKET.frames), *range(1, 12)]
         assert rx.wait(PACKET.frames + 10) == [datagram(i, 100) for i in range(PACKET.frames + 10)]
+
+
+def test_where_none_is_in_use_the_engine_says_with_which_frame_to_begin() -> None:
+    with testing.receiver(thread=False) as rx, UdpSender(rx.address, max_delay=None) as tx:
+        frames = frames_of(tx)
+        for first in (5, 0, 7):
+            frames.refs[PACKET.frames] = first
+            tx.send(b"first")
+            tx.send(b"longer, and so in another frame")
+            assert frames.used() == [first, first + 1]
+            tx.drain()
 
 
 def test_frames_that_the_engine_uses_are_left_out() -> None:

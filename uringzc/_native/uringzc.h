@@ -375,8 +375,9 @@ int uzc_frames_fileno(uzc_frames *engine);
 void uzc_frames_unmap(uint64_t base, uint64_t length);
 const uzc_calls *uzc_frames_calls(void);
 
-/* packet/: PACKET_TX_RING of `count` frames, a multiple of 15. `refs`: references to each; 0: it is free. They are shared with
- * an arena, and must live as long as the memory. */
+/* packet/: PACKET_TX_RING of `count` frames, a multiple of 15. `refs`: references to each of them, which are
+ * shared with an arena, and must live as long as the memory; 0: the frame is free. Behind them, the frame
+ * that the arena begins with when it uses none. */
 int uzc_packet_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs,
                    int qdisc_bypass);
 

@@ -40,7 +40,7 @@ class FrameEngine(Engine):
         super().__init__(max_inflight, completions, debug)
         self.slots.notification = NOTIFICATION_UNKNOWN
         self._out = ffi.new("uzc_frames **")
-        self._refs = ffi.new("uint32_t[]", self.frames)  # references to each frame
+        self._refs = ffi.new("uint32_t[]", self.frames + 1)  # see uzc_packet_new()
         self._paths = Paths(partial(_forget, self._out), partial(_forget_all, self._out))
         try:
             self._new(batch or batch_of(max_inflight))

@@ -16,8 +16,9 @@ static bool take(_Atomic uint32_t *refs) {
 }
 
 static uint16_t take_frame(Arena *a) {
-    if (atomic_fetch_add(&a->used, 1) < a->limit) {
-        const uint32_t after = a->after;
+    const uint32_t used = atomic_fetch_add(&a->used, 1);
+    if (used < a->limit) {
+        const uint32_t after = used ? a->after : a->frames[a->blocks] % a->blocks;
         for (uint32_t n = 0; n < a->blocks; n++) {
             const uint32_t i = (after + n) % a->blocks;
             if (a->frames[i] || !take(&a->frames[i]))
@@ -63,7 +64,7 @@ static int arena_setup(Arena *a, const Memory *m, unsigned long long refs, PyObj
         a->frames = (_Atomic uint32_t *)(uintptr_t)refs;
         a->keep = Py_NewRef(keep);
     } else if (frames) {
-        a->frames = PyMem_Calloc(a->blocks, sizeof *a->frames);
+        a->frames = PyMem_Calloc(a->blocks + 1, sizeof *a->frames);
     }
     return a->refs && (a->frames || !frames) ? 0 : (PyErr_NoMemory(), -1);
 }

@@ -64,6 +64,14 @@ static bool is_near(uint32_t distance, uint32_t length) {
     return distance <= 4 + length / 256;
 }
 
+/* The next one in the ring; or, where nothing is in flight, the first of the ring after a quarter of it,
+ * since frames that were used a moment ago are in the cache, and those skipped cost less than to fetch
+ * others. */
+static uint32_t next_frame(const uzc_frames *e) {
+    const struct packet *p = (const struct packet *)e;
+    return !p->posted && p->head >= e->count / 4 ? 0 : p->head;
+}
+
 /* Uses the frame that is `distance` behind the last one that was chosen. */
 static bool use_frame(uzc_frames *e, struct entry *n, uint32_t frame, uint32_t distance, bool copied) {
     struct packet *p = packet_of(e);
@@ -74,16 +82,26 @@ static bool use_frame(uzc_frames *e, struct entry *n, uint32_t frame, uint32_t d
     return true;
 }
 
+static bool none_in_use(const uzc_frames *e) {
+    uint32_t references = 0;
+    for (uint32_t i = 0; i < e->count; i++)
+        references |= atomic_load_explicit(&e->refs[i], memory_order_relaxed);
+    return !references;
+}
+
 /* A frame that comes after those that are queued, and was settled. */
 static bool packet_choose(uzc_frames *e, struct entry *n) {
     struct packet *p = packet_of(e);
+    const bool idle = !e->entry_count && !p->posted;
     if (!e->entry_count)
         p->queued = 0;
-    const uint32_t first = frame_behind(e, p->head, p->queued), room = e->count - p->posted - p->queued;
     const uint32_t staged = frame_at(e, n->data);
+    if (staged == NO_FRAME && idle && next_frame(e) != p->head && none_in_use(e))
+        p->queued = e->count - p->head;
+    const uint32_t first = frame_behind(e, p->head, p->queued), room = e->count - p->posted - p->queued;
     if (staged != NO_FRAME) {
         const uint32_t distance = staged >= first ? staged - first : staged + e->count - first;
-        if (distance < room && is_near(distance, n->length))
+        if (distance < room && (idle || is_near(distance, n->length)))
             return use_frame(e, n, staged, distance, false);
     }
     for (uint32_t distance = 0; distance < room; distance++) {
@@ -173,6 +191,7 @@ static void packet_collect(uzc_frames *e) {
             frame_settled(e, p->tail);
         p->tail = frame_behind(e, p->tail, 1);
     }
+    e->refs[e->count] = next_frame(e);
 }
 
 static bool packet_pending(const uzc_frames *e) {
