@@ -8,6 +8,7 @@ from uringzc._send import Delegate
 from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.choose import choose
+from uringzc.engines.contract import FrameOptions
 from uringzc.engines.facade import Facade
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.memory import Region
@@ -51,7 +52,9 @@ class Scheduler(Facade, Delegate):
             raise ValueError(f"completions is 'all', 'failed' or 'none', not {completions!r}")
         self._completions = completions
         kept = COMPLETIONS[completions]
-        self._engine = choose(engine, max_inflight, kept, debug, qdisc_bypass=qdisc_bypass)
+        self._engine = choose(
+            engine, max_inflight, kept, debug, frames=FrameOptions(qdisc_bypass=qdisc_bypass)
+        )
         self._engine.refuse.what = "Scheduler"
         try:
             self._engine.slots.register(tags)

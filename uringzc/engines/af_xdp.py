@@ -11,12 +11,14 @@ import re
 import time
 
 from uringzc._uring import lib
+from uringzc.engines.contract import FrameOptions
 from uringzc.engines.frames import FrameEngine
 from uringzc.engines.packet import NET_RAW_FIX
 from uringzc.engines.paths import SOCKET, Path
 from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock_hint, refusal
 
 _FRAME = 4096  # bytes
+_MOST = 32768  # frames
 #: since this version a completion names the frame that is free, and no other (30f241fcf52a)
 _NAMES_FRAMES = (6, 18)
 #: seconds that a queue may be taken for after the socket that had it was closed, and between tries
@@ -26,34 +28,39 @@ _BUSY, _AGAIN = 0.5, 0.005
 class AfXdpEngine(FrameEngine):
     """A UMEM of 4 KiB frames, a TX ring and a completion ring, on the first free queue of one device.
 
-    `zero_copy`: the driver's, where it has it; this was never tried. It takes the receive queue with the same
-    number from the kernel, and some drivers send only while an XDP program is attached. `counts_completions`:
-    as on kernels whose completions may name another frame; None: by the version of the kernel.
+    Zero-copy of the driver, where it is asked for and there: this was never tried. It takes the receive queue
+    with the same number from the kernel, and some drivers send only while an XDP program is attached.
+    `counts_completions`: as on kernels whose completions may name another frame; None: by the version of the
+    kernel.
     """
 
     name = "af_xdp"
-    frames = 256
+    default_memory = 1 << 20
 
     def __init__(
         self,
         max_inflight: int,
         completions: int,
-        batch: int | None = None,
-        debug: bool = False,
+        batch: int | None,
+        debug: bool,
+        options: FrameOptions,
         *,
-        zero_copy: bool = False,
         counts_completions: bool | None = None,
     ) -> None:
         if counts_completions is None:
             counts_completions = _kernel_version() < _NAMES_FRAMES
+        self._counts_completions = counts_completions
         self._device = ""  # its name, when it is bound
-        self._modes = zero_copy, counts_completions
-        super().__init__(max_inflight, completions, batch, debug)
+        super().__init__(max_inflight, completions, batch, debug, options)
+
+    def _count(self, memory: int) -> int:
+        return min(max(64, memory * 4 // 3 // _FRAME), _MOST)
 
     def _new(self, entries: int) -> None:
-        code = lib.uzc_xdp_new(self._out, self.slots.pointer, entries, self.frames, self._refs, *self._modes)
+        modes = self._options.zero_copy, self._counts_completions
+        code = lib.uzc_xdp_new(self._out, self.slots.pointer, entries, self.frames, self._refs, *modes)
         if code < 0:
-            raise _no_socket(-code)
+            raise _no_socket(-code, self.frames * _FRAME)
 
     @property
     def zero_copy(self) -> bool | None:
@@ -85,8 +92,8 @@ def _kernel_version() -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", os.uname().release)[:2])
 
 
-def _no_socket(code: int) -> OSError:
-    """Why there is no AF_XDP socket: an errno of uzc_xdp_new()."""
+def _no_socket(code: int, memory: int) -> OSError:
+    """Why there is no AF_XDP socket with so many bytes of frames: an errno of uzc_xdp_new()."""
     if code == errno.EPERM:
         text = "the engine af_xdp sends frames of its own, which needs CAP_NET_RAW"
         return refusal(code, Reason("net_raw", text, NET_RAW_FIX))
@@ -96,7 +103,7 @@ def _no_socket(code: int) -> OSError:
         )
         return refusal(code, Reason("no_af_xdp", text, "run Linux 5.4 or later, with CONFIG_XDP_SOCKETS"))
     if code == errno.ENOBUFS:
-        text = memlock_hint(AfXdpEngine.frames * _FRAME).removesuffix(f"; {MEMLOCK_FIX}")
+        text = memlock_hint(memory).removesuffix(f"; {MEMLOCK_FIX}")
         return refusal(code, Reason("memlock", f"no memory for the engine af_xdp: {text}", MEMLOCK_FIX))
     text = f"the engine af_xdp cannot be used: {os.strerror(code)}"
     return refusal(code, Reason("af_xdp", text, ""))

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from uringzc.engines.base import Engine
+from uringzc.engines.contract import FrameOptions
 from uringzc.engines.io_uring import RingEngine
 from uringzc.engines.msg_zerocopy import CopyEngine, MsgZerocopyEngine
 from uringzc.kernel.reasons import Reason, reason_of
@@ -26,15 +27,13 @@ def choose(
     completions: int,
     debug: bool | None,
     batch: int | None = None,
-    qdisc_bypass: bool = False,
-    driver_zero_copy: bool = False,
+    frames: FrameOptions | None = None,
 ) -> Engine:
     """The engine of that name; "auto" is the best that works here. OSError says why one cannot, and the fix.
 
     URINGZC_ENGINE in the environment replaces "auto". Its ``passed_over`` says which better engines "auto"
     could not choose, and why. `debug` None: only with `python -X dev` or URINGZC_DEBUG=1. `batch`: requests
-    of one submission; None: the engine's default. `qdisc_bypass`: of the engine packet;
-    `driver_zero_copy`: of af_xdp.
+    of one submission; None: the engine's default. `frames`: of those that send frames.
     """
     if debug is None:
         debug = sys.flags.dev_mode or os.environ.get("URINGZC_DEBUG", "0") not in ("", "0")
@@ -43,12 +42,13 @@ def choose(
         "io_uring": lambda: RingEngine(max_inflight, completions, batch, debug=debug),
         "msg_zerocopy": lambda: MsgZerocopyEngine(max_inflight, completions, debug),
         "copy": lambda: CopyEngine(max_inflight, completions, debug),
-        "packet": lambda: _packet()(max_inflight, completions, batch, debug, qdisc_bypass),
-        "af_xdp": lambda: _af_xdp()(max_inflight, completions, batch, debug, zero_copy=driver_zero_copy),
+        "packet": lambda: _packet()(max_inflight, completions, batch, debug, options),
+        "af_xdp": lambda: _af_xdp()(max_inflight, completions, batch, debug, options),
     }
-    if qdisc_bypass and engine != "packet":
+    options = frames or FrameOptions()
+    if options.qdisc_bypass and engine != "packet":
         raise ValueError(f"qdisc_bypass is for engine='packet', not {engine!r}")
-    if engine in make:
+    if engine in (*ENGINES, *FRAME_ENGINES):
         return make[engine]()
     if engine != "auto":
         what = "URINGZC_ENGINE in the environment" if asked == "auto" else "engine"

@@ -7,13 +7,21 @@ docs/architecture.md lists every step of a new engine, and the contract of its C
 
 from abc import ABC, abstractmethod
 from socket import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+class FrameOptions(NamedTuple):
+    """What only engines that send frames take."""
+
+    memory: int | None = None  #: bytes that senders can stage in frames; None: the engine's default
+    qdisc_bypass: bool = False  #: of packet
+    zero_copy: bool = False  #: of af_xdp: the driver's
 
 
 class KernelInterface(ABC):

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from uringzc._send import Arena, Memory
 from uringzc._uring import ffi, lib
 from uringzc.engines.base import Engine, batch_of
+from uringzc.engines.contract import FrameOptions
 from uringzc.engines.paths import Path, Paths
 from uringzc.engines.tables import Sockets, new_region
 from uringzc.errors import check
@@ -34,10 +35,15 @@ class FrameEngine(Engine):
     """What packet and af_xdp share. A subclass says in ``_new`` how the native part is made."""
 
     sends_frames = True
+    default_memory: int  #: see FrameOptions
     frames: int  #: how many places for frames there are
 
-    def __init__(self, max_inflight: int, completions: int, batch: int | None, debug: bool) -> None:
+    def __init__(
+        self, max_inflight: int, completions: int, batch: int | None, debug: bool, options: FrameOptions
+    ) -> None:
         super().__init__(max_inflight, completions, debug)
+        self._options = options
+        self.frames = self._count(options.memory or self.default_memory)
         self.slots.notification = NOTIFICATION_UNKNOWN
         self._out = ffi.new("uzc_frames **")
         self._refs = ffi.new("uint32_t[]", self.frames + 1)  # see uzc_packet_new()
@@ -48,6 +54,10 @@ class FrameEngine(Engine):
         except BaseException:
             self._exit()
             raise
+
+    @abstractmethod
+    def _count(self, memory: int) -> int:
+        """How many frames: of `memory` bytes for senders, and a third more for copies."""
 
     @abstractmethod
     def _new(self, entries: int) -> None:
@@ -85,7 +95,7 @@ class FrameEngine(Engine):
     def make_arena(self, size: int) -> Arena:
         """The arena of all UDP senders of this engine: its frames, but for those that copies need.
 
-        `size` is not used: the frames were made with the engine.
+        `size` is not used: it was an option of the engine.
         """
         with self.senders.making_arena:
             if self.senders.arena is None:

@@ -11,6 +11,8 @@ from uringzc.engines.frames import FrameEngine
 from uringzc.errors import check
 from uringzc.kernel.reasons import Reason, refusal
 
+#: frames that the kernel allocates in one piece, and bytes that a frame can take, roughly
+_PER_BLOCK, _PAYLOAD = 15, 64 << 10
 NET_RAW_FIX = (
     "run as root, `setcap cap_net_raw+ep` a copy of the Python interpreter, or use a network namespace of a "
     "user namespace (unshare --user --map-root-user --net)"
@@ -21,23 +23,15 @@ class PacketEngine(FrameEngine):
     """A ring of frames of 64 KiB, for all devices: single datagrams, and from Linux 6.2 trains."""
 
     name = "packet"
-    frames = 90  # a batch of a UdpSender, what gathers meanwhile, and a quarter for copies
+    default_memory = 12 << 20
 
-    def __init__(
-        self,
-        max_inflight: int,
-        completions: int,
-        batch: int | None = None,
-        debug: bool = False,
-        qdisc_bypass: bool = False,
-    ) -> None:
-        self._qdisc_bypass = qdisc_bypass
-        super().__init__(max_inflight, completions, batch, debug)
+    def _count(self, memory: int) -> int:
+        blocks = -(-memory * 4 // 3 // (_PER_BLOCK * _PAYLOAD))
+        return max(2, blocks) * _PER_BLOCK
 
     def _new(self, entries: int) -> None:
-        code = lib.uzc_packet_new(
-            self._out, self.slots.pointer, entries, self.frames, self._refs, self._qdisc_bypass
-        )
+        bypass = self._options.qdisc_bypass
+        code = lib.uzc_packet_new(self._out, self.slots.pointer, entries, self.frames, self._refs, bypass)
         if code == -errno.EPERM:
             text = "the engine packet sends frames of its own, which needs CAP_NET_RAW"
             raise refusal(errno.EPERM, Reason("net_raw", text, NET_RAW_FIX))

@@ -28,6 +28,7 @@ from uringzc import address
 from uringzc._send import Arena, Lease, UdpBatcher, UdpGroup
 from uringzc.address import Address
 from uringzc.compiled import compiled
+from uringzc.engines.contract import FrameOptions
 from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import SendError, counted
 from uringzc.kernel.error_queue import ErrorMessage
@@ -150,7 +151,8 @@ class UdpSender(BaseSender):
             self._sock = check_udp(sock)
         try:
             requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
-            self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH, qdisc_bypass)
+            frames = FrameOptions(arena, qdisc_bypass, zero_copy == "always")
+            self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH, frames)
             udp_setup.check_timestamps(on_timestamp is not None, self._engine)
             self._slow_path = UdpSlowPath(
                 self._sock, self._own_socket, zero_copy, self._engine, on_error, notify, on_timestamp
