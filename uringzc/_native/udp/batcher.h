@@ -156,6 +156,7 @@ typedef struct udp_batcher {
     struct train *trains[BATCH_SIZE];
     uint32_t count, next;             /* trains of the batch; those before `next` were queued */
     _Atomic uint32_t awaited;         /* of those, without a result */
+    bool some_failed;                 /* of those, or of a batch before */
     struct destination *destinations; /* 0: where send() goes without `to` */
     uint32_t destination_count, destination_capacity;
     struct group **groups; /* NULL: free */

@@ -23,6 +23,7 @@ static void on_result(void *context, uint64_t user_data, int32_t result) {
     struct train *t = g->trains[user_data >> 56];
     t->result = result;
     WRITE_SHARED(t->state, result < 0 ? FAILED : DONE);
+    g->some_failed |= result < 0;
     g->awaited--;
     if (result >= 0)
         count_left(g, 1, t->count);

@@ -21,6 +21,7 @@
 
 #define SMALL 4096u /* bytes: of several single datagrams */
 #define NOT_READY 2 /* nothing is admitted */
+#define OTHERS_FAILED 2
 
 /* On a socket of its own the sender sets the UDP_SEGMENT option to the datagram size of the first train,
  * which is cheaper than a control message for each; trains of other sizes have one. With the option the
@@ -56,7 +57,8 @@ static void describe_request(const UdpBatcher *g, const struct train *t, uzc_sen
     send->zero_copy = t->zero_copy;
 }
 
-/* Queues a request, making room in the ring and in the request table as needed. 0, 1, or -1. */
+/* Queues a request, making room in the ring and in the request table as needed. 0, 1, -1, or OTHERS_FAILED:
+ * requests that were queued before, which this one must not overtake. */
 static int queue_request(UdpBatcher *g, uzc_send *send) {
     int code = 0;
     for (bool polled = false; !code;) {
@@ -75,6 +77,8 @@ static int queue_request(UdpBatcher *g, uzc_send *send) {
                 refuse(g->queue, done);
             code = -1;
         }
+        if (!code && g->some_failed)
+            code = OTHERS_FAILED;
         if (!code) /* the socket may have been closed meanwhile, and its descriptor reused */
             code = bind_request_socket(g->queue, g->sock, send);
     }
@@ -86,6 +90,7 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
     uzc_send send = {
         .slot = g->slot, .count = 1, .socket = g->sock, .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL};
     int code = bind_request_socket(g->queue, g->sock, &send);
+    g->some_failed = false;
     if (!code)
         set_segment_option(g, until);
     for (; !code && g->next < until; g->next++) {
@@ -103,7 +108,7 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
         g->unflushed_bytes += t->nbytes;
         COUNT(g->requests, 1);
     }
-    return code; /* complete_batch() submits what was queued */
+    return code == OTHERS_FAILED ? 0 : code; /* complete_batch() submits what was queued */
 }
 
 /* Whether the first trains of the batch are single datagrams, so small that system calls, which copy, send
