@@ -1,8 +1,8 @@
 """The engine af_xdp: Ethernet frames through an AF_XDP socket, to transmit only, without a BPF program.
 
-Single datagrams of up to 3,968 bytes, by one device: that of the first destination. They pass neither its
-qdisc nor what the kernel does for sockets (netfilter, IPsec policies, the socket's marks and limits). What
-leaves by other devices goes through the UDP socket. The kernel copies the frames (XDP_COPY), to any device.
+Single datagrams of up to 3,968 bytes, by one device: that of the first destination. What leaves by other
+devices goes through the UDP socket. Frames pass neither the device's qdisc nor what the kernel does for
+sockets (netfilter, IPsec policies, the socket's marks and limits). The kernel copies them (XDP_COPY).
 """
 
 import errno
@@ -22,7 +22,7 @@ _MOST = 32768  # frames
 #: since this version a completion names the frame that is free, and no other (30f241fcf52a)
 _NAMES_FRAMES = (6, 18)
 #: seconds that a queue may be taken for after the socket that had it was closed, and between tries
-_BUSY, _AGAIN = 0.5, 0.005
+_BUSY, _AGAIN = 0.2, 0.002
 
 
 class AfXdpEngine(FrameEngine):
@@ -30,8 +30,6 @@ class AfXdpEngine(FrameEngine):
 
     Zero-copy of the driver, where it is asked for and there: this was never tried. It takes the receive queue
     with the same number from the kernel, and some drivers send only while an XDP program is attached.
-    `counts_completions`: as on kernels whose completions may name another frame; None: by the version of the
-    kernel.
     """
 
     name = "af_xdp"
@@ -44,12 +42,7 @@ class AfXdpEngine(FrameEngine):
         batch: int | None,
         debug: bool,
         options: FrameOptions,
-        *,
-        counts_completions: bool | None = None,
     ) -> None:
-        if counts_completions is None:
-            counts_completions = _kernel_version() < _NAMES_FRAMES
-        self._counts_completions = counts_completions
         self._device = ""  # its name, when it is bound
         super().__init__(max_inflight, completions, batch, debug, options)
 
@@ -57,7 +50,7 @@ class AfXdpEngine(FrameEngine):
         return min(max(64, memory * 4 // 3 // _FRAME), _MOST)
 
     def _new(self, entries: int) -> None:
-        modes = self._options.zero_copy, self._counts_completions
+        modes = self._options.zero_copy, _kernel_version() < _NAMES_FRAMES
         code = lib.uzc_xdp_new(self._out, self.slots.pointer, entries, self.frames, self._refs, *modes)
         if code < 0:
             raise _no_socket(-code, self.frames * _FRAME)

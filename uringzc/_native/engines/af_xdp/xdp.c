@@ -104,7 +104,7 @@ static int push(struct xdp *x) {
     return 0;
 }
 
-/* The driver takes what was posted, sooner or later. */
+/* The driver takes what was posted, sooner or later, unless it sleeps. */
 static void wake_driver(struct xdp *x) {
     x->consumed = x->posted;
     if (atomic_load_explicit(x->rings.tx.flags, memory_order_relaxed) & XDP_RING_NEED_WAKEUP)
@@ -141,8 +141,6 @@ static uint32_t xdp_transmit(uzc_frames *e, const struct entry *entries, uint32_
         e->keys[entries[i].frame] = entries[i].key;
     x->in_flight += taken;
     withdraw(x);
-    if (x->gone)
-        uzc_frames_forget_paths(e, -1);
     return taken;
 }
 
@@ -186,7 +184,9 @@ static void xdp_collect(uzc_frames *e) {
             settle(x, (uint32_t)frame);
     }
     atomic_store_explicit(ring->consumer, end, memory_order_release);
-    if ((x->counts && x->completed == x->in_flight) || (x->zero_copy && x->gone))
+    if (x->zero_copy)
+        wake_driver(x); /* it may sleep, with frames left */
+    if ((x->completed && x->completed == x->in_flight) || (x->zero_copy && x->gone))
         settle_all(x); /* a driver has released all when its device is gone */
     if (x->in_flight && e->link_watched)
         look_again_later(x);
@@ -249,6 +249,7 @@ int uzc_xdp_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t c
     uzc_frames *e = *out = &x->frames;
     e->link = &xdp_link;
     e->stride = STRIDE;
+    e->kernel_copies = -1;
     x->rings.fd = x->timer_fd = -1;
     x->asked_zero_copy = zero_copy;
     x->counts = counts;
@@ -280,7 +281,7 @@ int uzc_xdp_bind(uzc_frames *e, uint32_t ifindex) {
     if (error)
         return error;
     x->device = ifindex;
-    e->kernel_copies = !x->zero_copy; /* though virtio_net refers to the memory in copy mode too */
+    e->kernel_copies = x->zero_copy ? 0 : -1; /* in copy mode virtio_net refers to the memory, others copy */
     const int refused = x->zero_copy ? call_kernel(x) : 0;
     x->gone |= refused && refused != ENETDOWN; /* such a socket cannot be bound again */
     return x->gone ? -EPROTO : 0;
