@@ -175,14 +175,26 @@ static int complete_or_arm(UdpBatcher *g) {
     return code;
 }
 
-/* One small datagram, to where others were sent before: nothing is asked for first. 0, 1 (not sent), or -1.
- */
+/* A frame: what it waits for is no room in a socket's buffer. 0, 1 (not sent), or -1. */
+static int submit_frame(UdpBatcher *g) {
+    g->trains[0]->zero_copy = wants_zero_copy(g, g->trains[0]);
+    int code = refresh_socket(g) < 0 || report_socket_error(g) < 0 ? -1 : queue_trains(g, 1);
+    if (!code)
+        code = complete_or_arm(g);
+    return code ? code : g->count > 0;
+}
+
+/* One small datagram, or frame, to where others were sent before: it is not asked whether there is room. 0, 1
+ * (not sent), or -1. */
 static int submit_single(UdpBatcher *g) {
-    if (g->count != 1 || g->destinations[g->trains[0]->destination].state != WARM || !are_small_singles(g, 1))
+    if (g->count != 1 || g->destinations[g->trains[0]->destination].state != WARM ||
+        !(g->frames || are_small_singles(g, 1)))
         return 1;
     int64_t credit = pace_credit(g);
     if (!pace_allows(g, g->trains[0], &credit))
         return 1;
+    if (g->frames)
+        return submit_frame(g);
     int code = syscall_first(g, 1);
     return code == SEND_RAISED ? -1 : code == -EAGAIN;
 }
