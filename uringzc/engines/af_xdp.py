@@ -13,9 +13,8 @@ import time
 from uringzc._uring import lib
 from uringzc.engines.contract import FrameOptions
 from uringzc.engines.frames import FrameEngine
-from uringzc.engines.packet import NET_RAW_FIX
 from uringzc.engines.paths import SOCKET, Path
-from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock_hint, refusal
+from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock_hint, no_frames, refusal
 
 _FRAME = 4096  # bytes
 _MOST = 32768  # frames
@@ -87,19 +86,10 @@ def _kernel_version() -> tuple[int, ...]:
 
 def _no_socket(code: int, memory: int) -> OSError:
     """Why there is no AF_XDP socket with so many bytes of frames: an errno of uzc_xdp_new()."""
-    if code == errno.EPERM:
-        text = "the engine af_xdp sends frames of its own, which needs CAP_NET_RAW"
-        return refusal(code, Reason("net_raw", text, NET_RAW_FIX))
-    if code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP):
-        text = (
-            "the engine af_xdp cannot be used: the kernel has no AF_XDP sockets, or is older than Linux 5.4"
-        )
-        return refusal(code, Reason("no_af_xdp", text, "run Linux 5.4 or later, with CONFIG_XDP_SOCKETS"))
     if code == errno.ENOBUFS:
         text = memlock_hint(memory).removesuffix(f"; {MEMLOCK_FIX}")
         return refusal(code, Reason("memlock", f"no memory for the engine af_xdp: {text}", MEMLOCK_FIX))
-    text = f"the engine af_xdp cannot be used: {os.strerror(code)}"
-    return refusal(code, Reason("af_xdp", text, ""))
+    return no_frames("af_xdp", code)
 
 
 def _no_device(code: int, device: str) -> OSError:

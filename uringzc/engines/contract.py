@@ -6,6 +6,7 @@ docs/architecture.md lists every step of a new engine, and the contract of its C
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from socket import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,6 +44,10 @@ class KernelInterface(ABC):
     def why_copied(self, sock: socket) -> str:
         """Why zero-copy requests on this socket are copied, for explain(); "" if they are not."""
         return ""
+
+    def through_socket(self, sock: socket) -> "Counter[str]":
+        """Of an engine that sends frames: why destinations of this socket get none, and how many of them."""
+        return Counter()
 
     def retried(self) -> int:
         """How often a send failed, and was made again before its request had a result."""

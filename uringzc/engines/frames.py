@@ -9,7 +9,7 @@ import os
 import socket
 import weakref
 from abc import abstractmethod
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: seconds that a request may wait for the neighbour of a new destination
 NEIGHBOUR_WAIT = 0.2
+#: destinations without frames that explain() counts
+MAX_EXPLAINED = 65536
 
 
 class FrameEngine(Engine):
@@ -47,6 +49,7 @@ class FrameEngine(Engine):
         self.slots.notification = NOTIFICATION_UNKNOWN
         self._out = ffi.new("uzc_frames **")
         self._refs = ffi.new("uint32_t[]", self.frames + 1)  # see uzc_packet_new()
+        self._unframed: dict[tuple[int, bytes | None], str] = {}  # why a destination has no frames
         self._paths = Paths(partial(_forget, self._out), partial(_forget_all, self._out))
         try:
             self._new(batch or batch_of(max_inflight))
@@ -73,7 +76,7 @@ class FrameEngine(Engine):
         self._start(lib.uzc_frames_calls())
 
     def _describe_socket(self) -> Callable[[socket.socket], tuple[int, int, int, int, bool]]:
-        return partial(_describe_socket, self.sockets, self._paths, self._out)
+        return partial(_describe_socket, self.sockets, self._paths, self._unframed, self._out)
 
     def _path_finder(self) -> Callable[[socket.socket, bytes | None, bool], None]:
         return partial(_find_path, weakref.ref(self))
@@ -81,7 +84,18 @@ class FrameEngine(Engine):
     def find_path(self, sock: socket.socket, to: bytes | None, wait: float) -> Path:
         """How what `sock` sends to a sockaddr leaves."""
         path = self._paths.find(sock, to, wait)
-        return self._use_device(path) if path.kind in (lib.UZC_PATH_FRAME, lib.UZC_PATH_RAW) else path
+        if path.kind in (lib.UZC_PATH_FRAME, lib.UZC_PATH_RAW):
+            path = self._use_device(path)
+        if path.kind == lib.UZC_PATH_SOCKET and len(self._unframed) < MAX_EXPLAINED:
+            self._unframed[sock.fileno(), to] = path.why
+        else:
+            self._unframed.pop((sock.fileno(), to), None)
+        return path
+
+    def through_socket(self, sock: socket.socket) -> Counter[str]:
+        """See KernelInterface.through_socket."""
+        fd = sock.fileno()
+        return Counter(why for (at, _), why in self._unframed.copy().items() if at == fd)
 
     def _use_device(self, path: Path) -> Path:
         """The first request to a device: returns another path if the engine cannot send by it."""
@@ -151,13 +165,19 @@ def _forget_all(out: Any) -> None:
 
 
 def _describe_socket(
-    sockets: Sockets, paths: Paths, out: Any, sock: socket.socket
+    sockets: Sockets,
+    paths: Paths,
+    unframed: dict[tuple[int, bytes | None], str],
+    out: Any,
+    sock: socket.socket,
 ) -> tuple[int, int, int, int, bool]:
     """A socket that is new, or has a new descriptor: what was known of that descriptor is not valid."""
     described = sockets.describe_socket(sock)
     if out[0]:
         lib.uzc_frames_forget_paths(out[0], described[0])
     paths.forget_socket(described[0])
+    for key in [key for key in unframed if key[0] == described[0]]:
+        del unframed[key]
     return described
 
 

@@ -4,19 +4,12 @@ The frames leave by the device of their route, through its qdisc, unless `qdisc_
 not pass what the kernel does for sockets: netfilter, IPsec policies, the socket's marks and limits.
 """
 
-import errno
-
 from uringzc._uring import lib
 from uringzc.engines.frames import FrameEngine
-from uringzc.errors import check
-from uringzc.kernel.reasons import Reason, refusal
+from uringzc.kernel.reasons import no_frames
 
 #: frames that the kernel allocates in one piece, and bytes that a frame can take, roughly
 _PER_BLOCK, _PAYLOAD = 15, 64 << 10
-NET_RAW_FIX = (
-    "run as root, `setcap cap_net_raw+ep` a copy of the Python interpreter, or use a network namespace of a "
-    "user namespace (unshare --user --map-root-user --net)"
-)
 
 
 class PacketEngine(FrameEngine):
@@ -32,7 +25,5 @@ class PacketEngine(FrameEngine):
     def _new(self, entries: int) -> None:
         bypass = self._options.qdisc_bypass
         code = lib.uzc_packet_new(self._out, self.slots.pointer, entries, self.frames, self._refs, bypass)
-        if code == -errno.EPERM:
-            text = "the engine packet sends frames of its own, which needs CAP_NET_RAW"
-            raise refusal(errno.EPERM, Reason("net_raw", text, NET_RAW_FIX))
-        check(code, "a ring of frames (PACKET_TX_RING)")
+        if code < 0:
+            raise no_frames(self.name, -code)

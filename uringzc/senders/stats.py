@@ -102,7 +102,7 @@ def explain(
     sentences = [
         f"{engine.name}, {trains}",
         *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),
-        _copies(engine, batcher, slow_path),
+        *(_frames(engine, slow_path.sock) if engine.sends_frames else [_copies(engine, batcher, slow_path)]),
         f"Datagrams are collected in {_memory(engine, arena)}",
     ]
     if why := engine.why_copied(slow_path.sock):
@@ -124,6 +124,17 @@ def explain(
     if sndbuf := _sndbuf(slow_path.sock):
         sentences.append(f"SO_SNDBUF is {sndbuf >> 10} KiB")
     return ". ".join(sentences) + "."
+
+
+def _frames(engine: "Engine", sock: socket.socket) -> list[str]:
+    """What the frames go around, and what leaves through the socket instead."""
+    through = engine.through_socket(sock) if sock.fileno() >= 0 else {}
+    return [
+        "Datagrams leave as Ethernet frames, which go around what the kernel does for a socket: netfilter "
+        "(nftables, iptables), IPsec policies, SO_MARK, BPF programs of the cgroup, the accounting of its "
+        "send buffer",
+        *(f"{counted(count, 'destination')} through the socket: {why}" for why, count in through.items()),
+    ]
 
 
 def _trains(batcher: "UdpBatcher") -> list[str]:
@@ -190,6 +201,8 @@ def _memory(engine: "Engine", arena: "Arena") -> str:
     memory = arena.memory
     refused = engine.name == "io_uring" and memory.buffer < 0
     registered = ", not registered (see RLIMIT_MEMLOCK), which costs some speed" if refused else ""
+    if engine.sends_frames:
+        registered = ", which are frames of the ring: they leave from there"
     return f"an arena of {memory.length >> 10} KiB{registered}"
 
 
