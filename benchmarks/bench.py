@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import inf
+from typing import Any
 
 from rich.progress import Progress
 
@@ -105,18 +106,20 @@ class Bench:
             sock.connect(box.address)
         return sock
 
-    def udp_sender(self, connected: bool = True, engine: str = "auto") -> UdpPrograms:
-        """Return a UdpSender of its own, in `sink`."""
-        remote = self.sink.address if connected else None
-        tx = self.sink.run(lambda: uringzc.UdpSender(remote, engine=engine))
+    def udp_sender(
+        self, connected: bool = True, engine: str = "auto", box: testing.Sandbox | None = None
+    ) -> UdpPrograms:
+        """Return a UdpSender of its own, in `box` or `sink`."""
+        box = box or self.sink
+        remote = box.address if connected else None
+        tx = box.run(lambda: uringzc.UdpSender(remote, engine=engine))
         return UdpPrograms(self.stack.enter_context(tx))
 
-    def scheduler(
-        self, max_inflight: int = 8192, tags: Sequence[int] = (0,), engine: str = "auto"
-    ) -> SchedulerPrograms:
-        """Return a Scheduler with a socket of its own, in `large_sink`."""
-        sock = self.udp_socket(self.large_sink)
-        programs = SchedulerPrograms(sock, max_inflight=max_inflight, tags=tags, engine=engine)
+    def scheduler(self, box: testing.Sandbox | None = None, **options: Any) -> SchedulerPrograms:
+        """Return a Scheduler with a socket of its own, in `box` or `large_sink`; options of both."""
+        box = box or self.large_sink
+        sock = self.udp_socket(box)
+        programs = box.run(lambda: SchedulerPrograms(sock, **options))
         return self.stack.enter_context(programs)
 
     @contextmanager
@@ -151,6 +154,12 @@ class Bench:
         if keep:
             self.keep(*found)
         return found
+
+    def leave_out(self, what: str, why: str | None) -> bool:
+        """Whether `why` is given: then say that these rows are left out."""
+        if why:
+            self.progress.console.print(f"{self._topic}: left out: {what}: {why}")
+        return why is not None
 
     def keep(self, *comparisons: Comparison, case: str | None = None) -> None:
         """Make rows of the topic's table of them, named `case`."""

@@ -35,16 +35,16 @@ class Path:
     def __init__(
         self, name: str, box: testing.Hold | None = None, cold: bool = False, fast: bool = True
     ) -> None:
-        self.name, self._box, self.cold, self.fast = name, box, cold, fast
+        self.name, self.box, self.cold, self.fast = name, box, cold, fast
 
     def run(self, call: Callable[[], T]) -> T:
         """Return what `call` returns on the sender's side."""
-        return self._box.run(call) if self._box else call()
+        return self.box.run(call) if self.box else call()
 
     def receiver_socket(self, kind: socket.SocketKind = socket.SOCK_DGRAM) -> socket.socket:
         """Return a socket on the receiver's side, bound to a free port; for datagrams with a large buffer."""
-        if self._box:
-            return self._box.receiver_socket(type=kind, port=0)
+        if self.box:
+            return self.box.receiver_socket(type=kind, port=0)
         sock = socket.socket(socket.AF_INET, kind)
         if kind == socket.SOCK_DGRAM:
             sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, LARGE)
@@ -61,8 +61,8 @@ class Path:
 
     def forget(self) -> None:
         """Remove the receiver from the neighbour table, if the path is `cold`."""
-        if self.cold and self._box:
-            self._box.forget_neighbour()
+        if self.cold and self.box:
+            self.box.forget_neighbour()
 
 
 @contextmanager

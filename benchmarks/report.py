@@ -116,6 +116,21 @@ def _by_size(results: Results) -> Iterator[str]:
         yield _row((str(size), *shown))
 
 
+def _frames(results: Results) -> Iterator[str]:
+    """Yield the table by size, of datagrams that leave as frames, and of others."""
+    if results.frames:
+        columns = list(next(iter(results.frames.values())))
+        yield "Thousand datagrams per second to the sink with an MTU of 65535; in brackets: CPU ns for one."
+        yield ""
+        yield _row(("UDP, bytes", *columns))
+        yield "|---" * (len(columns) + 1) + "|"
+    for size, taken in results.frames.items():
+        shown = (taken.get(name) for name in columns)
+        yield _row(
+            (str(size), *("" if one is None else f"{one[0] / 1e3:.0f} ({one[1]:.0f})" for one in shown))
+        )
+
+
 def _arrivals(results: Results) -> Iterator[str]:
     """Yield a line for each path."""
     if results.arrivals:
@@ -156,7 +171,13 @@ def _endpoints(results: Results) -> Iterator[str]:
 
 
 #: what a topic has besides its table
-EXTRAS = {"scheduler-sizes": _by_size, "auto-udp": _arrivals, "memory": _memory, "asyncio": _endpoints}
+EXTRAS = {
+    "scheduler-sizes": _by_size,
+    "auto-udp": _arrivals,
+    "memory": _memory,
+    "asyncio": _endpoints,
+    "packet": _frames,
+}
 
 
 def show(results: Results) -> None:

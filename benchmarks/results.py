@@ -1,4 +1,4 @@
-"""What is kept of the comparisons: results.json, one line for each case, from which everything is drawn.
+"""What is kept of the comparisons: results.json, a line for each case, from which everything is drawn.
 
 The single runs are not kept; `make bench` writes them to benchmarks/build/, which git ignores.
 """
@@ -13,6 +13,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -72,6 +73,8 @@ class Results:
     about: dict[str, str]
     cases: list[Case] = field(default_factory=list)
     by_size: dict[int, dict[str, float]] = field(default_factory=dict)  # bytes -> program -> requests/s
+    #: bytes -> engine -> datagrams/s, and CPU time of one in nanoseconds
+    frames: dict[int, dict[str, tuple[float, float]]] = field(default_factory=dict)
     arrivals: list[Arrivals] = field(default_factory=list)
     memory: dict[str, float] = field(default_factory=dict)  # bytes, by kind of request
     trains: dict[str, dict[str, int]] = field(default_factory=dict)  # case of "asyncio" -> length -> trains
@@ -91,6 +94,7 @@ def updated(kept: Results, measured: Results) -> Results:
         kept.about,
         sorted(cases.values(), key=lambda case: topics.index(case.topic)),
         kept.by_size | measured.by_size,
+        kept.frames | measured.frames,
         list({arrivals.path: arrivals for arrivals in kept.arrivals + measured.arrivals}.values()),
         kept.memory | measured.memory,
         kept.trains | measured.trains,
@@ -117,7 +121,7 @@ def summary(topic: str, comparison: Comparison) -> Case:
         (rounded(low), rounded(high)),
         (rounded(min(ratios)), rounded(max(ratios))),
         None if comparison.ratio_only else both(median_rate),
-        None if comparison.ratio_only else both(_cpu_ns),
+        None if comparison.ratio_only else both(median_cpu_ns),
         both(_copied),
     )
 
@@ -127,7 +131,8 @@ def median_rate(samples: Sequence[Sample]) -> float:
     return rounded(statistics.median(taken.rate for taken in samples))
 
 
-def _cpu_ns(samples: Sequence[Sample]) -> float:
+def median_cpu_ns(samples: Sequence[Sample]) -> float:
+    """Return the median of the CPU times per datagram, in nanoseconds."""
     return rounded(statistics.median(taken.cpu_ns for taken in samples))
 
 
@@ -164,14 +169,16 @@ def measured_here(about: Mapping[str, str]) -> bool:
 
 
 def write(path: Path, results: Results) -> None:
-    """Write results.json: one case, size or path a line, for people and for `git diff`."""
+    """Write results.json: one case (with all opponents), size or path a line, for people and `git diff`."""
     parts = ["{", f' "about": {json.dumps(results.about, indent=2)},']
-    lists: dict[str, list[Any]] = {"cases": results.cases, "arrivals": results.arrivals}
-    for name, records in lists.items():
-        lines = ",\n".join("  " + json.dumps(asdict(record)) for record in records)
+    rows = [[*rows] for _, rows in groupby(results.cases, key=lambda row: (row.topic, row.case))]
+    lists: dict[str, list[Any]] = {"cases": rows, "arrivals": [[path] for path in results.arrivals]}
+    for name, groups in lists.items():
+        lines = ",\n".join("  " + ", ".join(json.dumps(asdict(row)) for row in rows) for rows in groups)
         parts.append(f' "{name}": [\n{lines}\n ],')
-    sizes = ",\n".join(f'  "{size}": {json.dumps(rates)}' for size, rates in results.by_size.items())
-    parts.append(f' "by_size": {{\n{sizes}\n }},')
+    for name in ("by_size", "frames"):
+        sizes = ",\n".join(f'  "{size}": {json.dumps(row)}' for size, row in getattr(results, name).items())
+        parts.append(f' "{name}": {{\n{sizes}\n }},')
     parts += [f' "{name}": {json.dumps(getattr(results, name))},' for name in ("trains", "endpoints")]
     parts += [f' "memory": {json.dumps(results.memory)}', "}"]
     path.write_text("\n".join(parts) + "\n")
@@ -184,6 +191,7 @@ def read(path: Path) -> Results:
         kept["about"],
         [Case(**case) for case in kept["cases"]],
         {int(size): rates for size, rates in kept["by_size"].items()},
+        {int(size): engines for size, engines in kept["frames"].items()},
         [Arrivals(**arrivals) for arrivals in kept["arrivals"]],
         kept["memory"],
         kept["trains"],

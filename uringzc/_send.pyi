@@ -50,6 +50,7 @@ class Queue:
         pin: Callable[..., Pinned],  # of the data; in debug mode also offset and length of what is sent
         pack: Callable[[int, Any], bytes],
         refuse: Callable[[int], None],
+        find_path: Callable[[socket.socket, bytes | None, bool], None] | None,  # of engines that send frames
         claimed: Callable[[], None],
         tidy: Callable[[], None],
         verify: Callable[[Any], None] | None,  # debug mode
@@ -112,9 +113,22 @@ class Records(Iterator[T]):
 
 @final
 class Arena:
-    """Registered memory in blocks of 64 KiB, which senders fill."""
+    """Memory in blocks, which senders fill: registered, or frames of an engine.
 
-    def __new__(cls, memory: Memory, /) -> Arena: ...
+    With a stride of its own, or a headroom, the blocks are frames, which have one train each.
+    """
+
+    def __new__(
+        cls,
+        memory: Memory,
+        stride: int = ...,  # bytes from one block to the next
+        headroom: int = ...,  # bytes of a block before its data
+        capacity: int = ...,  # bytes of data in a block
+        limit: int = ...,  # blocks in use at most; 0: all
+        refs: int = ...,  # of frames: address of _Atomic uint32_t, one a frame. The arena has one reference
+        keep: object = ...,  # to each in use; who else fills frames has others. 0: nobody; `keep` keeps them.
+        # Behind them the frame to begin with when none is in use
+    ) -> Arena: ...
     memory: Final[Memory]
     free: Final[int]
     leases: Final[int]

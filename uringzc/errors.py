@@ -20,6 +20,8 @@ E_QUEUE = -5005
 E_REQUESTS = -5006
 E_COMPLETIONS = -5007
 E_NOTIFICATIONS = -5008
+E_PATH = -5009
+E_FRAMES = -5010
 
 
 def counted(number: int, thing: str) -> str:
@@ -101,6 +103,8 @@ _FULL = {
     E_REQUESTS: "max_inflight requests are held: wait for notifications, and flush slots that were not",
     E_COMPLETIONS: "max_inflight completions are unread or to come: call reap_completions()",
     E_NOTIFICATIONS: "max_inflight notifications are unread or to come: call reap_notifications()",
+    E_PATH: "the route to the destination changes all the time; send again later",
+    E_FRAMES: "all frames are in use: the device is slower than the program; send again after notifications",
 }
 
 _ERRNO = {

@@ -8,6 +8,7 @@ from uringzc._send import Delegate
 from uringzc.address import Address
 from uringzc.compiled import compiled
 from uringzc.engines.choose import choose
+from uringzc.engines.contract import FrameOptions
 from uringzc.engines.facade import Facade
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.memory import Region
@@ -22,6 +23,8 @@ class Scheduler(Facade, Delegate):
 
     `tags`: a u64 for each slot. `engine`: "io_uring" (Linux 6.0), "msg_zerocopy" (4.14, UDP 5.0) or "copy";
     "auto" picks the first that works here. OSError says why one cannot be used, and what would change that.
+    "packet" and "af_xdp" send Ethernet frames of their own, past the kernel's sockets and firewall: see
+    docs/packet.md; they need CAP_NET_RAW and the extra "packet". `qdisc_bypass`: of "packet": past the qdisc.
     `max_inflight`: how many requests can be held at once, counting those of notifiers that were not flushed;
     also how many completions, and notifications, can be unread. `completions`: which results are kept for
     ``reap_completions``: "all", "failed" or "none". `debug`: a checksum of each request's memory is taken
@@ -43,11 +46,15 @@ class Scheduler(Facade, Delegate):
         max_inflight: int = 8192,
         completions: str = "all",
         debug: bool | None = None,
+        qdisc_bypass: bool = False,
     ) -> None:
         if completions not in COMPLETIONS:
             raise ValueError(f"completions is 'all', 'failed' or 'none', not {completions!r}")
         self._completions = completions
-        self._engine = choose(engine, max_inflight, COMPLETIONS[completions], debug)
+        kept = COMPLETIONS[completions]
+        self._engine = choose(
+            engine, max_inflight, kept, debug, frames=FrameOptions(qdisc_bypass=qdisc_bypass)
+        )
         self._engine.refuse.what = "Scheduler"
         try:
             self._engine.slots.register(tags)

@@ -9,6 +9,7 @@ from benchmarks.cases import (
     latency,
     memory,
     pacing,
+    packet,
     scheduler,
     threads,
     udp,
@@ -35,6 +36,7 @@ TOPICS = {
         scheduler.scheduler_scale,
         event_loops.asyncio,
         engines.engines,
+        packet.packet,
         memory.memory,
     )
 }

@@ -20,7 +20,7 @@ POOL = 4 << 20  # bytes of payloads, which stay in the cache
 
 def stride_of(size: int) -> int:
     """Return the distance of datagrams of `size`: on pages of their own, as in reference.c."""
-    return -(-size // 4096) * 4096
+    return max(1, -(-size // 4096)) * 4096
 
 
 def large_payloads(size: int) -> list[bytes]:
@@ -37,10 +37,10 @@ class SchedulerPrograms:
         *,
         max_inflight: int = 8192,
         tags: Sequence[int] = (0,),
-        engine: str = "auto",
+        **options: Any,
     ) -> None:
         self.sock = sock
-        self.s = uringzc.Scheduler(tags, max_inflight=max_inflight, completions="none", engine=engine)
+        self.s = uringzc.Scheduler(tags, max_inflight=max_inflight, completions="none", **options)
         self.s.register_socket(sock)
         self.region = self.s.register(POOL)
         self.region.view[:] = bytes(POOL)  # else all pages of what is not pinned would be one, of zeros
@@ -82,9 +82,12 @@ class SchedulerPrograms:
         stride, sent = stride_of(size), 0
         count = min(BATCH, POOL // stride)
         while sent < BATCH:
-            sent += self.s.send_run(
-                *(self.sock, self.region, size, count, stride), zero_copy=zero_copy, flush=flush
-            )
+            try:
+                sent += self.s.send_run(
+                    *(self.sock, self.region, size, count, stride), zero_copy=zero_copy, flush=flush
+                )
+            except BlockingIOError:  # all frames of an engine that sends frames are in use
+                self.s.submit()
         return sent
 
     def send_registered(self, name: str, size: int) -> Contender:
@@ -99,6 +102,26 @@ class SchedulerPrograms:
             self.s.flush(0)
             self._reap(1, OUTSTANDING)
             return len(offsets)
+
+        return self._contender(name, chunk)
+
+    def send_trains(self, name: str, size: int, train: int) -> Contender:
+        """`send` with `segment`: trains from registered memory."""
+        stride = stride_of(size * train)
+        offsets = [i * stride for i in range(POOL // stride)] * 4
+
+        def chunk() -> int:
+            send, sock, region = self.s.send, self.sock, self.region
+            for offset in offsets:
+                while True:
+                    try:
+                        send(sock, region, offset=offset, length=size * train, segment=size)
+                        break
+                    except BlockingIOError:  # as in _send_batch
+                        self.s.submit()
+            self.s.flush(0)
+            self._reap(1, OUTSTANDING)
+            return len(offsets) * train
 
         return self._contender(name, chunk)
 
@@ -178,7 +201,8 @@ def measured(
         if after.failed != before.failed:
             raise RuntimeError(f"{name}: {after.failed - before.failed} sends failed")
         accepted = after.nbytes - before.nbytes
-        return Sample(sent, now - start, cpu, (after.nbytes_copied - before.nbytes_copied) / accepted)
+        copied = (after.nbytes_copied - before.nbytes_copied) / accepted if accepted else None
+        return Sample(sent, now - start, cpu, copied)
 
     return Contender(name, run)
 

@@ -191,6 +191,54 @@ def test_explain_agrees_with_the_route(doctor: Doctor, sink: testing.Sandbox, ch
     assert "Requests of 1024 bytes and more are tried zero-copy first" in found["explain"]
 
 
+# -- the engines that send frames
+
+
+@pytest.fixture
+def packet() -> None:
+    """Skips without it."""
+    if reason := uringzc.probe().engines["packet"]:
+        pytest.skip(str(reason))
+
+
+@testing.requires("net_admin")
+@pytest.mark.usefixtures("packet")
+def test_doctor_says_where_frames_would_go(doctor: Doctor, sink: testing.Sandbox) -> None:
+    out = doctor("10.0.0.2", box=sink).output
+    assert row(out, "packet") == 'packet yes never engine="auto": Ethernet frames, past the firewall'
+    assert row(out, "frames, packet") == (
+        "frames, packet yes by ifb0 to 02:00:00:00:00:02, the MAC of 10.0.0.2"
+    )
+    found = json.loads(doctor("10.0.0.2", "--json", box=sink).output)
+    assert found["frames"]["packet"]["mac"] == "02:00:00:00:00:02"
+    out = doctor("10.0.0.1", box=sink).output
+    assert row(out, "frames, packet") == "frames, packet no the address is this machine's"
+
+
+@testing.requires("net_admin")
+def test_doctor_says_that_af_xdp_copies(doctor: Doctor, sink: testing.Sandbox) -> None:
+    if reason := uringzc.probe().engines["af_xdp"]:
+        pytest.skip(str(reason))
+    out = doctor("10.0.0.2", box=sink).output
+    assert row(out, "frames, af_xdp").endswith("the MAC of 10.0.0.2; copied by the kernel (XDP_COPY)")
+
+
+@pytest.mark.usefixtures("packet")
+def test_doctor_says_that_trains_need_a_later_kernel(doctor: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no trains" not in doctor().output
+    monkeypatch.setattr("uringzc.engines.frames.FrameEngine.max_segments", lambda _: 1)
+    assert row(doctor().output, "packet").endswith("past the firewall; no trains before Linux 6.2")
+
+
+@testing.requires("unprivileged")
+def test_doctor_asks_for_cap_net_raw_in_words() -> None:
+    out = refused("uringzc.probe()  # imports what nobody may not read", "become_nobody()")
+    for name in ("packet", "af_xdp"):
+        said = f"{name} no the engine {name} sends frames of its own, which needs CAP_NET_RAW; run as root, "
+        assert row(out, name).startswith(said)
+    assert "net_raw  " not in out  # no finding: nobody needs them
+
+
 # -- limits
 
 AS_NOBODY = "from uringzc import _send, cli\nbecome_nobody({})"

@@ -10,6 +10,9 @@ import pages
 import pytest
 from pages import PAGES, ROOT
 
+import uringzc
+from uringzc import testing
+
 CODE = [
     (str(page.relative_to(ROOT)), block.line, block.text)
     for page in PAGES
@@ -31,14 +34,21 @@ PRINTED = {
     "found = uringzc.probe()": "",
     "transport.sendto(data, addr)": "100 answers",
     "asyncio.set_event_loop_policy(Policy())": "EventLoop runs",
-    "transport.sendto_many(": "500 datagrams, in fewer calls: True",
+    "transport.sendto_many(": "200 datagrams, in fewer calls: True",
     "await tx.send_region(": "16 datagrams",
     'tx.set_rate("100Mbit", burst=64_000)': "Paced to 100 Mbit/s of payload",
+    'uringzc.UdpSender(address, engine="packet")': "1000 datagrams have arrived",
+    "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)": "Notification(tag=0, sequence=0, ",
 }
 
 
 def named(each: tuple[str, int, str]) -> str:
     return f"{each[0]}:{each[1]}"
+
+
+def needed_for_frames() -> str:
+    """Why the programs with frames cannot run here, "" if they can."""
+    return testing.missing("net_admin") or str(uringzc.probe().engines["packet"] or "")
 
 
 def run(program: str, folder: Path) -> str:
@@ -73,6 +83,8 @@ def test_programs_run(each: tuple[str, int, str], tmp_path: Path) -> None:
     assert said, "say what it prints"
     if "DefaultEventLoopPolicy" in program and sys.version_info >= (3, 14):
         pytest.skip("policies are deprecated")
+    if 'engine="packet"' in program and (reason := needed_for_frames()):
+        pytest.skip(reason)
     output = run(program, tmp_path)
     assert all(text in output for text in said), output
 
@@ -119,5 +131,6 @@ def test_nothing_is_left_out() -> None:
         "docs/udp.md",
         "docs/tcp.md",
         "docs/slots.md",
+        "docs/packet.md",
     }
     assert {page for page, _, _ in TESTS} == {"CONTRIBUTING.md", "docs/testing.md"}

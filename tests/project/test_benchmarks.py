@@ -178,6 +178,17 @@ def test_what_the_report_shows_of_endpoints() -> None:
     assert kept.trains == trains
 
 
+def test_what_the_report_shows_of_frames() -> None:
+    frames = {
+        64: {"socket.send": (7e5, 1400.0), "af_xdp": (2e6, 500.0)},
+        4000: {"socket.send": (6e5, 1500.0)},
+    }
+    shown = report(replace(KEPT, frames=frames), TOPICS)
+    assert "| 64 | 700 (1400) | 2000 (500) |" in shown
+    assert "| 4000 | 600 (1500) |  |" in shown
+    assert results.updated(KEPT, replace(KEPT, frames=frames)).frames == {**KEPT.frames, **frames}
+
+
 @pytest.mark.parametrize("changed", ["machine", "kernel"])
 def test_results_of_another_machine_are_recognized(changed: str) -> None:
     here = results.about_here("")

@@ -42,6 +42,7 @@ COMPILED = {
 #: what a module may have that is neither its own package's nor the standard library's
 INSTALLED = {
     "testing": {"pytest", "pyroute2"},
+    "engines": {"pyroute2"},
     "doctor": {"pyroute2"},
     "cli": {"click", "rich"},
     "_build": {"cffi"},

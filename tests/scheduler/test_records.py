@@ -56,7 +56,7 @@ def unexplained(kind: type) -> Iterator[str]:
 
 def test_all_public_records_are_checked() -> None:
     assert {*records()} == {
-        *("Capabilities", "Completion", "ErrorMessage", "Features", "Limits", "Notification"),
+        *("Capabilities", "Completion", "ErrorMessage", "Features", "FramePath", "Limits", "Notification"),
         *("RawCompletion", "Reason", "Route", "Stats", "TcpStats", "TransmitTimestamp"),
         "UdpStats",
     }

@@ -67,7 +67,7 @@ def check_settled(sender: UdpSender, player: ManyPlayer, senders: int = 1) -> No
     stats = sender.stats
     assert (stats.waiting, stats.in_flight, stats.lost) == (0, 0, len(player.forbidden))
     assert (stats.datagrams, stats.nbytes) == (player.count, player.nbytes)
-    assert sender._arena.free >= sender._arena.memory.length - (64 << 10) * senders
+    assert sender._arena.free >= player.free - (64 << 10) * senders
     assert sender._arena.leases == 0
     player.check_refused()
 

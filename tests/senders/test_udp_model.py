@@ -53,14 +53,15 @@ def run(
             )
             sender = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, **options))
         few, timed = (bool(options.get(name)) for name in ("max_inflight", "max_delay"))
-        taken = Player(wrap(sender), came, box, few, timed).play(program)
+        player = Player(wrap(sender), came, box, few, timed)
+        taken = player.play(program)
         compare(taken, came, timeout)
         stats = sender.stats
         assert (stats.waiting, stats.in_flight, stats.lost) == (0, 0, 0)
         assert stats.datagrams == sum(map(len, taken))
         assert stats.nbytes == sum(len(data) for each in taken for data in each)
         # all but the block that is being filled
-        assert sender._arena.free >= sender._arena.memory.length - (64 << 10)
+        assert sender._arena.free >= player.free - (64 << 10)
         assert sender._arena.leases == 0
 
 

@@ -98,6 +98,7 @@ class Player:
         timed: bool = False,
     ) -> None:
         self.sender = sender
+        self.free = sender._arena.free  #: bytes, before the program
         self.came = came
         self.few = few  # requests may be in flight: then a call may have to wait on loopback too
         self.timed = timed  # the sender has a max_delay

@@ -15,6 +15,8 @@
 #define UZC_E_REQUESTS -5006      /* max_inflight requests are held */
 #define UZC_E_COMPLETIONS -5007   /* max_inflight completions are unread, or reserved by requests in flight */
 #define UZC_E_NOTIFICATIONS -5008 /* max_inflight notifiers are open, flushed or unread */
+#define UZC_E_PATH -5009          /* the way to the destination is to be found: uzc_frames_set_path() */
+#define UZC_E_FRAMES -5010        /* all frames are in use */
 
 /* -- records that the program reads */
 
@@ -186,6 +188,9 @@ typedef struct {
     /* Returns and clears the socket's pending error (errno, or 0), with which its next send would fail. -1:
      * sendmmsg() may have dropped one, which is in the error queue, if the socket has one. */
     int (*take_socket_error)(void *engine, int fd);
+    /* The engine's own descriptor whose buffer (SO_SNDBUF) is charged for what is sent, besides that of the
+     * request's socket; -1: none, or not yet. NULL: the engine has none. */
+    int (*room_fileno)(const void *engine);
     /* The calls below are of the engine's slots. They go on with these when the engine has ended: no
      * requests, and new ones are refused with UZC_E_CLOSED. */
     uzc_slots *ended;
@@ -320,6 +325,73 @@ uint32_t uzc_ids_outstanding(const uzc_ids *ids);
 int uzc_ids_untrusted(const uzc_ids *ids);
 /* When the kernel holds nothing of the socket: removes any assignment, and returns its key, or 0. */
 uint64_t uzc_ids_take_any(uzc_ids *ids);
+
+/* -- frames (engines/frames/): what packet and af_xdp share. Datagrams leave as Ethernet frames, from memory
+ * that the process shares with the kernel: `frames` places of `stride` bytes. The payload of a UDP datagram
+ * begins at `headroom` of its frame, behind the headers. */
+
+#define UZC_FRAME_HEADROOM 128 /* bytes */
+
+typedef struct uzc_frames uzc_frames;
+
+/* How what a socket sends to an address leaves. */
+#define UZC_PATH_FRAME 1  /* in a frame, behind these headers */
+#define UZC_PATH_SOCKET 2 /* through the socket */
+#define UZC_PATH_ERROR 3  /* not at all: requests fail */
+#define UZC_PATH_RAW 4    /* it is a frame already */
+typedef struct {
+    uint32_t kind;
+    int32_t error;   /* errno, of UZC_PATH_ERROR */
+    uint32_t device; /* ifindex, of FRAME and RAW */
+    uint32_t mtu;    /* bytes of the largest IP packet; of RAW: of a frame without its Ethernet header */
+    uint32_t ask;    /* bool. FRAME: the next request leaves through the socket, so that the kernel
+                        confirms the neighbour. SOCKET: the neighbour is not resolved; the path is asked
+                        for again after the next request */
+    uint32_t header_length; /* bytes */
+    char header[64];        /* Ethernet, IP, UDP; lengths, IPv4 id and checksums are 0 */
+} uzc_path;
+
+/* What Python needs to know of the memory. */
+typedef struct {
+    uint64_t base; /* its address */
+    uint64_t length;
+    uint32_t stride, count; /* of frames */
+    uint32_t trains;        /* bool: a frame may be a train (GSO batch) */
+} uzc_frame_memory;
+
+/* The first `to_length` bytes of `to` are a sockaddr; 0: where the socket is connected to. -ENOMEM. */
+int uzc_frames_set_path(uzc_frames *engine, int fd, const char *to, uint32_t to_length, const uzc_path *path);
+void uzc_frames_forget_path(uzc_frames *engine, int fd, const char *to, uint32_t to_length);
+/* All paths of the descriptor; -1: all. */
+void uzc_frames_forget_paths(uzc_frames *engine, int fd);
+/* While this descriptor is readable, queue() returns UZC_E_PATH from time to time. */
+void uzc_frames_watch(uzc_frames *engine, int fd);
+void uzc_frames_memory(const uzc_frames *engine, uzc_frame_memory *out);
+/* As of uzc_ring; the memory stays mapped until uzc_frames_unmap(), and uzc_frames_abandon() replaces it by
+ * private memory. */
+void uzc_frames_exit(uzc_frames **engine);
+void uzc_frames_abandon(uzc_frames **engine);
+int uzc_frames_fileno(uzc_frames *engine);
+void uzc_frames_unmap(uint64_t base, uint64_t length);
+const uzc_calls *uzc_frames_calls(void);
+
+/* packet/: PACKET_TX_RING of `count` frames, a multiple of 15. `refs`: references to each of them, which are
+ * shared with an arena, and must live as long as the memory; 0: the frame is free. Behind them, the frame
+ * that the arena begins with when it uses none. */
+int uzc_packet_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs,
+                   int qdisc_bypass);
+
+/* af_xdp/: an AF_XDP socket, to transmit by one device. `refs` as of packet. `zero_copy`: the driver's, where
+ * it has it. `counts`: a completion says that a frame is free, but not which one (before Linux 6.18).
+ * -EPERM; -EAFNOSUPPORT, -EOPNOTSUPP: the kernel has none, or is too old; -ENOBUFS: RLIMIT_MEMLOCK. */
+int uzc_xdp_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs,
+                int zero_copy, int counts);
+/* At the first call binds it to the device: 0. -EXDEV: it is bound to another; -ENODEV: that device is gone,
+ * and there will be none; -EBUSY: AF_XDP sockets have all of its queues, or had them a moment ago; -EPROTO:
+ * its driver has zero-copy, but does not send. */
+int uzc_xdp_bind(uzc_frames *engine, uint32_t ifindex);
+/* Whether the driver's zero-copy is used; -1: it is not bound. */
+int uzc_xdp_zero_copy(const uzc_frames *engine);
 
 /* -- memory (engines/read_memory.c) */
 

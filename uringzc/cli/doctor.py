@@ -20,6 +20,8 @@ from uringzc.kernel.reasons import Reason
 from uringzc.senders.policy import TRIAL
 from uringzc.senders.udp_setup import ARENA
 
+_AUTO = 'engine="auto"'
+_FRAMES = {"packet": "frames, packet", "af_xdp": "frames, af_xdp"}
 _YES, _NO = Text("yes", "bold green"), Text("no", "bold red")
 _OFFLOADS = (
     ("checksum offload", "checksum"),
@@ -101,7 +103,7 @@ def _print_report(console: Console, capabilities: uringzc.Capabilities, sender: 
     rows(console, _limits(capabilities))
     if capabilities.route:
         headline(f"The way to {capabilities.route.host}")
-        rows(console, _route(capabilities.route, sender))
+        rows(console, _route(capabilities.route, sender) + _frames(capabilities))
     if sender:
         headline("A UdpSender says")
         console.print(sender.explain)
@@ -115,10 +117,31 @@ def _print_report(console: Console, capabilities: uringzc.Capabilities, sender: 
 def _engines(capabilities: uringzc.Capabilities) -> list[Row]:
     table = []
     for name, reason in capabilities.engines.items():
-        note = 'what engine="auto" picks' if name == capabilities.engine else ""
+        note = f"what {_AUTO} picks" if name == capabilities.engine else ""
+        if name in _FRAMES:
+            trains = _no_trains(capabilities.limits.frame_segments) if name == "packet" else ""
+            note = f"never {_AUTO}: Ethernet frames, past the firewall{trains}"
         if reason:
             note = f"{reason.name}: see below" if reason in capabilities.details else str(reason)
         table.append(_row(name, not reason, note))
+    return table
+
+
+def _no_trains(segments: int) -> str:
+    return "; no trains before Linux 6.2" if segments == 1 else ""
+
+
+def _frames(capabilities: uringzc.Capabilities) -> list[Row]:
+    """How each engine that sends frames would send to the host."""
+    table = []
+    for name, path in capabilities.frames.items():
+        assert capabilities.route is not None
+        note = f"by {path.device} to {path.mac}, the MAC of {capabilities.route.next_hop}"
+        if not path.framed:
+            note = path.why
+        elif path.zero_copy is not None:
+            note += "; without a copy" if path.zero_copy else "; copied by the kernel (XDP_COPY)"
+        table.append(_row(_FRAMES[name], path.framed, note))
     return table
 
 

@@ -6,9 +6,10 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from uringzc.doctor import route
+from uringzc.doctor.frames import FramePath, find_frame_path
 from uringzc.doctor.route import Route
 from uringzc.engines.base import Engine
-from uringzc.engines.choose import ENGINES, auto, choose
+from uringzc.engines.choose import ENGINES, FRAME_ENGINES, auto, choose
 from uringzc.errors import counted
 from uringzc.kernel.features import Features, features, max_segments
 from uringzc.kernel.proc import sysctl
@@ -33,6 +34,9 @@ class Limits:
     """
 
     segments: Annotated[int, "the most datagrams of a train, one send with UDP_SEGMENT"]
+    frame_segments: Annotated[
+        int, "of a train of the engine packet; 1 before Linux 6.2, 0 without the engine"
+    ]
     memlock: Annotated[int | None, "RLIMIT_MEMLOCK, of a user's processes together"]
     memlock_sends: Annotated[int | None, "sends that MSG_ZEROCOPY can have in flight under that"]
     arena: Annotated[int, "registered of the 4 MiB that a UdpSender asks for; 0 where none is"]
@@ -55,6 +59,10 @@ class Capabilities:
     features: Annotated[Features | None, "what io_uring offers, where there is one"]
     limits: Annotated[Limits, "what bounds the data in flight"]
     route: Annotated[Route | None, "the route to the host, if one was given"]
+    frames: Annotated[
+        dict[str, FramePath],
+        "how packet and af_xdp would send to that host, for each of them that works here",
+    ]
 
     @property
     def reasons(self) -> tuple[str, ...]:
@@ -82,13 +90,15 @@ def probe(host: str | None = None) -> Capabilities:
     """
     to = None if host is None else route.find_route(host)
     engine, engines, details, arena = _try_engines()
-    limits = _limits(arena)
+    not_framed, frame_segments, frames = _try_frames(to)
+    engines |= not_framed
+    limits = _limits(arena, frame_segments)
     if engine == "io_uring":
         details += _missing_features(features())
     details += _limit_reasons(engine, limits)
     details += to.reasons() if to else ()
     offered = None if engines["io_uring"] else features()
-    return Capabilities(engine, engines, details, offered, limits, to)
+    return Capabilities(engine, engines, details, offered, limits, to, frames)
 
 
 def _try_engines() -> tuple[str, dict[str, Reason | None], tuple[Reason, ...], int]:
@@ -146,12 +156,38 @@ def _why_not(name: str) -> Reason | None:
     return None
 
 
-def _limits(arena: int) -> Limits:
+def _try_frames(
+    to: Route | None,
+) -> tuple[dict[str, Reason | None], int, dict[str, FramePath]]:
+    """Of the engines that send frames: why each does not work, the longest train, the paths to the host.
+
+    "auto" never picks one, so none of this is a detail.
+    """
+    refused: dict[str, Reason | None] = {}
+    found: dict[str, FramePath] = {}
+    segments = 0
+    for name in FRAME_ENGINES:
+        try:
+            with closing(_open(name, MAX_INFLIGHT)) as engine:
+                segments = max(segments, engine.max_segments())
+                if to:
+                    found[name] = find_frame_path(engine, to)
+            refused[name] = None
+        except OSError as error:
+            refused[name] = reason_of(error)
+        except ModuleNotFoundError:
+            text = f"the engine {name} finds routes by pyroute2, which is not installed"
+            refused[name] = Reason("pyroute2", text, "pip install 'uringzc[packet]'")
+    return refused, segments, found
+
+
+def _limits(arena: int, frame_segments: int) -> Limits:
     optmem, locked = sysctl("net.core.optmem_max"), memlock()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sndbuf = make_room(sock, room_for(ARENA, MAX_INFLIGHT))
     return Limits(
         segments=max_segments(),
+        frame_segments=frame_segments,
         memlock=locked,
         memlock_sends=None if locked is None else locked // (2 * _PAGE),
         arena=arena,

@@ -33,6 +33,7 @@ class Route:
     checksum: Annotated[bool | None, "the device computes UDP checksums (tx-checksum-*)"]
     scatter_gather: Annotated[bool | None, "the device gathers what it sends (tx-scatter-gather)"]
     segmentation: Annotated[bool | None, "the device splits trains, UDP_SEGMENT sends (tx-udp-segmentation)"]
+    next_hop: Annotated[str, "the address of the gateway; without one, or on this machine, the host's"] = ""
 
     @property
     def copies(self) -> Reason | None:
@@ -103,8 +104,14 @@ def find_route(host: str) -> Route:
         kind="loopback" if local else (about and about.get_attr("IFLA_INFO_KIND")) or "",
         mtu=mtu,
         payload=min(mtu - _HEADERS[family], MAX_PAYLOAD[family]),
+        next_hop=_gateway(route) or address,
         **_offloads(device, 4 if family == socket.AF_INET else 6),
     )
+
+
+def _gateway(route: Any) -> str:
+    via = route.get_attr("RTA_VIA")  # of another family than the host
+    return str(route.get_attr("RTA_GATEWAY") or (via["addr"] if via else ""))
 
 
 def _mtu(host: str, family: int, to: Any) -> int:

@@ -57,10 +57,11 @@ class Engine(KernelInterface):
             int(ffi.cast("uintptr_t", self._native)),
             int(ffi.cast("uintptr_t", self.slots.pointer)),
             int(ffi.cast("uintptr_t", calls)),
-            self.sockets.describe_socket,
+            self._describe_socket(),
             memory.pin_checked if self.debug else memory.pin,
             address.pack,
             self.refuse,
+            self._path_finder(),
             partial(_claimed, weakref.ref(self), self.refuse),
             partial(_tidy, weakref.ref(self)),
             memory.verify if self.debug else None,
@@ -73,6 +74,14 @@ class Engine(KernelInterface):
             self.senders.to_detach,
         )
         lifetime.track(self)
+
+    def _describe_socket(self) -> Callable[[socket], tuple[int, int, int, int, bool]]:
+        """What describes a socket to the per-request path: see ``Sockets.describe_socket``."""
+        return self.sockets.describe_socket
+
+    def _path_finder(self) -> Callable[[socket, bytes | None, bool], None] | None:
+        """What finds the path of a request after UZC_E_PATH; without references to the engine."""
+        return None
 
     @property
     def _native(self) -> Any:

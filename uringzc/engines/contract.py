@@ -6,13 +6,23 @@ docs/architecture.md lists every step of a new engine, and the contract of its C
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from socket import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
+
+
+class FrameOptions(NamedTuple):
+    """What only engines that send frames take."""
+
+    memory: int | None = None  #: bytes that senders can stage in frames; None: the engine's default
+    qdisc_bypass: bool = False  #: of packet
+    zero_copy: bool = False  #: of af_xdp: the driver's
 
 
 class KernelInterface(ABC):
@@ -20,6 +30,7 @@ class KernelInterface(ABC):
 
     name: str  #: as in ``engine="..."``
     min_zero_copy = 1024  #: bytes of a datagram request from which on zero-copy pays
+    sends_frames = False  #: datagrams leave as Ethernet frames, which a sender's arena is made of
     reads_error_queues = False  #: of sockets that it sends zero-copy through
     _out: Any = None  #: a cffi pointer to the native part, which is NULL when that has been freed
 
@@ -34,9 +45,17 @@ class KernelInterface(ABC):
         """Why zero-copy requests on this socket are copied, for explain(); "" if they are not."""
         return ""
 
+    def through_socket(self, sock: socket) -> "Counter[str]":
+        """Of an engine that sends frames: why destinations of this socket get none, and how many of them."""
+        return Counter()
+
     def retried(self) -> int:
         """How often a send failed, and was made again before its request had a result."""
         return 0
+
+    def max_segments(self) -> int:
+        """The most datagrams of a train; 1: there are no trains."""
+        return max_segments()
 
     @property
     def limitation(self) -> str:

@@ -18,6 +18,18 @@ MEMLOCK_FIX = (
     "raise it with `ulimit -l`, LimitMEMLOCK= of a systemd unit, or /etc/security/limits.conf, "
     "or grant CAP_IPC_LOCK"
 )
+NET_RAW_FIX = (
+    "run as root, `setcap cap_net_raw+ep` a copy of the Python interpreter, or use a network namespace of a "
+    "user namespace (unshare --user --map-root-user --net)"
+)
+#: of the engines that send Ethernet frames: what a kernel lacks, and what has it
+_FRAMES = {
+    "packet": ("the kernel has no packet sockets", "run a kernel with CONFIG_PACKET"),
+    "af_xdp": (
+        "the kernel has no AF_XDP sockets, or is older than Linux 5.4",
+        "run Linux 5.4 or later, with CONFIG_XDP_SOCKETS",
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,20 @@ def _forbidden(code: int) -> Reason:
         return Reason("seccomp_eperm", text, SECCOMP_FIX)
     text = f"io_uring cannot be used: a security module forbids it ({name})"
     return Reason("forbidden", text, "allow it in its policy, as the kernel's log names it")
+
+
+def no_frames(engine: str, code: int) -> OSError:
+    """The OSError for `code`, an errno of making the engine packet or af_xdp: what it means here."""
+    unusable = f"the engine {engine} cannot be used"
+    if code in (errno.EPERM, errno.EACCES):
+        text = f"the engine {engine} sends frames of its own, which needs CAP_NET_RAW"
+        reason = Reason("net_raw", text, NET_RAW_FIX)
+    elif code in (errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.ENOPROTOOPT):
+        text, fix = _FRAMES[engine]
+        reason = Reason(f"no_{engine}", f"{unusable}: {text}", fix)
+    else:
+        reason = Reason(engine, f"{unusable}: {os.strerror(code)}", "")
+    return refusal(code, reason)
 
 
 def memlock() -> int | None:

@@ -23,6 +23,7 @@ from uringzc._send import Delegate, TcpStream, UdpBatcher
 from uringzc.engines import lifetime
 from uringzc.engines.base import Engine
 from uringzc.engines.choose import choose
+from uringzc.engines.contract import FrameOptions
 from uringzc.errors import E_BUSY, E_THREAD, in_flight
 from uringzc.notif import COMPLETIONS, Notifier
 from uringzc.scheduler import Scheduler
@@ -56,12 +57,19 @@ class BaseSender(Delegate):
     _slow_path: Any  #: its Python part
 
     def _take_engine(
-        self, scheduler: Scheduler | None, engine: str, max_inflight: int, debug: bool | None, batch: int
+        self,
+        scheduler: Scheduler | None,
+        engine: str,
+        max_inflight: int,
+        debug: bool | None,
+        batch: int,
+        frames: FrameOptions | None = None,
     ) -> None:
         """The scheduler's engine, or one of its own. `batch`: requests of one submission."""
         self._own_engine = scheduler is None
         if scheduler is None:
-            self._engine: Engine = choose(engine, max_inflight, COMPLETIONS["none"], debug, batch)
+            none = COMPLETIONS["none"]
+            self._engine: Engine = choose(engine, max_inflight, none, debug, batch, frames)
             self._engine.refuse.what = self._name
         else:
             self._engine = scheduler._engine

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 from uringzc.errors import counted
-from uringzc.kernel.features import max_segments
 from uringzc.records import explained, renamed, snapshot
 from uringzc.senders.pacing import Pacing
 from uringzc.senders.udp_slow_path import UdpSlowPath
@@ -97,14 +96,13 @@ def explain(
     pacing: Pacing | None,
 ) -> str:
     """What the sender does, and why."""
-    count = max_segments()
-    trains = (
-        f"trains of up to {count} datagrams" if count > 1 else "no trains: this kernel has no UDP_SEGMENT"
-    )
+    count = engine.max_segments()
+    no_trains = "its frames are single datagrams" if engine.sends_frames else "this kernel has no UDP_SEGMENT"
+    trains = f"trains of up to {count} datagrams" if count > 1 else f"no trains: {no_trains}"
     sentences = [
         f"{engine.name}, {trains}",
         *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),
-        _copies(engine, batcher, slow_path),
+        *(_frames(engine, slow_path.sock) if engine.sends_frames else [_copies(engine, batcher, slow_path)]),
         f"Datagrams are collected in {_memory(engine, arena)}",
     ]
     if why := engine.why_copied(slow_path.sock):
@@ -126,6 +124,17 @@ def explain(
     if sndbuf := _sndbuf(slow_path.sock):
         sentences.append(f"SO_SNDBUF is {sndbuf >> 10} KiB")
     return ". ".join(sentences) + "."
+
+
+def _frames(engine: "Engine", sock: socket.socket) -> list[str]:
+    """What the frames go around, and what leaves through the socket instead."""
+    through = engine.through_socket(sock) if sock.fileno() >= 0 else {}
+    return [
+        "Datagrams leave as Ethernet frames, which go around what the kernel does for a socket: netfilter "
+        "(nftables, iptables), IPsec policies, SO_MARK, BPF programs of the cgroup, the accounting of its "
+        "send buffer",
+        *(f"{counted(count, 'destination')} through the socket: {why}" for why, count in through.items()),
+    ]
 
 
 def _trains(batcher: "UdpBatcher") -> list[str]:
@@ -192,6 +201,8 @@ def _memory(engine: "Engine", arena: "Arena") -> str:
     memory = arena.memory
     refused = engine.name == "io_uring" and memory.buffer < 0
     registered = ", not registered (see RLIMIT_MEMLOCK), which costs some speed" if refused else ""
+    if engine.sends_frames:
+        registered = ", which are frames of the ring: they leave from there"
     return f"an arena of {memory.length >> 10} KiB{registered}"
 
 

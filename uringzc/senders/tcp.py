@@ -91,6 +91,10 @@ class TcpSender(BaseSender):
         self._poll: select.epoll | None = None
         try:
             self._take_engine(scheduler, engine, MAX_INFLIGHT, debug, _BATCH)
+            if self._engine.sends_frames:
+                raise ValueError(
+                    f"the engine {self._engine.name} sends datagrams: a stream needs another one"
+                )
             if self._engine.name == "copy":
                 self._why_copied = self._why_copied or "the engine has none"
             self._slow_path = TcpSlowPath(sock, zero_copy, self._engine, on_error, notify)

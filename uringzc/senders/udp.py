@@ -28,10 +28,10 @@ from uringzc import address
 from uringzc._send import Arena, Lease, UdpBatcher, UdpGroup
 from uringzc.address import Address
 from uringzc.compiled import compiled
+from uringzc.engines.contract import FrameOptions
 from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.errors import SendError, counted
 from uringzc.kernel.error_queue import ErrorMessage
-from uringzc.kernel.features import max_segments
 from uringzc.memory import Region
 from uringzc.notif import Notification, Notifier
 from uringzc.scheduler import Scheduler
@@ -71,6 +71,7 @@ class UdpSender(BaseSender):
     `blocking=False` raises BlockingIOError. What waits in a sender that is dropped leaves at once.
 
     `scheduler`: use its engine, and with its other senders one arena and one charge for locked memory.
+    `qdisc_bypass`: see Scheduler.
     `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
     less if the limit for locked memory is lower. `max_inflight`: requests whose memory is not free yet.
     `max_delay`: seconds after which what waits is sent, by a system call, even if the program does not call
@@ -116,6 +117,7 @@ class UdpSender(BaseSender):
         sndbuf: int | str | None = "auto",
         scheduler: Scheduler | None = None,
         engine: str = "auto",
+        qdisc_bypass: bool = False,
         zero_copy: str = "auto",
         arena: int = udp_setup.ARENA,
         max_inflight: int | None = None,
@@ -132,10 +134,12 @@ class UdpSender(BaseSender):
         check_common_options(
             zero_copy, on_error=on_error, notify=notify, on_timestamp=on_timestamp, on_waiting=on_waiting
         )
-        udp_setup.check_udp_options(max_delay, sndbuf, arena)
+        udp_setup.check_udp_options(max_delay, sndbuf, arena, qdisc_bypass)
         self._pacing = make_pacing(rate, pps, burst)
         if scheduler is not None and (max_inflight is not None or debug is not None or engine != "auto"):
             raise ValueError("engine, max_inflight and debug are the scheduler's that is shared")
+        if scheduler is not None and qdisc_bypass:
+            raise ValueError("qdisc_bypass is the scheduler's that is shared")
         self._mode = zero_copy
         self._blocking = blocking
         self._own_socket = sock is None
@@ -147,7 +151,9 @@ class UdpSender(BaseSender):
             self._sock = check_udp(sock)
         try:
             requests = udp_setup.MAX_INFLIGHT if max_inflight is None else max_inflight
-            self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH)
+            frames = FrameOptions(arena, qdisc_bypass, zero_copy == "always")
+            self._take_engine(scheduler, engine, requests, debug, udp_setup.BATCH, frames)
+            udp_setup.check_timestamps(on_timestamp is not None, self._engine)
             self._slow_path = UdpSlowPath(
                 self._sock, self._own_socket, zero_copy, self._engine, on_error, notify, on_timestamp
             )
@@ -192,7 +198,7 @@ class UdpSender(BaseSender):
             max_payload=MAX_PAYLOAD[int(self._sock.family)],
             hold_threshold=udp_setup.HOLD_THRESHOLD,
             min_zero_copy=engine.min_zero_copy,
-            max_segments=max_segments(),
+            max_segments=engine.max_segments(),
             max_inflight=engine.slots.max_inflight,
             max_delay=-1 if max_delay is None else 0 if max_delay == 0 else max(1, int(max_delay * 1e9)),
             pacing=self._pacing and self._pacing.compiled,

@@ -230,6 +230,8 @@ class UdpSlowPath:
         if number not in _RETRY:
             self._give_up(batcher, row, 0, row.datagrams, number)
             return True
+        if number == errno.EMSGSIZE and self._engine.sends_frames:
+            return self._refuse_large(batcher, row)
         whole = number not in _TOO_LARGE or row.datagrams == 1
         if not whole:
             self._limit_trains(batcher, row, number)
@@ -240,6 +242,14 @@ class UdpSlowPath:
         if number in _PENDING and (self._reports_icmp or self.lost == lost):  # else it was the train's own
             self.report_socket_error(number)
         return True
+
+    def _refuse_large(self, batcher: "UdpBatcher", row: Row) -> bool:
+        """Datagrams that fit no frame are not sent as fragments. The last of a train may be smaller."""
+        smaller = row.datagrams > 1 and row.nbytes < row.datagrams * row.size
+        if row.datagrams > 1:
+            self._limit_trains(batcher, row, errno.EMSGSIZE)
+        self._give_up(batcher, row, 0, row.datagrams - smaller, errno.EMSGSIZE)
+        return not smaller or self._resend(batcher, row, row.datagrams - 1, 1)
 
     def _limit_trains(self, batcher: "UdpBatcher", row: Row, number: int) -> None:
         """A destination that cannot take such a train gets smaller ones, or none, from now on."""

@@ -3,9 +3,29 @@
  * references, kept in the request table: interpreter shutdown never drops them. */
 #include "request/enter.h"
 
+#include <sys/socket.h>
+
 #include "request/gil.h"
 #include "request/refuse.h"
 #include "request/sockets.h"
+
+#define PATH_TRIES 4 /* what has changed may change again meanwhile */
+
+long long queue_with_path(Queue *q, const uzc_send *send) {
+    long long done = UZC_E_PATH;
+    for (int tries = 0; done == UZC_E_PATH && tries < PATH_TRIES; tries++) {
+        PyObject *to = send->to ? PyBytes_FromStringAndSize(send->to, send->to_length) : Py_NewRef(Py_None);
+        PyObject *may_wait = send->msg_flags & MSG_DONTWAIT ? Py_False : Py_True;
+        PyObject *found =
+            to ? PyObject_CallFunctionObjArgs(q->find_path, (PyObject *)send->socket, to, may_wait, NULL)
+               : NULL;
+        Py_XDECREF(to);
+        if (check_result(found) < 0)
+            return INT64_MIN;
+        done = try_queue(q, send);
+    }
+    return done;
+}
 
 static void verify_memory(Queue *q, PyObject *memory) {
     PyObject *pending_type, *pending_value, *pending_trace;

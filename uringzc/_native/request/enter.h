@@ -5,8 +5,10 @@
 
 #include "request/queue.h"
 
-/* Queues up to send->count requests. Returns how many, or the refusal (UZC_E_* or -errno). */
-static inline long long queue_requests(Queue *q, const uzc_send *send) {
+/* queue_requests() after UZC_E_PATH: Python finds the path of the destination first. */
+long long queue_with_path(Queue *q, const uzc_send *send);
+
+static inline long long try_queue(Queue *q, const uzc_send *send) {
     uint32_t references = 0;
     long long done = q->engine ? q->calls->queue(q->engine, send, &references) : UZC_E_CLOSED;
     for (; references; references--) {
@@ -17,6 +19,14 @@ static inline long long queue_requests(Queue *q, const uzc_send *send) {
         q->queued += done;
     return done;
 }
+
+/* Queues up to send->count requests. Returns how many, or the refusal (UZC_E_* or -errno); INT64_MIN: Python
+ * code that it called has raised. */
+static inline long long queue_requests(Queue *q, const uzc_send *send) {
+    long long done = try_queue(q, send);
+    return done == UZC_E_PATH ? queue_with_path(q, send) : done;
+}
+
 /* Submits what is queued, waits for `wait` CQEs or `timeout_ns`, takes all results, releases references.
  * Returns the requests submitted, or a refusal; INT64_MIN: Python code that it called has raised. */
 long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns);

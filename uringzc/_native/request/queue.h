@@ -34,13 +34,14 @@ typedef struct {
     PyObject *arguments; /* of the constructor; they keep what the fields up to `to_detach` refer to: */
     /* Python callables, for policy and for what is not on the fast path */
     PyObject *describe_socket; /* (sock) -> the fields of SocketInfo */
-    PyObject *pin;     /* (data) -> holder, address, bytes, Memory or None, iovecs; debug mode: (data, offset,
-                          length) */
-    PyObject *pack;    /* (family, to) -> a sockaddr, as bytes */
-    PyObject *refuse;  /* (code): raises */
-    PyObject *claimed; /* (): the first submission has made this thread the engine's owner */
-    PyObject *tidy;    /* (): does what waits in the three lists below */
-    PyObject *verify;  /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
+    PyObject *pin;    /* (data) -> holder, address, bytes, Memory or None, iovecs; debug mode: (data, offset,
+                         length) */
+    PyObject *pack;   /* (family, to) -> a sockaddr, as bytes */
+    PyObject *refuse; /* (code): raises */
+    PyObject *find_path; /* (sock, sockaddr or None, whether it may wait): after UZC_E_PATH; or None */
+    PyObject *claimed;   /* (): the first submission has made this thread the engine's owner */
+    PyObject *tidy;      /* (): does what waits in the three lists below */
+    PyObject *verify;    /* debug mode, else NULL: (holder), before the holder's notifier counts as done */
     PyObject *region_type, *notifier_type, *batch_type; /* Region, Notifier, Batch */
     PyObject *slots_object;                             /* Slots */
     PyObject *retired;                                  /* deque that only Memory of this engine has */

@@ -82,10 +82,10 @@ static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
 
 static int queue_setup(Queue *q, PyObject *args) {
     unsigned long long engine, slots, calls;
-    if (!PyArg_ParseTuple(args, "KKKOOOOOOOOOOOOO!O!", &engine, &slots, &calls, &q->describe_socket, &q->pin,
-                          &q->pack, &q->refuse, &q->claimed, &q->tidy, &q->verify, &q->region_type,
-                          &q->notifier_type, &q->batch_type, &q->slots_object, &q->retired, &PyList_Type,
-                          &q->parked, &PyList_Type, &q->to_detach))
+    if (!PyArg_ParseTuple(args, "KKKOOOOOOOOOOOOOO!O!", &engine, &slots, &calls, &q->describe_socket, &q->pin,
+                          &q->pack, &q->refuse, &q->find_path, &q->claimed, &q->tidy, &q->verify,
+                          &q->region_type, &q->notifier_type, &q->batch_type, &q->slots_object, &q->retired,
+                          &PyList_Type, &q->parked, &PyList_Type, &q->to_detach))
         return -1;
     q->engine = (void *)(uintptr_t)engine;
     q->slots = q->records = (uzc_slots *)(uintptr_t)slots;

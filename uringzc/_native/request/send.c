@@ -18,7 +18,7 @@
 /* Whether entering the engine may make room. */
 static bool is_full(long long code) {
     return code == UZC_E_QUEUE || code == UZC_E_REQUESTS || code == UZC_E_COMPLETIONS ||
-           code == UZC_E_NOTIFICATIONS;
+           code == UZC_E_NOTIFICATIONS || code == UZC_E_FRAMES;
 }
 
 /* Queues send->count requests, or as many as there is room for. A full submission queue is submitted; where

@@ -47,6 +47,12 @@ bool admit_to(UdpBatcher *g, struct destination *d, int outq) {
     return true;
 }
 
+bool wants_zero_copy(const UdpBatcher *g, const struct train *t) {
+    const struct destination *d = &g->destinations[t->destination];
+    return t->nbytes && (g->always_zero_copy ||
+                         (d->zero_copy && t->nbytes >= g->min_zero_copy && t->size <= d->max_segment_size));
+}
+
 /* Whether a train may be submitted together with the `admitted` ones before it. After one that decides
  * something about its destination, those behind it wait for the result: a train of larger datagrams than were
  * sent yet may be refused, and the policy may decide again. */
@@ -59,8 +65,7 @@ static bool may_go(UdpBatcher *g, struct train *t, int outq, uint32_t admitted) 
         return false;
     }
     d->admitted = g->admissions;
-    t->zero_copy = t->nbytes && (g->always_zero_copy || (d->zero_copy && t->nbytes >= g->min_zero_copy &&
-                                                         t->size <= d->max_segment_size));
+    t->zero_copy = wants_zero_copy(g, t);
     if (++d->requests >= d->review_after || larger)
         d->held = g->admissions;
     return true;

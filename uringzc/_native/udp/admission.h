@@ -12,3 +12,5 @@ bool first_arrived(const UdpBatcher *g, const struct destination *d, int outq);
 bool admit_to(UdpBatcher *g, struct destination *d, int outq);
 /* How many trains of the batch may be submitted now: these are its first then. */
 uint32_t admit_trains(UdpBatcher *g);
+/* Whether the policy has a train sent zero-copy. */
+bool wants_zero_copy(const UdpBatcher *g, const struct train *t);

@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* Forming trains: datagrams are copied one behind the other into blocks of the arena. The train at the end of
  * the block that is being filled (`tail`) grows into its free part. When something else needs that, the train
- * keeps as much as its destination's trains had of late; one that gets more is moved, to twice the room. */
+ * keeps as much as its destination's trains had of late; one that gets more is moved, to twice the room.
+ *
+ * A frame has one train, or one lease, which has the whole of it: no train is a tail, or is moved, and the
+ * sender's own reference to the block ends with the call that takes it. */
 #include "udp/batch.h"
 
 #include "udp/leading_edge.h"
@@ -31,8 +34,8 @@ uint32_t max_train(const UdpBatcher *g, uint32_t destination, uint32_t size) {
     uint64_t bytes = pace_max_train(g, size) / (receivers ? receivers : 1);
     if (bytes > (uint64_t)segments * size)
         bytes = (uint64_t)segments * size;
-    if (bytes > MAX_TRAIN_BYTES)
-        bytes = MAX_TRAIN_BYTES;
+    if (bytes > g->max_train)
+        bytes = g->max_train;
     return bytes < size ? size : (uint32_t)bytes / size * size;
 }
 
@@ -54,15 +57,16 @@ static bool take_empty_block(UdpBatcher *g) {
         release_block(g);
     }
     g->block = block;
-    g->at = g->arena->base + (size_t)block * BLOCK_SIZE;
-    g->end = g->at + BLOCK_SIZE;
+    g->at = arena_block(g->arena, block);
+    g->end = g->at + g->arena->capacity;
     return true;
 }
 
 /* Bytes that a train may reserve: all open ones together, half of the arena. */
 static uint32_t fair_share(const UdpBatcher *g) {
-    const uint64_t share = (uint64_t)g->arena->blocks * BLOCK_SIZE / 2 / (g->open_count + 1);
-    return share < BLOCK_SIZE ? (uint32_t)share : BLOCK_SIZE;
+    const uint32_t block = g->arena->capacity;
+    const uint64_t share = (uint64_t)g->arena->blocks * block / 2 / (g->open_count + 1);
+    return share < block ? (uint32_t)share : block;
 }
 
 static uint32_t expected_bytes(const UdpBatcher *g, uint32_t destination) {
@@ -83,17 +87,33 @@ static void cut_tail(UdpBatcher *g, bool nothing) {
     g->tail = NULL;
 }
 
-/* The train ends where the free part of the block begins: it may grow there. */
-static void make_tail(UdpBatcher *g, struct train *t) {
+/* Behind the train its block is free, up to `end`: it may grow there. */
+static void give_room(const UdpBatcher *g, struct train *t, const char *end) {
     const uint32_t max = max_train(g, t->destination, t->size);
-    const uint32_t may_grow = max > t->nbytes ? max - t->nbytes : 0, in_block = (uint32_t)(g->end - g->at);
-    g->tail = t;
+    const uint32_t may_grow = max > t->nbytes ? max - t->nbytes : 0;
+    const uint32_t in_block = (uint32_t)(end - t->data) - t->nbytes;
     t->room = may_grow < in_block ? may_grow : in_block;
+}
+
+/* The train ends where the free part of the block begins. */
+static void make_tail(UdpBatcher *g, struct train *t) {
+    g->tail = t;
+    give_room(g, t, g->end);
+}
+
+/* The train is the only one of its frame. */
+static void give_frame(UdpBatcher *g, struct train *t) {
+    give_room(g, t, arena_block(g->arena, t->block) + g->arena->capacity);
+    release_block(g);
 }
 
 /* Finds `n` bytes at g->at, better `wanted`, without waiting. A sender that has no other open train uses the
  * rest of its block, if that is not much shorter. */
 static bool find_room(UdpBatcher *g, size_t n, size_t wanted) {
+    if (g->frames) {
+        release_block(g);
+        return take_empty_block(g);
+    }
     cut_tail(g, false);
     const size_t rest = g->block == NO_BLOCK ? 0 : (size_t)(g->end - g->at);
     const bool fits = g->block != NO_BLOCK && rest >= n;
@@ -126,12 +146,16 @@ static int reserve_room(UdpBatcher *g, size_t n, size_t wanted) {
     return 0;
 }
 
-char *reserve_bytes(UdpBatcher *g, size_t n) {
+char *reserve_bytes(UdpBatcher *g, size_t n, uint16_t *block) {
     cut_tail(g, n > 0);
     if (reserve_room(g, n, n) < 0)
         return NULL;
     char *bytes = g->at;
     g->at += n;
+    *block = g->block;
+    arena_hold(g->arena, *block);
+    if (g->frames)
+        release_block(g);
     return bytes;
 }
 
@@ -139,7 +163,7 @@ char *reserve_bytes(UdpBatcher *g, size_t n) {
 static bool enlarge_train(UdpBatcher *g, struct train *t, size_t n) {
     const uint32_t max = max_train(g, t->destination, t->size), need = t->nbytes + (uint32_t)n;
     uint32_t wanted = 2 * need < max ? 2 * need : max;
-    if (2 * t->nbytes > max)
+    if (g->frames || 2 * t->nbytes > max)
         return false;
     if (wanted > fair_share(g))
         wanted = need > fair_share(g) ? need : fair_share(g);
@@ -254,7 +278,9 @@ int add_datagram(UdpBatcher *g, const char *data, size_t n, size_t unused, uint3
             return -1;
         t = g->open;
     }
-    if (!g->tail && block == g->block && g->at == data + n + unused) { /* nothing lies behind it */
+    if (g->frames) {
+        give_frame(g, t);
+    } else if (!g->tail && block == g->block && g->at == data + n + unused) { /* nothing lies behind it */
         g->at -= unused;
         make_tail(g, t);
     }
@@ -311,7 +337,7 @@ int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, 
 
 /* Copies a datagram into a train of its own, to which others may come. */
 static int stage_first(UdpBatcher *g, const char *data, size_t n, uint32_t destination) {
-    if (close_before(g, destination) < 0 || (g->open_count >= MAX_OPEN && close_now(g, g->oldest) < 0))
+    if (close_before(g, destination) < 0 || (g->open_count >= g->max_open && close_now(g, g->oldest) < 0))
         return -1;
     const uint32_t expected = expected_bytes(g, destination);
     if (reserve_room(g, n, n > expected ? n : expected) < 0)
@@ -320,14 +346,29 @@ static int stage_first(UdpBatcher *g, const char *data, size_t n, uint32_t desti
     if (open_train(g, g->at, n, destination, g->block) < 0)
         return -1;
     g->at += n;
-    make_tail(g, g->open);
+    if (g->frames)
+        give_frame(g, g->open);
+    else
+        make_tail(g, g->open);
     close_if_full(g, g->open, n);
     return 0;
 }
 
+int refuse_size(UdpBatcher *g) {
+    if (!g->frames || g->max_payload < g->arena->capacity)
+        return refuse(g->queue, -EMSGSIZE), -1;
+    PyObject *why = PyUnicode_FromFormat(
+        "the datagram is larger than a frame of the engine can carry (%u bytes)", g->max_payload);
+    PyObject *arguments = why ? Py_BuildValue("(iN)", EMSGSIZE, why) : NULL;
+    if (arguments)
+        PyErr_SetObject(PyExc_OSError, arguments);
+    Py_XDECREF(arguments);
+    return -1;
+}
+
 int stage_datagram(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *immutable) {
     if (n > g->max_payload)
-        return refuse(g->queue, -EMSGSIZE), -1;
+        return refuse_size(g);
     if (immutable && n >= g->hold_threshold)
         return add_single(g, data, n, destination, immutable, NO_BLOCK);
     if (!receivers_of(g, destination))

@@ -14,9 +14,11 @@ int add_train(UdpBatcher *g, const struct train *from);
 /* The same for one datagram: it lies in `block`, or `holder` keeps it. */
 int add_single(UdpBatcher *g, const char *data, size_t n, uint32_t destination, PyObject *holder,
                uint16_t block);
-/* `n` bytes of the block that is being filled, with nothing before them that could still grow; NULL with an
- * exception. */
-char *reserve_bytes(UdpBatcher *g, size_t n);
+/* Raises OSError for a datagram of more than max_payload. -1. */
+int refuse_size(UdpBatcher *g);
+/* `n` bytes of a block, with nothing before them that could still grow, and a reference to the block; NULL
+ * with an exception. */
+char *reserve_bytes(UdpBatcher *g, size_t n, uint16_t *block);
 /* Closes the open train of a destination or a group. 0 or -1. */
 int close_open(UdpBatcher *g, uint32_t destination);
 /* Drops the reference to the block that is being filled. */

@@ -30,7 +30,7 @@
 #define BATCH_SIZE 48u      /* trains; each submission releases the GIL, and may have to wait for it */
 #define LOOP_BATCH 60000u   /* bytes; with on_waiting a batch is submitted then, too */
 #define NO_TRAIN UINT32_MAX /* as a train's size */
-#define MAX_OPEN 1024u      /* trains; then the oldest is closed */
+#define MAX_OPEN 1024u      /* trains, of an arena of frames half of these */
 #define MAX_SEGMENTS 128u   /* datagrams of a train; the kernel's own limit is at most that */
 #define MAX_DESTINATIONS 16384u
 #define GROUP 0x80000000u   /* a destination with this bit is a group of them */
@@ -117,6 +117,7 @@ typedef struct udp_batcher {
     _Atomic unsigned long lock_thread; /* that has the lock, or 0 */
     PyThread_type_lock lock;
     int own_socket, strict_order, always_zero_copy, notify, timestamps, engine_reads_queue; /* constant */
+    bool frames; /* constant: the arena is of frames, and all that the owner submits are requests */
     char blocking;
     _Atomic char closed;
     _Atomic char dropped;   /* by the program, in any thread: unlock() sends the rest, and closes it */
@@ -126,12 +127,15 @@ typedef struct udp_batcher {
     _Atomic char
         must_not_wait;   /* a call for which nothing may be waited for: the timer's, or what leaves at once */
     int fd, sndbuf;      /* of `sock`, as refresh_socket() found them; bytes */
+    int room_fd;         /* the engine's own descriptor that is charged for what is sent, too; or -1 */
     uint64_t admissions; /* how often it was decided what may be submitted */
     uint32_t slot;
     uint32_t max_payload;    /* bytes of a datagram */
     uint32_t hold_threshold; /* bytes: immutable data of this size or more is held, not copied */
     uint32_t min_zero_copy;  /* bytes: smaller requests are copied */
-    uint32_t max_segments;   /* datagrams of a train, by the kernel */
+    uint32_t max_segments;   /* datagrams of a train, by the kernel, */
+    uint32_t max_train;      /* and bytes */
+    uint32_t max_open;       /* open trains; then the oldest is closed */
     uint32_t segment_option; /* bytes: the UDP_SEGMENT option of a socket of its own */
     uint32_t flush_requests; /* the notifier is flushed after so many requests, */
     uint64_t flush_bytes;    /* or so many bytes */
@@ -152,6 +156,7 @@ typedef struct udp_batcher {
     struct train *trains[BATCH_SIZE];
     uint32_t count, next;             /* trains of the batch; those before `next` were queued */
     _Atomic uint32_t awaited;         /* of those, without a result */
+    bool some_failed;                 /* of those, or of a batch before */
     struct destination *destinations; /* 0: where send() goes without `to` */
     uint32_t destination_count, destination_capacity;
     struct group **groups; /* NULL: free */

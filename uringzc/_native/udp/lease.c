@@ -273,17 +273,17 @@ PyObject *batcher_lease(PyObject *self, PyObject *size) {
     if (batcher_begin(g) < 0)
         return NULL;
     Lease *l = NULL;
-    char *data = reserve_bytes(g, n);
-    if (data)
-        l = (Lease *)PyType_GenericAlloc(lease_type, 0);
+    uint16_t block = NO_BLOCK;
+    char *data = reserve_bytes(g, n, &block);
+    if (data && !(l = (Lease *)PyType_GenericAlloc(lease_type, 0)))
+        arena_release(g->arena, block);
     if (l) {
         l->batcher = (UdpBatcher *)Py_NewRef((PyObject *)g);
         l->arena = (Arena *)Py_NewRef((PyObject *)g->arena);
         l->data = data;
         l->length = n;
-        l->block = g->block;
+        l->block = block;
         atomic_init(&l->state, HELD);
-        arena_hold(g->arena, g->block);
         atomic_fetch_add_explicit(&g->arena->leases, 1, memory_order_relaxed);
     }
     batcher_end(g);

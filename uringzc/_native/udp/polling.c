@@ -3,9 +3,10 @@
  * is worth a try, and not readable before any has. While something is awaited, there are in the set:
  *
  * - the engine's descriptor: memory is free;
- * - the socket: its buffer has room, or the first request to a destination has reached the device. Both free
- *   an skb, for which the kernel gives an event (sock_wfree). Edge-triggered (EPOLLET): room, and an error
- *   queue that is not read, would be events all the time;
+ * - the socket, or the engine's own descriptor that is charged for what is sent: its buffer has room, or the
+ *   first request to a destination has reached the device. Both free an skb, for which the kernel gives an
+ *   event (sock_wfree). Edge-triggered (EPOLLET): room, and an error queue that is not read, would be events
+ *   all the time;
  * - a timerfd, where no event may come.
  *
  * Arming takes out earlier events, so the caller checks afterwards whether what it awaits is there. */
@@ -14,6 +15,8 @@
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
+
+#include "udp/socket.h"
 
 static bool add_to_epoll(const UdpBatcher *g, int fd, uint32_t events) {
     struct epoll_event event = {.events = events};
@@ -46,10 +49,11 @@ void arm_poll(UdpBatcher *g, int what, int64_t deadline) {
     end_unknown(g);
     bool all = what == AWAIT_RATE || add_to_epoll(g, g->poll.engine, EPOLLIN);
     if (what & AWAIT_SEND) {
-        if (g->poll.sock != g->fd)
+        const int fd = charged_fd(g);
+        if (g->poll.sock != fd)
             remove_socket(g);
-        g->poll.sock = g->fd;
-        all &= add_to_epoll(g, g->fd, EPOLLOUT | EPOLLET);
+        g->poll.sock = fd;
+        all &= add_to_epoll(g, fd, EPOLLOUT | EPOLLET);
     }
     if (!all)
         deadline = monotonic_ns() + EPOLL_RETRY;

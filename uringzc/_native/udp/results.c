@@ -23,6 +23,7 @@ static void on_result(void *context, uint64_t user_data, int32_t result) {
     struct train *t = g->trains[user_data >> 56];
     t->result = result;
     WRITE_SHARED(t->state, result < 0 ? FAILED : DONE);
+    g->some_failed |= result < 0;
     g->awaited--;
     if (result >= 0)
         count_left(g, 1, t->count);
@@ -85,7 +86,11 @@ int wait_for_memory(UdpBatcher *g) {
         return posted < 0 ? -1 : !posted && g->in_flight == before;
     }
     COUNT(g->waits[WAIT_MEMORY], 1);
-    return enter_engine(g->queue, 1, 1, -1) < 0 ? -1 : flush_notifier(g);
+    if (enter_engine(g->queue, 1, 1, -1) < 0)
+        return -1;
+    if (g->max_delay > 0) /* this was no pause of the program, after which a datagram would leave at once */
+        g->left_at = monotonic_ns();
+    return flush_notifier(g);
 }
 
 /* Passes the queued trains as rows to the slow path, which sends those again that failed. 0, 1 or -1. */

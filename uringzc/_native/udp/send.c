@@ -293,15 +293,12 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
     }
     const bool held = n >= g->hold_threshold && PyBytes_CheckExact(holder);
     uint16_t block = NO_BLOCK;
-    int error = n > g->max_payload ? (refuse(g->queue, -EMSGSIZE), -1) : 0;
+    int error = n > g->max_payload ? refuse_size(g) : 0;
     if (!error && !held) {
-        char *place = reserve_bytes(g, n);
+        char *place = reserve_bytes(g, n, &block);
         error = place ? 0 : -1;
-        block = g->block;
-        if (place) {
-            arena_hold(g->arena, block);
+        if (place)
             bytes = memcpy(place, bytes, n);
-        }
     }
     while (!error) {
         PyObject *to = PyIter_Next(items);

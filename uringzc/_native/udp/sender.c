@@ -116,6 +116,22 @@ static PyObject *batcher_close_slot(PyObject *self, PyObject *Py_UNUSED(unused))
     return PyBool_FromLong(close_internal_slot(g->queue, &g->slot));
 }
 
+static uint32_t smaller(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+
+/* What is larger than a frame cannot be sent; nothing is held, since the engine would copy it to a frame. */
+static void set_limits_by_arena(UdpBatcher *g) {
+    const Arena *arena = g->arena;
+    g->frames = arena->frames != NULL;
+    g->max_payload = smaller(g->max_payload, arena->capacity);
+    g->max_train = smaller(MAX_TRAIN_BYTES, arena->capacity);
+    g->max_open = g->frames ? smaller(MAX_OPEN, (arena->limit + 1) / 2) : MAX_OPEN;
+    if (g->frames)
+        g->hold_threshold = UINT32_MAX;
+    g->flush_bytes = (uint64_t)arena->limit * arena->capacity / 4;
+}
+
 static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     static char *accepted[] = {"queue",
                                "arena",
@@ -160,14 +176,15 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     g->on_waiting = on_waiting == Py_None ? NULL : Py_NewRef(on_waiting);
     g->blocking = (char)blocking;
     g->block = NO_BLOCK;
+    g->room_fd = -1;
     g->none.size = NO_TRAIN;
     g->none.destination = NO_TRAIN;
     g->open = &g->none;
     if (g->max_segments > MAX_SEGMENTS)
         g->max_segments = MAX_SEGMENTS;
+    set_limits_by_arena(g);
     g->max_delay = max_delay;
     g->flush_requests = max_inflight / 4 ? max_inflight / 4 : 1;
-    g->flush_bytes = (uint64_t)g->arena->blocks * BLOCK_SIZE / 4;
     return pace_set(g, pacing) < 0 ? -1 : batcher_open_slot(g);
 }
 

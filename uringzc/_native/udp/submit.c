@@ -21,13 +21,14 @@
 
 #define SMALL 4096u /* bytes: of several single datagrams */
 #define NOT_READY 2 /* nothing is admitted */
+#define OTHERS_FAILED 2
 
 /* On a socket of its own the sender sets the UDP_SEGMENT option to the datagram size of the first train,
  * which is cheaper than a control message for each; trains of other sizes have one. With the option the
  * kernel would split, or refuse, a single datagram that is larger, so there is none if the batch has such. */
 static void set_segment_option(UdpBatcher *g, uint32_t until) {
     uint32_t segment = 0, single = 0;
-    for (uint32_t i = 0; i < until && g->own_socket; i++) {
+    for (uint32_t i = 0; i < until && g->own_socket && !g->frames; i++) {
         const struct train *t = g->trains[i];
         if (t->count > 1 && !segment)
             segment = t->size;
@@ -56,7 +57,8 @@ static void describe_request(const UdpBatcher *g, const struct train *t, uzc_sen
     send->zero_copy = t->zero_copy;
 }
 
-/* Queues a request, making room in the ring and in the request table as needed. 0, 1, or -1. */
+/* Queues a request, making room in the ring and in the request table as needed. 0, 1, -1, or OTHERS_FAILED:
+ * requests that were queued before, which this one must not overtake. */
 static int queue_request(UdpBatcher *g, uzc_send *send) {
     int code = 0;
     for (bool polled = false; !code;) {
@@ -65,15 +67,18 @@ static int queue_request(UdpBatcher *g, uzc_send *send) {
             return 0;
         if (done == UZC_E_QUEUE) {
             code = enter_engine(g->queue, 1, 0, 0);
-        } else if (done == UZC_E_REQUESTS || done == UZC_E_NOTIFICATIONS) {
+        } else if (done == UZC_E_REQUESTS || done == UZC_E_FRAMES || done == UZC_E_NOTIFICATIONS) {
             code = polled ? wait_for_memory(g) : enter_engine(g->queue, 1, 0, 0); /* may free entries */
             if (!code)
                 code = flush_notifier(g);
             polled = true;
         } else {
-            refuse(g->queue, done);
+            if (done != INT64_MIN)
+                refuse(g->queue, done);
             code = -1;
         }
+        if (!code && g->some_failed)
+            code = OTHERS_FAILED;
         if (!code) /* the socket may have been closed meanwhile, and its descriptor reused */
             code = bind_request_socket(g->queue, g->sock, send);
     }
@@ -85,6 +90,7 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
     uzc_send send = {
         .slot = g->slot, .count = 1, .socket = g->sock, .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL};
     int code = bind_request_socket(g->queue, g->sock, &send);
+    g->some_failed = false;
     if (!code)
         set_segment_option(g, until);
     for (; !code && g->next < until; g->next++) {
@@ -102,14 +108,14 @@ static int queue_trains(UdpBatcher *g, uint32_t until) {
         g->unflushed_bytes += t->nbytes;
         COUNT(g->requests, 1);
     }
-    return code; /* complete_batch() submits what was queued */
+    return code == OTHERS_FAILED ? 0 : code; /* complete_batch() submits what was queued */
 }
 
 /* Whether the first trains of the batch are single datagrams, so small that system calls, which copy, send
  * them faster than the ring. */
 static bool are_small_singles(const UdpBatcher *g, uint32_t until) {
     const uint32_t limit = until > 1 ? SMALL : g->hold_threshold;
-    bool small = !g->always_zero_copy;
+    bool small = !g->always_zero_copy && !g->frames;
     for (uint32_t i = 0; i < until && small; i++)
         small = g->trains[i]->count == 1 && g->trains[i]->nbytes < limit;
     return small;
@@ -144,7 +150,7 @@ static int wait_for_admission(UdpBatcher *g) {
         Py_BEGIN_ALLOW_THREADS;
         nanosleep(&(struct timespec){0, pause < 1000000 ? pause : 1000000}, NULL);
         Py_END_ALLOW_THREADS;
-    } else if (wait_writable(g, 100) < 0 || report_socket_error(g) < 0)
+    } else if (wait_for_room(g, 100) < 0 || report_socket_error(g) < 0)
         return -1;
     if (poll_engine(g) < 0)
         return -1;
@@ -169,14 +175,26 @@ static int complete_or_arm(UdpBatcher *g) {
     return code;
 }
 
-/* One small datagram, to where others were sent before: nothing is asked for first. 0, 1 (not sent), or -1.
- */
+/* A frame: what it waits for is no room in a socket's buffer. 0, 1 (not sent), or -1. */
+static int submit_frame(UdpBatcher *g) {
+    g->trains[0]->zero_copy = wants_zero_copy(g, g->trains[0]);
+    int code = refresh_socket(g) < 0 || report_socket_error(g) < 0 ? -1 : queue_trains(g, 1);
+    if (!code)
+        code = complete_or_arm(g);
+    return code ? code : g->count > 0;
+}
+
+/* One small datagram, or frame, to where others were sent before: it is not asked whether there is room. 0, 1
+ * (not sent), or -1. */
 static int submit_single(UdpBatcher *g) {
-    if (g->count != 1 || g->destinations[g->trains[0]->destination].state != WARM || !are_small_singles(g, 1))
+    if (g->count != 1 || g->destinations[g->trains[0]->destination].state != WARM ||
+        !(g->frames || are_small_singles(g, 1)))
         return 1;
     int64_t credit = pace_credit(g);
     if (!pace_allows(g, g->trains[0], &credit))
         return 1;
+    if (g->frames)
+        return submit_frame(g);
     int code = syscall_first(g, 1);
     return code == SEND_RAISED ? -1 : code == -EAGAIN;
 }

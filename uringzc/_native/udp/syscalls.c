@@ -103,7 +103,7 @@ static uint32_t sent_together(const UdpBatcher *g, uint32_t admitted) {
 /* Only what needs none of what trains are for: memory that is held, timestamps, pacing, an arrival. */
 static bool may_send_directly(const UdpBatcher *g, size_t n, uint32_t destination) {
     return g->leaves && !g->count && !g->open_count && n <= g->max_payload && n < g->hold_threshold &&
-           !g->always_zero_copy && !g->timestamps && !g->pacing.ns && !is_group(destination) &&
+           !g->always_zero_copy && !g->frames && !g->timestamps && !g->pacing.ns && !is_group(destination) &&
            g->destinations[destination].state == WARM;
 }
 
