@@ -3,6 +3,7 @@
 import errno
 import socket
 import threading
+from contextlib import suppress
 
 import pytest
 from frame_tools import frames_in_use, scheduler, send_all, udp_sender
@@ -227,3 +228,41 @@ def test_many_more_than_the_frames_arrive(box: testing.Hold, rx: socket.socket, 
         s.drain()
         assert s.stats.notifications == 2000
         assert not s.reap_completions()
+
+
+@only_packet
+@pytest.mark.parametrize("copies", [True, False])
+def test_a_sender_waits_for_frames_that_another_one_of_the_engine_uses(
+    box: testing.Hold, rx: socket.socket, copies: bool
+) -> None:
+    """Copies of the program's memory fill the ring while the gate holds them. Then another sender needs one."""
+    payload = bytes(1200)
+    with (
+        scheduler(box) as s,
+        box.run(lambda: uringzc.UdpSender(box.address, scheduler=s, blocking=False)) as first,
+        box.run(lambda: uringzc.UdpSender(box.address, scheduler=s)) as second,
+    ):
+        for sender in (first, second):
+            sender.send(b"the neighbour is known")
+            sender.flush()
+        assert len(received(rx, 2)) == 2
+        box.stop()
+        sent = 0
+        with suppress(BlockingIOError):
+            while sent < 1000:
+                first.send_region(payload)
+                sent += 1
+        assert sent < 1000
+        opens = threading.Timer(0.3, box.release)
+        opens.start()
+        try:
+            if copies:
+                second.send_region(payload)
+            else:
+                second.send(payload)
+            second.drain(10)
+        finally:
+            opens.join()
+        first.drain(10)
+        arrived = received(rx, sent + 1)
+        assert set(arrived) == {payload}
