@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 #: what an engine's tests need; the others work everywhere
 ENGINES = {"io_uring": "send_zc", "msg_zerocopy": "msg_zerocopy", "copy": ""}
+#: of engines that only a mark names: they need a network of their own
+FRAME_ENGINES = {"packet": "net_raw", "af_xdp": "af_xdp"}
 
 
 def pytest_collection_finish() -> None:
@@ -51,7 +53,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     names = marker.args if marker else tuple(ENGINES)
     if not names:
         return
-    needs = {name: testing.requires(ENGINES[name]) if ENGINES[name] else () for name in names}
+    capabilities = {name: {**ENGINES, **FRAME_ENGINES}[name] for name in names}
+    needs = {name: testing.requires(what) if what else () for name, what in capabilities.items()}
     metafunc.parametrize("engine", [pytest.param(name, marks=needs[name]) for name in names], indirect=True)
 
 
@@ -222,6 +225,14 @@ def rx(box: testing.Hold) -> Iterator[socket.socket]:
     with box.receiver_socket() as rx:
         rx.settimeout(20)
         yield rx
+
+
+@pytest.fixture
+def tx(box: testing.Hold) -> Iterator[socket.socket]:
+    """A socket that sends to `rx`."""
+    with box.socket() as sock:
+        sock.connect(box.address)
+        yield sock
 
 
 @pytest.fixture

@@ -6,3 +6,6 @@ only_io_uring = pytest.mark.engines("io_uring")
 only_msg_zerocopy = pytest.mark.engines("msg_zerocopy")
 #: for tests of memory that the kernel holds: a copy is free at once
 zero_copy_engines = pytest.mark.engines("io_uring", "msg_zerocopy")
+#: that send Ethernet frames of their own; tests/frames has their tests
+frame_engines = pytest.mark.engines("packet", "af_xdp")
+only_packet = pytest.mark.engines("packet")

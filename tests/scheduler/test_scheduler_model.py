@@ -10,7 +10,7 @@ import socket
 import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import settings
@@ -39,6 +39,8 @@ import uringzc
 from uringzc.errors import _FULL
 from uringzc.notif import Notification
 
+T = TypeVar("T")
+
 
 class Memory(bytearray):
     """A buffer of which one can see whether it is still held."""
@@ -60,16 +62,26 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.rx.bind(("127.0.0.1", 0))
-        self.tx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.rx = self.receiver_socket()
+        self.tx = self.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
         self.tx.connect(self.rx.getsockname())
-        self.unconnected = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self.stream = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.unconnected = self.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        self.stream = self.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+
+    def inside(self, call: Callable[[], T]) -> T:
+        """What `call` returns in the sender's network."""
+        return call()
+
+    def receiver_socket(self) -> socket.socket:
+        rx = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        rx.bind(("127.0.0.1", 0))
+        return rx
 
     @initialize(max_inflight=st.sampled_from(list(ENTRIES)), completions=COMPLETIONS, tags=TAGS)
     def start(self, max_inflight: int, completions: str, tags: list[int]) -> None:
-        self.real = uringzc.Scheduler(tags, max_inflight=max_inflight, completions=completions)
+        self.real = self.inside(
+            lambda: uringzc.Scheduler(tags, max_inflight=max_inflight, completions=completions)
+        )
         self.model = self.model_type(max_inflight, completions, tags)
         self.entries = ENTRIES[max_inflight]
         self.region = self.real.register(1 << 16)
@@ -91,7 +103,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for request in notifier.requests:
             if request.state != SETTLED:
                 assert request.state != QUEUED, "said to be free, and was never submitted"
-                self.model.settle(request, 1)  # loopback copies, always
+                self.model.settle(request, 1)  # loopback copies, always; and frames of an engine
 
     def _agree(self) -> None:
         self.real.drain(timeout=30)
@@ -149,7 +161,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif kind == "stream":
             sock, result = self.stream, -errno.EPIPE
         elif kind == "closed":
-            sock, result = socket.socket(socket.AF_INET, socket.SOCK_DGRAM), -errno.EBADF
+            sock = self.inside(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+            result = -errno.EBADF
         options: dict[str, Any] = {"slot": slot, "user_data": user_data, "flush": flush, "to": to}
         with self._refused(slot):
             if kind == "region":

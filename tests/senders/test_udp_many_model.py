@@ -7,6 +7,7 @@ a wrong rule, and must end in a difference.
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 
 import pytest
@@ -53,8 +54,8 @@ def run(
         if box or not own:
             sock = box.socket() if box else socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             stack.enter_context(sock)
-        sender = UdpSender(came[0].address, sock=sock, on_error=errors.append, **options)
-        stack.enter_context(sender)
+        make = partial(UdpSender, came[0].address, sock=sock, on_error=errors.append, **options)
+        sender = stack.enter_context(box.run(make) if box else make())
         few, timed = (bool(options.get(name)) for name in ("max_inflight", "max_delay"))
         player = ManyPlayer(wrap(sender), came, box, few, timed, starts)
         player.errors = errors

@@ -11,6 +11,7 @@ import random
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import pytest
@@ -219,7 +220,8 @@ def wire(box: testing.Hold, mtu: int = 1500, arena: int = 4 << 20, **options: An
         sockets = [box.receiver_socket(port=testing.PORT + i) for i in range(PLACES)]
         receivers = [stack.enter_context(testing.receiver(sock=sock)) for sock in sockets]
         sock = stack.enter_context(closing(box.socket()))
-        s = stack.enter_context(UdpSender(sock=sock, arena=arena, debug=False, max_delay=None, **options))
+        make = partial(UdpSender, sock=sock, arena=arena, debug=False, max_delay=None, **options)
+        s = stack.enter_context(box.run(make))
         made = Wire(s, [rx.address for rx in receivers], receivers)
         made.warm_up()
         yield made

@@ -51,7 +51,8 @@ def run(
             sock = stack.enter_context(
                 box.socket(family) if box else socket.socket(family, socket.SOCK_DGRAM)
             )
-            sender = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, **options))
+            make = partial(uringzc.UdpSender, to[0], sock=sock, **options)
+            sender = stack.enter_context(box.run(make) if box else make())
         few, timed = (bool(options.get(name)) for name in ("max_inflight", "max_delay"))
         player = Player(wrap(sender), came, box, few, timed)
         taken = player.play(program)

@@ -16,10 +16,8 @@ from traffic import is_bound, wait_until
 import uringzc
 from uringzc import testing
 
-pytestmark = [
-    testing.requires("net_admin"),
-    pytest.mark.skipif(not shutil.which("socat"), reason="needs socat: apt-get install socat"),
-]
+needs_socat = pytest.mark.skipif(not shutil.which("socat"), reason="needs socat: apt-get install socat")
+pytestmark = [testing.requires("net_admin"), needs_socat]
 PORTS = {socket.AF_INET: 9201, socket.AF_INET6: 9202}
 
 

@@ -285,7 +285,7 @@ def wire(
         receivers = [stack.enter_context(testing.receiver(sock=sock)) for sock in sockets]
         if given:
             sock = stack.enter_context(closing(box.socket(family)))
-            s = stack.enter_context(uringzc.UdpSender(to[0], sock=sock, **options))
+            s = stack.enter_context(box.run(lambda: uringzc.UdpSender(to[0], sock=sock, **options)))
         else:
             s = stack.enter_context(box.run(lambda: uringzc.UdpSender(to[0], **options)))
         for count in (2, WARM_UP):  # the second time it is found that the first datagram has arrived

@@ -20,7 +20,7 @@ def receivers(
         made = []
         for i in range(count):
             if box:
-                rx = testing.receiver(sock=box.receiver_socket(port=9000 + i), thread=False)
+                rx = testing.receiver(sock=box.receiver_socket(family, port=9000 + i), thread=False)
             else:
                 rx = testing.receiver((host, 0), thread=False)
             made.append(stack.enter_context(rx))

@@ -145,11 +145,12 @@ class FrameEngine(Engine):
 def _mapped(base: int, length: int) -> memoryview:
     """The memory of the frames: unmapped when the last view of it is dropped, but not in the child of a fork,
     where something else may be at its address."""
-    process = os.getpid()
+    getpid, end = os.getpid, lib.uzc_frames_unmap  # at interpreter exit the modules are empty
+    process = getpid()
 
     def unmap(_: object) -> None:
-        if os.getpid() == process:
-            lib.uzc_frames_unmap(base, length)
+        if getpid() == process:
+            end(base, length)
 
     return memoryview(ffi.buffer(ffi.gc(ffi.cast("char *", base), unmap), length))
 

@@ -16,6 +16,8 @@ from uringzc.testing.sandboxes import Sandbox
 if TYPE_CHECKING:
     import pytest
 
+_AF_XDP = 44
+
 
 def requires(capability: str) -> pytest.MarkDecorator:
     """A pytest mark, for a test, a class or `pytestmark`: skip it, and say what is `missing`."""
@@ -29,14 +31,16 @@ def requires(capability: str) -> pytest.MarkDecorator:
 def missing(capability: str) -> str | None:
     """Why a test that needs `capability` cannot run here, and what would change that; None if it can.
 
-    net_admin: sandboxes; io_uring; send_zc: its zero-copy send; msg_zerocopy; unprivileged: becoming the user
-    nobody.
+    net_admin: sandboxes; io_uring; send_zc: its zero-copy send; msg_zerocopy; net_raw: packet sockets, in
+    sandboxes; af_xdp: AF_XDP sockets there; unprivileged: becoming the user nobody.
     """
     tried = {
         "net_admin": _no_network,
         "io_uring": _no_ring,
         "send_zc": _no_send_zc,
         "msg_zerocopy": _no_msg_zerocopy,
+        "net_raw": lambda: _no_socket(socket.AF_PACKET, "packet sockets"),
+        "af_xdp": lambda: _no_socket(_AF_XDP, "AF_XDP sockets"),
         "unprivileged": _no_nobody,
     }
     if capability not in tried:
@@ -52,6 +56,19 @@ def _no_network() -> str | None:
         return error.strerror
     except ImportError:
         return "needs pyroute2: pip install 'uringzc[testing]'"
+    return None
+
+
+def _no_socket(family: int, what: str) -> str | None:
+    if (reason := _no_network()) is not None:
+        return reason
+    with closing(Sandbox()) as box:
+        try:
+            box.socket(family, socket.SOCK_RAW).close()
+        except PermissionError:
+            return f"needs CAP_NET_RAW for {what}: run as root, or under `unshare --map-root-user`"
+        except OSError as error:
+            return f"needs {what}, which this kernel does not have: {error.strerror}"
     return None
 
 

@@ -74,12 +74,19 @@ int flush_notifier(UdpBatcher *g) {
     return flush_and_check(g) < 0 ? -1 : 0;
 }
 
+/* Of other senders of the engine, whose copies take frames too. */
+static bool others_in_flight(const UdpBatcher *g) {
+    uzc_stats stats;
+    g->queue->calls->stats(g->queue->slots, &stats);
+    return stats.in_flight > 0;
+}
+
 int wait_for_memory(UdpBatcher *g) {
     const uint32_t before = g->in_flight;
     int posted = flush_and_check(g);
     if (posted)
         return posted < 0 ? -1 : 0;
-    if (!g->in_flight)
+    if (!g->in_flight && !(g->frames && others_in_flight(g)))
         return 1;
     if (!g->blocking) {
         posted = poll_engine(g) < 0 ? -1 : flush_and_check(g);

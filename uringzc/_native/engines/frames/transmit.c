@@ -42,7 +42,7 @@ static int32_t send_through_socket(const struct entry *n) {
 
 /* Sends the first of the entries that is no frame: 1, or 0 and *error. */
 static uint32_t send_one(uzc_frames *e, struct entry *n, int *error) {
-    const int32_t sent = n->kind == UZC_PATH_ERROR ? -n->error : n->fd < 0 ? -EBADF : send_through_socket(n);
+    const int32_t sent = n->fd < 0 ? -EBADF : n->kind == UZC_PATH_ERROR ? -n->error : send_through_socket(n);
     if (sent < 0) {
         *error = -sent;
         return 0;
