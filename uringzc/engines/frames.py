@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc._send import Arena, Memory
 from uringzc._uring import ffi, lib
-from uringzc.engines.base import Engine, batch_of
+from uringzc.engines.base import Engine
 from uringzc.engines.contract import FrameOptions
 from uringzc.engines.paths import Path, Paths
 from uringzc.engines.tables import Sockets, new_region
@@ -27,6 +27,8 @@ from uringzc.notif import NOTIFICATION_UNKNOWN
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
+#: requests of one submission: of 64 bytes, 64 took 0.9 of the time of 32
+BATCH = 64
 #: seconds that a request may wait for the neighbour of a new destination
 NEIGHBOUR_WAIT = 0.2
 #: destinations without frames that explain() counts
@@ -52,7 +54,7 @@ class FrameEngine(Engine):
         self._unframed: dict[tuple[int, bytes | None], str] = {}  # why a destination has no frames
         self._paths = Paths(partial(_forget, self._out), partial(_forget_all, self._out))
         try:
-            self._new(batch or batch_of(max_inflight))
+            self._new(batch or min(BATCH, max_inflight))
             self._start_frames()
         except BaseException:
             self._exit()
