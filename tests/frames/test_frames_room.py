@@ -235,7 +235,7 @@ def test_many_more_than_the_frames_arrive(box: testing.Hold, rx: socket.socket, 
 def test_a_sender_waits_for_frames_that_another_one_of_the_engine_uses(
     box: testing.Hold, rx: socket.socket, copies: bool
 ) -> None:
-    """Copies of the program's memory fill the ring while the gate holds them; then another one needs a frame."""
+    """Copies of the program's memory fill the ring, while the gate holds them. Another one needs a frame."""
     payload = bytes(1200)
     with (
         scheduler(box) as s,

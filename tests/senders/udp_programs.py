@@ -115,8 +115,12 @@ class Player:
         if self.box:
             self.box.release()
         self.settle(self.sender.flush)
-        self.settle(self.sender.drain)
+        self.settle(self.drain_for_a_while)
         return self.taken
+
+    def drain_for_a_while(self) -> None:
+        """Without end it would wait for what is held until it was read here: see settle()."""
+        self.sender.drain(1 if self.sender._blocking else None)
 
     def settle(self, call: Callable[[], object]) -> None:
         """Calls until there is no need to wait any more."""
@@ -124,7 +128,7 @@ class Player:
             try:
                 call()
                 return
-            except BlockingIOError:
+            except (BlockingIOError, TimeoutError):
                 # with MSG_ZEROCOPY fragments are held until they were read here
                 assert select.select([self.sender, *(rx.sock for rx in self.came)], [], [], 2)[0]
                 for rx in self.came:
@@ -266,7 +270,7 @@ class Player:
     def drain(self) -> None:
         if self.box:
             self.box.release()
-        self.settle(self.sender.drain)
+        self.settle(self.drain_for_a_while)
 
     def wait(self) -> None:
         """For the timer: what waits leaves by itself."""

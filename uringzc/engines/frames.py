@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc._send import Arena, Memory
 from uringzc._uring import ffi, lib
-from uringzc.engines.base import Engine
+from uringzc.engines.base import Engine, batch_of
 from uringzc.engines.contract import FrameOptions
 from uringzc.engines.paths import Path, Paths
 from uringzc.engines.tables import Sockets, new_region
@@ -54,7 +54,7 @@ class FrameEngine(Engine):
         self._unframed: dict[tuple[int, bytes | None], str] = {}  # why a destination has no frames
         self._paths = Paths(partial(_forget, self._out), partial(_forget_all, self._out))
         try:
-            self._new(batch or min(BATCH, max_inflight))
+            self._new(batch or batch_of(max_inflight, BATCH))
             self._start_frames()
         except BaseException:
             self._exit()

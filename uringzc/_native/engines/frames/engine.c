@@ -140,7 +140,7 @@ static void describe_entry(struct entry *n, const struct path *p, const uzc_send
 /* Decides how the request leaves, and puts it into its frame. 0 or a refusal. */
 static int64_t prepare(uzc_frames *e, struct entry *n, struct path *p, const uzc_send *send, uint64_t i) {
     if (p->info.ask && p->asked && p->info.kind == UZC_PATH_SOCKET)
-        return e->entry_count ? UZC_E_QUEUE : UZC_E_PATH;
+        return e->entry_count > e->waiting ? UZC_E_QUEUE : UZC_E_PATH;
     describe_entry(n, p, send, i);
     if (p->info.ask && !p->asked) {
         p->asked = true;

@@ -70,7 +70,7 @@ static uint32_t send_run(uzc_frames *e, struct entry *first, uint32_t count, int
     return taken;
 }
 
-/* Whether the program may close the socket while the entry waits. */
+/* Makes sure that the entry can wait though the program closes its socket. */
 static bool keep_open(struct entry *n) {
     if (is_frame(n) || n->duplicated)
         return true;
@@ -81,12 +81,11 @@ static bool keep_open(struct entry *n) {
     return n->duplicated;
 }
 
-/* Of the entries from `first` to `end`, that the kernel has no room for: those that may not wait fail, in the
- * order of all of them. False: the first one waits. */
-static bool fail_for_room(uzc_frames *e, struct entry *first) {
-    if (!(first->msg_flags & MSG_DONTWAIT) && keep_open(first))
+/* The kernel has no room for the entry: it fails, unless it may wait. False: it waits. */
+static bool fail_for_room(uzc_frames *e, struct entry *n) {
+    if (!(n->msg_flags & MSG_DONTWAIT) && keep_open(n))
         return false;
-    end_entry(e, first, -EAGAIN, 0);
+    end_entry(e, n, -EAGAIN, 0);
     return true;
 }
 
