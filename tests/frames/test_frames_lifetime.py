@@ -28,7 +28,8 @@ def test_a_scheduler_that_is_closed_with_frames_in_flight_is_parked(
             for data in expected:
                 s.send(tx, data, flush=True)
             s.submit()
-            with pytest.warns(ResourceWarning, match="is parked: 50 requests"):
+            # one may have gone through the socket, where the neighbour was stale
+            with pytest.warns(ResourceWarning, match="is parked: (49|50) requests"):
                 s.close(timeout=0)
             del s
             gc.collect()

@@ -61,7 +61,7 @@ def fitting(program: list[Operation], most: int) -> list[Operation]:
 def test_random_programs_arrive_over_frames(wide: testing.Hold, engine: str) -> None:
     """All sizes of the MTU, or of a frame; through a gate that stops, if the engine's frames pass it."""
 
-    @settings(FAST, max_examples=60)
+    @settings(FAST, max_examples=30)
     @given(STOPPING, OPTIONS, st.booleans(), FAMILY)
     def check(program: list[Operation], options: dict[str, Any], connected: bool, family: int) -> None:
         most = min(LARGEST[engine], JUMBO - HEADERS[socket.AddressFamily(family)])
@@ -73,7 +73,7 @@ def test_random_programs_arrive_over_frames(wide: testing.Hold, engine: str) -> 
 @only_packet
 @pytest.mark.slow
 def test_random_programs_with_groups_arrive_over_frames(wide: testing.Hold) -> None:
-    @settings(FAST, max_examples=60, phases=[Phase.generate])
+    @settings(FAST, max_examples=30, phases=[Phase.generate])
     @given(many.programs([*many.GROUPED, *many.CALLS, *many.GATE, "stop", "stop"]), many.STARTS, many.OPTIONS)
     def check(program: list[Operation], starts: Starts, options: dict[str, Any]) -> None:
         run_many(program, options, starts, box=wide)
