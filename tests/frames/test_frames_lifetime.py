@@ -247,6 +247,7 @@ def test_frames_in_flight_survive_the_process(box: testing.Hold) -> None:
     with testing.receiver(sock=box.receiver_socket()) as rx:
         box.stop()
         out, _ = run_program(AT_EXIT, *box.address, box=box)
-        assert (out, rx.count) == ("50\n", 0)
+        assert out in ("49\n", "50\n")  # one may have gone through the socket
+        assert rx.count == 0
         box.release()
         assert rx.wait(50) == [datagram(i, 1200) for i in range(50)]
