@@ -21,6 +21,7 @@ from uringzc.engines import lifetime
 from uringzc.engines.base import Engine
 from uringzc.notif import Slots
 from uringzc.senders import timer
+from uringzc.testing.devices import FAR
 
 pytest_plugins = ["aio_fixtures"]
 
@@ -202,10 +203,22 @@ def _network() -> Iterator[testing.Hold]:
         pytest.skip(error.strerror or "needs privileges")
 
 
+def remember_neighbours(box: testing.Hold) -> None:
+    """As they were made, whatever tests have forgotten: to a stale one a datagram leaves that is no frame."""
+    from pyroute2 import IPRoute
+
+    with IPRoute() as ip:
+        device = socket.if_nametoindex(box.device)
+        for address in (FAR.ip, FAR.ip6):
+            ip.neigh("replace", ifindex=device, dst=address, lladdr=FAR.mac, state="permanent")
+
+
 @pytest.fixture
-def box(_network: testing.Hold) -> Iterator[testing.Hold]:
+def box(_network: testing.Hold, request: pytest.FixtureRequest) -> Iterator[testing.Hold]:
     """A sandbox that delivers, until its stop(); open again after the test."""
     _network.release()
+    if request.path.parent.name == "frames":
+        _network.run(lambda: remember_neighbours(_network))
     with one_processor():
         yield _network
     _network.release()
