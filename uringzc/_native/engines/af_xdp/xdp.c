@@ -217,16 +217,6 @@ static const struct link xdp_link = {.choose = xdp_choose,
                                      .close = xdp_close,
                                      .computes_checksum = true};
 
-/* No child of a fork may write to it. */
-static int map_frames(uzc_frames *e) {
-    e->memory_length = (uint64_t)e->count * STRIDE;
-    char *base = mmap(NULL, e->memory_length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (base == MAP_FAILED)
-        return -errno;
-    e->base = base;
-    return madvise(base, e->memory_length, MADV_DONTFORK) < 0 ? -errno : 0;
-}
-
 static int open_all(struct xdp *x) {
     uzc_frames *e = &x->frames;
     struct epoll_event ticks = {.events = EPOLLIN | EPOLLET};
@@ -234,7 +224,9 @@ static int open_all(struct xdp *x) {
     x->timer_fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
     if (x->timer_fd < 0 || epoll_ctl(e->epoll_fd, EPOLL_CTL_ADD, x->timer_fd, &ticks) < 0)
         return -errno;
-    int error = x->chosen ? map_frames(e) : -ENOMEM;
+    int error = x->chosen ? 0 : -ENOMEM;
+    if (!error)
+        error = frames_map(e, (uint64_t)e->count * STRIDE, MAP_PRIVATE | MAP_ANONYMOUS, -1);
     if (!error)
         error = open_rings(&x->rings, e->base, STRIDE, e->count);
     e->fd = x->rings.fd;
@@ -249,20 +241,13 @@ int uzc_xdp_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_t c
     uzc_frames *e = *out = &x->frames;
     e->link = &xdp_link;
     e->stride = STRIDE;
-    e->kernel_copies = -1;
     x->rings.fd = x->timer_fd = -1;
     x->asked_zero_copy = zero_copy;
     x->counts = counts;
     int error = frames_init(e, slots, entries, count, refs);
     if (!error)
         error = open_all(x);
-    if (!error)
-        return 0;
-    if (e->base)
-        munmap(e->base, e->memory_length);
-    e->base = NULL;
-    uzc_frames_exit(out);
-    return error;
+    return frames_made(out, error);
 }
 
 static int bind_device(struct xdp *x, uint32_t ifindex) {

@@ -16,6 +16,7 @@
 #include "engines/frames/paths.h"
 #include "engines/frames/results.h"
 #include "engines/frames/transmit.h"
+#include "engines/readable.h"
 
 #define MAX_SEGMENTS 128u   /* datagrams of a train, as of UDP_SEGMENT */
 #define POLL_INTERVAL_MS 10 /* while something waits for room, of which no event may come */
@@ -25,7 +26,7 @@ int frames_init(uzc_frames *e, uzc_slots *slots, uint32_t entries, uint32_t coun
     e->count = count;
     e->refs = (_Atomic uint32_t *)refs;
     e->max_entries = entries;
-    e->fd = e->watched = -1;
+    e->fd = e->watched = e->kernel_copies = -1;
     e->keys = calloc(count, sizeof *e->keys);
     e->copied = calloc(count, sizeof *e->copied);
     e->entries = calloc(entries, sizeof *e->entries);
@@ -54,6 +55,26 @@ static void free_all(uzc_frames *e) {
     free(e->copied);
     free(e->entries);
     free(e);
+}
+
+int frames_map(uzc_frames *e, uint64_t length, int flags, int fd) {
+    char *base = mmap(NULL, length, PROT_READ | PROT_WRITE, flags, fd, 0);
+    if (base == MAP_FAILED)
+        return -errno;
+    e->base = base;
+    e->memory_length = length;
+    return madvise(base, length, MADV_DONTFORK) < 0 ? -errno : 0;
+}
+
+int frames_made(uzc_frames **out, int error) {
+    uzc_frames *e = *out;
+    if (!error)
+        return 0;
+    if (e->base)
+        munmap(e->base, e->memory_length);
+    e->base = NULL;
+    uzc_frames_exit(out);
+    return error;
 }
 
 void uzc_frames_exit(uzc_frames **engine) {
@@ -245,14 +266,7 @@ static void frames_revoke(void *engine, int fd) {
 /* -- results */
 
 static void set_readable(uzc_frames *e, bool unread) {
-    uint64_t count = 1;
-    if (unread == e->readable)
-        return;
-    e->readable = unread;
-    if (unread)
-        (void)!write(e->event_fd, &count, sizeof count);
-    else
-        (void)!read(e->event_fd, &count, sizeof count);
+    uzc_set_readable(e->event_fd, &e->readable, unread);
 }
 
 static void frames_signal(void *engine) {

@@ -105,5 +105,9 @@ static inline void release_copy(uzc_frames *e, uint32_t frame) {
     e->copied[frame] = false;
 }
 
+/* engine.c: maps the memory of the frames, which no child of a fork may write to; -errno. */
+int frames_map(uzc_frames *e, uint64_t length, int flags, int fd);
+/* engine.c: the end of making an engine: returns `error`, and if that is not 0, frees *out. */
+int frames_made(uzc_frames **out, int error);
 /* engine.c: makes the parts of *e that do not depend on the kernel interface; -errno. */
 int frames_init(uzc_frames *e, uzc_slots *slots, uint32_t entries, uint32_t count, uint32_t *refs);

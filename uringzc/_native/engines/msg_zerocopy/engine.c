@@ -5,6 +5,7 @@
 #include "engines/msg_zerocopy/notifications.h"
 #include "engines/msg_zerocopy/sockets.h"
 #include "engines/msg_zerocopy/transmit.h"
+#include "engines/readable.h"
 
 #include <limits.h>
 #include <poll.h>
@@ -55,14 +56,7 @@ void uzc_msg_zerocopy_exit(uzc_msg_zerocopy **engine) {
 /* The epoll descriptor reports sockets by itself, and through the eventfd unread records, and sockets that
  * must be polled. */
 static void set_readable(uzc_msg_zerocopy *e, bool unread) {
-    uint64_t count = 1;
-    if (unread == e->readable)
-        return;
-    e->readable = unread;
-    if (unread)
-        (void)!write(e->event_fd, &count, sizeof count);
-    else
-        (void)!read(e->event_fd, &count, sizeof count);
+    uzc_set_readable(e->event_fd, &e->readable, unread);
 }
 
 static void msg_zerocopy_signal(void *engine) {

@@ -279,12 +279,7 @@ static int map_ring(uzc_frames *e) {
         .tp_block_size = BLOCK, .tp_block_nr = blocks, .tp_frame_size = STRIDE, .tp_frame_nr = e->count};
     if (setsockopt(e->fd, SOL_PACKET, PACKET_TX_RING, &ring, sizeof ring) < 0)
         return -errno;
-    char *base = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_SHARED, e->fd, 0);
-    if (base == MAP_FAILED)
-        return -errno;
-    e->base = base;
-    e->memory_length = length;
-    return madvise(base, length, MADV_DONTFORK) < 0 ? -errno : 0; /* a child must not write to it */
+    return frames_map(e, length, MAP_SHARED, e->fd);
 }
 
 static int open_ring(uzc_frames *e, int qdisc_bypass) {
@@ -306,17 +301,10 @@ int uzc_packet_new(uzc_frames **out, uzc_slots *slots, uint32_t entries, uint32_
     uzc_frames *e = *out = &p->frames;
     e->link = &packet_link;
     e->stride = STRIDE;
-    e->kernel_copies = -1;
     int error = frames_init(e, slots, entries, count, refs);
     if (!error)
         error = open_ring(e, qdisc_bypass);
-    if (!error) {
+    if (!error)
         e->trains = sends_trains(1);
-        return 0;
-    }
-    if (e->base)
-        munmap(e->base, e->memory_length);
-    e->base = NULL;
-    uzc_frames_exit(out);
-    return error;
+    return frames_made(out, error);
 }
