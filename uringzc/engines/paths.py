@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from uringzc._uring import lib
 from uringzc.engines.flow import Flow, default_hop_limits, flow
 from uringzc.engines.headers import BROADCAST, header, multicast_mac
 from uringzc.engines.netlink import (
@@ -36,7 +37,10 @@ from uringzc.engines.netlink import (
     UnframedError,
 )
 
-FRAME, SOCKET, ERROR, RAW = 1, 2, 3, 4  # UZC_PATH_*
+FRAME, SOCKET, ERROR, RAW = (
+    *(lib.UZC_PATH_FRAME, lib.UZC_PATH_SOCKET),
+    *(lib.UZC_PATH_ERROR, lib.UZC_PATH_RAW),
+)
 
 _RTN_UNICAST, _RTN_BROADCAST, _RTN_MULTICAST = 1, 3, 5
 _RTCF_BROADCAST, _RTCF_LOCAL = 0x10000000, 0x80000000
