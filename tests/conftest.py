@@ -23,7 +23,7 @@ from uringzc.notif import Slots
 from uringzc.senders import timer
 from uringzc.testing.devices import FAR
 
-pytest_plugins = ["aio_fixtures"]
+pytest_plugins = ["aio_fixtures", "frame_paths"]
 
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)

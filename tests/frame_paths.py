@@ -5,6 +5,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
+import pytest
+
 from uringzc import testing
 from uringzc.address import pack
 from uringzc.engines.paths import Path, Paths
@@ -52,6 +54,14 @@ class Finder:
 
     def close(self) -> None:
         self._open.close()
+
+
+@pytest.fixture
+def finder(box: Hold) -> Iterator[Finder]:
+    """Of the test's sandbox."""
+    finder = Finder(box)
+    yield finder
+    finder.close()
 
 
 def link(box: Sandbox, call: Callable[[Any], T]) -> T:

@@ -443,7 +443,7 @@ TRY = """
     except OSError as error:
         print(error.errno, reason_of(error).name, error, sep="; ")
 """
-#: the root of a user namespace, whom the limit applies to
+#: the root of a user namespace: the limit for locked memory applies to it
 BECOME_ROOT = """
     from refusals import become_nobody; become_nobody({} << 10)
     import ctypes; unshared = ctypes.CDLL(None).unshare(0x10000000 | 0x40000000) == 0  # user and network

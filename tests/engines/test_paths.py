@@ -44,13 +44,6 @@ def box() -> Iterator[Hold]:
         yield box
 
 
-@pytest.fixture
-def finder(box: Hold) -> Iterator[Finder]:
-    finder = Finder(box)
-    yield finder
-    finder.close()
-
-
 class Case(NamedTuple):
     name: str
     family: int

@@ -37,13 +37,6 @@ def box() -> Iterator[Hold]:
         yield box
 
 
-@pytest.fixture
-def finder(box: Hold) -> Iterator[Finder]:
-    finder = Finder(box)
-    yield finder
-    finder.close()
-
-
 def both_versions(finder: Finder) -> Iterator[tuple[socket.socket, Any, tuple[int, bytes]]]:
     """A socket, an address, and the path's key in what is forgotten."""
     for family, to in ((V4, FAR4), (V6, FAR6)):

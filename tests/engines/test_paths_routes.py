@@ -33,13 +33,6 @@ def box() -> Iterator[Hold]:
         yield box
 
 
-@pytest.fixture
-def finder(box: Hold) -> Iterator[Finder]:
-    finder = Finder(box)
-    yield finder
-    finder.close()
-
-
 MTUS = [
     ("the device's", {}, 1500),
     ("the route's", {"mtu": 1400}, 1400),
