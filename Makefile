@@ -21,17 +21,27 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test test-quick test-drop-in bench soak check wheel clean
+.PHONY: help demo test test-quick test-drop-in bench check wheel clean
+.PHONY: asan tsan valgrind fuzz kernels pythons distributions soak
 help:
 	@echo 'make demo        watch zero-copy sends and their notifications  (ARGS: to uringzc demo)'
 	@echo 'make test        run the tests                                  (ARGS: to pytest)'
 	@echo 'make test-quick  run those that are not marked slow: under a minute'
 	@echo 'make test-drop-in  run the tests of other packages with the event loops of uringzc.aio in place of theirs'
 	@echo 'make bench       measure                                        (ARGS: to python -m benchmarks)'
-	@echo 'make soak        send 100 million datagrams; memory stays flat  (ARGS: --count N)'
 	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
 	@echo 'make wheel       a wheel for CPython 3.10 and later, or for this one without the GIL; liburing is inside'
 	@echo 'make clean       remove all that these made'
+	@echo
+	@echo 'What takes longer; docs/proof.md says what each proves (ARGS=--help: how each is used):'
+	@echo 'make asan        the tests under AddressSanitizer and UndefinedBehaviorSanitizer'
+	@echo 'make tsan        threads under ThreadSanitizer'
+	@echo 'make valgrind    slot accounting under memcheck'
+	@echo 'make fuzz        random programs under AddressSanitizer         (MINUTES=5)'
+	@echo 'make kernels     other kernels, in an emulator                  (ARGS: 5.10 6.1 6.12 newest)'
+	@echo 'make pythons     the tests on every CPython that is found'
+	@echo 'make distributions  wheel and sdist in Debian 12, 13 and testing'
+	@echo 'make soak        mixed use and random faults; memory stays flat (HOURS=1)'
 	@echo
 	@echo 'PYTHON=python3.12 chooses the interpreter. What is missing is installed: with apt-get, and into .venv.'
 
@@ -52,8 +62,18 @@ test-drop-in: $(DEV)
 bench: $(DEV)
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+MINUTES = 5
+HOURS = 1
+
+# A proof prepares what it needs itself: other builds, interpreters, machines.
+asan tsan valgrind kernels pythons distributions: $(DEV)
+	@$(BIN)/python -m proofs.$@ $(ARGS)
+
+fuzz: $(DEV)
+	@$(BIN)/python -m proofs.fuzz --minutes $(MINUTES) $(ARGS)
+
 soak: $(DEV)
-	@$(BIN)/python tests/senders/soak.py $(ARGS)
+	@$(BIN)/python -m proofs.soak --hours $(HOURS) $(ARGS)
 
 check: $(DEV)
 	@scripts/system-packages $(PYTHON) clang-format
