@@ -10,6 +10,7 @@ from test_example_dns import ADDRESSES, QUERIES, needs, perf, question, serving
 pytest.importorskip("dnslib")
 from dnslib import RCODE
 
+pytestmark = pytest.mark.engines()
 PROGRAM = "asyncio_dns_server.py"
 
 asyncio_serving = functools.partial(serving, program=PROGRAM)

@@ -18,6 +18,7 @@ from test_examples_udp import Program, finish, started
 pytest.importorskip("dnslib")
 from dnslib import EDNS0, QTYPE, RCODE, DNSHeader, DNSRecord
 
+pytestmark = pytest.mark.engines()
 PROGRAM = "dns_server.py"
 ADDRESSES = ["127.0.0.1", "::1"]
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pytest
 from test_examples_udp import Program, finish, started
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines()]
 PROGRAM = "game_server.py"
 
 

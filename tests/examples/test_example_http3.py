@@ -25,7 +25,7 @@ from aioquic.h3.events import DataReceived, H3Event, HeadersReceived
 from aioquic.quic.configuration import QuicConfiguration
 from aioquic.quic.events import ConnectionTerminated, QuicEvent
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines()]
 PROGRAM = "http3_server.py"
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uringzc": uringzc.aio.new_event_loop,

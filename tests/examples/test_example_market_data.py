@@ -13,7 +13,7 @@ from traffic import wait_until
 
 from uringzc import testing
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines()]
 PROGRAM = "market_data.py"
 MESSAGE = struct.Struct("!QQ8sqI")
 GROUPS = ["239.255.77.11", "239.255.77.12", "239.255.77.13"]

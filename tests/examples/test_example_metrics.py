@@ -15,7 +15,7 @@ from uringzc import testing
 pytest.importorskip("prometheus_client")
 from prometheus_client.parser import text_string_to_metric_families
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines()]
 PROGRAM = "metrics.py"
 Samples = dict[tuple[str, str], float]
 

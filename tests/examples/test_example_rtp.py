@@ -19,7 +19,7 @@ from uringzc import testing
 
 dpkt = pytest.importorskip("dpkt")
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.engines()]
 PROGRAM = "rtp_fanout.py"
 SAMPLES = 160
 

@@ -19,6 +19,7 @@ from traffic import free_port
 
 from uringzc import testing
 
+pytestmark = pytest.mark.engines()  # each has tests of its own
 EXAMPLES = Path(__file__).parents[2] / "examples"
 GROUP = "239.255.77.7"
 MESSAGE = struct.Struct("!QQ8sqI")

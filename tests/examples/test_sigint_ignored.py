@@ -102,7 +102,7 @@ def test_tests_pass_with_signals_ignored() -> None:
     out, _ = run_program(
         program,
         f"{HERE}/cli/test_demo.py::test_ctrl_c_ends_both_processes[copy]",
-        f"{HERE}/examples/test_examples_udp.py::test_publisher_ends_at_ctrl_c_with_a_report[copy]",
+        f"{HERE}/examples/test_examples_udp.py::test_publisher_ends_at_ctrl_c_with_a_report",
         f"{HERE}/senders/test_udp_rules.py::test_an_iterable_may_call_the_sender_that_takes_from_it[copy]",
     )
     assert "3 passed" in out

@@ -42,7 +42,7 @@ def machine(box: testing.Hold) -> type[SchedulerMachine]:
 @frame_engines
 @pytest.mark.slow
 def test_a_scheduler_of_frames_agrees_with_the_model(wide: testing.Hold) -> None:
-    run_state_machine_as_test(machine(wide), settings=settings(MANY, max_examples=60, stateful_step_count=50))
+    run_state_machine_as_test(machine(wide), settings=settings(MANY, max_examples=30, stateful_step_count=50))
 
 
 @only_packet

@@ -147,7 +147,7 @@ class Storm:
 
 @frame_engines
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0])
 def test_every_request_completes_once_in_a_storm(net: testing.Hold, seed: int) -> None:
     with net.receiver_socket() as rx, scheduler(net, tags=range(3), max_inflight=4096) as s:
         storm = Storm(net, s, seed)

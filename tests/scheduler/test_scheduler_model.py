@@ -343,7 +343,7 @@ def _would_be(notifier: ModelNotifier) -> Notification:
 @pytest.mark.slow
 def test_a_scheduler_agrees_with_the_model() -> None:
     run_state_machine_as_test(
-        SchedulerMachine, settings=settings(MANY, max_examples=100, stateful_step_count=50)
+        SchedulerMachine, settings=settings(MANY, max_examples=50, stateful_step_count=50)
     )
 
 

@@ -208,7 +208,7 @@ def test_a_peer_that_resets_or_closes_raises(
 @each_way
 def test_a_peer_that_vanishes_raises_timeouterror(engine: str, zero_copy: str) -> None:
     with testing.hold() as box, tcp_connection(box) as (tx, _):
-        tx.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 500)
+        tx.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 100)
         with TcpSender(tx, engine=engine, zero_copy=zero_copy) as s:
             s.send(b"hello")
             set_down(box.peer)

@@ -38,7 +38,7 @@ with_few_frames = pytest.mark.parametrize("frames", [SOME], indirect=True)
 @pytest.mark.slow
 @with_few_frames
 def test_random_programs_arrive() -> None:
-    @settings(single.FAST, max_examples=60)
+    @settings(single.FAST, max_examples=30)
     @given(PROGRAMS, OPTIONS, st.booleans(), single.FAMILY)
     def check(program: list[Operation], options: dict[str, Any], connected: bool, family: int) -> None:
         single.run(program, options, connected=connected, family=family)
@@ -50,7 +50,7 @@ def test_random_programs_arrive() -> None:
 @pytest.mark.slow
 @with_few_frames
 def test_random_programs_for_many_destinations_and_groups_arrive() -> None:
-    @settings(many.FAST, max_examples=60)
+    @settings(many.FAST, max_examples=30)
     @given(programs([*INTERLEAVED, *GROUPED, *CALLS]), STARTS, MANY_OPTIONS, st.booleans())
     def check(program: list[Operation], starts: many.Starts, options: dict[str, Any], own: bool) -> None:
         many.run(program, options, starts, own=own)

@@ -73,7 +73,7 @@ def check_settled(sender: UdpSender, player: ManyPlayer, senders: int = 1) -> No
     player.check_refused()
 
 
-FAST = settings(max_examples=100, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
+FAST = settings(max_examples=60, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
 
 
 @pytest.mark.slow
@@ -101,7 +101,7 @@ def test_groups_among_destinations_over_loopback() -> None:
 def test_groups_among_destinations_over_a_device(box: testing.Hold, engine: str) -> None:
     """Past an MTU, and through a gate that stops: with blocking=False calls then take a part, or nothing."""
 
-    @settings(FAST, max_examples=60, phases=[Phase.generate])
+    @settings(FAST, max_examples=30, phases=[Phase.generate])
     @given(programs([*GROUPED, *CALLS, *GATE, "stop", "stop", "stop"]), STARTS, OPTIONS)
     def check(program: list[Operation], starts: Starts, options: dict[str, Any]) -> None:
         if engine == "msg_zerocopy":  # fragments are held until they were read, which is done here
@@ -119,7 +119,7 @@ def test_two_senders_that_share_a_scheduler() -> None:
         {"max_delay": st.sampled_from([None, 0.001, 0]), "zero_copy": st.sampled_from(["auto", "always"])}
     )
 
-    @settings(FAST, max_examples=50)
+    @settings(FAST, max_examples=25)
     @given(both, st.tuples(STARTS, STARTS), st.tuples(shared, shared), st.sampled_from([256 << 10, 4 << 20]))
     def check(
         program: list[tuple[int, Operation]],

@@ -85,7 +85,7 @@ def test_random_programs_arrive_over_loopback() -> None:
 def test_random_programs_arrive_over_a_device(box: testing.Hold) -> None:
     """Past an MTU, and through a gate that stops: with blocking=False calls then take a part, or nothing."""
 
-    @settings(FAST, max_examples=30)
+    @settings(FAST, max_examples=12)
     @given(STOPPING, OPTIONS, st.booleans())
     def check(program: list[Operation], options: dict[str, Any], connected: bool) -> None:
         run(program, options, connected=connected, box=box)

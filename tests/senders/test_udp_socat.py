@@ -53,8 +53,7 @@ def some(seed: int) -> list[bytes]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("zero_copy", ["always", "never"])
-@pytest.mark.parametrize("family", list(PORTS))
+@pytest.mark.parametrize(("family", "zero_copy"), [(socket.AF_INET, "always"), (socket.AF_INET6, "never")])
 def test_socat_agrees(box: testing.Hold, tmp_path: Path, family: int, zero_copy: str) -> None:
     host = (box.address6 if family == socket.AF_INET6 else box.address)[0]
     to = host, PORTS[socket.AddressFamily(family)]
