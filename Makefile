@@ -10,7 +10,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check
 comma = ,
 
 NATIVE = $(shell find uringzc/_native -name '*.[ch]')
-C_FILES = $(NATIVE) $(wildcard benchmarks/programs/*.c)
+C_FILES = $(NATIVE) $(wildcard benchmarks/programs/*.c tests/*/*.c proofs/*.c proofs/*/*.c)
 C_STRICT = -std=gnu11 -O2 -Wall -Wextra -Werror -Iuringzc/_native
 
 # In three processes, as many tests wait; ARGS=-n0: in one, as --pdb needs it.
@@ -83,9 +83,8 @@ check: $(DEV)
 	clang-format --dry-run -Werror $(C_FILES)
 	@flags="$(C_STRICT) $$(pkg-config --cflags liburing) \
 	    -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
-	for file in $(filter %.c,$(C_FILES)); do \
-	    echo "gcc -Wall -Wextra -Werror $$file"; gcc $$flags -c -o /dev/null $$file || exit; \
-	done
+	echo "gcc -Wall -Wextra -Werror: $(words $(filter %.c,$(C_FILES))) files"; \
+	printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P 2 -I FILE gcc $$flags -c -o /dev/null FILE
 
 # Without the GIL there is no limited API (request/python.h): that wheel is for one version.
 FREE_THREADED = $(filter 1,$(shell \
