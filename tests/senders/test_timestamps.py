@@ -345,7 +345,7 @@ def test_the_time_that_callbacks_take_is_no_pause_after_which_a_datagram_leaves_
         for _ in range(500):
             tx.send(bytes(100))
         assert wait_until(lambda: tx.flush() and sum(len(stamp.numbers) for stamp in stamps) == 500)
-    assert len(stamps) < 250
+    assert len(stamps) < 400  # 500, if each left at once
 
 
 def test_the_program_still_gets_errors(make_udp: MakePair) -> None:
