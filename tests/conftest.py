@@ -7,7 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis
 import pytest
@@ -22,6 +22,9 @@ from uringzc.engines.base import Engine
 from uringzc.notif import Slots
 from uringzc.senders import timer
 from uringzc.testing.devices import FAR
+
+if TYPE_CHECKING:
+    from cells import Cell
 
 pytest_plugins = ["aio_fixtures", "frame_paths"]
 
@@ -110,6 +113,18 @@ def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         assert (stats.in_flight, stats.held, stats.open) == (0, 0, 0)
         assert stats.stray == 0 or request.node.get_closest_marker("strays")
         assert not lib.uzc_slots_release(slots.pointer, ffi.new("void **"), ffi.new("void **"))
+
+
+@pytest.fixture
+def cell(request: pytest.FixtureRequest) -> "Iterator[Cell]":
+    """What has to hold in each cell of the fault matrix: see tests/faults/cells.py."""
+    from cells import watched
+
+    failed = request.session.testsfailed
+    with watched() as cell:
+        yield cell
+        if request.session.testsfailed == failed:  # else its variables are still there
+            cell.check()
 
 
 class Pair(NamedTuple):

@@ -9,3 +9,5 @@ zero_copy_engines = pytest.mark.engines("io_uring", "msg_zerocopy")
 #: that send Ethernet frames of their own; tests/frames has their tests
 frame_engines = pytest.mark.engines("packet", "af_xdp")
 only_packet = pytest.mark.engines("packet")
+#: for faults of the network: by sockets, and by frames
+all_engines = pytest.mark.engines("io_uring", "msg_zerocopy", "copy", "packet", "af_xdp")

@@ -105,13 +105,13 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_a_link_that_leads_nowhere_is_found() -> None:
-    text = (
-        "# One `two`, three\n[a](README.md) [b](#one-two-three) [c](#four) [d](docs/no.md) [e](README.md#no)"
-    )
+    text = "# One `two`, three\n[a](README.md) [b](#one-two-three) [c](#four) [d](docs/no.md)\n"
+    text += "[e](README.md#no) [f](setup.py#no) [g](docs/layers.py#draw)"
     assert pages.wrong_links(text, ROOT) == [
         "no heading #four",
         "no page docs/no.md",
         "no heading README.md#no",
+        "no heading setup.py#no",
     ]
 
 

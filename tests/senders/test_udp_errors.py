@@ -11,7 +11,7 @@ from raising import raises_errno
 from traffic import free_port, wait_until
 
 import uringzc
-from uringzc import ErrorMessage, SendError, UdpSender
+from uringzc import ErrorMessage, SendError, UdpSender, testing
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 RECVERR = {socket.AF_INET: (socket.IPPROTO_IP, 11), socket.AF_INET6: (socket.IPPROTO_IPV6, 25)}
@@ -73,6 +73,23 @@ def test_an_icmp_error_is_reported_and_its_message_returned(family: int, zero_co
         tx.send(b"y", to)  # no pending error is left: it would fail the next datagram
         tx.flush()
         assert tx.stats.resent == 0
+
+
+@pytest.mark.parametrize("trains", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_what_cannot_be_sent_is_reported_once(sink: testing.Sandbox, own: bool, trains: bool) -> None:
+    """Without a route: that is no error of an earlier datagram."""
+    nowhere = ("203.0.113.1", 9)
+    reported: list[SendError] = []
+    with sink.socket() as sock:
+        options: dict[str, Any] = {"max_delay": None, "on_error": reported.append}
+        with sink.run(lambda: UdpSender(sock=None if own else sock, **options)) as tx:
+            tx.send_many([bytes(1000)] * (5 if trains else 1), nowhere)
+            tx.flush()
+            send_now(tx, b"x", nowhere)
+            assert {error.errno for error in reported} == {errno.ENETUNREACH}
+            assert [error.index for error in reported] == list(range(len(reported)))
+            assert len(reported) == tx.stats.lost == tx.stats.datagrams
 
 
 @pytest.mark.parametrize("zero_copy", ["auto", "always"])

@@ -239,8 +239,8 @@ class UdpSlowPath:
         lost = self.lost
         if not all(self._resend(batcher, row, at, count) for at in range(0, row.datagrams, count)):
             return False
-        if number in _PENDING and (self._reports_icmp or self.lost == lost):  # else it was the train's own
-            self.report_socket_error(number)
+        if number in _PENDING:  # of an earlier datagram, if this one was not lost
+            self.report_socket_error(number if self.lost == lost else 0)
         return True
 
     def _refuse_large(self, batcher: "UdpBatcher", row: Row) -> bool:
