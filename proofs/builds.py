@@ -73,12 +73,18 @@ def build(name: str, flags: Iterable[str] | None = None, python: str | Path | No
     flags = KINDS[name].flags if flags is None else tuple(flags)
     folder = BUILD / name
     with _locked(folder):
-        files = _files()
-        _copy(files, folder)
+        files = _copy(folder)
         interpreter = _venv(folder, python)
         reports(name).mkdir(exist_ok=True)
         _compile(folder, interpreter, flags, files)
     return folder
+
+
+def copy(name: str) -> Path:
+    """The folder of a build in which nothing is compiled: the files of this checkout as they are now."""
+    with _locked(BUILD / name):
+        _copy(BUILD / name)
+    return BUILD / name
 
 
 def venv(name: str, python: str | Path | None = None) -> Path:
@@ -119,8 +125,9 @@ def _files() -> list[str]:
     return sorted({file for file in listed.split("\0") if file and (ROOT / file).is_file()})
 
 
-def _copy(files: list[str], folder: Path) -> None:
-    """What is the same keeps its time; what is gone here goes there."""
+def _copy(folder: Path) -> list[str]:
+    """The files that are now there. What is the same keeps its time; what is gone here goes there."""
+    files = _files()
     listing = folder / ".files"
     for old in set(json.loads(listing.read_text()) if listing.exists() else []) - set(files):
         (folder / old).unlink(missing_ok=True)
@@ -130,6 +137,7 @@ def _copy(files: list[str], folder: Path) -> None:
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, target)
     listing.write_text(json.dumps(files))
+    return files
 
 
 def _venv(folder: Path, python: str | Path | None) -> Path:
