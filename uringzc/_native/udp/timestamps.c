@@ -17,7 +17,8 @@
 #define MESSAGES 32u /* of one recvmmsg() */
 
 struct message {
-    char data[128], control[256];
+    _Alignas(struct cmsghdr) char control[256];
+    char data[128];
     struct sockaddr_in6 from;
 };
 
