@@ -110,7 +110,7 @@ def _make(words: list[str]) -> Iterator[str]:
     makefile = (ROOT / "Makefile").read_text()
     targets = [word for word in words if "=" not in word]
     for target in targets:
-        if not re.search(rf"^{target}:", makefile, re.MULTILINE):
+        if not re.search(rf"^(\w+ )*{target}( \w+)*:", makefile, re.MULTILINE):
             yield f"no target {target}"
     for name, _, value in (word.partition("=") for word in words if "=" in word):
         if not re.search(rf"^{name} =", makefile, re.MULTILINE):

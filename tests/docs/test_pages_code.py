@@ -54,7 +54,9 @@ def needed_for_frames() -> str:
 def run(program: str, folder: Path) -> str:
     command = [sys.executable, "-X", "dev", "-W", "error", "-c", program]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
+    # of asyncio's debug mode, on a machine that is busy
+    errors = re.sub(r"^Executing <.*> took .* seconds\n", "", done.stderr, flags=re.MULTILINE)
+    assert (done.returncode, errors) == (0, "")
     return done.stdout
 
 
