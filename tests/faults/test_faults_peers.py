@@ -284,6 +284,7 @@ def test_a_udp_sender_and_a_receiver_that_does_not_read(cell: Cell) -> None:
 
 
 @zero_copy_engines
+@pytest.mark.cell("EAGAIN", "TcpSender")
 @pytest.mark.cell("receiver stopped", "TcpSender")
 def test_a_tcp_sender_and_a_receiver_that_does_not_read(cell: Cell) -> None:
     """The memory of what was sent is held, and the program sees that the socket is full."""
@@ -303,6 +304,7 @@ def test_a_tcp_sender_and_a_receiver_that_does_not_read(cell: Cell) -> None:
 
 
 @each_way
+@pytest.mark.cell("EAGAIN", "TcpSender")
 @pytest.mark.cell("receiver stopped", "TcpSender")
 def test_a_call_waits_until_the_receiver_reads(cell: Cell, zero_copy: str) -> None:
     tx, rx = cell.tcp()

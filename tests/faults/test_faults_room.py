@@ -9,20 +9,16 @@ from contextlib import suppress
 import pytest
 from broken_networks import connected, scheduled, udp_sender
 from cells import Cell
-from marks import all_engines, only_packet, zero_copy_engines
+from marks import all_engines, only_packet, queued_engines
 from raising import raises_errno
-from seam import Seam
 from traffic import received, stopped
 
-import uringzc
 from uringzc import testing
 
 IP_MTU_DISCOVER, IP_PMTUDISC_DO, IP_RECVERR = 10, 2, 11
 MTU = 1500
 FITS = MTU - 28
 BLOCK = bytes(range(256)) * 128
-#: whose frames or datagrams wait in a qdisc
-queued_engines = pytest.mark.engines("io_uring", "msg_zerocopy", "copy", "packet")
 
 
 def not_fragmented(sock: socket.socket) -> socket.socket:
