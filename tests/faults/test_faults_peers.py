@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import pytest
 from broken_networks import scheduled
 from cells import Cell
-from marks import frame_engines, zero_copy_engines
+from marks import frame_engines, only_io_uring, zero_copy_engines
 from traffic import free_port, receive_exactly, received, wait_until
 
 import uringzc
@@ -78,7 +78,7 @@ def test_a_scheduler_and_a_port_where_nobody_listens(cell: Cell) -> None:
         assert isinstance(requests.completions[-1].error, ConnectionRefusedError)
         later.bind(address)
         later.settimeout(20)
-        cell.next_works(lambda data: requests.send(tx, data) and requests.results(), later)
+        cell.next_works(lambda data: requests.send_now(tx, data), later)
 
 
 @frame_engines
@@ -94,7 +94,7 @@ def test_a_scheduler_of_frames_leaves_the_sockets_errors_to_the_program(
         assert requests.results() == [1]
         wait_for_error(sock)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == errno.ECONNREFUSED
-        cell.next_works(lambda data: (requests.send(sock, data, to=net.address), requests.results()), rx)
+        cell.next_works(lambda data: requests.send_now(sock, data, to=net.address), rx)
 
 
 @each_way
@@ -181,7 +181,7 @@ def test_a_scheduler_and_a_stream_that_was_shut_down(cell: Cell) -> None:
         requests.send(udp.tx, cell.memory(b"hello"))
         assert requests.results() == [-errno.EPIPE] * 2
         assert isinstance(requests.completions[-1].error, BrokenPipeError)
-        cell.next_fails(lambda data: requests.send(tx, data) and requests.results()[-1], errno.EPIPE)
+        cell.next_fails(lambda data: requests.send_now(tx, data), errno.EPIPE)
 
 
 @pytest.mark.cell("EPIPE", "UdpSender")
@@ -233,7 +233,7 @@ def test_a_scheduler_and_a_peer_that_resets(cell: Cell) -> None:
         requests.send(tx, cell.memory(b"hello"))
         assert requests.results() == [5, -errno.ECONNRESET]
         assert isinstance(requests.completions[-1].error, ConnectionResetError)
-        cell.next_fails(lambda data: requests.send(tx, data) and requests.results()[-1], errno.EPIPE)
+        cell.next_fails(lambda data: requests.send_now(tx, data), errno.EPIPE)
 
 
 @each_way
@@ -267,7 +267,7 @@ def test_a_scheduler_and_a_receiver_that_does_not_read(cell: Cell) -> None:
         assert requests.results() == [1000] * 50
         assert 0 < waiting_datagrams(rx) < 50
         rx.settimeout(20)
-        cell.next_works(lambda data: requests.send(tx, data) and requests.results(), rx)
+        cell.next_works(lambda data: requests.send_now(tx, data), rx)
 
 
 @pytest.mark.cell("receiver stopped", "UdpSender")
@@ -342,4 +342,31 @@ def test_a_request_waits_until_the_receiver_reads(cell: Cell) -> None:
         assert len(receive_exactly(rx, sent)) == sent
         assert requests.results() == [4]
         assert receive_exactly(rx, 4) == b"last"
-        cell.next_works(lambda data: requests.send(tx, data) and requests.results(), rx)
+        cell.next_works(lambda data: requests.send_now(tx, data), rx)
+
+
+# -- without slots
+
+
+@only_io_uring
+@pytest.mark.cell("ECONNREFUSED", "Scheduler")
+@pytest.mark.cell("EPIPE", "Scheduler")
+@pytest.mark.cell("ECONNRESET", "Scheduler")
+def test_a_ring_has_the_same_results(cell: Cell) -> None:
+    udp, shut, peer = cell.udp(), cell.tcp(), cell.tcp()
+    works = cell.udp()
+    with no_sigpipe(), uringzc.Ring() as ring:
+        requests = cell.raw_requests(ring)
+        udp.rx.close()
+        udp.tx.send(b"nobody reads it")
+        shut.tx.shutdown(socket.SHUT_WR)
+        reset(peer.rx)
+        for sock in udp.tx, peer.tx:
+            wait_for_error(sock)
+        for sock in udp.tx, shut.tx, peer.tx:
+            requests.send(sock, cell.memory(b"hello"))
+        wanted = [errno.ECONNREFUSED, errno.EPIPE, errno.ECONNRESET]
+        assert requests.results() == [-number for number in wanted]
+        failed = {cqe.user_data: cqe.error for cqe in requests.cqes if cqe.error}
+        assert [error.errno for _, error in sorted(failed.items())] == wanted
+        cell.next_works(lambda data: requests.send_now(works.tx, data), works.rx)

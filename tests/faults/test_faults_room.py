@@ -42,7 +42,7 @@ def test_a_scheduler_and_datagrams_that_are_too_large(
             requests.send(sock, cell.memory(65_508))
         assert requests.results() == [FITS, -errno.EMSGSIZE, 100]
         assert [len(data) for data in received(rx, 2)] == [FITS, 100]
-        cell.next_works(lambda data: requests.send(sock, data) and requests.results(), rx)
+        cell.next_works(lambda data: requests.send_now(sock, data), rx)
 
 
 @all_engines
@@ -93,7 +93,7 @@ def test_a_request_waits_for_room(cell: Cell, box: testing.Hold, rx: socket.sock
             assert requests.completions == []
         assert requests.results() == [5] * 3
         assert received(rx, before + 3)[before:] == [b"waits"] * 3
-        cell.next_works(lambda data: requests.send(sock, data) and requests.results(), rx)
+        cell.next_works(lambda data: requests.send_now(sock, data), rx)
 
 
 @only_packet
@@ -105,7 +105,7 @@ def test_a_request_without_a_free_frame_is_refused(cell: Cell, box: testing.Hold
                 requests.send(sock, cell.memory(b"frame"))
         assert set(requests.results()) == {5}
         assert set(received(rx, requests.sent)) == {b"frame"}
-        cell.next_works(lambda data: requests.send(sock, data) and requests.results(), rx)
+        cell.next_works(lambda data: requests.send_now(sock, data), rx)
 
 
 @pytest.mark.cell("EAGAIN", "UdpSender")
@@ -164,7 +164,7 @@ def test_a_scheduler_and_a_full_queue_of_the_device(cell: Cell, box: testing.Hol
             requests.send(sock, cell.memory(b"lost"))
             assert requests.results() == [-errno.ENOBUFS]
             box.limit()
-        cell.next_works(lambda data: requests.send(sock, data) and requests.results(), rx)
+        cell.next_works(lambda data: requests.send_now(sock, data), rx)
 
 
 @queued_engines
