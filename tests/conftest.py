@@ -26,7 +26,7 @@ from uringzc.testing.devices import FAR
 if TYPE_CHECKING:
     from cells import Cell
 
-pytest_plugins = ["aio_fixtures", "frame_paths"]
+pytest_plugins = ["aio_fixtures", "frame_paths", "seam"]
 
 hypothesis.settings.register_profile("default", derandomize=True, deadline=None, database=None)
 hypothesis.settings.register_profile("explore", deadline=None, max_examples=2000)

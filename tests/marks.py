@@ -11,3 +11,5 @@ frame_engines = pytest.mark.engines("packet", "af_xdp")
 only_packet = pytest.mark.engines("packet")
 #: for faults of the network: by sockets, and by frames
 all_engines = pytest.mark.engines("io_uring", "msg_zerocopy", "copy", "packet", "af_xdp")
+#: whose datagrams, or frames, wait in the qdisc of the device
+queued_engines = pytest.mark.engines("io_uring", "msg_zerocopy", "copy", "packet")

@@ -59,11 +59,9 @@ def scheduler_without_a_way(net: testing.Hold, cell: Cell, broken: str) -> None:
             assert -queued in GONE
         if broken in MEND:
             MEND[broken](net)
-            cell.next_works(lambda data: requests.send(sock, data) and requests.results(), rx)
+            cell.next_works(lambda data: requests.send_now(sock, data), rx)
         else:
-            cell.next_fails(
-                lambda data: requests.send(sock, data) and requests.results()[-1], errno.ENETUNREACH
-            )
+            cell.next_fails(lambda data: requests.send_now(sock, data), errno.ENETUNREACH)
 
 
 def udp_sender_without_a_way(net: testing.Hold, cell: Cell, broken: str) -> None:
@@ -206,7 +204,7 @@ def test_a_scheduler_whose_namespace_is_gone(cell: Cell, net: testing.Hold) -> N
         requests.send(sock, cell.memory(b"queued"))
         assert requests.results() == [6, 6]
         assert received(rx, 2) == [b"before", b"queued"]
-        cell.next_works(lambda data: requests.send(sock, data) and requests.results(), rx)
+        cell.next_works(lambda data: requests.send_now(sock, data), rx)
 
 
 @all_engines
@@ -251,4 +249,4 @@ def test_the_namespace_of_the_receiver_is_gone_and_the_device_with_it(cell: Cell
         follow(s)
         assert -requests.results()[0] in GONE
         assert [(code in GONE, index) for code, index in sent(s)] == [(True, 0)]
-        cell.next_fails(lambda data: requests.send(sock, data) and requests.results()[-1], errno.ENETUNREACH)
+        cell.next_fails(lambda data: requests.send_now(sock, data), errno.ENETUNREACH)

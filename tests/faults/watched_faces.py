@@ -57,6 +57,11 @@ class Requests:
         results = {done.user_data: done.result for done in self.completions}
         return [results[number] for number in range(self.sent)]
 
+    def send_now(self, sock: socket.socket, data: Any, **options: Any) -> int:
+        """Sends, and returns the result."""
+        number = self.send(sock, data, **options)
+        return self.results()[number]
+
     def check(self) -> None:
         """Once it is closed, which flushes."""
         for slot in [*self._open]:
@@ -100,6 +105,11 @@ class RawRequests:
         self.cqes += self.ring.reap()
         results = {cqe.user_data: cqe.res for cqe in self.cqes if not cqe.notif}
         return [results[number] for number in range(self.sent)]
+
+    def send_now(self, sock: socket.socket, data: Any, **options: Any) -> int:
+        """Sends, and returns the result."""
+        number = self.send(sock, data, **options)
+        return self.results()[number]
 
     def check(self) -> None:
         """Once it is closed."""
