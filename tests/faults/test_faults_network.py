@@ -26,7 +26,7 @@ from watched_faces import TcpSender, UdpSender
 from uringzc import SendError, testing
 from uringzc.testing.devices import NEAR
 
-pytest.importorskip("pyroute2")
+pytestmark = testing.requires("net_admin")
 BLOCK = bytes(range(256)) * 128
 #: ENETDOWN, ENXIO: of frames, whose device is noticed to be gone before their route
 GONE = {errno.ENETUNREACH, errno.ENETDOWN, errno.ENXIO}
