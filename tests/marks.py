@@ -13,3 +13,5 @@ only_packet = pytest.mark.engines("packet")
 all_engines = pytest.mark.engines("io_uring", "msg_zerocopy", "copy", "packet", "af_xdp")
 #: whose datagrams, or frames, wait in the qdisc of the device
 queued_engines = pytest.mark.engines("io_uring", "msg_zerocopy", "copy", "packet")
+#: in whose memory a datagram waits until it has left the device
+holding_engines = pytest.mark.engines("io_uring", "msg_zerocopy", "packet")

@@ -56,6 +56,18 @@ def follow(sends: uringzc.Scheduler | uringzc.UdpSender) -> None:
 
 
 @contextmanager
+def full_queue(box: testing.Hold) -> Iterator[None]:
+    """The device's queue has no room in the block, and delivers after it."""
+    box.stop()
+    box.limit(1)
+    try:
+        yield
+    finally:
+        box.limit()
+        box.release()
+
+
+@contextmanager
 def device_changes(box: testing.Sandbox) -> Iterator[Callable[[], bytes]]:
     """What waits for the next change of a device in the sandbox."""
     with box.run(lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)) as events:

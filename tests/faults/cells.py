@@ -132,7 +132,6 @@ class Cell:
         self._open = ExitStack()
         self._next_send_seen = False
         self._number = itertools.count()
-        gc.collect()  # what earlier tests left
         self._immutable = Immutable.living
         self._before = resources()
 
@@ -220,20 +219,20 @@ class Cell:
         for accounts in self._accounts:
             accounts.check()
         assert self._next_send_seen, "the test does not say what the next send does"
-        left: list[str] = []
+        left = self._left()
 
         def nothing_is_left() -> bool:
-            gc.collect()
+            gc.collect()  # exceptions that were caught refer to their frames
             left[:] = self._left()
             return not left
 
-        assert wait_until(nothing_is_left, self._patience), f"left behind: {', '.join(left)}"
+        assert not left or wait_until(nothing_is_left, self._patience), f"left behind: {', '.join(left)}"
 
     def _left(self) -> list[str]:
         engines = [f"engine {a.name}" for a in self._accounts if a.engine() is not None]
         things = [f"reference to {name}" for name, reference in self._watched if reference() is not None]
         immutable = Immutable.living - self._immutable
-        bytes_objects = [f"{immutable} bytes objects"] if immutable else []
+        bytes_objects = [f"{immutable} bytes objects"] if immutable > 0 else []
         return engines + things + bytes_objects + [*(resources() - self._before)]
 
     def _track(self, engine: Engine) -> None:

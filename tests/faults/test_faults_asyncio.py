@@ -16,8 +16,6 @@ from traffic import free_port, received
 
 from uringzc import aio, testing
 
-pytest.importorskip("pyroute2")
-
 
 class Endpoint:
     """A transport and its protocol, with a loop that runs while a method does."""
@@ -81,6 +79,7 @@ def test_a_protocol_and_a_port_where_nobody_listens(cell: Cell) -> None:
         cell.next_works(end.send, later)
 
 
+@testing.requires("net_admin")
 @pytest.mark.cell("route gone", "UdpSender")
 def test_a_protocol_and_a_route_that_is_gone(cell: Cell, net: testing.Hold) -> None:
     """Once for each turn of the loop in which something was lost."""

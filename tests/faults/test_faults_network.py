@@ -18,16 +18,19 @@ from broken_networks import (
     udp_sender,
 )
 from cells import Cell
-from marks import all_engines
-from traffic import receive_exactly, received, tcp_connection
+from frame_paths import set_neighbour
+from marks import all_engines, holding_engines
+from traffic import receive_exactly, received, send_until_one_waits, tcp_connection, wait_until
 from watched_faces import TcpSender, UdpSender
 
 from uringzc import SendError, testing
+from uringzc.testing.devices import NEAR
 
-pytest.importorskip("pyroute2")
+pytestmark = testing.requires("net_admin")
 BLOCK = bytes(range(256)) * 128
 #: ENETDOWN, ENXIO: of frames, whose device is noticed to be gone before their route
 GONE = {errno.ENETUNREACH, errno.ENETDOWN, errno.ENXIO}
+each_break = pytest.mark.parametrize("broken", ["link", "device"])
 each_way = pytest.mark.parametrize("zero_copy", ["always", "never"])
 
 
@@ -188,6 +191,124 @@ def test_a_udp_sender_and_a_device_that_is_gone(cell: Cell, net: testing.Hold) -
 @pytest.mark.cell("device gone", "TcpSender")
 def test_a_tcp_sender_and_a_device_that_is_gone(cell: Cell, net: testing.Hold, zero_copy: str) -> None:
     stream_that_ends(net, cell, "device", zero_copy)
+
+
+@all_engines
+@pytest.mark.cell("link down", "Scheduler", "UdpSender")
+def test_a_link_without_a_carrier_discards(cell: Cell, net: testing.Hold) -> None:
+    """As if the cable was pulled: the kernel takes what is sent, and tells nobody."""
+    with (
+        net.receiver_socket() as rx,
+        connected(net, cell) as sock,
+        scheduled(net, cell) as requests,
+        udp_sender(net, cell, scheduler=requests.scheduler) as s,
+    ):
+        rx.settimeout(20)
+        assert sent(s, b"before") == []
+        assert received(rx, 1) == [b"before"]
+        link_down(net.peer)
+        for _ in range(20):
+            requests.send(sock, cell.memory(1000))
+        assert requests.results() == [1000] * 20
+        s.send_many([bytes(1000)] * 20)
+        s.drain(20)
+        requests.reap(notifications=20)
+        assert len(requests.notifications) == 20
+        assert (s.reports.reported, s.stats.lost) == ([], 0)
+        link_up(net.peer)
+        set_neighbour(net.peer, NEAR.ip, NEAR.mac)
+        cell.next_works(lambda data: s.send(data) and s.flush(), rx)
+
+
+@holding_engines
+@each_break
+@pytest.mark.cell("link down", "Scheduler")
+@pytest.mark.cell("device gone", "Scheduler")
+def test_memory_of_requests_that_the_device_holds_is_free(cell: Cell, net: testing.Hold, broken: str) -> None:
+    """What waits in its queue is lost, after its result, and notified of."""
+    with net.receiver_socket(), connected(net, cell) as sock, scheduled(net, cell) as requests:
+        net.stop()
+        for _ in range(20):
+            requests.send(sock, cell.memory(1000))
+        assert requests.results() == [1000] * 20
+        assert requests.notifications == []
+        BREAK[broken](net)
+        requests.reap(notifications=20)
+        assert len(requests.notifications) == 20
+        follow(requests.scheduler)
+        cell.next_fails(lambda data: requests.send_now(sock, data), errno.ENETUNREACH)
+
+
+@holding_engines
+@each_break
+@pytest.mark.cell("link down", "UdpSender")
+@pytest.mark.cell("device gone", "UdpSender")
+def test_memory_of_trains_that_the_device_holds_is_free(cell: Cell, net: testing.Hold, broken: str) -> None:
+    with net.receiver_socket() as rx, udp_sender(net, cell, zero_copy="always") as s:
+        rx.settimeout(20)
+        assert sent(s, b"before") == []
+        assert received(rx, 1) == [b"before"]
+        s.drain(20)
+        net.stop()
+        s.send_many([bytes(1000)] * 100)
+        held = s.flush()
+        assert not held.done
+        BREAK[broken](net)
+        held.wait(20)
+        assert s.reports.reported == []
+        follow(s)
+        cell.next_fails(lambda data: -(sent(s, data)[0][0] or 0), errno.ENETUNREACH)
+
+
+@all_engines
+@pytest.mark.cell("link down", "UdpSender")
+def test_each_kind_of_send_is_reported_once(cell: Cell, net: testing.Hold, engine: str) -> None:
+    """And its memory is free."""
+    region = cell.memory(bytes(8000))
+    with net.receiver_socket() as rx, udp_sender(net, cell) as s, s.register(region) as registered:
+        rx.settimeout(20)
+        assert sent(s, b"before") == []
+        assert received(rx, 1) == [b"before"]
+        s.drain(20)
+        free = s._arena.free
+        link_down(net)
+        follow(s)
+        group = s.group([(net.address[0], port) for port in range(9100, 9105)])
+        s.send_many([bytes(700)] * 40)
+        s.send(cell.immutable(bytes(3000 if engine == "af_xdp" else 20_000)))
+        lease = s.lease(1000)
+        lease.send()
+        unsent = s.lease(1000)
+        s.send_region(registered, segment=1000)
+        s.send_slices(registered, [0, 4000, 100], [10, 20, 30])
+        group.send(b"to all")
+        group.send_many([bytes(500)] * 3)
+        s.flush()
+        s.drain(20)
+        del unsent
+        lost = [error.index for error in s.reports.reported]
+        assert sorted(lost) == list(range(1, s.stats.datagrams))
+        assert s.stats.datagrams == 1 + 40 + 1 + 1 + 8 + 3 + 5 + 15
+        assert {error.errno for error in s.reports.reported} <= GONE | {errno.EMSGSIZE}
+        assert s._arena.free >= free - (64 << 10)
+        link_up(net)
+        cell.next_works(lambda data: s.send(data) and s.flush(), rx)
+
+
+@pytest.mark.cell("link down", "UdpSender")
+def test_what_the_timer_could_not_send_is_reported_by_the_next_call(cell: Cell, net: testing.Hold) -> None:
+    with net.receiver_socket() as rx, udp_sender(net, cell, max_delay=0.001) as s:
+        rx.settimeout(20)
+        assert sent(s, b"before") == []
+        assert received(rx, 1) == [b"before"]
+        link_down(net)
+        waited = send_until_one_waits(s)
+        assert wait_until(lambda: not s.stats.waiting)
+        s.flush()
+        assert [error.index for error in s.reports.reported] == list(range(1, waited + 1))
+        assert {error.errno for error in s.reports.reported} == {errno.ENETUNREACH}
+        link_up(net)
+        cell.next_works(lambda data: s.send(data) and s.flush(), rx)
 
 
 # -- the namespace goes: what has a socket there goes on

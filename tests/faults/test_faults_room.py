@@ -7,7 +7,7 @@ import threading
 from contextlib import suppress
 
 import pytest
-from broken_networks import connected, scheduled, udp_sender
+from broken_networks import connected, full_queue, scheduled, udp_sender
 from cells import Cell
 from marks import all_engines, only_packet, queued_engines
 from raising import raises_errno
@@ -159,11 +159,9 @@ def test_a_scheduler_and_a_full_queue_of_the_device(cell: Cell, box: testing.Hol
     """With IP_RECVERR, or frames; a socket without it drops in silence."""
     with connected(box, cell) as sock, scheduled(box, cell) as requests:
         sock.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)
-        with stopped(box):
-            box.limit(1)
+        with full_queue(box):
             requests.send(sock, cell.memory(b"lost"))
             assert requests.results() == [-errno.ENOBUFS]
-            box.limit()
         cell.next_works(lambda data: requests.send_now(sock, data), rx)
 
 
@@ -174,10 +172,20 @@ def test_a_udp_sender_and_a_full_queue_of_the_device(
 ) -> None:
     """Tried again for a while; then it is reported."""
     with udp_sender(box, cell) as s:
-        with stopped(box):
-            box.limit(1)
+        with full_queue(box):
             s.send(b"lost")
             s.flush()
-            box.limit()
         assert [(error.errno, error.index) for error in s.reports.reported] == [(errno.ENOBUFS, 0)]
+        cell.next_works(lambda data: (s.send(data), s.flush()), rx)
+
+
+@pytest.mark.cell("ENOBUFS", "UdpSender")
+def test_a_full_queue_drops_what_a_socket_without_recverr_sends(
+    cell: Cell, box: testing.Hold, rx: socket.socket
+) -> None:
+    with connected(box, cell) as sock, cell.udp_sender(sock=sock, max_delay=None) as s:
+        with full_queue(box):
+            s.send(b"dropped")
+            s.flush()
+        assert (s.reports.reported, s.stats.lost) == ([], 0)
         cell.next_works(lambda data: (s.send(data), s.flush()), rx)
