@@ -73,7 +73,6 @@ KINDS = {
         ("libtsan.so",),
         (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4"), ("PYTHONMALLOC", "malloc")),
     ),
-    "valgrind": Kind(("-O1", *_SEEN), variables=(("PYTHONMALLOC", "malloc"),)),
 }
 
 
@@ -164,13 +163,12 @@ def _venv(folder: Path, python: str | Path | None) -> Path:
         return interpreter
     shutil.rmtree(made, ignore_errors=True)
     paths = [str(folder)]
+    subprocess.run([wanted, "-m", "venv", "--without-pip", str(made)], check=True)
     if wanted == base:  # without its .pth files: the package is in one
         paths += sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-        subprocess.run([wanted, "-m", "venv", "--without-pip", str(made)], check=True)
     else:
-        subprocess.run([wanted, "-m", "venv", str(made)], check=True)
-        pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, *packages], check=True)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(interpreter)]
+        subprocess.run([*pip, "install", "--quiet", *packages], check=True)
     site = _ask(interpreter, "import sysconfig; print(sysconfig.get_path('purelib'))")
     Path(site, "build.pth").write_text("\n".join(paths) + "\n")
     stamp.write_text(contents)

@@ -31,6 +31,10 @@ with child({!r}) as it:
 """
 #: frames of the modules, and of the controls
 OURS = re.compile(r"uringzc/_native/|_uring\.[a-z0-9-]+\.so|_send\.[a-z0-9-]+\.so|proofs/controls\.c")
+#: what stays on purpose: of each method that is in C, its definition
+KEPT = re.compile(r" compiled_method ")
+#: thread-local memory of a thread that has ended: libc frees it under a lock of its own
+LIBC = re.compile(r"_dl_deallocate_tls")
 _BEGIN = re.compile(r"^(?:==\d+==ERROR: |WARNING: ThreadSanitizer|\S+: runtime error: )", re.M)
 
 
@@ -69,21 +73,39 @@ def clear(name: str) -> None:
         file.unlink()
 
 
-def reported(name: str) -> Iterator[str]:
-    """Each report that is there: the text of one error. Of memory that leaked only what our functions have
-    allocated: the interpreter leaves some of its own, and so do other programs that tests start.
+def reported(name: str) -> list[str]:
+    """The reports that are about the modules or the controls.
+
+    What leaked counts if our functions have allocated it: the interpreter leaves some memory of its own, and
+    so do other programs that tests start. A data race counts if one of the two accesses is in our functions.
     """
-    for file in sorted(builds.reports(name).iterdir()):
-        text = file.read_text(errors="replace")
-        starts = [match.start() for match in _BEGIN.finditer(text)] + [len(text)]
-        for start, end in itertools.pairwise(starts):
-            error = text[start:end]
-            if "LeakSanitizer: detected" not in error:
-                yield error
-                continue
-            yield from (
-                leak for leak in re.split(r"\n\n", error) if " leak of " in leak and OURS.search(leak)
-            )
+    files = sorted(builds.reports(name).iterdir())
+    return [error for file in files for error in _errors(file.read_text(errors="replace")) if _counts(error)]
+
+
+def _errors(text: str) -> Iterator[str]:
+    starts = [match.start() for match in _BEGIN.finditer(text)] + [len(text)]
+    for start, end in itertools.pairwise(starts):
+        error = text[start:end]
+        if "LeakSanitizer: detected" in error:
+            yield from (leak for leak in error.split("\n\n") if " leak of " in leak)
+        else:
+            yield error
+
+
+def _counts(error: str) -> bool:
+    if " leak of " in error.partition("\n")[0]:
+        return bool(OURS.search(error) and not KEPT.search(error))
+    if "data race" not in error.partition("\n")[0]:
+        return True
+    accesses = [part for part in error.split("\n\n") if re.search(r"(?:read|write) of size", part, re.I)]
+    return not LIBC.search(error) and any(OURS.search(_first_frame(access)) for access in accesses)
+
+
+def _first_frame(stack: str) -> str:
+    """Where an access is: in the function that called libc, if it is in one that the sanitizer replaces."""
+    frames = [line for line in stack.splitlines() if re.match(r"\s+#\d+ ", line)]
+    return next((frame for frame in frames if "libsanitizer" not in frame), "")
 
 
 def require_controls(
@@ -123,7 +145,8 @@ def run_pytest(
     results.unlink(missing_ok=True)
     began = time.monotonic()
     options = ["-q", "-p", "proofs.instrumented", "-p", "no:cacheprovider", f"--junitxml={results}"]
-    options += ["--timeout=900", "-o", "faulthandler_timeout=600", "-o", "junit_logging=no"]
+    # a thread sees to it: tests have signal handlers of their own, and C code that waits runs none
+    options += ["--timeout=300", "--timeout-method=thread", "-o", "faulthandler_timeout=0"]
     command = [*wrapper, str(folder / ".venv/bin/python"), "-m", "pytest", *options, *arguments]
     outcome = Outcome(status=subprocess.run(command, cwd=folder, env=environment, check=False).returncode)
     outcome.seconds = time.monotonic() - began
