@@ -47,14 +47,23 @@ _COMMON = "log_path={log}"
 _SEEN = ("-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE")  # checks of libc would be the first to see it
 KINDS = {
     "asan": Kind(
-        ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-O1", *_SEEN),
-        ("libasan.so", "libubsan.so", "libstdc++.so.6"),
+        # of two shared runtimes, one would take the other's log_path
+        (
+            "-fsanitize=address,undefined",
+            "-fno-sanitize-recover=undefined",
+            "-static-libubsan",
+            "-Wl,--exclude-libs,libubsan.a",
+            "-O1",
+            *_SEEN,
+        ),
+        ("libasan.so", "libstdc++.so.6"),
         (
             (
                 "ASAN_OPTIONS",
-                f"{_COMMON}:abort_on_error=1:detect_leaks=0:detect_stack_use_after_return=1:"
+                f"{_COMMON}:abort_on_error=1:detect_stack_use_after_return=1:"
                 "strict_string_checks=1:allocator_may_return_null=1",
             ),
+            ("LSAN_OPTIONS", "exitcode=0"),  # the interpreter leaves some memory of its own
             ("UBSAN_OPTIONS", f"{_COMMON}:abort_on_error=1:print_stacktrace=1"),
             ("PYTHONMALLOC", "malloc"),  # else memory that Python frees stays addressable
         ),
@@ -64,13 +73,17 @@ KINDS = {
         ("libtsan.so",),
         (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4"), ("PYTHONMALLOC", "malloc")),
     ),
-    "valgrind": Kind(("-O1", *_SEEN), variables=(("PYTHONMALLOC", "malloc"),)),
 }
 
 
+def kind(name: str) -> Kind:
+    """asan's for "asan", and for other builds with its flags: "asan-fuzz"."""
+    return KINDS.get(name.split("-")[0], Kind(()))
+
+
 def build(name: str, flags: Iterable[str] | None = None, python: str | Path | None = None) -> Path:
-    """The folder of a build, up to date. The defaults: flags of KINDS[name], the Python that runs."""
-    flags = KINDS[name].flags if flags is None else tuple(flags)
+    """The folder of a build, up to date. The defaults: flags of kind(name), the Python that runs."""
+    flags = kind(name).flags if flags is None else tuple(flags)
     folder = BUILD / name
     with _locked(folder):
         files = _copy(folder)
@@ -100,14 +113,14 @@ def reports(name: str) -> Path:
 
 def environment(name: str) -> dict[str, str]:
     """The environment for programs that load the modules of this build."""
-    kind = KINDS.get(name, Kind(()))
+    needed = kind(name)
     made = dict(os.environ)
     for unwanted in ("PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"):
         made.pop(unwanted, None)
-    if kind.preload:
-        made["LD_PRELOAD"] = ":".join(_library(library) for library in kind.preload)
+    if needed.preload:
+        made["LD_PRELOAD"] = ":".join(_library(library) for library in needed.preload)
     log = reports(name) / "report"
-    return made | {variable: value.format(log=log) for variable, value in kind.variables}
+    return made | {variable: value.format(log=log) for variable, value in needed.variables}
 
 
 @contextlib.contextmanager
@@ -150,13 +163,12 @@ def _venv(folder: Path, python: str | Path | None) -> Path:
         return interpreter
     shutil.rmtree(made, ignore_errors=True)
     paths = [str(folder)]
+    subprocess.run([wanted, "-m", "venv", "--without-pip", str(made)], check=True)
     if wanted == base:  # without its .pth files: the package is in one
         paths += sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
-        subprocess.run([wanted, "-m", "venv", "--without-pip", str(made)], check=True)
     else:
-        subprocess.run([wanted, "-m", "venv", str(made)], check=True)
-        pip = [str(interpreter), "-m", "pip", "--disable-pip-version-check", "install", "--quiet"]
-        subprocess.run([*pip, *packages], check=True)
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(interpreter)]
+        subprocess.run([*pip, "install", "--quiet", *packages], check=True)
     site = _ask(interpreter, "import sysconfig; print(sysconfig.get_path('purelib'))")
     Path(site, "build.pth").write_text("\n".join(paths) + "\n")
     stamp.write_text(contents)

@@ -169,7 +169,8 @@ class Alarms:
         gc.disable()  # an interrupt in somebody's gc callback would be lost there
         self.before = signal.signal(signal.SIGALRM, self._alarm)
         self.armed = not self.repeat
-        signal.setitimer(signal.ITIMER_REAL, self.interval, self.interval if self.repeat else 0)
+        # again in any case: a signal that comes just before a system call does not end that
+        signal.setitimer(signal.ITIMER_REAL, self.interval, self.interval)
         return self
 
     def __exit__(self, *_: object) -> None:

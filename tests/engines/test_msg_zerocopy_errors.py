@@ -209,6 +209,7 @@ def test_errors_of_an_ended_engine_raise_closederror() -> None:
     ], said
 
 
+@pytest.mark.uninstrumented("crashes on purpose")
 @pytest.mark.engines("msg_zerocopy", "copy")
 def test_control_unchecked_errors_of_an_ended_engine_crash() -> None:
     unguarded = """

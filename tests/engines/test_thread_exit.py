@@ -408,6 +408,7 @@ def test_a_forked_child_leaves_parked_engines_to_the_parent(udp_pair: Pair) -> N
     assert udp_pair.empty()
 
 
+@pytest.mark.uninstrumented("crashes on purpose")
 def test_control_a_guard_that_acts_in_any_thread(udp_pair: Pair) -> None:
     """The kernel gives the child no ring; elsewhere it sends what the parent had queued: twice, then."""
     with child(FORKED, "anybody's", udp_pair.rx.getsockname()[1]) as started:

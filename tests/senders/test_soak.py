@@ -6,7 +6,10 @@ import soak
 import uringzc
 from uringzc import testing
 
-pytestmark = testing.requires("net_admin")
+pytestmark = [
+    testing.requires("net_admin"),
+    pytest.mark.uninstrumented("measures how much memory the process has"),
+]
 
 
 @pytest.mark.slow

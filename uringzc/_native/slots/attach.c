@@ -68,10 +68,10 @@ static uint32_t add_to_run(struct run *r, uint32_t count) {
 
 static void count_attached(uzc_slots *s, uint32_t count) {
     s->occupied += count;
-    s->stats.requests += count;
-    s->stats.in_flight += count;
-    s->stats.awaiting += count;
-    s->stats.held += count;
+    ADD(s->stats.requests, count);
+    ADD(s->stats.in_flight, count);
+    ADD(s->stats.awaiting, count);
+    ADD(s->stats.held, count);
 }
 
 int64_t uzc_slots_attach(uzc_slots *s, const uzc_send *send, uint64_t user_data, uint32_t *count,

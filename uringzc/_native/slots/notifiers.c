@@ -31,7 +31,7 @@ uint32_t uzc_ensure_notifier(uzc_slots *s, uint32_t index) {
                                                .first = NONE,
                                                .last = NONE};
     slot->active = notifier;
-    s->stats.open++;
+    ADD(s->stats.open, 1);
     return notifier;
 }
 
@@ -56,14 +56,14 @@ static void post(uzc_slots *s, uint32_t index) {
         s->notifiers[unread->last].next = index;
     unread->last = index;
     uzc_release_chain(s, n->first, n->last);
-    s->stats.held -= n->requests;
-    s->stats.notifications++;
+    SUBTRACT(s->stats.held, n->requests);
+    ADD(s->stats.notifications, 1);
     if (internal) {
         internal->requests -= n->requests;
         return;
     }
-    s->stats.flushed--;
-    s->stats.unread_notifications++;
+    SUBTRACT(s->stats.flushed, 1);
+    ADD(s->stats.unread_notifications, 1);
 }
 
 void uzc_notifier_settled(uzc_slots *s, uint32_t index, uint32_t count) {
@@ -72,7 +72,7 @@ void uzc_notifier_settled(uzc_slots *s, uint32_t index, uint32_t count) {
     if (!n->flushed)
         return;
     if (n->slot < UZC_MAX_SLOTS)
-        s->stats.unsettled -= count;
+        SUBTRACT(s->stats.unsettled, count);
     if (!n->unsettled)
         post(s, index);
 }
@@ -85,10 +85,10 @@ int64_t uzc_slots_flush_inside(uzc_slots *s, uint32_t slot) {
     int64_t number = (int64_t)((uint64_t)n->generation << 32 | index);
     slot_at(s, slot)->active = NONE;
     n->flushed = true;
-    s->stats.open--;
+    SUBTRACT(s->stats.open, 1);
     if (slot < UZC_MAX_SLOTS) { /* internal slots are not counted */
-        s->stats.flushed++;
-        s->stats.unsettled += n->unsettled;
+        ADD(s->stats.flushed, 1);
+        ADD(s->stats.unsettled, n->unsettled);
     }
     if (!n->unsettled)
         post(s, index);
@@ -145,7 +145,7 @@ int64_t uzc_slots_notifications(uzc_slots *s, uzc_notification *out, uint32_t ma
     if (error)
         return error;
     uint32_t count = uzc_read_notifiers(s, &s->unread, out, max);
-    s->stats.unread_notifications -= count;
+    SUBTRACT(s->stats.unread_notifications, count);
     uzc_slots_end(s);
     return count;
 }

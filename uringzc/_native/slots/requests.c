@@ -34,7 +34,7 @@ static struct run *find_run(uzc_slots *s, uint64_t key) {
 
 /* Those of `places` that are in `expected`; the others are stray. */
 static uint32_t accept(uzc_slots *s, uint32_t places, uint32_t expected) {
-    s->stats.stray += count_of(places & ~expected);
+    ADD(s->stats.stray, count_of(places & ~expected));
     return places & expected;
 }
 
@@ -46,7 +46,7 @@ static void record_completions(uzc_slots *s, const struct run *r, uint32_t place
                                uint32_t flags) {
     uint32_t at = s->head + s->stats.unread_completions;
     at = at < s->capacity ? at : at - s->capacity;
-    s->stats.unread_completions += count_of(places);
+    ADD(s->stats.unread_completions, count_of(places));
     while (places) {
         s->completions[at] = (uzc_completion){uzc_run_user_data(r, take_place(&places)), result, flags};
         at = at + 1 < s->capacity ? at + 1 : 0;
@@ -56,11 +56,11 @@ static void record_completions(uzc_slots *s, const struct run *r, uint32_t place
 static void count_results(uzc_slots *s, struct run *r, uint32_t places, int32_t result) {
     uint32_t count = count_of(places);
     struct notifier *n = r->notifier == NONE ? NULL : &s->notifiers[r->notifier];
-    s->stats.awaiting -= count;
-    s->stats.completions += count;
+    SUBTRACT(s->stats.awaiting, count);
+    ADD(s->stats.completions, count);
     if (result < 0) {
         r->failed |= places;
-        s->stats.failed += count;
+        ADD(s->stats.failed, count);
         if (n)
             n->failed += count;
         return;
@@ -68,7 +68,7 @@ static void count_results(uzc_slots *s, struct run *r, uint32_t places, int32_t 
     uint64_t nbytes = (uint64_t)result * count;
     if (!r->joinable)
         r->nbytes = (uint32_t)result;
-    s->stats.nbytes += nbytes;
+    ADD(s->stats.nbytes, nbytes);
     if (n)
         n->nbytes += nbytes;
 }
@@ -95,7 +95,7 @@ uint32_t uzc_slots_results(uzc_slots *s, uint64_t key, uint32_t places, int32_t 
 /* Those of the run that were never executed: notifications without a result. */
 static void cancel(uzc_slots *s, const struct run *r, uint64_t key, uint32_t places) {
     if (places & r->awaiting)
-        s->stats.stray += count_of(uzc_slots_results(s, key, places & r->awaiting, -ECANCELED, 0));
+        ADD(s->stats.stray, count_of(uzc_slots_results(s, key, places & r->awaiting, -ECANCELED, 0)));
 }
 
 /* In a raw engine, whose runs have one request. */
@@ -105,7 +105,7 @@ static void settle_raw(uzc_slots *s, struct run *r, int copied, uint32_t flags) 
         if (flags) /* INT32_MIN: IORING_NOTIF_USAGE_ZC_COPIED, as the CQE had it */
             record_completions(s, r, 1, copied > 0 ? INT32_MIN : 0, flags);
     }
-    s->stats.held--;
+    SUBTRACT(s->stats.held, 1);
     uint32_t index = (uint32_t)(r - s->runs);
     uzc_release_chain(s, index, index);
 }
@@ -118,9 +118,9 @@ uint32_t uzc_slots_settle_all(uzc_slots *s, uint64_t key, uint32_t places, int c
     cancel(s, r, key, accepted);
     uint32_t succeeded = count_of(accepted & ~r->failed);
     r->unsettled &= ~accepted;
-    s->stats.in_flight -= count_of(accepted);
+    SUBTRACT(s->stats.in_flight, count_of(accepted));
     if (copied > 0)
-        s->stats.copied += (uint64_t)r->nbytes * succeeded;
+        ADD(s->stats.copied, (uint64_t)r->nbytes * succeeded);
     if (r->notifier == NONE) {
         settle_raw(s, r, copied, flags);
         return accepted;
@@ -170,7 +170,7 @@ int64_t uzc_slots_completions(uzc_slots *s, uzc_completion *out, uint32_t max) {
         memcpy(out + first, s->completions, (count - first) * sizeof *out);
         s->head = first < s->capacity - s->head ? s->head + first : count - first;
     }
-    s->stats.unread_completions -= count;
+    SUBTRACT(s->stats.unread_completions, count);
     uzc_slots_end(s);
     return count;
 }
@@ -180,7 +180,22 @@ void uzc_slots_clock(uzc_slots *s, uint32_t now) {
 }
 
 void uzc_slots_stats(const uzc_slots *s, uzc_stats *out) {
-    *out = s->stats;
+    const uzc_stats *now = &s->stats;
+    *out = (uzc_stats){.requests = LOAD(now->requests),
+                       .nbytes = LOAD(now->nbytes),
+                       .completions = LOAD(now->completions),
+                       .failed = LOAD(now->failed),
+                       .notifications = LOAD(now->notifications),
+                       .copied = LOAD(now->copied),
+                       .stray = LOAD(now->stray),
+                       .in_flight = LOAD(now->in_flight),
+                       .awaiting = LOAD(now->awaiting),
+                       .held = LOAD(now->held),
+                       .open = LOAD(now->open),
+                       .flushed = LOAD(now->flushed),
+                       .unsettled = LOAD(now->unsettled),
+                       .unread_completions = LOAD(now->unread_completions),
+                       .unread_notifications = LOAD(now->unread_notifications)};
 }
 
 uint32_t uzc_slots_oldest(const uzc_slots *s, uint32_t now) {

@@ -15,6 +15,12 @@
 #define NONE UINT32_MAX
 #define GENERATIONS 0x7fffffffu /* 31 bits: a key is not negative */
 
+/* Of the counters in `stats`, which any thread may read. */
+#define LOAD(counter) __atomic_load_n(&(counter), __ATOMIC_RELAXED)
+#define STORE(counter, value) __atomic_store_n(&(counter), value, __ATOMIC_RELAXED)
+#define ADD(counter, more) STORE(counter, (counter) + (more))
+#define SUBTRACT(counter, less) STORE(counter, (counter) - (less))
+
 /* Sets of places are bit masks: place i is bit i. A request that has its result (not in `awaiting`) may still
  * be read by the kernel (in `unsettled`). */
 struct run {
