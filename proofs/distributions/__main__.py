@@ -1,7 +1,7 @@
 """Install the wheel and the sdist in other versions of Debian, and run the programs of README and the tests.
 
 RELEASES: 12, 13, testing; all if none is named. Each is made by debootstrap in build/distributions and kept.
-The wheel is built in the oldest of them, with `make wheel`; the sdist is built from source in each, against the
+The wheel is built in the oldest of them, with `make wheel`; the sdist from source in each, against the
 liburing and the Python that are there. The tests are those of the sdist. Needs root.
 """
 
