@@ -88,15 +88,17 @@ loop.close()
 README = [
     block.text for block in pages.blocks((ROOT / "README.md").read_text()) if block.language == "python"
 ]
+# first what was found: a ring that has ended counts as locked memory of this user for some time
 EVERYTHING = f"""
 import contextlib, io, json, os, uringzc
+found = uringzc.probe()
+names = [one["name"] for one in found.as_dict()["details"]]
+with uringzc.UdpSender(("127.0.0.1", 9)) as sender:
+    explained = sender.explain()
 for program in {[*README, STREAM, ASYNCIO]!r}:
     with contextlib.redirect_stdout(io.StringIO()):
         exec(program, {{"__name__": "__main__"}})
-found = uringzc.probe()
-names = [one["name"] for one in found.as_dict()["details"]]
-with uringzc.UdpSender(("127.0.0.1", 9)) as sender, uringzc.Scheduler() as scheduler:
-    print(json.dumps([os.getuid() > 0, found.engine, scheduler.engine, names, sender.explain()]))
+print(json.dumps([os.getuid() > 0, found.engine, names, explained]))
 """
 
 
@@ -117,9 +119,9 @@ def said(program: str, profile: dict[str, Any], folder: Path, **options: Any) ->
 @testing.requires("send_zc")
 def test_everything_works_under_the_profile(tmp_path: Path) -> None:
     """Both programs of the README, a stream, asyncio, threads and other processes: by io_uring."""
-    unprivileged, auto, engine, names, explained = said(EVERYTHING, PROFILE, tmp_path)
+    unprivileged, engine, names, explained = said(EVERYTHING, PROFILE, tmp_path)
     assert unprivileged
-    assert auto == engine == "io_uring"
+    assert engine == "io_uring", (names, explained)
     assert "seccomp_eperm" not in names
     assert explained.startswith("io_uring, ")
 
@@ -127,9 +129,9 @@ def test_everything_works_under_the_profile(tmp_path: Path) -> None:
 @testing.requires("msg_zerocopy")
 def test_without_its_calls_in_the_profile_auto_is_msg_zerocopy(tmp_path: Path) -> None:
     """And the doctor says why."""
-    unprivileged, auto, engine, names, explained = said(EVERYTHING, without("io_uring_setup"), tmp_path)
+    unprivileged, engine, names, explained = said(EVERYTHING, without("io_uring_setup"), tmp_path)
     assert unprivileged
-    assert auto == engine == "msg_zerocopy"
+    assert engine == "msg_zerocopy", (names, explained)
     assert "seccomp_eperm" in names
     assert "a seccomp filter forbids it" in explained
 
