@@ -76,16 +76,19 @@ class System:
         return self.root / "proof"
 
     def make(self, mirror: str) -> None:
-        """By debootstrap, if it is not there."""
-        if self.root.exists():
+        """By debootstrap, if it is not there with these packages."""
+        packages = ",".join(PACKAGES)
+        stamp = self.root / "packages"
+        if stamp.exists() and stamp.read_text() == packages:
             return
         part = self.root.with_suffix(".part")
-        shutil.rmtree(part, ignore_errors=True)
+        for old in (part, self.root):
+            shutil.rmtree(old, ignore_errors=True)
         part.parent.mkdir(parents=True, exist_ok=True)
-        include = "--include=" + ",".join(PACKAGES)
-        command = [*OWN, "debootstrap", "--variant=minbase", include, self.suite, str(part), mirror]
-        run(command, HERE / f"debian-{self.name}.log")
+        made = ["debootstrap", "--variant=minbase", f"--include={packages}", self.suite, str(part), mirror]
+        run([*OWN, *made], HERE / f"debian-{self.name}.log")
         part.rename(self.root)
+        stamp.write_text(packages)
 
     def command(self, script: str) -> list[str]:
         """That runs a script of sh in it, in the folder /proof."""
