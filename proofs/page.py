@@ -12,7 +12,12 @@ BEGIN, END = "<!-- results: written by the commands, with --write -->\n", "\n<!-
 
 def here() -> str:
     """The machine that this runs on, in the words of the table."""
-    return f"Linux {platform.release()}, CPython {platform.python_version()}"
+    return f"{kernel()}, CPython {platform.python_version()}"
+
+
+def kernel() -> str:
+    """The kernel that runs, in the words of the table."""
+    return f"Linux {platform.release()}"
 
 
 def write(command: str, said: str, on: str = "") -> None:

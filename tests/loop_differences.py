@@ -60,6 +60,7 @@ UVLOOP = {
     "test_an_address_of_another_family_is_an_error_of_its_own": OWN_ERRORS,
     "test_what_is_no_address_is_reported[port of another type]": "taken for a number",
     "test_what_is_no_address_is_reported[port that does not exist]": "taken modulo 65536",
+    "test_what_is_no_address_is_reported[host with a NUL]": "taken to end there",
     "test_data_of_another_type_is_refused_after_close_too": "dropped",
     "test_without_a_peer_it_is_sent_until_connection_lost": "dropped",
     "test_an_error_after_close_is_reported_too": "dropped",
@@ -89,7 +90,7 @@ OVER_UVLOOP = {name: reason for name, reason in UVLOOP.items() if reason == "ref
 HANG = {"uvloop": {"test_a_cancelled_set_up_closes_the_socket": "closing the loop hangs"}}
 
 #: stock transports change with the version of CPython: they are the control in that of the tables
-HAS_CONTROLS = sys.version_info[:2] == (3, 11)
+HAS_CONTROLS = (3, 11, 7) <= sys.version_info < (3, 12)  # earlier ones of 3.11 cannot pause reading
 
 
 def known_difference(kind: str, test: str, case: str) -> Iterator[pytest.MarkDecorator]:

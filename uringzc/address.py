@@ -34,6 +34,7 @@ def pack(family: int, to: Any, *, names: bool = True) -> bytes:
         raise ValueError(f"a port is 0 to 65535, not {port}")
     if rest and not (0 <= rest[0] <= 0xFFFFF and 0 <= rest[1] <= 0xFFFFFFFF):
         raise ValueError(f"flowinfo has 20 bits, scope_id 32: not {rest}")
+    check_host(host)
     if host in ("", "<broadcast>"):  # as the socket module has them
         any_host = "0.0.0.0" if family == socket.AF_INET else "::"
         host = "255.255.255.255" if host else any_host
@@ -55,12 +56,19 @@ def _check_shape(to: Any) -> None:
         raise TypeError(f"an address is (host, port) or (host, port, flowinfo, scope_id), not {to!r}")
 
 
+def check_host(host: str) -> None:
+    """ValueError for one with a NUL, where getaddrinfo() would take the host to end: that is another host."""
+    if "\0" in host:
+        raise ValueError(f"a host has no NUL character: {host!r}")
+
+
 def family_of(to: Any) -> int:
     """The address family of a socket that can send to `to`. Raises as pack() does."""
     _check_shape(to)
     host = to[0]
     if not isinstance(host, str):
         raise TypeError(f"an address is a str and ints, not {to!r}")
+    check_host(host)
     if len(to) == 4:
         return socket.AF_INET6
     with suppress(ValueError):

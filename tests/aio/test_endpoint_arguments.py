@@ -95,6 +95,17 @@ async def test_a_host_that_is_not_found(endpoints: Endpoints, name: str) -> None
 
 
 @pytest.mark.parametrize("name", ["local_addr", "remote_addr"])
+@pytest.mark.parametrize("host", ["127.0.0.1\0.example", "localhost\0.example"])
+async def test_a_host_with_a_nul_is_no_host(endpoints: Endpoints, name: str, host: str) -> None:
+    """Stock loops take it to end there: that is another host."""
+    if not endpoints.ours:
+        pytest.skip("a stock loop")
+    options: dict[str, Any] = {name: (host, 9)}
+    with pytest.raises(ValueError, match="a host has no NUL character"):
+        await endpoints.open(**options)
+
+
+@pytest.mark.parametrize("name", ["local_addr", "remote_addr"])
 async def test_a_port_that_does_not_exist(endpoints: Endpoints, name: str) -> None:
     options: dict[str, Any] = {name: ("127.0.0.1", 70_000)}
     with pytest.raises(OverflowError):

@@ -145,6 +145,20 @@ def test_other_control_messages_do_not_hide_the_size(pair: Pair) -> None:
     assert datagrams(read(pair.rx, 5), False) == [b"aa", b"bb", b"c"]
 
 
+@testing.requires("net_raw")
+def test_headers_of_a_peer_that_fill_the_control_messages_do_not_hide_the_size(make_udp: MakePair) -> None:
+    """Nor spill over: the peer chooses them, and their size; the kernel leaves out what has no room."""
+    pair = with_gro(make_udp(socket.AF_INET6))
+    pair.rx.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_RECVDSTOPTS, 1)
+    for words, truncated in ((1, False), (31, True)):  # there is room for 256 bytes of messages
+        options = bytes([0, words, 0x1E, 8 * words + 4]) + b"!" * (8 * words + 4)
+        pair.tx.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_DSTOPTS, options)
+        send_train(pair.tx, b"aabbc", 2)
+        _, _, flags, _ = pair.rx.recvmsg(99, 256, socket.MSG_PEEK)
+        assert bool(flags & socket.MSG_CTRUNC) == truncated
+        assert datagrams(read(pair.rx, 5), False) == [b"aa", b"bb", b"c"]
+
+
 # -- addresses
 
 

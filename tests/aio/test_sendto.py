@@ -223,6 +223,8 @@ WRONG: dict[str, Any] = {
     "port of another type": ("127.0.0.1", "9"),
     "port that does not exist": ("127.0.0.1", 70_000),
     "host of another type": (5, 9),
+    "host with a NUL": ("127.0.0.1\0.example", 9),
+    "host with a surrogate": ("127.0.0.1\udcff", 9),
 }
 
 

@@ -166,6 +166,8 @@ def test_names_are_looked_up_beside_the_loop(loop: str, monkeypatch: pytest.Monk
                 group.add(name)
             with pytest.raises(socket.gaierror, match=r"no\.such\.host\.invalid"):
                 await tx.resolve(("no.such.host.invalid", 9))
+            with pytest.raises(ValueError, match="a host has no NUL character"):
+                await tx.resolve(("localhost\0.example", 9))
             assert tx.stats.datagrams == 1
 
     with testing.receiver() as rx:

@@ -205,6 +205,9 @@ def test_the_contract_of_an_engine_is_whole() -> None:
     assert {"register", "_exit", "why_copied"} <= methods_of_an_engine()
 
 
+DOCTOR = ("engines.md", "containers.md")  # pages with samples of it
+
+
 def shown(text: str) -> list[str]:
     """The beginnings of the lines that the samples of `uringzc doctor` have, without what is of a machine."""
     lines = [line for b in pages.blocks(text) if b.language == "console" for line in b.text.splitlines()]
@@ -220,7 +223,7 @@ def unknown(labels: list[str]) -> list[str]:
 
 
 def test_what_the_doctor_prints_is_what_it_prints() -> None:
-    labels = shown((ROOT / "docs" / "engines.md").read_text())
+    labels = [label for page in PAGES for label in shown(page.read_text()) if page.name in DOCTOR]
     assert {"msg_zerocopy", "registered arena", "seccomp_eperm"} <= set(labels)
     assert unknown(labels) == []
 

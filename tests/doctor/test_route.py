@@ -181,6 +181,7 @@ def _open_tap() -> int:
         ("no.such.host.invalid", None, "'no.such.host.invalid' is no host"),
         ("a" * 70, None, f"'{'a' * 70}' is no host"),
         ("", None, "'' is no host"),
+        ("127.0.0.1\0.example", None, "a host has no NUL character"),
         ("10.0.0.2:9000", None, "'10.0.0.2:9000' is no host"),
     ],
 )

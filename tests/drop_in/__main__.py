@@ -14,14 +14,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
+sys.path.insert(0, str(Path(__file__).parents[2]))  # where proofs is
+
 import click
 from comparison import LOOPS, Comparison, table, updated
-from environments import BUILD, Environment, Interpreter, PreparationError, all_interpreters, this_interpreter
+from environments import BUILD, Environment
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from runs import Outcomes, Run
 from suites import SUITES, Suite
 
+from proofs.interpreters import Interpreter, PreparationError, all_interpreters, this_interpreter
 from uringzc import testing
 
 PAGE = Path(__file__).parents[2] / "docs" / "drop-in.md"

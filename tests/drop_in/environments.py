@@ -1,78 +1,20 @@
-"""Interpreters, an environment for each with the packages of the suites, and the tests of their sdists."""
+"""An environment for each interpreter with the packages of the suites, and the tests of their sdists."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
 import shutil
 import subprocess
-import sys
 import tarfile
-from dataclasses import dataclass
 from pathlib import Path
 
 from suites import CPYTHON, Suite
 
 import uringzc
+from proofs.interpreters import Interpreter, PreparationError, last_line
 
 BUILD = Path(__file__).parents[2] / "build" / "drop-in"
-VERSIONS = tuple((3, minor) for minor in range(10, 16))
 RUNNER = ("pytest>=9", "pytest-timeout>=2.3", "uvloop==0.23.0", "cffi>=1.17")
-_ASK = """
-import json, sys, sysconfig
-free_threaded = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
-print(json.dumps([list(sys.version_info[:3]), free_threaded, sysconfig.get_path("stdlib"), sys.exec_prefix]))
-"""
-
-
-class PreparationError(Exception):
-    """What a suite or an interpreter lacks: the message says it."""
-
-
-@dataclass(frozen=True)
-class Interpreter:
-    """A CPython, not of a virtual environment."""
-
-    path: str
-    version: tuple[int, int, int]
-    free_threaded: bool
-    stdlib: Path
-
-    @property
-    def name(self) -> str:
-        """As `3.13.0`, or `3.14.0t` without the GIL."""
-        return ".".join(map(str, self.version)) + "t" * self.free_threaded
-
-    @classmethod
-    def at(cls, path: str) -> Interpreter:
-        """The interpreter that `path` starts."""
-        asked = subprocess.run([path, "-c", _ASK], capture_output=True, text=True)
-        if asked.returncode:
-            raise PreparationError(f"{path} does not run: {_last_line(asked.stderr)}")
-        version, free_threaded, stdlib, _ = json.loads(asked.stdout)
-        return cls(path, tuple(version), free_threaded, Path(stdlib))
-
-
-def this_interpreter() -> Interpreter:
-    """The one that runs this program."""
-    return Interpreter.at(sys._base_executable)  # type: ignore[attr-defined]
-
-
-def all_interpreters() -> list[Interpreter]:
-    """One of each version: of pyenv, of PATH, or the one that runs this program."""
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
-    here = this_interpreter()
-    found = []
-    for major, minor in VERSIONS:
-        name = f"python{major}.{minor}"
-        paths = sorted(pyenv.glob(f"{major}.{minor}.*/bin/{name}"))
-        path = str(paths[-1]) if paths else shutil.which(name)
-        if here.version[:2] == (major, minor):
-            found.append(here)
-        elif path:
-            found.append(Interpreter.at(path))
-    return found
 
 
 class Environment:
@@ -150,8 +92,4 @@ class Environment:
 def _run(*command: str) -> None:
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600)
     if done.returncode:
-        raise PreparationError(f"{' '.join(command[1:])}: {_last_line(done.stderr)}")
-
-
-def _last_line(text: str) -> str:
-    return (text.strip() or "ended without a message").splitlines()[-1]
+        raise PreparationError(f"{' '.join(command[1:])}: {last_line(done.stderr)}")

@@ -48,7 +48,8 @@ class Case(NamedTuple):
         sock = box.socket(self.family)
         for option in self.options:
             sock.setsockopt(*option)
-        sock.bind(("", SOURCE))
+        # not from the link-local address, which comes some time after the device
+        sock.bind((NEAR.ip6 if self.family == socket.AF_INET6 else NEAR.ip, SOURCE))
         scope = box.run(lambda: socket.if_nametoindex(box.device)) if self.to.startswith("ff") else 0
         box.run(lambda: sock.connect((self.to, PORT, 0, scope)[: 4 if scope else 2]))
         return sock

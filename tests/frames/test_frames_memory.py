@@ -10,6 +10,7 @@ from collections import deque
 
 from frame_tools import Capture, frames_of, raw_frame, scheduler
 from marks import frame_engines, only_packet
+from test_guard_pages import Guarded, refuse_outside, send_inside
 from traffic import datagram, received, stopped
 
 import uringzc
@@ -137,3 +138,18 @@ def test_control_headers_of_a_raw_frame_overwritten_at_its_result_arrive_changed
             overwrite(s, frame[14:])
         (came,) = capture.take(1, lambda came: came[12:14] == struct.pack("!H", 0x88B5))
         assert came == frame[:14] + b"\xff" * 1200
+
+
+@frame_engines
+def test_no_byte_beside_the_memory_that_was_given_is_read(
+    box: testing.Hold, rx: socket.socket, tx: socket.socket
+) -> None:
+    """What is in frames is copied from it by this process, which a byte more would end."""
+    guarded = Guarded()
+    with scheduler(box) as s:
+        sent = send_inside(s, tx, guarded.view(), largest=1400)
+        refuse_outside(s, tx, guarded.view())
+        s.flush(0)
+        s.drain()
+        assert s.stats.failed == 0
+    assert received(rx, len(sent)) == [guarded.bytes[part] for part in sent]

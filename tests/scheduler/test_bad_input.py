@@ -104,6 +104,8 @@ SEND: list[Case] = [
     ("to huge port", {"to": ("127.0.0.1", 65536)}, ValueError, "a port is 0 to 65535, not 65536"),
     ("to other family", {"to": ("::1", 9)}, OSError, "family"),
     ("to no host", {"to": ("no such host", 9)}, OSError, "Errno -"),
+    ("to a host and a NUL", {"to": ("127.0.0.1\0.example", 9)}, ValueError, "a host has no NUL character"),
+    ("to a surrogate", {"to": ("\udcff", 9)}, UnicodeError, "idna"),
     ("unknown keyword", {"sloth": 1}, TypeError, r"send\(\) got an unexpected keyword argument 'sloth'"),
     ("keyword of a run", {"stride": 1}, TypeError, "unexpected keyword argument 'stride'"),
     ("sock None", {"sock": None}, TypeError, "sock must be a socket.socket, not None"),
@@ -500,6 +502,11 @@ def test_an_encrypted_socket_is_refused(tcp_pair: Pair, call: str) -> None:
         (("::1", 9, 0, 1 << 32), ValueError),
         (("::1", 9, -1, 0), ValueError),
         (("::1", True), TypeError),
+        (("::1\0", 9), ValueError),
+        (("fe80::1%lo\0.example", 9), ValueError),
+        (("fe80::1%", 9), socket.gaierror),
+        (("fe80::1%no-such", 9), socket.gaierror),
+        (("fe80::1%99999999999", 9), socket.gaierror),
     ],
 )
 def test_bad_ipv6_scopes_are_refused(to: object, kind: type[Exception]) -> None:

@@ -385,6 +385,21 @@ ADDRESSES: list[tuple[Any, type[Exception]]] = [
     (("127.0.0.1", 70_000), ValueError),
     (("127.0.0.1", -1), ValueError),
     (("::1", 9), socket.gaierror),
+    (("127.0.0.1\0", 9), ValueError),
+    (("127.0.0.1\0.example", 9), ValueError),
+    (("localhost\0.example", 9), ValueError),
+    (("\ud800", 9), UnicodeError),
+    (("127.0.0.1\udcff", 9), UnicodeError),
+    (("ü" * 1000, 9), UnicodeError),
+    (("x" * 100_000, 9), socket.gaierror),
+    (("." * 5000, 9), socket.gaierror),
+    (("127.0.0.1%lo", 9), socket.gaierror),
+    (("127.0.0.1 ", 9), socket.gaierror),
+    (("127.0.0.1", 10**400), ValueError),
+    (("127.0.0.1", float("nan")), TypeError),
+    (("127.0.0.1", True), TypeError),
+    ((b"127.0.0.1", 9), TypeError),
+    ({"127.0.0.1": 9}, TypeError),
 ]
 
 

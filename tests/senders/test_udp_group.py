@@ -238,7 +238,11 @@ def test_a_name_is_resolved_when_it_is_added(monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.mark.parametrize(
-    "wrong", ["text", 5, None, ("127.0.0.1",), ("127.0.0.1", 65536), ("127.0.0.1", "x"), (5, 5)]
+    "wrong",
+    [
+        *("text", 5, None, ("127.0.0.1",), ("127.0.0.1", 65536), ("127.0.0.1", "x"), (5, 5)),
+        *(("127.0.0.1\0.example", 9), ("\udcff", 9)),
+    ],
 )
 def test_a_wrong_address_is_refused_as_by_send(wrong: Any) -> None:
     refused = (OSError, TypeError, ValueError)

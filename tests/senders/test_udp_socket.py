@@ -163,6 +163,10 @@ WRONG: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"multicast_loop": 1}, TypeError, "multicast_loop is a bool, not 1"),
     ({"device": 3}, TypeError, "device is the name of a network device, not 3"),
     ({"device": ""}, ValueError, "the name of a network device has 1 to 15 bytes, not ''"),
+    ({"device": "lo\0x"}, ValueError, "the name of a network device has 1 to 15 bytes, not 'lo.*"),
+    ({"interface": "lo\0x"}, OSError, r"\[Errno 19\] no interface 'lo.*: a name has 1 to 15 bytes"),
+    ({"interface": "lo" * 8}, OSError, r"\[Errno 19\] no interface 'lo.*: a name has 1 to 15 bytes"),
+    ({"bind": ("127.0.0.1\0.example", 0)}, ValueError, "a host has no NUL character.*"),
     (
         {"device": "a" * 16},
         ValueError,

@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
+from uringzc.address import check_host
 from uringzc.aio.shared import Shared
 from uringzc.aio.transport import DatagramTransport
 
@@ -206,6 +207,8 @@ async def _resolve(
     if not (isinstance(addr, tuple) and len(addr) == 2):
         raise TypeError("2-tuple is expected")
     host, port = addr
+    if isinstance(host, str):
+        check_host(host)
     if isinstance(port, int) and not 0 <= port <= 0xFFFF:
         raise OverflowError(f"port must be 0-65535, not {port}")  # getaddrinfo() would take it modulo 65536
     family, proto, flags = options.family, options.proto, options.flags

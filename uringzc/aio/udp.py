@@ -229,6 +229,7 @@ async def _resolve(loop: Loop, to: Any, family: int) -> Any:
     """`to` with a number as its host. What is no address, the plain sender refuses."""
     if not (isinstance(to, (tuple, list)) and len(to) in (2, 4) and isinstance(to[0], str)):
         return to
+    address.check_host(to[0])
     try:
         ipaddress.ip_address(to[0] or "0.0.0.0")
         return to

@@ -6,7 +6,7 @@ import socket
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from uringzc.address import lacks_scope, no_host
+from uringzc.address import check_host, lacks_scope, no_host
 from uringzc.engines.tables import MAX_PAYLOAD
 from uringzc.kernel.reasons import Reason
 from uringzc.records import explained
@@ -78,10 +78,11 @@ def find_route(host: str) -> Route:
         text = "finding a route needs pyroute2: pip install 'uringzc[cli]'"
         raise ModuleNotFoundError(text, name=error.name) from None
     try:
+        check_host(host)
         family, _, _, _, to = socket.getaddrinfo(host, DISCARD, 0, socket.SOCK_DGRAM)[0]
     except socket.gaierror as error:
         raise no_host(host, error) from error
-    except UnicodeError as error:
+    except ValueError as error:
         raise socket.gaierror(socket.EAI_NONAME, f"{host!r} is no host: {error}") from error
     address, scope = str(to[0]).partition("%")[0], to[3] if len(to) == 4 else 0
     if text := lacks_scope(to):

@@ -107,7 +107,7 @@ def _bind_to_device(sock: socket.socket, device: str) -> None:
     if not isinstance(device, str):
         raise TypeError(f"device is the name of a network device, not {device!r}")
     name = device.encode()
-    if not 0 < len(name) < _NAME_SIZE:
+    if not 0 < len(name) < _NAME_SIZE or b"\0" in name:
         raise ValueError(f"the name of a network device has 1 to {_NAME_SIZE - 1} bytes, not {device!r}")
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
@@ -155,8 +155,10 @@ def _index_of(sock: socket.socket, name: str) -> int:
     """In the network namespace of the socket, which need not be that of this thread."""
     import fcntl
 
+    if "\0" in name or len(name.encode()) >= _NAME_SIZE:  # of which the kernel would take the beginning
+        raise OSError(errno.ENODEV, f"no interface {name!r}: a name has 1 to {_NAME_SIZE - 1} bytes")
     try:
-        found = fcntl.ioctl(sock, 0x8933, struct.pack("=16sI12x", name.encode()[:15], 0))  # SIOCGIFINDEX
+        found = fcntl.ioctl(sock, 0x8933, struct.pack("=16sI12x", name.encode(), 0))  # SIOCGIFINDEX
     except OSError as error:
         raise OSError(error.errno, f"no interface {name!r}: {error.strerror}") from None
     return int(struct.unpack_from("=I", found, 16)[0])
