@@ -1,4 +1,4 @@
-"""make soak: mixed use of every sender and engine for hours, with random faults; nothing grows, nothing is lost.
+"""make soak: mixed use of every sender and engine, with random faults; nothing grows, nothing is lost.
 
 The order of the files, each of which may import those before it:
 
@@ -6,7 +6,7 @@ The order of the files, each of which may import those before it:
 - ``faults.py``: what happens to the network meanwhile, in a thread.
 - ``users.py``: what every user of the library here does; ``engines.py`` (Scheduler, Ring), ``senders.py``
   (UdpSender), ``streams.py`` (TcpSender), ``loops.py`` (asyncio): one class for each.
-- ``program.py``: the users of all engines, in an order that the seed decides, and what happens to the process.
+- ``program.py``: the users of all engines in turn, as the seed decides, and what happens to the process.
 - ``measures.py``: what this process has, a line in a file for each; what has grown. ``picture.py`` draws it.
 - ``wraps.py``: counters of 32 bits, driven past their end (``--limits``).
 """

@@ -15,6 +15,7 @@ from . import measures
 from .measures import Sample
 from .picture import draw
 from .program import Program, engines_here, program
+from .wraps import wrap_all
 
 FOLDER = page.ROOT / "build"
 COLUMNS = (
@@ -32,7 +33,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--write", action="store_true", help="write what it said into docs/proof.md")
     parser.add_argument("--leak", type=int, default=0, help="lose an object every so many operations")
     parser.add_argument(
-        "--limits", action="store_true", help="drive counters of 32 bits past their end first: 20 minutes"
+        "--limits",
+        action="store_true",
+        help="drive counters of 32 bits past their end first: 20 minutes of a processor",
     )
     return parser.parse_args()
 
@@ -128,6 +131,9 @@ def main() -> int:
     path.unlink(missing_ok=True)
     show.print(f"seed {seed}; {', '.join(engines)}", highlight=False)
     show.print("  ".join(f"{title:>9}" for title in COLUMNS), highlight=False)
+    wrapped = ""
+    if options.limits:
+        wrapped = wrap_all(lambda text: show.print(text, highlight=False))
     with program(seed, engines) as running:
         interrupted = False
         try:
@@ -140,7 +146,7 @@ def main() -> int:
     show.print(f"{path}, {path.with_suffix('.png')}", highlight=False)
     show.print(("It holds: " if holds else "[red]It does not hold: ") + said, highlight=False)
     if options.write and not interrupted:
-        page.write("make soak", said)
+        page.write("make soak", f"{said}; {wrapped}" if wrapped else said)
     return 130 if interrupted else 0 if holds else 1
 
 

@@ -2,13 +2,16 @@
 receiver gets bytes that nobody sent.
 """
 
+# ruff: noqa: D102 - users.User documents the methods that each has
+
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import uringzc
 
 from .ledger import MIN_SIZE
-from .users import User, frames
+from .users import User
 
 SLOTS = 5
 PIECE, PIECES = 2048, 256
@@ -88,7 +91,8 @@ class SchedulerUser(User):
             for number in numbers:
                 self.ledger.unmake(self.stream, number, receiver)
             memory()
-            self.s.flush(slot) and self._detach(slot)
+            if self.s.flush(slot):
+                self._detach(slot)
             self.reap()
             return
         self.requests[self.next] = (numbers, receiver, nbytes)
@@ -123,17 +127,15 @@ class SchedulerUser(User):
 
     def send_train(self) -> None:
         """Datagrams of one size as one request (UDP_SEGMENT)."""
+        if self.engine == "af_xdp":  # it has no trains
+            return
         receiver, size, count = self.world.receiver(), self._size(), self.chance.randrange(2, 12)
         data, numbers = bytearray(), []
         for _ in range(count):
             data += self.ledger.make(self.stream, size, receiver)
             numbers.append(self.ledger.last(self.stream))
-        segment = {} if frames(self.engine) and self.engine == "af_xdp" else {"segment": size}
-        if not segment:  # it has no trains
-            for number in numbers:
-                self.ledger.unmake(self.stream, number, receiver)
-            return
-        self._queue(numbers, receiver, len(data), lambda: overwrite(data), data=data, **segment)
+        free = partial(overwrite, data)
+        self._queue(numbers, receiver, len(data), free, data=data, segment=size)
 
     def send_run(self) -> None:
         """Several requests by one call."""

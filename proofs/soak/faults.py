@@ -1,4 +1,4 @@
-"""What happens to the network, and to this process, while it is used: in a thread, one fault after the other."""
+"""What happens to the network and to this process meanwhile: in a thread, one fault after the other."""
 
 import gc
 import random

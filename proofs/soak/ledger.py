@@ -164,3 +164,8 @@ class Receivers:
             except OSError:  # a fault has closed it
                 continue
         return count
+
+    def close(self) -> None:
+        """All of them."""
+        for sock in self.sockets:
+            sock.close()

@@ -1,5 +1,7 @@
 """Users of uringzc.aio: transports of an event loop, and the awaitable sender."""
 
+# ruff: noqa: D102 - users.User documents the methods that each has
+
 import asyncio
 from collections.abc import Callable
 from typing import Any
@@ -30,9 +32,9 @@ class LoopUser(User):
 
     def open(self) -> None:
         self.loop = uringzc.aio.new_event_loop()
-        self.loop.run_until_complete(self._open())
+        self.loop.run_until_complete(self._begin())
 
-    async def _open(self) -> None:
+    async def _begin(self) -> None:
         sock = self.world.net.socket()
         sock.setblocking(False)
         sock.bind(("10.0.0.1", 0))

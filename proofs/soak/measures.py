@@ -2,7 +2,6 @@
 
 import ctypes
 import json
-import resource
 import statistics
 import sys
 import threading
@@ -18,7 +17,7 @@ from .program import Program
 
 
 class _Mallinfo(ctypes.Structure):
-    _fields_ = tuple((name, ctypes.c_size_t) for name in ("arena", "n", "s", "blocks", "mapped", "u", "f", "used", "o", "k"))
+    _fields_ = tuple((f"{i}", ctypes.c_size_t) for i in range(10))
 
 
 def malloc_bytes() -> int:
@@ -29,7 +28,7 @@ def malloc_bytes() -> int:
         return 0
     mallinfo.restype = _Mallinfo
     info = mallinfo()
-    return int(info.used + info.mapped)
+    return int(getattr(info, "4") + getattr(info, "7"))  # hblkhd, uordblks
 
 
 @dataclass

@@ -8,11 +8,10 @@ import gc
 import os
 import random
 import signal
-import socket
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -52,11 +51,11 @@ class Program:
         self.world, self.engines = world, engines
         #: those of which a device has room for several; it has one queue for AF_XDP sockets
         self.several = [engine for engine in engines if engine != "af_xdp"]
-        self.lasting = self._users(self.several)
+        self.lasting = self._users(self.several, lasting=True)
         self.passing = self._users(engines)
         self._turn: list[tuple[list[User], User]] = []
 
-    def _users(self, engines: list[str]) -> list[User]:
+    def _users(self, engines: list[str], lasting: bool = False) -> list[User]:
         kinds: list[tuple[type[User], str]] = [(LoopUser, "auto")]
         for engine in engines:
             kinds.append((SinkUser, engine))
@@ -68,7 +67,7 @@ class Program:
                 kinds.append((TcpUser, engine))
         if "io_uring" in engines:
             kinds.append((RingUser, "io_uring"))
-        return [kind(self.world, engine) for kind, engine in kinds]
+        return [kind(self.world, engine, lasting) for kind, engine in kinds]
 
     def step(self) -> None:
         """The next user's turn; each has one before the first has the second."""
@@ -95,14 +94,13 @@ class Program:
         with self.world.faults.paused():
             for user in self.passing:
                 user.end()
+            self._turn, self.passing, user = [], [], self.lasting[0]
             while self.world.receivers.take():
                 time.sleep(0.01)
             self.world.ledger.forget_excused()
             lifetime.release_parked()
             gc.collect()
-            self.passing = []
             yield
-        self._turn = []
         self.passing = self._users(self.engines)
 
     def close(self) -> None:
@@ -181,7 +179,7 @@ def program(seed: object, engines: list[str], faulty: bool = True) -> Iterator[P
         ledger = Ledger()
         sockets = [net.receiver_socket(port=9000 + i) for i in range(RECEIVERS)]
         receivers = Receivers(ledger, sockets)
-        stack.callback(lambda: [sock.close() for sock in receivers.sockets])
+        stack.callback(receivers.close)
         faults = Faults(net, receivers, seed)
         world = World(net, sink, ledger, receivers, faults, random.Random(f"{seed}"))
         before = signal.signal(signal.SIGUSR1, lambda *_: None)

@@ -1,4 +1,6 @@
-"""Users of UdpSender: every call, with options that chance decides, into a network that delivers or swallows."""
+"""Users of UdpSender: every call, with options by chance, into a network that delivers or swallows."""
+
+# ruff: noqa: D102 - users.User documents the methods that each has
 
 import contextlib
 import select
@@ -36,7 +38,8 @@ class UdpUser(User):
         }
         if chance.random() < 0.15:
             options["rate"] = chance.choice(("200Mbit", "1Gbit"))
-        if chance.random() < 0.2 and not frames(engine):
+        # one that lasts would remember more and more sends, up to 8192
+        if chance.random() < 0.3 and not frames(engine) and not self.lasting:
             options["on_timestamp"] = self._timestamp
         self.options = options
         self.blocking = options["blocking"]
@@ -277,7 +280,12 @@ class SinkUser(User):
         )
         self.region = self.tx.register(1200 * 1200)
         self.group = self.tx.group((f"10.0.0.{n}", 9) for n in range(10, 30))
-        self.datagrams = self.nbytes = 0
+        self.destinations = [
+            (f"10.0.0.{n}", port) for n in chance.sample(range(2, 250), 16) for port in (5, 6)
+        ]
+        for to in self.destinations:  # what it keeps of each, it has from here on
+            self.tx.send(b"", to)
+        self.datagrams, self.nbytes = len(self.destinations), 0
 
     def _took(self, datagrams: int, nbytes: int) -> None:
         self.datagrams += datagrams
@@ -287,7 +295,7 @@ class SinkUser(User):
         tx = self.tx
         for _ in range(6):
             size = self.chance.choice([size for size in self.SIZES if size < 1400 or not frames(self.engine)])
-            data, to = bytes(size), (f"10.0.0.{self.chance.randrange(2, 50)}", self.chance.randrange(1, 8))
+            data, to = bytes(size), self.chance.choice(self.destinations)
             count = self.chance.randrange(1, 500)
             for _ in range(count):
                 tx.send(data, to)

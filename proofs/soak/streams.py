@@ -1,5 +1,7 @@
 """Users of TcpSender: a stream whose every byte is compared."""
 
+# ruff: noqa: D102 - users.User documents the methods that each has
+
 import contextlib
 import select
 import socket

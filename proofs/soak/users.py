@@ -43,13 +43,26 @@ class World:
 class User:
     """Uses an engine through one of the public classes. `use` and `finish` are its own."""
 
-    def __init__(self, world: World, engine: str) -> None:
-        self.world, self.engine = world, engine
+    def __init__(self, world: World, engine: str, lasting: bool = False) -> None:
+        self.world, self.engine, self.lasting = world, engine, lasting
         self.ledger, self.receivers = world.ledger, world.receivers
         self.chance = random.Random(world.chance.random())
         self.stream = self.ledger.open()
         with world.faults.paused():
-            self.open()
+            self._open()
+
+    def _open(self) -> None:
+        """As soon as its engine is allowed: others may switch kernel.io_uring_disabled for a while."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            try:
+                self.open()
+                return
+            except PermissionError:
+                if time.monotonic() > deadline:
+                    raise
+                self.world.event("engine refused")
+                time.sleep(0.1)
 
     @property
     def name(self) -> str:
@@ -103,7 +116,7 @@ class User:
         with self.world.faults.paused():
             self.end(self.close if how == "closed" else self.drop)
             self.stream = self.ledger.open()
-            self.open()
+            self._open()
 
     def end(self, how: Callable[[], None] | None = None) -> None:
         """Closes it, or what else `how` does."""
@@ -142,4 +155,3 @@ def backlog_drops() -> int:
 def frames(engine: str) -> bool:
     """Whether the engine sends frames of its own."""
     return engine in ("packet", "af_xdp")
-
