@@ -90,7 +90,7 @@ def test_65536_notifications_are_unread(sink: testing.Sandbox) -> None:
         while queued < IN_FLIGHT:
             queued += s.send_run(sock, data, 1, 256, user_data=queued, flush=True)
         s.drain(60)
-        with pytest.raises(BlockingIOError, match="max_inflight (completions|notifications) are unread"):
+        with pytest.raises(BlockingIOError, match=r"max_inflight (completions|notifications) are unread"):
             s.send(sock, b"x")
         assert sorted(c.user_data for c in s.reap_completions()) == list(range(IN_FLIGHT))
         with pytest.raises(BlockingIOError, match="max_inflight notifications are unread"):
@@ -118,8 +118,8 @@ def test_the_largest_queues_of_a_ring(sink: testing.Sandbox) -> None:
             assert ring.submit(wait=32768) == 32768
             assert sorted(c.user_data for c in ring.reap()) == list(range(32768))
         for options in ({"entries": 32769}, {"cq_entries": 65537}):
-            with pytest.raises(ValueError, match="32768|65536"):
-                uringzc.Ring(**options)  # type: ignore[arg-type]
+            with pytest.raises(ValueError, match=r"32768|65536"):
+                uringzc.Ring(**options)
 
 
 # -- slots
@@ -144,9 +144,10 @@ def test_32768_slots_have_a_notifier_each(sink: testing.Sandbox, engine: str) ->
         s.drain(60)
         tags.update((n.slot, n.tag) for n in s.reap_notifications())
         assert tags == {slot: slot for slot in range(MAX_SLOTS)}
-        for refused in (lambda: s.flush(MAX_SLOTS), lambda: s.send(sock, b"x", slot=MAX_SLOTS)):
-            with raises_errno(errno.EINVAL, "slot"):
-                refused()
+        with raises_errno(errno.EINVAL, "slot"):
+            s.flush(MAX_SLOTS)
+        with raises_errno(errno.EINVAL, "slot"):
+            s.send(sock, b"x", slot=MAX_SLOTS)
         s.reap_completions()
         s.send(sock, b"x", slot=MAX_SLOTS - 1, flush=True)
         (last,) = s.reap_notifications(wait=1)
