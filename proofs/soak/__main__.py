@@ -54,9 +54,9 @@ class Leak:
 
 
 def run(running: Program, seconds: float, path: Path, show: Console, leak: Leak) -> None:
-    """Until the time is over; a line every minute, or ten seconds of what takes less than half an hour."""
+    """Until the time is over; a line every minute, or ten seconds of what takes less than ten."""
     since = time.monotonic()
-    period = min(60.0 if seconds >= 1800 else 10.0, seconds / 12)
+    period = min(60.0 if seconds >= 600 else 10.0, seconds / 12)
     following = since
     while True:
         now = time.monotonic()
