@@ -97,7 +97,7 @@ ARGS_OF = {
     "test-quick": ("-m", "pytest"),
     "test-drop-in": ("tests/drop_in",),
     "bench": ("-m", "benchmarks"),
-    "soak": ("tests/senders/soak.py",),
+    "soak": ("-m", "proofs.soak"),
 }
 
 

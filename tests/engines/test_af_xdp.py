@@ -308,6 +308,23 @@ def test_a_second_engine_takes_the_next_queue_or_says_that_there_is_none(box: te
         delete(box, "two")
 
 
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+def test_the_queue_of_a_dropped_sender_is_free_for_the_next(box: testing.Hold) -> None:
+    def new() -> uringzc.UdpSender:
+        return box.run(lambda: uringzc.UdpSender(box.address, engine="af_xdp"))
+
+    with testing.receiver(sock=box.receiver_socket()) as rx:
+        dropped = new()
+        dropped.send(b"of the first")
+        dropped.drain()
+        with pytest.warns(ResourceWarning, match="not closed"):
+            del dropped  # its engine is parked, and ends in this thread's next call
+        with new() as tx:
+            tx.send(b"of the second")
+            tx.drain()
+            assert rx.wait(2) == [b"of the first", b"of the second"]
+
+
 def test_nothing_leaves_while_the_device_is_down_nor_later(over: Macvlan) -> None:
     with scheduler(over.box) as s:
         send_all(s, over.raw, [frame(b"before")])

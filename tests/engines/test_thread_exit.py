@@ -130,6 +130,19 @@ def test_an_engine_without_owner_ends_when_it_is_dropped(udp_pair: Pair) -> None
 
 
 @NOT_CLOSED
+@pytest.mark.parametrize("leave", [submitted, udp_in_a_cycle])
+def test_nothing_is_kept_of_threads_that_have_ended(udp_pair: Pair, leave: Callable[[Pair], object]) -> None:
+    def kept() -> int:
+        gc.collect()
+        return sum(isinstance(each, lifetime._ThreadEnd) for each in gc.get_objects())
+
+    before = kept()
+    for _ in range(THREADS):
+        in_thread(lambda: leave(udp_pair))
+    assert kept() == before
+
+
+@NOT_CLOSED
 def test_an_engine_collected_by_another_thread_ends_with_its_own(udp_pair: Pair) -> None:
     made, collected = threading.Event(), threading.Event()
     before = descriptors()

@@ -11,6 +11,7 @@ import re
 import time
 
 from uringzc._uring import lib
+from uringzc.engines import lifetime
 from uringzc.engines.contract import FrameOptions
 from uringzc.engines.frames import FrameEngine
 from uringzc.engines.paths import SOCKET, Path
@@ -71,9 +72,10 @@ class AfXdpEngine(FrameEngine):
         return path
 
     def _bind(self, device: int) -> int:
-        """As uzc_xdp_bind(); waits for a queue that was closed a moment ago."""
+        """As uzc_xdp_bind(); waits for a queue that was closed a moment ago, or is to be now."""
         end = time.monotonic() + _BUSY
         while (code := lib.uzc_xdp_bind(self._native, device)) == -errno.EBUSY and time.monotonic() < end:
+            lifetime.release_parked()  # of a sender that was dropped, not closed
             time.sleep(_AGAIN)
         if not self._device and (not code or code == -errno.EPROTO):
             self._device = self._paths.device_name(device)

@@ -58,6 +58,7 @@ _living: weakref.WeakSet[Engine] = weakref.WeakSet()
 _parked: list[Engine] = []  # C has a reference to it
 _orphaned: list[Engine] = []  # parked when their owner thread ended: no other thread can poll them
 _local = threading.local()
+_ending: set[int] = set()  # threads that are ending
 
 
 def track(engine: Engine) -> None:
@@ -197,13 +198,21 @@ class _ThreadEnd:
         self.engines: list[weakref.ref[Engine]] = []  #: those that the thread owns
 
     def __del__(self) -> None:
-        if threading.get_ident() == self.thread:  # not in the child of a fork, nor at exit
-            living = [reference() for reference in self.engines]
+        thread = threading.get_ident()
+        if thread != self.thread:  # in the child of a fork, or at exit
+            return
+        living = [reference() for reference in self.engines]
+        _ending.add(thread)
+        try:
             _close_owned([*_parked, *(engine for engine in living if engine is not None)])
+        finally:
+            _ending.discard(thread)
 
 
 def _thread_end() -> _ThreadEnd:
-    """The calling thread's."""
+    """The calling thread's. While that ends, one that is not kept: its local storage is not freed again."""
+    if threading.get_ident() in _ending:
+        return _ThreadEnd()
     end: _ThreadEnd | None = getattr(_local, "end", None)
     if end is None:
         end = _local.end = _ThreadEnd()
@@ -251,6 +260,7 @@ def _after_fork() -> None:
     _parked.clear()
     _orphaned.clear()
     _local.__dict__.clear()
+    _ending.clear()
 
 
 atexit.register(_at_exit)
