@@ -97,7 +97,7 @@ ARGS_OF = {
     "test-quick": ("-m", "pytest"),
     "test-drop-in": ("tests/drop_in",),
     "bench": ("-m", "benchmarks"),
-    "soak": ("-m", "proofs.soak"),
+    **{path.stem: ("-m", f"proofs.{path.stem}") for path in (ROOT / "proofs").iterdir()},
 }
 
 
