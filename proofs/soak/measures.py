@@ -93,17 +93,19 @@ def sample(program: Program, since: float) -> Sample:
     )
 
 
-#: what must not grow: how much it may all the same, and how much for each operation
+#: What must not grow: how much it may all the same, and how much for each operation. What is allocated is
+#: counted exactly: one object lost in 1000 operations is seen from 2.4 million on, two or three minutes.
+#: What is resident is not exact: malloc() keeps what was freed, in pieces.
 TOLERANCES = {
-    "rss": (4096, 0.0),
+    "rss": (16 << 10, 0.0),
     "pinned": (0, 0.0),
     "locked": (0, 0.0),
     "descriptors": (0, 0.0),
     "threads": (0, 0.0),
     "parked": (0, 0.0),
     "maps": (8, 0.0),
-    "blocks": (200, 1 / 2000),
-    "malloc": (32 << 10, 16 / 1000),
+    "blocks": (1200, 1 / 2000),
+    "malloc": (64 << 10, 16 / 1000),
 }
 
 
