@@ -6,6 +6,7 @@ import statistics
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from os import listdir
@@ -18,6 +19,12 @@ from .program import Program
 
 class _Mallinfo(ctypes.Structure):
     _fields_ = tuple((f"{i}", ctypes.c_size_t) for i in range(10))
+
+
+def give_back_free_memory() -> None:
+    """What malloc() keeps of freed memory, in an arena for each thread, is resident no more."""
+    with suppress(AttributeError):  # another C library has no such call
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def malloc_bytes() -> int:
@@ -61,6 +68,7 @@ class Sample:
 def sample(program: Program, since: float) -> Sample:
     """Of this moment; the program is settled."""
     world, ledger = program.world, program.world.ledger
+    give_back_free_memory()
     status = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
 
     def kib(name: str) -> int:
@@ -93,17 +101,19 @@ def sample(program: Program, since: float) -> Sample:
     )
 
 
-#: what must not grow: how much it may all the same, and how much for each operation
+#: What must not grow: how much it may all the same, and how much for each operation. What is allocated is
+#: counted exactly: one object lost in 1000 operations is seen from three million on, a few minutes.
+#: What is resident is not exact: some of what was freed lies between what was not.
 TOLERANCES = {
-    "rss": (4096, 0.0),
+    "rss": (16 << 10, 0.0),
     "pinned": (0, 0.0),
     "locked": (0, 0.0),
     "descriptors": (0, 0.0),
     "threads": (0, 0.0),
     "parked": (0, 0.0),
     "maps": (8, 0.0),
-    "blocks": (200, 1 / 2000),
-    "malloc": (32 << 10, 16 / 1000),
+    "blocks": (2000, 1 / 4000),
+    "malloc": (256 << 10, 8 / 1000),
 }
 
 

@@ -36,6 +36,8 @@ class UdpUser(User):
             "sndbuf": chance.choice(("auto", "auto", None, 20_000)),
             "arena": chance.choice((1 << 18, 1 << 20, 1 << 22)),
         }
+        if self.lasting:  # all of it is touched soon, and resident
+            options["arena"] = 1 << 18
         if chance.random() < 0.15:
             options["rate"] = chance.choice(("200Mbit", "1Gbit"))
         # one that lasts would remember more and more sends, up to 8192
@@ -274,7 +276,7 @@ class SinkUser(User):
 
     def open(self) -> None:
         chance, engine = self.chance, self.engine
-        options: dict[str, Any] = {"zero_copy": chance.choice(("auto", "always")), "arena": 1 << 20}
+        options: dict[str, Any] = {"zero_copy": chance.choice(("auto", "always")), "arena": 1 << 18}
         self.tx: Any = self.world.sink.run(
             lambda: uringzc.UdpSender(("10.0.0.2", 9), engine=engine, **options)
         )

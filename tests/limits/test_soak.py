@@ -99,7 +99,7 @@ def run_of(**slopes: float) -> list[Sample]:
     chance = random.Random(1)
     samples = []
     for i in range(13):
-        operations = i * 300_000
+        operations = i * 600_000
         grown = {name: 100_000 + int(slope * operations) for name, slope in slopes.items()}
         grown.setdefault("blocks", 100_000)
         grown["blocks"] += chance.randrange(300)
@@ -109,12 +109,12 @@ def run_of(**slopes: float) -> list[Sample]:
 
 def test_nothing_has_grown() -> None:
     assert measures.grown(run_of()) == {}
-    assert measures.grown(run_of(rss=0.001)) == {}  # 4 MiB are allowed
+    assert measures.grown(run_of(rss=0.001)) == {}  # some MiB are allowed
 
 
 @pytest.mark.parametrize(
     "slopes",
-    [{"blocks": 1 / 1000}, {"malloc": 64 / 1000}, {"rss": 0.002}, {"descriptors": 1e-6}, {"pinned": 1e-5}],
+    [{"blocks": 1 / 1000}, {"malloc": 64 / 1000}, {"rss": 0.004}, {"descriptors": 1e-6}, {"pinned": 1e-5}],
 )
 def test_control_a_leak_is_seen(slopes: dict[str, float]) -> None:
     assert list(measures.grown(run_of(**slopes))) == list(slopes)
