@@ -68,10 +68,11 @@ KINDS = {
             ("PYTHONMALLOC", "malloc"),  # else memory that Python frees stays addressable
         ),
     ),
+    # CPython without the GIL has no other allocator
     "tsan": Kind(
         ("-fsanitize=thread", "-O1", *_SEEN),
         ("libtsan.so",),
-        (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4"), ("PYTHONMALLOC", "malloc")),
+        (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4"),),
     ),
 }
 
