@@ -90,6 +90,7 @@ def build(name: str, flags: Iterable[str] | None = None, python: str | Path | No
         files = _copy(folder)
         interpreter = _venv(folder, python)
         reports(name).mkdir(exist_ok=True)
+        reports(name).chmod(0o1777)  # some tests start programs as another user
         _compile(folder, interpreter, flags, files)
     return folder
 
