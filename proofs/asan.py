@@ -33,7 +33,6 @@ SHORT = (
     "tests/scheduler/test_reentry.py",
     "tests/engines/test_msg_zerocopy_errors.py",
     "tests/engines/test_zerocopy_ids.py",
-    "tests/frames/test_frames_slots.py",
     "tests/frames/test_frames_lifetime.py",
     "tests/senders/test_udp_rules.py",
     "tests/senders/test_udp_callbacks.py",

@@ -68,10 +68,11 @@ KINDS = {
             ("PYTHONMALLOC", "malloc"),  # else memory that Python frees stays addressable
         ),
     ),
+    # CPython without the GIL has no other allocator
     "tsan": Kind(
         ("-fsanitize=thread", "-O1", *_SEEN),
         ("libtsan.so",),
-        (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4"), ("PYTHONMALLOC", "malloc")),
+        (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4"),),
     ),
 }
 
@@ -89,6 +90,7 @@ def build(name: str, flags: Iterable[str] | None = None, python: str | Path | No
         files = _copy(folder)
         interpreter = _venv(folder, python)
         reports(name).mkdir(exist_ok=True)
+        reports(name).chmod(0o1777)  # some tests start programs as another user
         _compile(folder, interpreter, flags, files)
     return folder
 

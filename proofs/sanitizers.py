@@ -31,8 +31,9 @@ with child({!r}) as it:
 """
 #: frames of the modules, and of the controls
 OURS = re.compile(r"uringzc/_native/|_uring\.[a-z0-9-]+\.so|_send\.[a-z0-9-]+\.so|proofs/controls\.c")
-#: what stays on purpose: of each method that is in C, its definition
-KEPT = re.compile(r" compiled_method ")
+#: what stays on purpose: the definition of each method that is in C; at exit an engine from whose memory the
+#: kernel may still read
+KEPT = re.compile(r" (?:compiled_method|uzc_slots_new|uzc_(?:ring|msg_zerocopy|packet|af_xdp)_new) ")
 #: thread-local memory of a thread that has ended: libc frees it under a lock of its own
 LIBC = re.compile(r"_dl_deallocate_tls")
 _BEGIN = re.compile(r"^(?:==\d+==ERROR: |WARNING: ThreadSanitizer|\S+: runtime error: )", re.M)
@@ -88,7 +89,7 @@ def _errors(text: str) -> Iterator[str]:
     for start, end in itertools.pairwise(starts):
         error = text[start:end]
         if "LeakSanitizer: detected" in error:
-            yield from (leak for leak in error.split("\n\n") if " leak of " in leak)
+            yield from (leak for leak in error.split("\n\n") if "Direct leak of " in leak)
         else:
             yield error
 

@@ -16,7 +16,6 @@ TESTS = (
     "tests/senders/test_threads_at_once.py",
     "tests/senders/test_udp_timer.py",
     "tests/senders/test_udp_lease.py",
-    "tests/senders/test_soak.py",
     "tests/engines/test_threads.py",
     "tests/engines/test_thread_exit.py",
     "tests/engines/test_lifetime.py",

@@ -1,6 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What threads share, where they run without the GIL (free-threaded CPython): there these are atomic, with
- * the GIL they are plain. */
+/* What threads share, where they run without the GIL (free-threaded CPython). */
 #pragma once
 
 #include "native.h"
@@ -33,8 +32,9 @@ static inline bool may_set_items(PyObject *tuple) {
 
 #else
 
-#define READ_SHARED(field) (field)
-#define WRITE_SHARED(field, value) ((field) = (value))
+/* Atomic here too: what is counted inside the engine is counted without the GIL. */
+#define READ_SHARED(field) __atomic_load_n(&(field), __ATOMIC_RELAXED)
+#define WRITE_SHARED(field, value) __atomic_store_n(&(field), value, __ATOMIC_RELAXED)
 #define Py_BEGIN_CRITICAL_SECTION(object) {
 #define Py_END_CRITICAL_SECTION() }
 
