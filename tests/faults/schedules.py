@@ -68,6 +68,10 @@ FAULTS: dict[str, st.SearchStrategy[Step]] = {
         failing("fcntl", errors=st.sampled_from([errno.EMFILE])),
         failing("malloc", "calloc", errors=st.just(errno.ENOMEM)),
     ),
+    "packet": st.one_of(
+        failing("sendto"),  # the call that has the kernel look at the ring
+        failing("poll", "nanosleep", errors=st.just(errno.EINTR)),
+    ),
     "copy": st.one_of(
         failing("sendmmsg"),
         st.tuples(st.just("short"), st.just("sendmmsg"), FEW, st.integers(0, 3)),

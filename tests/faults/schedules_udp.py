@@ -43,6 +43,12 @@ FAULTS: dict[str, st.SearchStrategy[Step]] = {
         failing("fcntl", errors=st.sampled_from([errno.EMFILE])),
     ),
     "copy": st.one_of(*ALWAYS),
+    "packet": st.one_of(
+        failing("sendto"),  # the call that has the kernel look at the ring
+        failing("poll", "nanosleep", errors=st.just(errno.EINTR)),
+        failing("ioctl", errors=st.just(errno.EINVAL)),
+        failing("allocation", errors=st.just(errno.ENOMEM)),
+    ),
 }
 CALLS: dict[str, st.SearchStrategy[Step]] = {
     "send": st.tuples(st.just("send"), TO, SIZES, st.integers(1, 12)),

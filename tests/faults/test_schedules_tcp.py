@@ -18,7 +18,7 @@ def test_a_stream_is_whole_and_in_order(seam: Seam, make_tcp: MakePair, engine: 
     pair.tx.setsockopt(1, 7, 4 << 20)
     pair.rx.setblocking(False)
 
-    @few(60)
+    @few(30)
     @given(programs(engine), st.sampled_from(["auto", "always"]), st.booleans())
     def check(program: list[Step], zero_copy: str, blocking: bool) -> None:
         seam.reset()
@@ -32,4 +32,7 @@ def test_a_stream_is_whole_and_in_order(seam: Seam, make_tcp: MakePair, engine: 
             happened["bytes"] += len(player.accepted)
 
     check()
-    happened["held"] = seam.held_ever
+    assert happened["bytes"] > 1_000_000
+    assert happened["injected"] > 20
+    assert happened["raised"] > 5
+    assert happened["requests"] > 20 or engine == "copy"
