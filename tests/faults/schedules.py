@@ -33,6 +33,11 @@ def was_injected(error: MemoryError | OSError, errors: set[int]) -> bool:
     return (errno.ENOMEM if isinstance(error, MemoryError) else error.errno) in errors
 
 
+def payload(user_data: int, size: int) -> bytes:
+    """What a request sends."""
+    return user_data.to_bytes(8, "little").ljust(size, b"%d" % (user_data % 10))
+
+
 class Memory(bytearray):
     """A buffer of which one can see whether it is still held."""
 
@@ -87,13 +92,26 @@ SEND = st.tuples(
 
 CALLS: dict[str, st.SearchStrategy[Step]] = {
     "send": SEND,
+    "send_run": st.tuples(
+        *(st.just("send_run"), st.integers(0, 1), st.integers(0, SLOTS - 1)),
+        *(st.sampled_from([8, 100]), st.integers(1, 40)),
+    ),
     "flush": st.tuples(st.just("flush"), st.integers(0, SLOTS - 1)),
     "submit": st.just(("submit",)),
     "reap": st.just(("reap",)),
     "release": st.tuples(st.just("release"), st.integers(0, 2**16)),
     "hold": HOLD,
 }
-NAMES = [*["send"] * 10, *["flush"] * 2, *["submit"] * 3, *["reap"] * 2, *["fault"] * 4, "release", "hold"]
+NAMES = [
+    *["send"] * 8,
+    *["send_run"] * 3,
+    *["flush"] * 2,
+    *["submit"] * 3,
+    *["reap"] * 2,
+    *["fault"] * 4,
+    "release",
+    "hold",
+]
 
 
 def programs(engine: str) -> st.SearchStrategy[list[Step]]:
@@ -138,7 +156,7 @@ class SchedulePlayer:
 
     def send(self, which: int, slot: int, size: int, zero_copy: bool, flush: bool) -> None:
         user_data = len(self.memories)
-        memory = Memory(user_data.to_bytes(8, "little").ljust(size, b"%d" % (user_data % 10)))
+        memory = Memory(payload(user_data, size))
         self.memories[user_data] = weakref.ref(memory)
 
         def send() -> None:
@@ -152,6 +170,27 @@ class SchedulePlayer:
             self.requests[user_data] = request, which, size
             if flush:
                 self.model.flush(slot)
+
+    def send_run(self, which: int, slot: int, size: int, count: int) -> None:
+        """Requests of one memory, which share an entry of the request table."""
+        first = len(self.memories)
+        memory = Memory(b"".join(payload(first + i, size) for i in range(count)))
+        for user_data in range(first, first + count):
+            self.memories[user_data] = weakref.ref(memory)
+        queued = []
+
+        def send() -> None:
+            queued.append(
+                self.real.send_run(
+                    self.pairs[which].tx, memory, size, count, slot=slot, user_data=first, zero_copy=True
+                )
+            )
+
+        if self.attempt(send):
+            for user_data in range(first, first + queued[0]):
+                request = self.model.attach(slot, user_data)
+                assert isinstance(request, Request)
+                self.requests[user_data] = request, which, size
 
     def flush(self, slot: int) -> None:
         self.attempt(lambda: self.real.flush(slot))
@@ -260,7 +299,7 @@ class SchedulePlayer:
 
     def check_arrived(self, which: int, pair: Pair) -> None:
         sent = [
-            user_data.to_bytes(8, "little").ljust(size, b"%d" % (user_data % 10))
+            payload(user_data, size)
             for user_data, (request, socket, size) in self.requests.items()
             if socket == which and request.result >= 0
         ]

@@ -65,10 +65,11 @@ def programs(engine: str) -> st.SearchStrategy[list[Step]]:
 class TcpPlayer:
     """Plays a program and checks."""
 
-    def __init__(self, seam: Seam, sender: TcpSender, rx: socket.socket) -> None:
+    def __init__(self, seam: Seam, sender: TcpSender, rx: socket.socket, blocking: bool) -> None:
         self.seam = seam
         self.sender = sender
         self.rx = rx
+        self.blocking = blocking
         self.random = random.Random(1)
         self.accepted, self.came = bytearray(), bytearray()
         self.plans: list[Plan] = []
@@ -100,6 +101,7 @@ class TcpPlayer:
         before = self.nbytes
         try:
             took = call()
+            assert took == len(data) or not self.blocking
         except (MemoryError, OSError) as error:
             took = self.taken_before(error, before)
             self.raised += 1

@@ -1,6 +1,7 @@
 """A Scheduler keeps its rules whatever the kernel answers, and in whichever order: random schedules."""
 
 import errno
+import socket
 from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ from schedules import SLOTS, SchedulePlayer, Step, few, programs
 from seam import Seam
 
 from uringzc import Scheduler, testing
+
+IP_RECVERR = 11
 
 
 def play_all(
@@ -43,7 +46,9 @@ def test_a_scheduler_keeps_its_rules(seam: Seam, make_udp: MakePair, engine: str
     def make(max_inflight: int) -> Scheduler:
         return Scheduler(range(SLOTS), max_inflight=max_inflight)
 
-    happened = play_all(seam, engine, [make_udp(), make_udp()], make, set())
+    pairs = [make_udp(), make_udp()]
+    pairs[1].tx.setsockopt(socket.IPPROTO_IP, IP_RECVERR, 1)  # several datagrams in one sendmmsg()
+    happened = play_all(seam, engine, pairs, make, set())
     assert happened["sent"] > 200
     assert happened["injected"] > 20
     assert happened["failed"] > 5

@@ -23,7 +23,7 @@ def test_a_stream_is_whole_and_in_order(seam: Seam, make_tcp: MakePair, engine: 
     def check(program: list[Step], zero_copy: str, blocking: bool) -> None:
         seam.reset()
         with TcpSender(pair.tx, zero_copy=zero_copy, blocking=blocking) as sender:
-            player = TcpPlayer(seam, sender, pair.rx)
+            player = TcpPlayer(seam, sender, pair.rx, blocking)
             player.play(program)
             player.end()
             happened["injected"] += sum(plan.injected for plan in player.plans)
