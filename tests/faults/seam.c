@@ -66,13 +66,6 @@ extern Object *PyErr_NoMemory(void);
       (pid_t a, const void *b, unsigned long c, const void *d, unsigned long e, unsigned long f),            \
       (a, b, c, d, e, f))                                                                                    \
     X(NOTHING, void *, opendir, NONE, (const char *a), (a))                                                  \
-    X(UNMAPPED, void *, mmap, NONE, (void *a, size_t b, int c, int d, int e, off_t f), (a, b, c, d, e, f))   \
-    X(NOTHING, void *, malloc, NONE, (size_t a), (a))                                                        \
-    X(NOTHING, void *, calloc, NONE, (size_t a, size_t b), (a, b))                                           \
-    X(NOTHING, void *, realloc, NONE, (void *a, size_t b), (a, b))                                           \
-    X(NOTHING, void *, PyMem_Malloc, NONE, (size_t a), (a))                                                  \
-    X(NOTHING, void *, PyMem_Calloc, NONE, (size_t a, size_t b), (a, b))                                     \
-    X(NOTHING, void *, PyMem_Realloc, NONE, (void *a, size_t b), (a, b))                                     \
     X(NOTHING, void *, PyThread_allocate_lock, NONE, (void), ())                                             \
     X(PY_NULL, Object *, PyType_GenericAlloc, NONE, (Object * a, Size b), (a, b))                            \
     X(PY_NULL, Object *, PyBytes_FromStringAndSize, NONE, (const char *a, Size b), (a, b))                   \
@@ -101,6 +94,16 @@ extern Object *PyErr_NoMemory(void);
 
 /* those below, which do more: the same without failure */
 #define OTHER_CALLS(X)                                                                                       \
+    X(void *, malloc, (size_t))                                                                              \
+    X(void *, calloc, (size_t, size_t))                                                                      \
+    X(void *, realloc, (void *, size_t))                                                                     \
+    X(void, free, (void *))                                                                                  \
+    X(void *, PyMem_Malloc, (size_t))                                                                        \
+    X(void *, PyMem_Calloc, (size_t, size_t))                                                                \
+    X(void *, PyMem_Realloc, (void *, size_t))                                                               \
+    X(void, PyMem_Free, (void *))                                                                            \
+    X(void *, mmap, (void *, size_t, int, int, int, off_t))                                                  \
+    X(int, munmap, (void *, size_t))                                                                         \
     X(int, close, (int))                                                                                     \
     X(long, syscall, (long, long, long, long, long, long, long))                                             \
     X(ssize_t, send, (int, const void *, size_t, int))                                                       \
@@ -124,7 +127,8 @@ extern Object *PyErr_NoMemory(void);
 #define OTHER_NUMBER(type, name, parameters) N_##name,
 enum {
     SIMPLE_CALLS(SIMPLE_NUMBER) OTHER_CALLS(OTHER_NUMBER) N_io_uring_register, /* by syscall() */
-    N_SQE, /* each SQE that is submitted */
+    N_submission, /* by a call that has SQEs to submit */
+    N_SQE,        /* each SQE that is submitted */
     CALLS
 };
 
@@ -153,27 +157,33 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct plan plans[256];
 static int plan_count;
 static int64_t calls_made[CALLS];
+static int paused; /* a test looks at something by calls that are none of its schedule's */
 
 static bool is_for(const struct plan *p, int call, int kind, int fd) {
     struct stat status;
-    if (!p->calls[call] || p->kind != kind || !p->times)
+    if (paused || !p->calls[call] || p->kind != kind || !p->times)
         return false;
     return p->any_socket ||
            (fd >= 0 && fstat(fd, &status) == 0 && status.st_dev == p->device && status.st_ino == p->inode);
 }
 
-/* The plan for this call, which is used by that; NULL: there is none. */
+/* The plan for this call, which is used by that; NULL: there is none. The call passes all plans that wait. */
 static struct plan *take_plan(int call, int kind, int fd) {
+    struct plan *taken = NULL;
     for (int i = 0; i < plan_count; i++) {
         struct plan *p = &plans[i];
-        if (!is_for(p, call, kind, fd) || p->after-- > 0)
+        if (!is_for(p, call, kind, fd))
             continue;
-        p->after = 0;
-        p->times--;
-        p->injected++;
-        return p;
+        if (p->after)
+            p->after--;
+        else if (!taken)
+            taken = p;
     }
-    return NULL;
+    if (taken) {
+        taken->times--;
+        taken->injected++;
+    }
+    return taken;
 }
 
 /* The error with which this call fails; 0: it is made. */
@@ -211,6 +221,46 @@ SIMPLE_CALLS(WRAP)
 static long seam_syscall(long number, long a, long b, long c, long d, long e, long f) {
     const int error = refusal(number == __NR_io_uring_register ? N_io_uring_register : N_syscall, NONE);
     return error ? MINUS(error) : real.syscall(number, a, b, c, d, e, f);
+}
+
+/* -- memory: how much of it the modules have is counted */
+
+static _Atomic int64_t allocated; /* blocks and mappings */
+
+#define ALLOCATE(name, parameters, arguments, before)                                                        \
+    static void *seam_##name parameters {                                                                    \
+        const int error = refusal(N_##name, NONE);                                                           \
+        if (error)                                                                                           \
+            return NOTHING(error);                                                                           \
+        void *block = real.name arguments;                                                                   \
+        allocated += block && !(before);                                                                     \
+        return block;                                                                                        \
+    }
+#define FREE(name)                                                                                           \
+    static void seam_##name(void *block) {                                                                   \
+        allocated -= block != NULL;                                                                          \
+        real.name(block);                                                                                    \
+    }
+ALLOCATE(malloc, (size_t a), (a), NULL)
+ALLOCATE(calloc, (size_t a, size_t b), (a, b), NULL)
+ALLOCATE(realloc, (void *a, size_t b), (a, b), a)
+FREE(free)
+ALLOCATE(PyMem_Malloc, (size_t a), (a), NULL)
+ALLOCATE(PyMem_Calloc, (size_t a, size_t b), (a, b), NULL)
+ALLOCATE(PyMem_Realloc, (void *a, size_t b), (a, b), a)
+FREE(PyMem_Free)
+
+static void *seam_mmap(void *a, size_t b, int c, int d, int e, off_t f) {
+    const int error = refusal(N_mmap, NONE);
+    void *mapped = error ? UNMAPPED(error) : real.mmap(a, b, c, d, e, f);
+    allocated += mapped != MAP_FAILED;
+    return mapped;
+}
+
+static int seam_munmap(void *mapped, size_t size) {
+    const int result = real.munmap(mapped, size);
+    allocated -= result == 0;
+    return result;
 }
 
 /* -- sending */
@@ -288,6 +338,7 @@ static const struct {
     const char *name;
     void *wrapper, **real;
 } table[CALLS] = {SIMPLE_CALLS(SIMPLE_ROW) OTHER_CALLS(OTHER_ROW){"io_uring_register", NULL, NULL},
+                  {"submission", NULL, NULL},
                   {"sqe", NULL, NULL}};
 
 #define MAX_REPLACED 512
@@ -367,6 +418,7 @@ void seam_uninstall(void) {
 void seam_reset(void) {
     pthread_mutex_lock(&lock);
     plan_count = 0;
+    paused = 0;
     memset(calls_made, 0, sizeof calls_made);
     hold.results = hold.notifications = false;
     pthread_mutex_unlock(&lock);
@@ -375,7 +427,7 @@ void seam_reset(void) {
 /* Whether a module calls it. */
 int seam_has(const char *name) {
     const int call = find_call(name);
-    if (call == N_io_uring_register || call == N_SQE)
+    if (call == N_io_uring_register || call == N_submission || call == N_SQE)
         return real.syscall != NULL;
     return call >= 0 && *table[call].real;
 }
@@ -420,11 +472,21 @@ int seam_plan(const char *names, int kind, int value, int64_t after, int64_t tim
     return made;
 }
 
+int64_t seam_allocated(void) {
+    return allocated;
+}
+
 int64_t seam_injected(int plan) {
     pthread_mutex_lock(&lock);
     const int64_t injected = plan >= 0 && plan < plan_count ? plans[plan].injected : -1;
     pthread_mutex_unlock(&lock);
     return injected;
+}
+
+void seam_pause(int pause) {
+    pthread_mutex_lock(&lock);
+    paused += pause ? 1 : -1;
+    pthread_mutex_unlock(&lock);
 }
 
 void seam_end_plan(int plan) {

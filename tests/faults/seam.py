@@ -13,6 +13,7 @@ import shlex
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -68,7 +69,7 @@ def _compile() -> Path:
 @cache
 def _library() -> ctypes.CDLL:
     library = ctypes.CDLL(str(_compile()))
-    for name in ("seam_calls", "seam_injected", "seam_held_ever"):
+    for name in ("seam_calls", "seam_injected", "seam_held_ever", "seam_allocated"):
         getattr(library, name).restype = ctypes.c_int64
     return library
 
@@ -106,7 +107,11 @@ class Plan:
 
 
 class Seam:
-    """What tests do with it. A call is named as in C, or by one of ``GROUPS``; several by spaces between."""
+    """What tests do with it. A call is named as in C, or by one of ``GROUPS``; several by spaces between.
+
+    Besides: "io_uring_register", made by syscall(); "sqe", see ``result``; "submission", a call that has SQEs
+    to submit: only such a one can fail with EAGAIN.
+    """
 
     def __init__(self) -> None:
         self._library = _library()
@@ -114,6 +119,7 @@ class Seam:
             assert self._library.seam_install(os.fsencode(str(module.__file__))) > 0
         self.reset()
         self._held_before = int(self._library.seam_held_ever())
+        self._allocated_before = int(self._library.seam_allocated())
 
     def close(self) -> None:
         """Everything is as it was before, and what is held is given."""
@@ -125,6 +131,15 @@ class Seam:
         """Ends all plans, sets the counts to 0, and holds nothing more back."""
         self._library.seam_reset()
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Calls pass, and no plan sees them: for what a test does to look."""
+        self._library.seam_pause(True)
+        try:
+            yield
+        finally:
+            self._library.seam_pause(False)
+
     def has(self, call: str) -> bool:
         """Whether a module makes the call: not liburing's if that was linked statically."""
         return bool(self._library.seam_has(call.encode()))
@@ -135,6 +150,11 @@ class Seam:
         counts = [int(self._library.seam_calls(name.encode())) for name in names]
         assert min(counts) >= 0, f"no call {call}"
         return sum(counts)
+
+    @property
+    def allocated(self) -> int:
+        """Blocks of memory and mappings that the modules have made and not freed, since the seam is there."""
+        return int(self._library.seam_allocated()) - self._allocated_before
 
     def fail(
         self, call: str, errno: int, *, times: int = 1, after: int = 0, fd: int = -1, signal: int = 0

@@ -204,6 +204,11 @@ static void after_enter(struct ring *r, unsigned known) {
 
 /* -- the calls */
 
+static int submission_refusal(int call, const struct io_uring *ring) {
+    const int error = refusal(call, NONE);
+    return !error && io_uring_sq_ready(ring) ? refusal(N_submission, NONE) : error;
+}
+
 /* Whether the call may not wait, since the kernel has nothing that could end it: something is given instead.
  */
 static bool gives_instead(struct ring *r, unsigned wait, bool without_limit) {
@@ -244,7 +249,7 @@ static int submit_some(struct ring *r, int call) {
 }
 
 static int seam_io_uring_submit_and_wait(struct io_uring *ring, unsigned wait) {
-    const int error = refusal(N_io_uring_submit_and_wait, NONE);
+    const int error = submission_refusal(N_io_uring_submit_and_wait, ring);
     struct ring *r = error ? NULL : find_ring(ring);
     if (!r)
         return error ? -error : real.io_uring_submit_and_wait(ring, wait);
@@ -258,7 +263,7 @@ static int seam_io_uring_submit_and_wait(struct io_uring *ring, unsigned wait) {
 static int seam_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct io_uring_cqe **cqe,
                                                  unsigned wait, struct __kernel_timespec *time,
                                                  sigset_t *mask) {
-    const int error = refusal(N_io_uring_submit_and_wait_timeout, NONE);
+    const int error = submission_refusal(N_io_uring_submit_and_wait_timeout, ring);
     struct ring *r = error ? NULL : find_ring(ring);
     if (!r)
         return error ? -error : real.io_uring_submit_and_wait_timeout(ring, cqe, wait, time, mask);

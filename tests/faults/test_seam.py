@@ -43,7 +43,9 @@ def test_a_call_fails_for_one_socket_after_others(seam: Seam, udp_pair: Pair, tc
 @pytest.mark.engines("msg_zerocopy", "copy")
 def test_sendmmsg_takes_fewer(seam: Seam, udp_pair: Pair) -> None:
     plan = seam.short("sendmmsg", 2)
-    udp_pair.tx.setsockopt(0, 11, 1)  # IP_RECVERR: datagrams of a connected socket leave together
+    udp_pair.tx.setsockopt(
+        socket.IPPROTO_IP, 11, 1
+    )  # IP_RECVERR: datagrams of a connected socket leave together
     with Scheduler() as scheduler:
         for number in range(5):
             scheduler.send(udp_pair.tx, b"%d" % number, user_data=number)

@@ -29,14 +29,17 @@ static PyObject *make_owner(PyObject *Py_UNUSED(module), PyObject *args) {
     if (!PyArg_ParseTuple(args, "KK", &pointer, &free_it))
         return NULL;
     PyObject *capsule = PyCapsule_New((void *)(uintptr_t)pointer, NULL, NULL);
-    if (capsule && PyCapsule_SetContext(capsule, (void *)(uintptr_t)free_it) == 0)
+    if (!capsule) /* nobody else has the allocation */
+        ((void (*)(void *))(uintptr_t)free_it)((void *)(uintptr_t)pointer);
+    else if (PyCapsule_SetContext(capsule, (void *)(uintptr_t)free_it) == 0)
         PyCapsule_SetDestructor(capsule, free_owned);
     return capsule;
 }
 
 static PyMethodDef functions[] = {
     {"owner", make_owner, METH_VARARGS,
-     "owner(pointer, free) -> an object; free(pointer) is called when its last reference is dropped"},
+     "owner(pointer, free) -> an object; free(pointer) is called when its last reference is dropped, or if "
+     "there is no memory for it"},
     {"compiled_method", compiled_method, METH_VARARGS,
      "compiled_method(name, doc) -> a method for a class that is derived from Delegate"},
     {"late", timer_late, METH_NOARGS,

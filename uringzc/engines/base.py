@@ -51,9 +51,17 @@ class Engine(KernelInterface):
 
     def _start(self, calls: Any) -> None:
         """The last step of making an engine. `calls`: its ``uzc_calls``."""
-        self.closed = False
         self.slots.posted = partial(_after_posting, weakref.ref(self))
-        self.queue = Queue(
+        try:
+            self.queue = self._make_queue(calls)
+        except BaseException:
+            self._exit()
+            raise
+        self.closed = False
+        lifetime.track(self)
+
+    def _make_queue(self, calls: Any) -> Queue:
+        return Queue(
             int(ffi.cast("uintptr_t", self._native)),
             int(ffi.cast("uintptr_t", self.slots.pointer)),
             int(ffi.cast("uintptr_t", calls)),
@@ -73,7 +81,6 @@ class Engine(KernelInterface):
             lifetime.parked_list(),
             self.senders.to_detach,
         )
-        lifetime.track(self)
 
     def _describe_socket(self) -> Callable[[socket], tuple[int, int, int, int, bool]]:
         """What describes a socket to the per-request path: see ``Sockets.describe_socket``."""

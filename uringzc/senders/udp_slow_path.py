@@ -299,14 +299,17 @@ class UdpSlowPath:
         return True
 
     def _give_up(self, batcher: "UdpBatcher", row: Row, at: int, count: int, number: int) -> None:
-        self.lost += count
         to = self._address_of(batcher, row.destination)
+        errors = []  # all of them first: without memory for one, the next call begins again
         for i in range(count):
             index = batcher.number(row.train, i)
             size = min(row.size, row.nbytes - (at + i) * row.size)
             what = f"datagram number {index} ({counted(size, 'byte')}) to {to or 'the peer'} was not sent"
-            self._add_error(datagram_error(number, f"{os.strerror(number)}: {what}", index, size, to))
+            errors.append(datagram_error(number, f"{os.strerror(number)}: {what}", index, size, to))
         batcher.resolved(row.train, count)
+        self.lost += count
+        for error in errors:
+            self._add_error(error)
 
     def report_discarded(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""

@@ -91,23 +91,27 @@ static PyObject *empty_batch(Queue *q, int kind) {
     return empty;
 }
 
-/* All unread records, as a Batch. */
+/* All unread records, as a Batch, which is made before they are taken: they are not lost for want of memory.
+ */
 static PyObject *take_records(Queue *q, int kind) {
     const size_t size = record_size(kind);
     const uint32_t unread = count_unread(q, kind);
     if (!unread)
         return empty_batch(q, kind);
     PyObject *data = PyByteArray_FromStringAndSize(NULL, (Py_ssize_t)(unread * size));
-    if (!data)
-        return NULL;
-    void *out = PyByteArray_AsString(data);
-    int64_t count = kind == COMPLETIONS ? q->calls->completions(q->records, out, unread)
-                                        : q->calls->notifications(q->records, out, unread);
-    if (count < 0)
-        refuse(q, count);
-    if (count < 0 || (count < unread && PyByteArray_Resize(data, (Py_ssize_t)(count * (int64_t)size)) < 0))
-        Py_CLEAR(data);
-    return make_batch(q->batch_type, data, record_of(q, kind), size);
+    PyObject *batch = make_batch(q->batch_type, Py_XNewRef(data), data ? record_of(q, kind) : NULL, size);
+    if (batch) {
+        void *out = PyByteArray_AsString(data);
+        int64_t count = kind == COMPLETIONS ? q->calls->completions(q->records, out, unread)
+                                            : q->calls->notifications(q->records, out, unread);
+        if (count < 0)
+            refuse(q, count);
+        if (count < 0 ||
+            (count < unread && PyByteArray_Resize(data, (Py_ssize_t)(count * (int64_t)size)) < 0))
+            Py_CLEAR(batch);
+    }
+    Py_XDECREF(data);
+    return batch;
 }
 
 /* Submits and waits, in Python, unless `wait` records can be read, or the engine is polled. 0, or -1 with an

@@ -72,7 +72,10 @@ int notifiers_read(const Queue *q, uint32_t slot, PyObject *slow_path, char *to_
 
 PyObject *notifiers_numbers(const Notifiers *n) {
     PyObject *numbers = PyTuple_New(n->count);
-    for (uint32_t i = 0; numbers && i < n->count; i++)
-        PyTuple_SetItem(numbers, i, PyLong_FromLongLong(n->numbers[i]));
+    for (uint32_t i = 0; numbers && i < n->count; i++) {
+        PyObject *number = PyLong_FromLongLong(n->numbers[i]);
+        if (!number || PyTuple_SetItem(numbers, i, number) < 0)
+            Py_CLEAR(numbers);
+    }
     return numbers;
 }

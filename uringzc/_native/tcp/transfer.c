@@ -59,11 +59,29 @@ int stream_poll(TcpStream *s) {
     return enter_engine(s->queue, 0, 0, 0) < 0 ? -1 : read_stream_notifications(s);
 }
 
+/* Enters the engine. 0; -ENOBUFS: the kernel has no memory for what is queued last; or EXCEPTION. */
+static int32_t enter_stream(TcpStream *s, unsigned wait, long long timeout_ns) {
+    long long done = try_enter(s->queue, 1, wait, timeout_ns);
+    if (done == INT64_MIN || check_signals(s->queue) < 0)
+        return EXCEPTION;
+    if (done == -EAGAIN && s->queue->queued > 0)
+        return -ENOBUFS;
+    return done < 0 && done != -EINTR ? (refuse(s->queue, done), EXCEPTION) : 0;
+}
+
+/* As enter_stream(). */
+static int32_t await_result(TcpStream *s) {
+    int32_t code = 0;
+    for (unsigned wait = 0; s->awaited && !code; wait = 1)
+        code = enter_stream(s, wait, WAIT_MS * 1000000LL);
+    return code;
+}
+
 int stream_await_result(TcpStream *s) {
-    for (unsigned wait = 0; s->awaited; wait = 1)
-        if (enter_engine(s->queue, 1, wait, WAIT_MS * 1000000LL) < 0)
-            return -1;
-    return 0;
+    const int32_t code = await_result(s);
+    if (code == -ENOBUFS)
+        refuse(s->queue, -EAGAIN);
+    return code ? -1 : 0;
 }
 
 int32_t stream_update_fd(TcpStream *s) {
@@ -139,8 +157,9 @@ static int32_t queue_transfer(TcpStream *s, uzc_send *send) {
             return -ENOBUFS;
         if (!full && done != UZC_E_QUEUE)
             return refuse(s->queue, done), EXCEPTION;
-        if (enter_engine(s->queue, 1, 0, 0) < 0 || (full && stream_flush(s) < 0))
-            return EXCEPTION;
+        int32_t code = enter_stream(s, 0, 0);
+        if (code || (full && stream_flush(s) < 0))
+            return code ? code : EXCEPTION;
         entered = full;
     }
 }
@@ -156,7 +175,9 @@ int32_t transfer_by_request(TcpStream *s, uint32_t count, bool more, PyObject *h
                      .zero_copy = 1,
                      .buffer = -1,
                      .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL | (more ? MSG_MORE : 0)};
-    int32_t code = queue_transfer(s, &send);
+    int32_t code = await_result(s); /* of one that was revoked */
+    if (!code)
+        code = queue_transfer(s, &send);
     if (code) {
         if (!s->queue->queued) /* refused: no reference to its socket is kept */
             forget_pending_sockets(s->queue);
@@ -167,9 +188,10 @@ int32_t transfer_by_request(TcpStream *s, uint32_t count, bool more, PyObject *h
     s->unflushed++;
     s->requests++;
     s->calls_since_poll = 0;
-    if (stream_await_result(s) == 0)
+    code = await_result(s);
+    if (!code)
         return s->result;
     if (s->awaited) /* queued and not submitted: it will fail, and send nothing */
         revoke_requests(s->queue, s->fd);
-    return EXCEPTION;
+    return code;
 }

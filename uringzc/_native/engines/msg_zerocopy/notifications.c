@@ -80,7 +80,7 @@ static void read_queue(uzc_msg_zerocopy *e, struct sock *s) {
         came = recvmmsg(fd_of(s), messages, BATCH, MSG_ERRQUEUE | MSG_DONTWAIT, NULL);
         for (int i = 0; i < came; i++)
             take_message(e, s, &messages[i], &texts[i]);
-    } while (came == (int)BATCH);
+    } while (came == (int)BATCH || (came < 0 && errno == EINTR)); /* edge-triggered: nothing asks again */
 }
 
 void read_error_queue(uzc_msg_zerocopy *e, struct sock *s) {
