@@ -37,6 +37,10 @@ class AttachedSenders:
         self._senders.add(sender)
         self._parts.append(part)
 
+    def remove(self, sender: Sender) -> None:
+        """It is being closed."""
+        self._senders.discard(sender)
+
     def detach(self, part: UdpBatcher | TcpStream) -> None:
         """The sender is closed. While requests of it are in flight its compiled part stays."""
         if part.close_slot():

@@ -29,6 +29,7 @@ from uringzc.memory import Region
 from uringzc.notif import RAW, Batch, Notifier, Slots
 
 MAX_INFLIGHT = 1 << 20
+UNHELD = "engine"  # `what` of one that no Scheduler, Ring or sender has yet, which would end it
 _BATCH = 32
 _MAX_WAIT = 32768  # CQEs that one call of the kernel waits for
 
@@ -41,7 +42,7 @@ class Engine(KernelInterface):
 
     def __init__(self, max_inflight: int, completions: int, debug: bool) -> None:
         in_range("max_inflight", max_inflight, MAX_INFLIGHT)
-        self.refuse = Refuser("engine")  # whoever makes an engine sets its `what`
+        self.refuse = Refuser(UNHELD)  # whoever makes an engine sets its `what`
         self.slots = Slots(max_inflight, completions, self.refuse)
         self.debug = debug
         self.senders = AttachedSenders()
@@ -234,6 +235,12 @@ class Engine(KernelInterface):
         """Takes no more work, flushes, drains and exits; parks what is in flight after `timeout`."""
         if not self.closed:
             lifetime.close(self, timeout)
+
+    def __del__(self) -> None:
+        """Ends one that has no holder: its constructor failed, or an interrupt came before it was stored."""
+        out = getattr(self, "_out", None)
+        if out and out[0] and self.refuse.what == UNHELD:
+            self._exit()
 
 
 def _claimed(reference: "weakref.ref[lifetime.Engine]", refuse: Refuser) -> None:

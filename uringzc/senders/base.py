@@ -8,6 +8,9 @@ in flight, even if the program has dropped the sender. Which function ends a sen
 - ``_drop()``: ``__del__``, in any thread. Waits for nothing: what waits is sent by system calls, or lost.
 - ``_abort()``: a constructor that fails, in its thread. Nothing waits yet.
 - ``_release()``: close(), also in the child of a fork, and _abort(). Closes descriptors of the sender's own.
+
+An interrupt may end any of them, but for the compiled parts, anywhere. What it leaves (``_has_ended()`` is
+false) another close() ends, or ``__del__``.
 """
 
 import errno
@@ -79,8 +82,9 @@ class BaseSender(Delegate):
         """Releases what a constructor made that failed."""
         native, engine = getattr(self, "_native", None), getattr(self, "_engine", None)
         if native is not None and engine is not None:
+            engine.senders.to_detach.append(native)
             native.close()
-            engine.senders.detach(native)
+            engine.senders.detach_closed()
         if engine is not None and self._own_engine:
             engine.close()
         self._release()
@@ -103,7 +107,7 @@ class BaseSender(Delegate):
 
     def _may_close(self) -> bool:
         """False where there is nothing to end. WrongThreadError; BusyError inside a call."""
-        if self.closed:
+        if self.closed and self._has_ended():
             return False
         if self._engine.dead:  # this is the child of a fork, and the engine the parent's
             self.closed = True
@@ -115,15 +119,25 @@ class BaseSender(Delegate):
             self._slow_path.refuse(E_BUSY)
         return True
 
+    def _has_ended(self) -> bool:
+        """Whether nothing of it is left to end: its own engine was closed, which it is last, or is parked."""
+        if self._own_engine:
+            return self._engine.closed
+        native: UdpBatcher | TcpStream | None = getattr(self, "_native", None)
+        return native is None or native.closed  # and is to be detached
+
     def _end(self, deadline: float) -> None:
         """The last part of close(): what is in flight after the deadline is parked."""
+        senders = self._engine.senders
+        senders.remove(self)  # else its engine's close() would call this again, after an interrupt
+        senders.to_detach.append(self._native)
+        self._native.close()
         with ExitStack() as stack:  # calls the last first, and all of them, whatever they raise
             stack.callback(self._release)
             if self._own_engine:
                 stack.callback(self._engine.close, max(0.0, deadline - time.monotonic()))
-            stack.callback(self._engine.senders.detach, self._native)
+            stack.callback(senders.detach_closed)
             stack.callback(self._discard)
-            stack.callback(self._native.close)
 
     def _discard(self) -> None:
         """Discards what still waits, and reports it as lost."""
@@ -149,10 +163,12 @@ class BaseSender(Delegate):
             log.exception("while another exception was on its way")
 
     def __del__(self) -> None:
-        if getattr(self, "closed", True) or self._engine.dead:
+        engine: Engine | None = getattr(self, "_engine", None)
+        if engine is None or engine.dead or self._has_ended():
             return
         self.closed = True
-        self._drop()
+        if hasattr(self, "_native"):
+            self._drop()
         if self._own_engine:
             lifetime.finalize(self._engine, self)
         else:

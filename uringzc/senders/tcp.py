@@ -179,16 +179,21 @@ class TcpSender(BaseSender):
     def close(self, timeout: float = 5.0) -> None:
         """Accepts no more, waits until the kernel holds no memory, and ends. May be repeated.
 
-        What it holds after `timeout` is parked, see ``Scheduler.close``: the kernel goes on sending it. The
+        What it holds after `timeout`, or at an interrupt, is parked, see ``Scheduler.close``: the kernel goes
+        on sending it. The
         socket stays open, and is the program's to shut down and to close. BusyError inside a call.
         """
         if not self._may_close():
             return
         deadline = time.monotonic() + timeout
-        self.closed = True
+        again, self.closed = self.closed, True  # again: an interrupt has ended the first call
         try:
-            with suppress(TimeoutError):
-                self._wait_for_memory(timeout, "close")
+            if not again:
+                with suppress(TimeoutError):
+                    self._wait_for_memory(timeout, "close")
+        except BaseException:
+            deadline = 0.0  # an interrupt is not kept waiting
+            raise
         finally:
             self._end(deadline)
 

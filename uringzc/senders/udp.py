@@ -363,18 +363,20 @@ class UdpSender(BaseSender):
     def close(self, timeout: float = 5.0) -> None:
         """Refuses more, flushes, drains, and ends. May be repeated.
 
-        What the kernel holds after `timeout` is parked, see ``Scheduler.close``; what could not be sent in
-        that time is lost, with a SendError. Closes a socket of the sender's own. BusyError inside a call.
+        What the kernel holds after `timeout`, or at an interrupt, is parked, see ``Scheduler.close``; what
+        could not be sent in that time is lost, with a SendError. Closes a socket of the sender's own.
+        BusyError inside a call.
         """
         if not self._may_close():
             return
-        deadline = time.monotonic() + timeout
-        self.closed = True
+        deadline, failure = time.monotonic() + timeout, None
+        again, self.closed = self.closed, True  # again: an interrupt has ended the first call
         try:
-            failure = flush_until(deadline, self._native, self._sock, None if self._blocking else self.fileno)
-            if failure is None:
-                with suppress(TimeoutError):
-                    self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
+            if not again:
+                failure = self._send_rest(deadline)
+        except BaseException:
+            deadline = 0.0  # an interrupt is not kept waiting
+            raise
         finally:
             self._slow_path.stop_timestamps()
             self._end(deadline)
@@ -383,6 +385,13 @@ class UdpSender(BaseSender):
         self._slow_path.raise_errors()
         if failure is not None:
             raise failure
+
+    def _send_rest(self, deadline: float) -> OSError | None:
+        """Sends what waits, and waits for memory, until the deadline. Returns why nothing can be sent."""
+        failure = flush_until(deadline, self._native, self._sock, None if self._blocking else self.fileno)
+        with suppress(TimeoutError):
+            self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
+        return failure
 
     def fileno(self) -> int:
         """A descriptor for poll and select.
