@@ -17,8 +17,9 @@ QEMU = (
     *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1G"),
     *("-nodefaults", "-nic", "none", "-display", "none", "-no-reboot"),
 )
-#: A panic is a reset, which ends the emulator; what protects against other tenants would only be slow.
-PARAMETERS = "console=ttyS0 panic=-1 mitigations=off quiet"
+#: A panic is a reset, which ends the emulator. On a busy machine the emulated timer is late, and the kernel
+#: would take it for a broken one. What protects against other users of a processor would only be slow.
+PARAMETERS = "console=ttyS0 panic=-1 no_timer_check mitigations=off quiet"
 
 
 @dataclass
