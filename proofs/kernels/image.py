@@ -97,7 +97,7 @@ def make_root() -> Path:
         _install(_wheel(checkout, Path(name)), site)
         inside = root / "checkout"
         inside.mkdir()
-        for part in ("tests", "docs", "README.md", "pyproject.toml"):
+        for part in ("tests", "docs", "README.md", "CONTRIBUTING.md", "pyproject.toml"):
             (checkout / part).rename(inside / part)
         (inside / "selection.txt").write_text("\n".join(test for tests in TESTS.values() for test in tests))
         shutil.copy(GUEST / "init", root)
