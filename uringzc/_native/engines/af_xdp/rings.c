@@ -62,7 +62,8 @@ int open_rings(struct rings *r, char *base, uint32_t stride, uint32_t count) {
         error = set_option(r, XDP_TX_RING, size);
     if (!error)
         error = map_rings(r, size);
-    set_option(r, XDP_MAX_TX_SKB_BUDGET, size); /* one call takes all; else 32 */
+    /* One call takes all, else 32 or 16. It came with the publishing of what a call took. */
+    r->publishes = set_option(r, XDP_MAX_TX_SKB_BUDGET, size) != -ENOPROTOOPT;
     if (setsockopt(r->fd, SOL_SOCKET, SO_SNDBUFFORCE, &(int){SNDBUF}, sizeof(int)) < 0)
         setsockopt(r->fd, SOL_SOCKET, SO_SNDBUF, &(int){SNDBUF}, sizeof(int));
     return error;

@@ -4,6 +4,7 @@
 
 #include <linux/if_xdp.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -19,6 +20,7 @@ struct ring {
 struct rings {
     int fd;
     struct ring tx, completions;
+    bool publishes; /* after each call how many descriptors it took (Linux 6.17) */
 };
 
 /* Opens a socket that sends from this memory of `count` frames; -errno. Whatever it returns, close_rings()

@@ -120,6 +120,18 @@ static void post_entries(struct xdp *x, const struct entry *entries, uint32_t co
     atomic_store_explicit(x->rings.tx.producer, x->posted, memory_order_release);
 }
 
+/* Before Linux 6.17 a call that stops early, for its budget or for lack of room, does not publish how far it
+ * came: there each descriptor has a call of its own, so that it was taken or was not. */
+static int post_and_push(struct xdp *x, const struct entry *entries, uint32_t count) {
+    const uint32_t step = x->rings.publishes ? count : 1;
+    int error = 0;
+    for (uint32_t i = 0; i < count && !error; i += step) {
+        post_entries(x, entries + i, step);
+        error = push(x);
+    }
+    return error;
+}
+
 static void withdraw(struct xdp *x) {
     for (uint32_t at = x->consumed; at != x->posted; at++)
         set_descriptor(x, at, x->frames.memory_length, STRIDE);
@@ -131,11 +143,12 @@ static uint32_t xdp_transmit(uzc_frames *e, const struct entry *entries, uint32_
     if (*error)
         return 0;
     const uint32_t first = x->posted;
-    post_entries(x, entries, count);
-    if (x->zero_copy)
+    if (x->zero_copy) {
+        post_entries(x, entries, count);
         wake_driver(x);
-    else
-        *error = push(x);
+    } else {
+        *error = post_and_push(x, entries, count);
+    }
     const uint32_t taken = x->consumed - first;
     for (uint32_t i = 0; i < taken; i++)
         e->keys[entries[i].frame] = entries[i].key;
