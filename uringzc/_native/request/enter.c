@@ -10,6 +10,8 @@
 #include "request/sockets.h"
 
 #define PATH_TRIES 4 /* what has changed may change again meanwhile */
+/* of one wait: a signal that comes just before it, or to another thread, does not end it */
+#define MAX_WAIT_NS 100000000
 
 long long queue_with_path(Queue *q, const uzc_send *send) {
     long long done = UZC_E_PATH;
@@ -64,6 +66,8 @@ void release_references(Queue *q) {
 long long try_enter(Queue *q, int submit, unsigned wait, long long timeout_ns) {
     long long done = UZC_E_CLOSED;
     char was = is_busy(q);
+    if (timeout_ns < 0 || timeout_ns > MAX_WAIT_NS)
+        timeout_ns = MAX_WAIT_NS;
     if (!in_owner_thread(q))
         return UZC_E_THREAD;
     set_busy(q, 1); /* a finalizer or fileno() called in here may not use the engine */

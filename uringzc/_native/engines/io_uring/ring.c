@@ -150,14 +150,13 @@ static int enable_ring(uzc_ring *r) {
     return 0;
 }
 
-/* Submits, and takes everything that is due. A ring with DEFER_TASKRUN runs the deferred work of an enter
- * until there are as many CQEs as it is to wait for, or 20: with less than one for each request notifications
- * would be left behind with every batch of more than 20. It does not wait, as the results are there at once,
- * and where they are not, the limit of time is 0. */
-static int submit_and_get_events(uzc_ring *r, unsigned count) {
-    struct __kernel_timespec no_time = {0};
+/* One io_uring_enter(), as a rule. A ring with DEFER_TASKRUN runs the deferred work of an enter until there
+ * are as many CQEs as it is to wait for, or 20. So who does not wait asks for one for each request, with no
+ * time: else notifications would be left behind with every batch of more than 20. */
+static int submit_and_wait(uzc_ring *r, unsigned count, int64_t timeout_ns) {
+    struct __kernel_timespec time = {timeout_ns / 1000000000, timeout_ns % 1000000000};
     struct io_uring_cqe *first;
-    return io_uring_submit_and_wait_timeout(&r->ring, &first, count, &no_time, NULL);
+    return io_uring_submit_and_wait_timeout(&r->ring, &first, count, &time, NULL);
 }
 
 /* One io_uring_enter(), which a signal ends: io_uring_wait_cqes() loops, and Python could not handle it. */
@@ -184,10 +183,10 @@ static int64_t ring_enter(void *engine, int submit, uint32_t wait, int64_t timeo
         uzc_slots_end(r->slots);
         return error;
     }
-    if (wait && timeout_ns < 0)
-        error = io_uring_submit_and_wait(&r->ring, wait);
-    else if (ready && (submit || wait)) /* with a limit, the caller's next call waits */
-        error = submit_and_get_events(r, ready);
+    if (ready && wait)
+        error = submit_and_wait(r, wait, timeout_ns);
+    else if (ready && submit)
+        error = submit_and_wait(r, ready, 0);
     else if (wait)
         error = wait_cqes(r, wait, timeout_ns);
     else
