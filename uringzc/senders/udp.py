@@ -389,9 +389,8 @@ class UdpSender(BaseSender):
     def _send_rest(self, deadline: float) -> OSError | None:
         """Sends what waits, and waits for memory, until the deadline. Returns why nothing can be sent."""
         failure = flush_until(deadline, self._native, self._sock, None if self._blocking else self.fileno)
-        if failure is None:
-            with suppress(TimeoutError):
-                self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
+        with suppress(TimeoutError):
+            self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
         return failure
 
     def fileno(self) -> int:

@@ -21,9 +21,17 @@
 #include "udp/timestamps.h"
 #include "udp/trains.h"
 
+/* What fails flushes too, as no other call may come: close() after its socket was closed. */
 static int submit_and_flush(UdpBatcher *g) {
     int code = submit_all(g, UNTIL_EMPTY);
-    return code ? code : flush_notifier(g);
+    if (code >= 0)
+        return code ? code : flush_notifier(g);
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (flush_notifier(g) < 0)
+        PyErr_Clear();
+    PyErr_Restore(type, value, trace);
+    return code;
 }
 
 PyObject *batcher_flush(PyObject *self, PyObject *Py_UNUSED(unused)) {
