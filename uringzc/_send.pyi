@@ -36,6 +36,7 @@ class Memory:
     length: Final[int]
     buffer: int  # index of the first registered buffer, -1: not registered
     buffers: int
+    may_fault: bool  # perhaps a mapped file, which may be truncated
 
 @final
 class Queue:

@@ -100,6 +100,7 @@ typedef struct {
     int32_t fixed_file; /* bool */
     int32_t buffer;     /* index of the first registered buffer of the memory at base; -1: not registered */
     uint32_t buffers;   /* registered buffers that the memory spans, from `buffer` on */
+    uint32_t may_fault; /* bool: perhaps a mapped file, which may have been truncated: see read_memory.h */
 } uzc_send;
 
 /* The callbacks of an internal slot: a slot of a sender, outside the registered ones, whose requests record

@@ -45,7 +45,9 @@ def require_socket(sock: object) -> None:
 def new_region(size_or_buffer: "int | Buffer", retired: deque[tuple[int, int]]) -> Region:
     """A region that is not registered (yet). `retired`: see Engine."""
     view = memory.region_memory(size_or_buffer)
-    return Region(Memory(view, memory.address_of(view), view.nbytes, retired), view)
+    held = Memory(view, memory.address_of(view), view.nbytes, retired)
+    held.may_fault = not isinstance(size_or_buffer, (int, bytearray))
+    return Region(held, view)
 
 
 class Buffers:

@@ -1,19 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/* Reads memory that may have no pages (a mapped file that was truncated): reading it directly would raise
- * SIGBUS, process_vm_readv() returns EFAULT. */
-#define _GNU_SOURCE
-#include <sys/uio.h>
-#include <unistd.h>
-
-#include "native.h"
+#define _GNU_SOURCE /* process_vm_readv() */
+#include "engines/read_memory.h"
 
 int64_t uzc_read_memory(uint64_t address, void *out, uint64_t length) {
-    struct iovec here = {out, length}, there = {(void *)(uintptr_t)address, length};
-    ssize_t got = process_vm_readv(getpid(), &here, 1, &there, 1, 0);
-    if (got >= 0)
-        return got == (ssize_t)length ? 0 : -EFAULT;
-    if (errno == EFAULT)
-        return -EFAULT;
-    memcpy(out, there.iov_base, length); /* a seccomp filter forbids the call */
-    return 0;
+    return read_memory(out, (const void *)(uintptr_t)address, length);
 }

@@ -10,6 +10,10 @@ typedef struct {
 
 PyTypeObject *memory_type, *region_base_type;
 
+bool may_fault(PyObject *holder) {
+    return Py_TYPE(holder) == memory_type ? ((const Memory *)holder)->may_fault : !PyBytes_CheckExact(holder);
+}
+
 int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder) {
     PyObject *memory = NULL;
@@ -42,6 +46,7 @@ int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, u
         *nbytes = bytes;
         if (count)
             send->message = (void *)(uintptr_t)address;
+        send->may_fault = !PyByteArray_CheckExact(data) && may_fault(*holder);
         if (memory == Py_None)
             return 0;
     }
@@ -56,6 +61,7 @@ int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, u
         send->data = (const char *)(uintptr_t)m->address;
         *nbytes = m->length;
     }
+    send->may_fault = m->may_fault;
     send->base = (const char *)(uintptr_t)m->address;
     send->buffer = m->buffer;
     send->buffers = m->buffers;
@@ -112,6 +118,7 @@ static PyMemberDef memory_members[] = {{"owner", T_OBJECT, offsetof(Memory, owne
                                        {"length", T_ULONGLONG, offsetof(Memory, length), READONLY, NULL},
                                        {"buffer", T_INT, offsetof(Memory, buffer), 0, NULL},
                                        {"buffers", T_UINT, offsetof(Memory, buffers), 0, NULL},
+                                       {"may_fault", T_BOOL, offsetof(Memory, may_fault), 0, NULL},
                                        {NULL, 0, 0, 0, NULL}};
 
 static PyType_Slot memory_slots[] = {{Py_tp_new, memory_new},

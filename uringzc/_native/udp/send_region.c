@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Sending in bulk from memory that the program keeps: blocks of datagrams, and slices at any offsets. */
+#define _GNU_SOURCE /* process_vm_readv() */
 #include "udp/send_region.h"
 
+#include "engines/read_memory.h"
 #include "request/memory.h"
 #include "udp/batch.h"
 #include "udp/call.h"
@@ -92,6 +94,58 @@ static uint64_t integer(const char *array, int kind, size_t i) {
     return kind < 0 ? (uint64_t)(int64_t)narrow : (uint32_t)narrow;
 }
 
+#define WINDOW_SIZE (64u << 10)
+
+/* The slices of send_slices(): arrays of integers, of which `last` is behind the last. */
+struct slices {
+    const char *offsets, *lengths;
+    int offset_kind, length_kind;
+    uint64_t last;
+};
+
+/* A part of memory that may have no pages, read by one call for all slices in it that follow each other. */
+struct window {
+    char *bytes;
+    uint64_t start, end; /* of the part */
+};
+
+/* Where a window that begins with slice `at` ends: behind the last slice that it has room for. */
+static uint64_t end_of_window(const struct slices *s, uint64_t at, uint64_t nbytes) {
+    const uint64_t start = integer(s->offsets, s->offset_kind, at);
+    uint64_t end = start;
+    for (; at < s->last; at++) {
+        const uint64_t offset = integer(s->offsets, s->offset_kind, at);
+        const uint64_t n = integer(s->lengths, s->length_kind, at);
+        if (offset < start || n > WINDOW_SIZE || offset - start > WINDOW_SIZE - n || offset + n > nbytes)
+            break;
+        end = offset + n > end ? offset + n : end;
+    }
+    return end;
+}
+
+/* The bytes of slice `at`, which are in the memory. NULL with an exception. */
+static const char *read_slice(struct window *w, const struct slices *s, uint64_t at, const char *data,
+                              uint64_t nbytes) {
+    const uint64_t offset = integer(s->offsets, s->offset_kind, at);
+    const uint64_t n = integer(s->lengths, s->length_kind, at);
+    if (!w->bytes && !(w->bytes = PyMem_Malloc(WINDOW_SIZE)))
+        return PyErr_NoMemory(), NULL;
+    if (offset >= w->start && offset + n <= w->end)
+        return w->bytes + (offset - w->start);
+    w->start = offset;
+    w->end = end_of_window(s, at, nbytes);
+    if (read_memory(w->bytes, data + offset, w->end - offset) && /* what follows may lack pages */
+        (w->end = offset + n, read_memory(w->bytes, data + offset, n))) {
+        w->end = w->start;
+        PyObject *error = Py_BuildValue("(is)", EFAULT, "there is no memory: the mapped file was truncated");
+        if (error)
+            PyErr_SetObject(PyExc_OSError, error);
+        Py_XDECREF(error);
+        return NULL;
+    }
+    return w->bytes;
+}
+
 /* send_slices(data, offsets, kind, lengths, kind, first, last, to) -> slices [first, last) that were taken.
  * Without `to` they are only checked: how many, from the first, lie in the memory. */
 PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
@@ -105,24 +159,30 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
         batcher_begin(g) < 0)
         return NULL;
     struct train whole = {.holder = NULL};
+    struct window window = {NULL, 0, 0};
+    const struct slices slices = {(const char *)(uintptr_t)offsets, (const char *)(uintptr_t)lengths,
+                                  offset_kind, length_kind, last};
     uzc_send send = {0};
     uint64_t nbytes = 0, at = first;
     int error = resolve_memory(g->queue, data, 0, 0, &send, &nbytes, &whole.holder);
     if (!error && to)
         error = find_destination(g, to, &destination);
     while (!error && at < last) {
-        uint64_t offset = integer((const char *)(uintptr_t)offsets, offset_kind, at);
-        uint64_t n = integer((const char *)(uintptr_t)lengths, length_kind, at);
+        uint64_t offset = integer(slices.offsets, offset_kind, at);
+        uint64_t n = integer(slices.lengths, length_kind, at);
         if (n > g->max_payload || offset > nbytes || n > nbytes - offset) {
             if (to)
                 PyErr_SetString(PyExc_ValueError, "the offsets or lengths were changed during the call");
             break;
         }
-        const char *piece = send.data + offset;
         if (!to) {
             at++;
             continue;
         }
+        const char *piece = send.data + offset;
+        if (send.may_fault && n < g->hold_threshold &&
+            !(piece = read_slice(&window, &slices, at, send.data, nbytes)))
+            break;
         if (continues_train(g->open, destination, n)) {
             append_datagram(g->open, piece, n);
         } else if (n < g->hold_threshold) {
@@ -142,6 +202,7 @@ PyObject *batcher_send_slices(PyObject *self, PyObject *args) {
         if (!error && g->count == BATCH_SIZE)
             error = submit_batch(g, UNTIL_ROOM);
     }
+    PyMem_Free(window.bytes);
     Py_XDECREF(whole.holder);
     return finish_block(g, at - first);
 }

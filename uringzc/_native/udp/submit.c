@@ -51,6 +51,7 @@ static void describe_request(const UdpBatcher *g, const struct train *t, uzc_sen
     send->base = t->holder ? t->base : g->arena->base;
     send->buffer = t->holder ? t->buffer : m->buffer;
     send->buffers = t->holder ? t->buffers : m->buffers;
+    send->may_fault = t->holder && may_fault(t->holder);
     send->to = d->address_length ? &d->address : NULL;
     send->to_length = d->address_length;
     send->segment = t->count > 1 && t->size != g->segment_option ? t->size : 0;

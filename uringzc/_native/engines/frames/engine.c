@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Frames as an engine: its table of calls, its queue, its descriptor, waiting. */
-#define _GNU_SOURCE /* MAP_FIXED_NOREPLACE */
+#define _GNU_SOURCE /* MAP_FIXED_NOREPLACE, process_vm_readv() */
 #include <limits.h>
 #include <net/ethernet.h>
 #include <netinet/udp.h>
@@ -16,6 +16,7 @@
 #include "engines/frames/paths.h"
 #include "engines/frames/results.h"
 #include "engines/frames/transmit.h"
+#include "engines/read_memory.h"
 #include "engines/readable.h"
 
 #define MAX_SEGMENTS 128u   /* datagrams of a train, as of UDP_SEGMENT */
@@ -158,6 +159,20 @@ static void describe_entry(struct entry *n, const struct path *p, const uzc_send
         memcpy(n->to, send->to, send->to_length);
 }
 
+static void give_back_frame(uzc_frames *e, struct entry *n) {
+    release_copy(e, n->frame);
+    e->link->take_back(e, n);
+    n->frame = NO_FRAME;
+}
+
+/* Copies the data into the frame. 0 or errno. */
+static int fill_frame(uzc_frames *e, const struct entry *n, bool may_fault) {
+    if (may_fault)
+        return -read_memory(payload_of(e, n->frame), n->data, n->length);
+    memcpy(payload_of(e, n->frame), n->data, n->length);
+    return 0;
+}
+
 /* Decides how the request leaves, and puts it into its frame. 0 or a refusal. */
 static int64_t prepare(uzc_frames *e, struct entry *n, struct path *p, const uzc_send *send, uint64_t i) {
     if (p->info.ask && p->asked && p->info.kind == UZC_PATH_SOCKET)
@@ -175,8 +190,11 @@ static int64_t prepare(uzc_frames *e, struct entry *n, struct path *p, const uzc
     }
     if (!e->link->choose(e, n))
         return e->entry_count > e->waiting ? UZC_E_QUEUE : UZC_E_FRAMES;
-    if (e->copied[n->frame])
-        memcpy(payload_of(e, n->frame), n->data, n->length);
+    if (e->copied[n->frame] && (n->error = fill_frame(e, n, send->may_fault))) {
+        give_back_frame(e, n);
+        n->kind = UZC_PATH_ERROR;
+        return 0;
+    }
     if (n->kind == UZC_PATH_FRAME)
         write_headers(e, p, payload_of(e, n->frame), n->length, n->segment, e->link->computes_checksum);
     return 0;
@@ -196,11 +214,9 @@ static int64_t prepare_some(uzc_frames *e, struct path *p, const uzc_send *send,
 
 static void take_back(uzc_frames *e, int64_t count) {
     for (; count > 0; count--) {
-        const struct entry *n = &e->entries[--e->entry_count];
+        struct entry *n = &e->entries[--e->entry_count];
         if (n->frame != NO_FRAME)
-            release_copy(e, n->frame);
-        if (n->frame != NO_FRAME)
-            e->link->take_back(e, n);
+            give_back_frame(e, n);
     }
 }
 
