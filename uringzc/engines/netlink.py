@@ -138,7 +138,11 @@ class Netlink:
         self._decode_error = NetlinkDecodeError
         self.requests = 0  #: how many were made
         self._asking = _open()
-        self._changes = _open()
+        try:
+            self._changes = _open()
+        except OSError:
+            self._asking.close()
+            raise
         try:
             for group in _GROUPS:
                 self._changes.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, group)
