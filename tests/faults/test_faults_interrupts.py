@@ -18,7 +18,7 @@ from processes import Alarms
 from traffic import stopped, tcp_connection, wait_until
 
 import uringzc
-from uringzc import scheduler, testing
+from uringzc import ClosedError, scheduler, testing
 from uringzc.engines import lifetime
 from uringzc.engines.attached import AttachedSenders
 from uringzc.engines.choose import choose
@@ -184,7 +184,7 @@ def test_in_the_midst_of_close(use: Use, then: str, cell: Cell, monkeypatch: pyt
 @pytest.mark.timeout(20)
 @pytest.mark.cell("signal storm", "UdpSender", "TcpSender")
 @pytest.mark.parametrize("kind", ["UdpSender", "TcpSender"])
-def test_a_close_that_waits_parks_at_once(kind: str, box: testing.Hold) -> None:
+def test_a_close_that_waits_parks_at_once(kind: str, cell: Cell, box: testing.Hold) -> None:
     """It does not go on to wait for the kernel, as long as its timeout is."""
     with tcp_connection(box) as (stream, _), box.receiver_socket(), box.socket() as sock:
         sock.connect(box.address)
@@ -206,3 +206,4 @@ def test_a_close_that_waits_parks_at_once(kind: str, box: testing.Hold) -> None:
                     tx.close(timeout=3600)
                 assert len(lifetime.parked()) == 1
             wait_for_parked(fileno, other)
+        cell.next_fails(tx.send, ClosedError)
