@@ -33,6 +33,8 @@ static bool is_due(struct ticket *t) {
 }
 
 /* A call that would wait, while something is held: it is given, if nothing else can end the wait. */
+#define LONGEST_WAIT_MS 100 /* MAX_WAIT_NS of request/enter.c: longer waits are several of these */
+
 static bool ends_wait(bool without_limit) {
     return without_limit || hold.most >= 0;
 }

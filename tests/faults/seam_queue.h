@@ -198,7 +198,7 @@ static int seam_poll(struct pollfd *fds, nfds_t count, int timeout) {
         return MINUS(error);
     pthread_mutex_lock(&lock);
     struct message *held = count == 1 ? held_for(fds->fd) : NULL;
-    if (held && held->ticket.left && timeout && ends_wait(timeout < 0 || timeout == INT_MAX))
+    if (held && held->ticket.left && timeout && ends_wait(timeout < 0 || timeout >= LONGEST_WAIT_MS))
         held->ticket.left = 0;
     const bool due = held && !held->ticket.left;
     pthread_mutex_unlock(&lock);

@@ -218,6 +218,11 @@ static bool gives_instead(struct ring *r, unsigned wait, bool without_limit) {
     return true;
 }
 
+/* The library's waits without a limit are repeated waits of this time. */
+static bool is_without_limit(const struct __kernel_timespec *time) {
+    return !time || time->tv_sec || time->tv_nsec >= LONGEST_WAIT_MS * 1000000LL;
+}
+
 static unsigned begin_enter(struct ring *r) {
     pthread_mutex_lock(&lock);
     before_enter(r);
@@ -270,7 +275,8 @@ static int seam_io_uring_submit_and_wait_timeout(struct io_uring *ring, struct i
     const unsigned known = begin_enter(r);
     int result = submit_some(r, N_io_uring_submit_and_wait_timeout);
     if (result < 0)
-        result = real.io_uring_submit_and_wait_timeout(ring, cqe, wait, time, mask);
+        result = real.io_uring_submit_and_wait_timeout(
+            ring, cqe, gives_instead(r, wait, is_without_limit(time)) ? 0 : wait, time, mask);
     return end_enter(r, known, result);
 }
 
@@ -302,7 +308,8 @@ static int seam_io_uring_enter2(unsigned fd, unsigned submit, unsigned wait, uns
     if (!r)
         return error ? -error : real.io_uring_enter2(fd, submit, wait, flags, arg, size);
     const unsigned known = begin_enter(r);
-    if (gives_instead(r, wait, false))
+    const struct io_uring_getevents_arg *waits = (const struct io_uring_getevents_arg *)(const void *)arg;
+    if (gives_instead(r, wait, is_without_limit((const struct __kernel_timespec *)(uintptr_t)waits->ts)))
         wait = 0;
     return end_enter(r, known, real.io_uring_enter2(fd, submit, wait, flags, arg, size));
 }

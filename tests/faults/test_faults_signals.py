@@ -152,13 +152,18 @@ def send_and(call: str) -> Callable[[UdpSender], object]:
     return use
 
 
+def wait_for_notifier(s: UdpSender) -> None:
+    send_and("flush")(s)
+    s.flush().wait()
+
+
 OF_A_UDP_SENDER: dict[str, Callable[[UdpSender], object]] = {
     "send": send_many,
     "send_many": lambda s: s.send_many([DATAGRAM] * (MANY - s.stats.datagrams)),
     "lease": lease_many,
     "flush": send_and("flush"),
     "drain": send_and("drain"),
-    "wait": lambda s: (send_and("flush")(s), s.flush().wait()),
+    "wait": wait_for_notifier,
 }
 
 

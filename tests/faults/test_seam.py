@@ -193,7 +193,7 @@ def test_a_signal_comes_with_the_error(seam: Seam, udp_pair: Pair) -> None:
     before = signal.signal(signal.SIGUSR1, lambda *_: came.append(1))
     try:
         with Scheduler() as scheduler:
-            plan = seam.fail("io_uring_submit_and_wait", errno.EINTR, signal=signal.SIGUSR1)
+            plan = seam.fail("io_uring_submit_and_wait_timeout", errno.EINTR, signal=signal.SIGUSR1)
             scheduler.send(udp_pair.tx, b"x")
             scheduler.drain()
     finally:

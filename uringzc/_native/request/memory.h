@@ -16,9 +16,9 @@ typedef struct {
 
 extern PyTypeObject *memory_type, *region_base_type;
 extern PyType_Spec memory_spec, region_base_spec;
-/* Fills in data (its first byte), base, buffer, buffers, may_fault, and message if `data` is a Vector. *nbytes: how much
- * memory there is. *holder: a new reference to what the request holds. 0, or -1 with an exception. `offset`
- * and `length` only say which part debug mode checks. */
+/* Fills in data (its first byte), base, buffer, buffers, may_fault, and message if `data` is a Vector.
+ * *nbytes: how much memory there is. *holder: a new reference to what the request holds. 0, or -1 with an
+ * exception. `offset` and `length` only say which part debug mode checks. */
 int resolve_memory(Queue *q, PyObject *data, uint64_t offset, uint64_t length, uzc_send *send,
                    uint64_t *nbytes, PyObject **holder);
 /* Whether what a request holds may have no pages: perhaps it is a mapped file, which may be truncated. */
