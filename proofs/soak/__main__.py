@@ -106,6 +106,7 @@ def summary(running: Program, samples: list[Sample], show: Console) -> tuple[boo
         f"{last.datagrams:,} datagrams compared, {last.faults:,} faults; {last.lost:,} reported lost, "
         f"{last.excused:,} dropped by a fault, {sum(ledger.wrong.values())} wrong; "
         + (f"grew: {', '.join(grown)}" if grown else "nothing grew")
+        + (f"; {len(faults.problems)} faults could not be made" if faults.problems else "")
     )
     return holds, said
 

@@ -1,5 +1,6 @@
 """What happens to the network and to this process meanwhile: in a thread, one fault after the other."""
 
+import errno
 import gc
 import random
 import signal
@@ -123,9 +124,20 @@ class Faults(threading.Thread):
         try:
             yield
         finally:
-            sock = self.net.receiver_socket(port=port)
-            sock.setblocking(False)
-            self.receivers.sockets[at] = sock
+            self.receivers.sockets[at] = self._open_receiver(port)
+
+    def _open_receiver(self, port: int) -> socket.socket:
+        """As soon as the port is free: a thread that was receiving keeps the socket that was closed."""
+        while True:
+            try:
+                sock = self.net.receiver_socket(port=port)
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+                time.sleep(0.001)
+            else:
+                sock.setblocking(False)
+                return sock
 
     @contextmanager
     def _small_mtu(self) -> Iterator[None]:
