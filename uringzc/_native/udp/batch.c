@@ -236,9 +236,10 @@ static int open_train(UdpBatcher *g, const char *data, size_t n, uint32_t destin
     start_delay(g);
     pace_begin(g, (uint32_t)n, 1);
     t->data = data;
-    t->size = t->nbytes = (uint32_t)n;
+    WRITE_SHARED(t->size, (uint32_t)n);
+    WRITE_SHARED(t->nbytes, (uint32_t)n);
     t->destination = destination;
-    t->step = receivers_of(g, destination);
+    WRITE_SHARED(t->step, receivers_of(g, destination));
     t->block = block;
     t->buffer = -1;
     arena_hold(g->arena, block);

@@ -258,10 +258,10 @@ static struct datagrams count_once(const UdpBatcher *g) {
             n.waiting += READ_SHARED(t->count), n.waiting_bytes += READ_SHARED(t->nbytes);
     }
     const struct train *open = READ_SHARED(g->open);
-    const uint64_t more = (uint64_t)uncounted(open) * open->step;
+    const uint64_t step = READ_SHARED(open->step), more = uncounted(open) * step;
     n.taken += more;
     n.waiting += READ_SHARED(g->gathered) + more;
-    const uint64_t more_bytes = (uint64_t)(READ_SHARED(open->nbytes) - open->counted) * open->step;
+    const uint64_t more_bytes = (READ_SHARED(open->nbytes) - READ_SHARED(open->counted)) * step;
     n.nbytes += more_bytes;
     n.waiting_bytes += READ_SHARED(g->gathered_bytes) + more_bytes;
     return n;

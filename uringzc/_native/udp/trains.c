@@ -77,12 +77,12 @@ void count_open(UdpBatcher *g) {
     for (uint32_t i = 0; t->interleaved && i < fresh; i++)
         t->numbers[t->count + i] = (uint32_t)(g->datagrams + (uint64_t)i * t->step);
     begin_change(g);
-    g->datagrams += (uint64_t)fresh * t->step;
-    g->nbytes += (uint64_t)(t->nbytes - t->counted) * t->step;
-    g->gathered += fresh * t->step;
-    g->gathered_bytes += (uint64_t)(t->nbytes - t->counted) * t->step;
-    t->count += fresh;
-    t->counted = t->nbytes;
+    COUNT(g->datagrams, (uint64_t)fresh * t->step);
+    COUNT(g->nbytes, (uint64_t)(t->nbytes - t->counted) * t->step);
+    COUNT(g->gathered, fresh * t->step);
+    COUNT(g->gathered_bytes, (uint64_t)(t->nbytes - t->counted) * t->step);
+    COUNT(t->count, fresh);
+    WRITE_SHARED(t->counted, t->nbytes);
     end_change(g);
 }
 
@@ -137,15 +137,16 @@ static void end_train(UdpBatcher *g, struct train *t) {
         g->at = (char *)t->data + t->nbytes;
         g->tail = NULL;
     }
-    t->state = FULL;
+    WRITE_SHARED(t->state, FULL);
 }
 
 void push_train(UdpBatcher *g, struct train *t) {
     begin_change(g);
-    t->state = CLOSED;
-    g->trains[g->count++] = t;
-    g->gathered -= t->count;
-    g->gathered_bytes -= t->nbytes;
+    WRITE_SHARED(t->state, CLOSED);
+    WRITE_SHARED(g->trains[g->count], t);
+    COUNT(g->count, 1);
+    COUNT(g->gathered, -t->count);
+    COUNT(g->gathered_bytes, -(uint64_t)t->nbytes);
     end_change(g);
 }
 

@@ -23,10 +23,10 @@ static inline uint32_t receivers_of(const UdpBatcher *g, uint32_t destination) {
 
 /* Datagrams of the train that is appended to, that count_open() has not counted. */
 static inline uint32_t uncounted(const struct train *t) {
-    const uint32_t bytes = READ_SHARED(t->nbytes) - t->counted;
-    if (!t->size)
-        return !t->count;
-    return bytes == t->size ? 1 : (bytes + t->size - 1) / t->size;
+    const uint32_t bytes = READ_SHARED(t->nbytes) - READ_SHARED(t->counted), size = READ_SHARED(t->size);
+    if (!size)
+        return !READ_SHARED(t->count);
+    return bytes == size ? 1 : (bytes + size - 1) / size;
 }
 
 /* Counts and numbers the datagrams that g->open got since it is that. */
