@@ -175,7 +175,7 @@ static int64_t prepare(uzc_frames *e, struct entry *n, struct path *p, const uzc
     }
     if (!e->link->choose(e, n))
         return e->entry_count > e->waiting ? UZC_E_QUEUE : UZC_E_FRAMES;
-    if (e->copied[n->frame])
+    if (e->copied[n->frame] && n->length) /* an empty datagram may have no address */
         memcpy(payload_of(e, n->frame), n->data, n->length);
     if (n->kind == UZC_PATH_FRAME)
         write_headers(e, p, payload_of(e, n->frame), n->length, n->segment, e->link->computes_checksum);
