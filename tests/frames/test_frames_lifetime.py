@@ -249,3 +249,26 @@ def test_frames_in_flight_survive_the_process(box: testing.Hold) -> None:
         assert (out, rx.count) == ("50\n", 0)
         box.release()
         assert rx.wait(50) == [datagram(i, 1200) for i in range(50)]
+
+
+@frame_engines
+def test_what_is_queued_in_a_cycle_that_is_collected_is_sent(
+    engine: str, box: testing.Hold, rx: socket.socket
+) -> None:
+    """The collector finalizes all of the cycle, and the engine is parked: its frames stay mapped."""
+
+    def drop() -> None:
+        with box.socket() as sock:
+            sock.connect(box.address)
+            scheduler = uringzc.Scheduler(engine=engine)
+            scheduler.send(sock, b"first", flush=True)
+            scheduler.drain()
+            scheduler.send(sock, b"queued", flush=True)
+            scheduler.cycle = scheduler  # type: ignore[attr-defined]
+            del scheduler
+            with pytest.warns(ResourceWarning):
+                gc.collect()
+            lifetime.release_parked()
+
+    box.run(drop)
+    assert [rx.recv(100), rx.recv(100)] == [b"first", b"queued"]

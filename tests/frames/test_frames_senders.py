@@ -21,7 +21,7 @@ from test_udp_wire import PATHS, WARM_UP, Path, Sent, by_lease, make_garbage, so
 from traffic import datagram, stopped
 from udp_programs import COMMON, OPTIONS, STOPPING, Operation
 
-from uringzc import testing
+from uringzc import UdpSender, testing
 from uringzc.memory import address_of
 
 JUMBO = 65_535
@@ -194,3 +194,21 @@ def test_a_lease_overwritten_at_its_notification_arrives_unchanged(box: testing.
         notifier.wait(10)
         ctypes.memset(address, 0xFF, 1200)
         assert w.receivers[0].wait(WARM_UP + 1)[WARM_UP] == datagram(1, 1200)
+
+
+@pytest.mark.engines("af_xdp")
+def test_what_cannot_leave_at_once_leaves_after_max_delay(box: testing.Hold, rx: socket.socket) -> None:
+    """Another engine has the queue of the device: the timer sends through the socket."""
+
+    def send() -> None:
+        with (
+            UdpSender(box.address, engine="af_xdp") as first,
+            UdpSender(box.address, engine="af_xdp", max_delay=0.001) as second,
+        ):
+            first.send(b"first")
+            first.flush()
+            second.send(b"second")
+            assert [rx.recv(100), rx.recv(100)] == [b"first", b"second"]
+            assert second.stats.syscalls == 1
+
+    box.run(send)

@@ -9,7 +9,7 @@ import pytest
 from conftest import HOSTS, MakePair, Pair
 from processes import run_program
 
-from uringzc import UdpSender, testing
+from uringzc import TcpSender, UdpSender, testing
 
 FAMILIES = [socket.AF_INET, socket.AF_INET6]
 LEVELS = {socket.AF_INET: socket.IPPROTO_IP, socket.AF_INET6: socket.IPPROTO_IPV6}
@@ -214,3 +214,16 @@ except PermissionError as error:
 @pytest.mark.skipif(os.geteuid() != 0, reason="gives up privileges")
 def test_a_user_without_privileges_may_set_a_device_and_priorities_up_to_6() -> None:
     assert "priority 7: above 6 needs CAP_NET_ADMIN (SO_PRIORITY)" in run_program(UNPRIVILEGED)[0]
+
+
+@pytest.mark.engines
+@pytest.mark.parametrize("option", ["scheduler", "interface"])
+def test_options_that_are_something_else_are_type_errors(option: str, udp_pair: Pair) -> None:
+    with pytest.raises(TypeError, match=f"^{option} is"):
+        UdpSender(**{option: udp_pair.tx})  # type: ignore[arg-type]
+
+
+@pytest.mark.engines
+def test_the_scheduler_of_a_stream_is_one(tcp_pair: Pair) -> None:
+    with pytest.raises(TypeError, match="scheduler is a Scheduler or None, not 'it'"):
+        TcpSender(tcp_pair.tx, scheduler="it")  # type: ignore[arg-type]

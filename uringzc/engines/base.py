@@ -83,6 +83,10 @@ class Engine(KernelInterface):
             self.senders.to_detach,
         )
 
+    def __del__(self) -> None:
+        if self._out and self._out[0]:  # an interrupt came inside what makes it, or closes it
+            lifetime.end_unreferenced(self)
+
     def _describe_socket(self) -> Callable[[socket], tuple[int, int, int, int, bool]]:
         """What describes a socket to the per-request path: see ``Sockets.describe_socket``."""
         return self.sockets.describe_socket

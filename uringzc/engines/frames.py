@@ -35,12 +35,19 @@ NEIGHBOUR_WAIT = 0.2
 MAX_EXPLAINED = 65536
 
 
+#: by address, the memory of engines that have not ended: else the collector would unmap it with a cycle that
+#: a finalizer then brings back, to be parked
+_in_use: dict[int, memoryview] = {}
+
+
 class FrameEngine(Engine):
     """What packet and af_xdp share. A subclass says in ``_new`` how the native part is made."""
 
     sends_frames = True
     default_memory: int  #: see FrameOptions
     frames: int  #: how many places for frames there are
+    _memory: memoryview
+    _base = 0  #: its address
 
     def __init__(
         self, max_inflight: int, completions: int, batch: int | None, debug: bool, options: FrameOptions
@@ -73,7 +80,8 @@ class FrameEngine(Engine):
         lib.uzc_frames_memory(self._native, out)
         self._trains = bool(out.trains)
         self._frames = out.stride, out.count
-        self._memory = _mapped(int(out.base), int(out.length))
+        self._base = int(out.base)
+        self._memory = _in_use[self._base] = _mapped(self._base, int(out.length))
         lib.uzc_frames_watch(self._native, self._paths.fileno())
         self._start(lib.uzc_frames_calls())
 
@@ -137,10 +145,14 @@ class FrameEngine(Engine):
 
     def _exit(self) -> None:
         lib.uzc_frames_exit(self._out)
-        self._paths.close()
+        self._end()
 
     def _abandon(self) -> None:
         lib.uzc_frames_abandon(self._out)
+        self._end()
+
+    def _end(self) -> None:
+        _in_use.pop(self._base, None)
         self._paths.close()
 
 

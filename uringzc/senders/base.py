@@ -74,8 +74,10 @@ class BaseSender(Delegate):
             none = COMPLETIONS["none"]
             self._engine: Engine = choose(engine, max_inflight, none, debug, batch, frames)
             self._engine.refuse.what = self._name
-        else:
+        elif isinstance(scheduler, Scheduler):
             self._engine = scheduler._engine
+        else:
+            raise TypeError(f"scheduler is a Scheduler or None, not {scheduler!r}")
         self._done = Notifier(self._engine)  # what flush() returns where nothing is in flight
 
     def _abort(self) -> None:

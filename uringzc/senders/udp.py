@@ -226,7 +226,7 @@ class UdpSender(BaseSender):
         self._slow_path.stop_timestamps()
 
     def _discard(self) -> None:
-        if lost := self._native.discard():
+        if self._native.closed and (lost := self._native.discard()):  # not if an interrupt has kept it open
             self._slow_path.report_discarded(lost)
 
     @compiled

@@ -155,6 +155,8 @@ def _index_of(sock: socket.socket, name: str) -> int:
     """In the network namespace of the socket, which need not be that of this thread."""
     import fcntl
 
+    if not isinstance(name, str):
+        raise TypeError(f"interface is the name or the address of one, not {name!r}")
     if "\0" in name or len(name.encode()) >= _NAME_SIZE:  # of which the kernel would take the beginning
         raise OSError(errno.ENODEV, f"no interface {name!r}: a name has 1 to {_NAME_SIZE - 1} bytes")
     try:

@@ -281,7 +281,7 @@ int leave_at_once(UdpBatcher *g) {
     g->must_not_wait = 0;
     if (code > 0 && g->on_waiting)
         g->waiting = BEGUN;
-    if (code > 0)
+    if (code) /* something waits, also where this has failed */
         arm_timer(g, monotonic_ns());
     if (code < 0 && PyErr_ExceptionMatches(PyExc_OSError)) {
         log_failure(g); /* what the call has taken waits, so this is no error of the call */

@@ -169,7 +169,8 @@ static void give_back_frame(uzc_frames *e, struct entry *n) {
 static int fill_frame(uzc_frames *e, const struct entry *n, bool may_fault) {
     if (may_fault)
         return -read_memory(payload_of(e, n->frame), n->data, n->length);
-    memcpy(payload_of(e, n->frame), n->data, n->length);
+    if (n->length) /* an empty datagram may have no address */
+        memcpy(payload_of(e, n->frame), n->data, n->length);
     return 0;
 }
 
