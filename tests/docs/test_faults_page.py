@@ -73,6 +73,5 @@ def test_the_words_of_a_link_are_the_engines() -> None:
     assert link_text(()) == "test"
 
 
-@pytest.mark.xfail(strict=False, reason="rows are missing")
 def test_every_fault_has_its_row() -> None:
     assert {cell.fault for cell in cells(PAGE.read_text())} == FAULTS

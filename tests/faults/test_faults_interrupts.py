@@ -207,3 +207,9 @@ def test_a_close_that_waits_parks_at_once(kind: str, cell: Cell, box: testing.Ho
                 assert len(lifetime.parked()) == 1
             wait_for_parked(fileno, other)
         cell.next_fails(tx.send, ClosedError)
+
+
+def test_what_an_interrupt_has_kept_open_is_not_discarded(udp_pair: Pair) -> None:
+    """That would raise an error of its own in place of the interrupt."""
+    with uringzc.UdpSender(sock=udp_pair.tx) as tx:
+        tx._discard()

@@ -29,8 +29,8 @@ from uringzc.memory import Region
 from uringzc.notif import RAW, Batch, Notifier, Slots
 
 MAX_INFLIGHT = 1 << 20
-UNHELD = "engine"  # `what` of one that no Scheduler, Ring or sender has yet, which would end it
 _BATCH = 32
+UNHELD = "engine"  # `what` of one that no Scheduler, Ring or sender has yet, which would end it
 _MAX_WAIT = 32768  # CQEs that one call of the kernel waits for
 
 
@@ -53,16 +53,7 @@ class Engine(KernelInterface):
     def _start(self, calls: Any) -> None:
         """The last step of making an engine. `calls`: its ``uzc_calls``."""
         self.slots.posted = partial(_after_posting, weakref.ref(self))
-        try:
-            self.queue = self._make_queue(calls)
-        except BaseException:
-            self._exit()
-            raise
-        self.closed = False
-        lifetime.track(self)
-
-    def _make_queue(self, calls: Any) -> Queue:
-        return Queue(
+        self.queue = Queue(
             int(ffi.cast("uintptr_t", self._native)),
             int(ffi.cast("uintptr_t", self.slots.pointer)),
             int(ffi.cast("uintptr_t", calls)),
@@ -82,10 +73,8 @@ class Engine(KernelInterface):
             lifetime.parked_list(),
             self.senders.to_detach,
         )
-
-    def __del__(self) -> None:
-        if self._out and self._out[0]:  # an interrupt came inside what makes it, or closes it
-            lifetime.end_unreferenced(self)
+        self.closed = False
+        lifetime.track(self)
 
     def _describe_socket(self) -> Callable[[socket], tuple[int, int, int, int, bool]]:
         """What describes a socket to the per-request path: see ``Sockets.describe_socket``."""

@@ -161,20 +161,6 @@ def exit_if_idle(engine: Engine) -> bool:
     return not engine.exists
 
 
-def end_unreferenced(engine: Engine) -> None:
-    """`engine` is being finalized itself, in any thread, and its native part exists.
-
-    One that nobody has used ends here; its constructor may not have come to the end. Any other is parked.
-    """
-    if lib.uzc_slots_has_owner(engine.slots.pointer) or engine.slots.counts().in_flight:
-        park(engine)
-        return
-    engine.closed = True
-    if (queue := getattr(engine, "queue", None)) is not None:
-        queue.detach()
-    engine._exit()
-
-
 def finalize(engine: Engine, holder: object) -> None:
     """`holder` (a Scheduler, Ring or sender) is being finalized, in any thread; it should have been closed.
 

@@ -84,6 +84,7 @@ class BaseSender(Delegate):
         """Releases what a constructor made that failed."""
         native, engine = getattr(self, "_native", None), getattr(self, "_engine", None)
         if native is not None and engine is not None:
+            engine.senders.remove(self)  # its engine's close() would close it
             engine.senders.to_detach.append(native)
             native.close()
             engine.senders.detach_closed()

@@ -52,8 +52,8 @@ int uzc_probe(uzc_features *out) {
         error = try_send(&ring, IORING_OP_SEND_ZC, pair[0], IORING_SEND_ZC_REPORT_USAGE, &result);
         out->report_usage = result == -EOPNOTSUPP;
         if (!error && out->sendmsg_zc) {
-            /* EFAULT: the kernel looked for a registered buffer, and this entry has none. Without a table older
-             * ones answer so too, before they look at the opcode. */
+            /* EFAULT: the kernel looked for a registered buffer, and this entry has none. Without a table
+             * older ones answer so too, before they look at the opcode. */
             int no_table = io_uring_register_buffers_sparse(&ring, 1);
             error = try_send(&ring, IORING_OP_SENDMSG_ZC, pair[0], IORING_RECVSEND_FIXED_BUF, &result);
             out->fixed_message = !no_table && result != -EINVAL;
