@@ -13,6 +13,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pytest
+from cells import Cell
 from conftest import Pair
 from schedules import was_injected
 from seam import Seam
@@ -32,8 +33,8 @@ def descriptors() -> int:
 
 
 @pytest.fixture(autouse=True)
-def slots_are_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fixture `nothing_left` would keep those of each engine."""
+def slots_are_freed(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fixtures would keep those of each engine."""
     monkeypatch.setattr(lifetime, "track", lifetime._living.add)
 
 
@@ -80,7 +81,13 @@ def each_allocation(seam: Seam, operation: Callable[[Failing], None], at_least: 
     assert after > at_least
 
 
-def test_making_a_scheduler(seam: Seam, engine: str) -> None:
+def next_datagram_works(pair: Pair, cell: Cell) -> None:
+    with UdpSender(sock=pair.tx) as sender:
+        cell.next_works(lambda data: (sender.send(data), sender.flush()), pair.rx)
+
+
+@pytest.mark.cell("no memory", "Scheduler")
+def test_making_a_scheduler(seam: Seam, udp_pair: Pair, cell: Cell) -> None:
     def operation(failing: Failing) -> None:
         scheduler = failing(lambda: Scheduler([1, 2, 3], max_inflight=8))
         if scheduler is None:
@@ -89,9 +96,11 @@ def test_making_a_scheduler(seam: Seam, engine: str) -> None:
         lifetime.release_parked()
 
     each_allocation(seam, operation, 5)
+    next_datagram_works(udp_pair, cell)
 
 
-def test_requests_of_a_scheduler(seam: Seam, udp_pair: Pair, tcp_pair: Pair) -> None:
+@pytest.mark.cell("no memory", "Scheduler")
+def test_requests_of_a_scheduler(seam: Seam, udp_pair: Pair, tcp_pair: Pair, cell: Cell) -> None:
     """Every request completes once, and every notifier notifies once."""
 
     def operation(failing: Failing) -> None:
@@ -154,9 +163,12 @@ def test_requests_of_a_scheduler(seam: Seam, udp_pair: Pair, tcp_pair: Pair) -> 
                 pair.rx.recv(1 << 16)
 
     each_allocation(seam, operation, 4)
+    with Scheduler() as s:
+        cell.next_works(lambda data: (s.send(udp_pair.tx, data, flush=True), s.submit()), udp_pair.rx)
 
 
-def test_making_a_udp_sender(seam: Seam, udp_pair: Pair) -> None:
+@pytest.mark.cell("no memory", "UdpSender")
+def test_making_a_udp_sender(seam: Seam, udp_pair: Pair, cell: Cell) -> None:
     def operation(failing: Failing) -> None:
         sender = failing(lambda: UdpSender(sock=udp_pair.tx)) or UdpSender(sock=udp_pair.tx)
         failing(sender.close)
@@ -164,9 +176,11 @@ def test_making_a_udp_sender(seam: Seam, udp_pair: Pair) -> None:
         lifetime.release_parked()
 
     each_allocation(seam, operation, 10)
+    next_datagram_works(udp_pair, cell)
 
 
-def test_datagrams(seam: Seam, udp_pair: Pair) -> None:
+@pytest.mark.cell("no memory", "UdpSender")
+def test_datagrams(seam: Seam, udp_pair: Pair, cell: Cell) -> None:
     """What was taken arrives once, or is reported."""
     rx = udp_pair.rx
     to = rx.getsockname()
@@ -225,9 +239,11 @@ def test_datagrams(seam: Seam, udp_pair: Pair) -> None:
         assert taken or failing.said
 
     each_allocation(seam, operation, 10)
+    next_datagram_works(udp_pair, cell)
 
 
-def test_a_stream(seam: Seam, tcp_pair: Pair) -> None:
+@pytest.mark.cell("no memory", "TcpSender")
+def test_a_stream(seam: Seam, tcp_pair: Pair, cell: Cell) -> None:
     """Every byte once, and in order."""
 
     def operation(failing: Failing) -> None:
@@ -255,3 +271,5 @@ def test_a_stream(seam: Seam, tcp_pair: Pair) -> None:
         assert tcp_pair.empty()
 
     each_allocation(seam, operation, 5)
+    with TcpSender(tcp_pair.tx) as sender:
+        cell.next_works(sender.send, tcp_pair.rx)
