@@ -170,7 +170,8 @@ class Alarms:
         self.before = signal.signal(signal.SIGALRM, self._alarm)
         self.armed = not self.repeat
         # again in any case: a signal that comes just before a system call does not end that
-        signal.setitimer(signal.ITIMER_REAL, self.interval, self.interval)
+        again = self.interval if self.repeat else max(self.interval, 0.1)
+        signal.setitimer(signal.ITIMER_REAL, self.interval, again)
         return self
 
     def __exit__(self, *_: object) -> None:
