@@ -112,11 +112,12 @@ int64_t uzc_slots_flush_internal(uzc_slots *s, uint32_t slot) {
     return flush_slot(s, slot, uzc_internal_slot(s, slot) != NULL);
 }
 
-uint32_t uzc_slots_unsettled(const uzc_slots *s, uint64_t number) {
+READS_CHANGING_TABLE uint32_t uzc_slots_unsettled(const uzc_slots *s, uint64_t number) {
     const uint32_t index = (uint32_t)number;
-    return index < s->fresh_notifiers && s->notifiers[index].generation == number >> 32
-               ? s->notifiers[index].unsettled
-               : 0;
+    if (index >= LOAD(s->fresh_notifiers))
+        return 0;
+    const struct notifier *n = &s->notifiers[index];
+    return LOAD(n->generation) == number >> 32 ? LOAD(n->unsettled) : 0;
 }
 
 uint32_t uzc_read_notifiers(uzc_slots *s, struct list *unread, uzc_notification *out, uint32_t max) {

@@ -198,12 +198,13 @@ void uzc_slots_stats(const uzc_slots *s, uzc_stats *out) {
                        .unread_notifications = LOAD(now->unread_notifications)};
 }
 
-uint32_t uzc_slots_oldest(const uzc_slots *s, uint32_t now) {
+READS_CHANGING_TABLE uint32_t uzc_slots_oldest(const uzc_slots *s, uint32_t now) {
     uint32_t oldest = 0;
-    for (uint32_t i = 0; s->stats.in_flight && i < s->fresh_runs; i++) {
+    for (uint32_t i = 0; LOAD(s->stats.in_flight) && i < LOAD(s->fresh_runs); i++) {
         const struct run *r = &s->runs[i];
-        if (r->count && r->unsettled && now - r->queued_at > oldest)
-            oldest = now - r->queued_at;
+        const uint32_t age = now - LOAD(r->queued_at);
+        if (LOAD(r->count) && LOAD(r->unsettled) && age > oldest)
+            oldest = age;
     }
     return oldest;
 }

@@ -171,10 +171,10 @@ static void remove_sent(UdpBatcher *g) {
     begin_change(g);
     for (uint32_t i = 0; i < g->count; i++)
         if (g->trains[i]->state == CLOSED)
-            g->trains[kept++] = g->trains[i];
+            WRITE_SHARED(g->trains[kept++], g->trains[i]);
         else
             sent[gone++] = g->trains[i];
-    g->count = kept;
+    WRITE_SHARED(g->count, kept);
     end_change(g);
     if (gone)
         WRITE_SHARED(g->waits_for, WAIT_NOTHING);

@@ -127,8 +127,8 @@ bool send_directly(UdpBatcher *g, const char *data, size_t n, uint32_t destinati
     }
     g->leaves = false;
     begin_change(g);
-    g->datagrams++;
-    g->nbytes += n;
+    COUNT(g->datagrams, 1);
+    COUNT(g->nbytes, n);
     end_change(g);
     COUNT(g->syscalls, 1);
     count_left(g, 1, 1);
