@@ -49,7 +49,7 @@ demo: $(PACKAGE)
 	@$(BIN)/uringzc demo $(ARGS)
 
 test: $(DEV)
-	@scripts/system-packages $(PYTHON) socat dnsperf dig:bind9-dnsutils
+	@scripts/system-packages $(PYTHON) socat crun dnsperf dig:bind9-dnsutils
 	@$(PYTEST) $(ARGS)
 
 test-quick: $(DEV)
