@@ -14,8 +14,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason=f"instrumented: {mark.args[0]}"))
 
 
-def pytest_sessionfinish() -> None:
-    """Reports what nothing points to any more."""
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Reports what nothing points to any more, in the processes that ran tests."""
     search = getattr(ctypes.CDLL(None), "__lsan_do_recoverable_leak_check", None)
-    if search:
+    if search and (hasattr(session.config, "workerinput") or not session.config.option.numprocesses):
         search()

@@ -331,6 +331,7 @@ def test_callbacks_run_as_others_do(udp_pair: Pair) -> None:
     assert [stamp.nbytes for stamp in seen] == [10, 20, 30]
 
 
+@pytest.mark.uninstrumented("between two sends are more than 10 us, which is a pause")
 def test_the_time_that_callbacks_take_is_no_pause_after_which_a_datagram_leaves_at_once(
     udp_pair: Pair,
 ) -> None:
