@@ -9,6 +9,7 @@ TESTS = {
         "tests/doctor/test_probe.py::test_a_seccomp_filter_refuses_to_enter_rings",
         "tests/doctor/test_probe.py::test_a_missing_feature_names_the_kernel_that_has_it",
         "tests/doctor/test_probe.py::test_the_environment_variable_chooses_the_engine",
+        "tests/doctor/test_probe.py::test_optmem_max_limits_what_is_in_flight",
     ],
     "slot rules": ["tests/slots"],
     "UdpSender": [

@@ -20,6 +20,7 @@ from traffic import enlarge_sndbuf, stopped, wait_readable
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
+from uringzc.kernel.features import notification_size
 from uringzc.kernel.proc import sysctl
 
 pytestmark = [only_msg_zerocopy, testing.requires("net_admin")]
@@ -56,8 +57,8 @@ class Net(NamedTuple):
 
     @property
     def room(self) -> int:
-        """Sends that net.core.optmem_max has room for: 157, and 24 before Linux 6.7."""
-        return (self.box.run(lambda: sysctl("net.core.optmem_max")) or 131072) // 832
+        """Sends that net.core.optmem_max has room for: some 150, and some 25 before Linux 6.7."""
+        return (self.box.run(lambda: sysctl("net.core.optmem_max")) or 131072) // notification_size()
 
 
 @pytest.fixture
