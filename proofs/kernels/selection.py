@@ -38,6 +38,9 @@ TESTS = {
     ],
 }
 #: pytest's -k: the programs of no other page; what is slow, and random programs, which are about no kernel
-KEYWORDS = "(README or not test_pages_code) and not 8388608 and not model"
+KEYWORDS = (
+    "(README or not test_pages_code) and not 8388608 and not model and not three_requests"
+    " and not needs_cap_net_raw and not memory_is_locked and not without_af_xdp"
+)
 #: of tests/memory/test_wire.py, of each kind, on each engine
 DATAGRAMS = 600

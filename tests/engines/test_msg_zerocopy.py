@@ -58,7 +58,8 @@ class Net(NamedTuple):
     @property
     def room(self) -> int:
         """Sends that net.core.optmem_max has room for: some 150, and some 25 before Linux 6.7."""
-        return (self.box.run(lambda: sysctl("net.core.optmem_max")) or 131072) // notification_size()
+        name = "net.core.optmem_max"  # before Linux 6.8 of the machine, and only seen outside of the sandbox
+        return (self.box.run(lambda: sysctl(name)) or sysctl(name) or 131072) // notification_size()
 
 
 @pytest.fixture
