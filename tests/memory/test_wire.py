@@ -21,8 +21,8 @@ PER_WINDOW = 50
 WINDOWS = 8
 SLOTS = 3
 SIZES = (16, 333, 1400, 4099, 8000, 12000)  # the last is above the MTU
-#: Zero-copy on every kernel: fragments are copied and, before Linux 6.0, what is as small as headers. Sends beyond
-#: net.core.optmem_max, which may be 25, are copied too, so the control has to begin with such sizes.
+#: Zero-copy on every kernel: fragments are copied and, before Linux 6.0, what is as small as headers. So are
+#: sends that net.core.optmem_max has no room for, above 25: so the control has to begin with such sizes.
 NEVER_COPIED = SIZES[2:-1]
 AREA = PER_WINDOW * SIZES[-1]
 KINDS = ["region by send_run", "region by send", "bytearray by send"]
