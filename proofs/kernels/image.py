@@ -12,8 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from proofs.kernels import selection
 from proofs.kernels.packages import Archive, NotFoundError
-from proofs.kernels.selection import TESTS
 
 ROOT = Path(__file__).parents[2]
 GUEST = Path(__file__).parent / "guest"
@@ -25,6 +25,17 @@ SUITES = ("bullseye", "bookworm", "trixie", "trixie-backports", "sid")
 SECURITY = ("bullseye-security", "bookworm-security", "trixie-security")
 #: devices and queues of the tests; Debian's kernels have all else built in
 MODULES = ("veth", "ifb", "dummy", "bridge", "macvlan", "8021q", "tun", "sch_tbf", "sch_netem")
+#: of the checkout; some only because tests/docs/pages.py looks at them
+INSIDE = (
+    "tests",
+    "docs",
+    "proofs",
+    "Makefile",
+    "pyproject.toml",
+    "README.md",
+    "CONTRIBUTING.md",
+    "SECURITY.md",
+)
 _PACKAGES_OF_KERNEL = r"linux-(?:image|binary|modules)-[\w.+-]+"
 
 
@@ -97,9 +108,11 @@ def make_root() -> Path:
         _install(_wheel(checkout, Path(name)), site)
         inside = root / "checkout"
         inside.mkdir()
-        for part in ("tests", "docs", "README.md", "CONTRIBUTING.md", "pyproject.toml"):
+        for part in INSIDE:
             (checkout / part).rename(inside / part)
-        (inside / "selection.txt").write_text("\n".join(test for tests in TESTS.values() for test in tests))
+        chosen = [test for tests in selection.TESTS.values() for test in tests]
+        (inside / "selection.txt").write_text("\n".join([f"-k={selection.KEYWORDS}", *chosen]))
+        (inside / "datagrams").write_text(str(selection.DATAGRAMS))
         shutil.copy(GUEST / "init", root)
         shutil.copy(GUEST / "guest_report.py", site)
         compiled = ("/usr/lib/python3.11", "/usr/lib/python3/dist-packages", "/checkout")

@@ -198,6 +198,8 @@ def test_which_frames_are_free_is_known_from_linux_6_18(
     over: Macvlan, monkeypatch: pytest.MonkeyPatch, counts: bool
 ) -> None:
     """Before, the count of completions is right, and their addresses may be those of others in flight."""
+    if not counts and af_xdp._kernel_version() < af_xdp._NAMES_FRAMES:
+        pytest.skip("needs Linux 6.18: before, a completion may name a frame that is in flight")
     monkeypatch.setattr(af_xdp, "_NAMES_FRAMES", (99, 0) if counts else (0, 0))
     with scheduler(over.box, tags=range(2)) as s:
         with stopped(over.box):

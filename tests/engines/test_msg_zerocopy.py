@@ -20,6 +20,8 @@ from traffic import enlarge_sndbuf, stopped, wait_readable
 import uringzc
 from uringzc import testing
 from uringzc.kernel import error_queue
+from uringzc.kernel.features import notification_size
+from uringzc.kernel.proc import sysctl
 
 pytestmark = [only_msg_zerocopy, testing.requires("net_admin")]
 
@@ -52,6 +54,12 @@ class Net(NamedTuple):
     def here(self) -> tuple[str, int]:
         address: tuple[str, int] = self.near.getsockname()
         return address
+
+    @property
+    def room(self) -> int:
+        """Sends that net.core.optmem_max has room for: some 150, and some 25 before Linux 6.7."""
+        name = "net.core.optmem_max"  # before Linux 6.8 of the machine, and only seen outside of the sandbox
+        return (self.box.run(lambda: sysctl(name)) or sysctl(name) or 131072) // notification_size()
 
 
 @pytest.fixture
@@ -204,7 +212,7 @@ def test_memory_is_released_by_its_own_notification(net: Net, fail: Fail, batch:
     with uringzc.Scheduler() as s:
         net.box.stop()
         run = Run(net, s)
-        for _ in range(100 // batch):
+        for _ in range(min(100, 2 * net.room) // batch):  # a quarter of them is held at the end
             for _ in range(batch):
                 kind = chance.choice(["near", "far", "fail", "fail"])
                 if kind == "fail":
@@ -263,21 +271,22 @@ def test_a_failed_datagram_with_held_fragments_releases_nothing_else(net: Net) -
 
 
 def test_sends_beyond_optmem_max_are_copied(net: Net) -> None:
-    """net.core.optmem_max has room for some 157: others are copied, none fails, none is mistaken."""
+    """Those that net.core.optmem_max has no room for are copied, none fails, none is mistaken."""
+    within = net.room - net.room // 20
     with uringzc.Scheduler() as s:
         net.box.stop()
         run = Run(net, s)
-        for _ in range(150):
+        for _ in range(within):
             run.send(far=True)
         s.submit()
         run.reap()
-        assert s.stats.in_flight == 150
+        assert s.stats.in_flight == within
         for _ in range(40):
             for far in (False, True, True):
                 run.send(far)
         s.submit()
         held = s.stats.in_flight
-        assert 150 < held < 170
+        assert within < held <= net.room + 12
         run.due = set(range(len(run.memory))) - set(run.far)
         while run.due:
             reported = {n.sequence for n in s.reap_notifications(wait=1)}

@@ -384,10 +384,11 @@ LOCKED = """
             ring.drain(20)
             print([(cqe.user_data, cqe.res, cqe.flags) if cqe.more else cqe.flags for cqe in ring.reap()])
     with uringzc.Scheduler(max_inflight=8) as s:
-        for data in b"good", bytes(2 << 20), b"good":
-            s.send(sock, data)
+        for n, data in enumerate((b"good", bytes(2 << 20), b"good")):
+            s.send(sock, data, user_data=n)
         s.flush(0)
-        print(s.submit(), [c.result for c in s.reap_completions(wait=3, timeout=20)])
+        # sorted: Linux 6.1 tells of what has failed first
+        print(s.submit(), [c.result for c in sorted(s.reap_completions(wait=3, timeout=20))])
         (n,) = s.reap_notifications(wait=1, timeout=20)
         print(n.requests, n.failed, n.nbytes, n.sequence, s.stats.in_flight, s.stats.stray)
 """

@@ -11,7 +11,7 @@ from uringzc.doctor.route import Route
 from uringzc.engines.base import Engine
 from uringzc.engines.choose import ENGINES, FRAME_ENGINES, auto, choose
 from uringzc.errors import counted
-from uringzc.kernel.features import Features, features, max_segments
+from uringzc.kernel.features import Features, features, max_segments, notification_size
 from uringzc.kernel.proc import sysctl
 from uringzc.kernel.reasons import MEMLOCK_FIX, Reason, memlock, reason_of
 from uringzc.notif import COMPLETIONS
@@ -21,8 +21,8 @@ from uringzc.senders.udp_setup import ARENA, MAX_INFLIGHT
 
 #: the default of Scheduler's max_inflight
 _SCHEDULER = 8192
-#: bytes of net.core.optmem_max that a notification of MSG_ZEROCOPY takes, and the default of Linux 6.7
-_NOTIFICATION, _OPTMEM = 832, 131072
+#: net.core.optmem_max, the default of Linux 6.7
+_OPTMEM = 131072
 _PAGE = 4096
 
 
@@ -194,7 +194,7 @@ def _limits(arena: int, frame_segments: int) -> Limits:
         sndbuf=sndbuf,
         wmem_max=sysctl("net.core.wmem_max"),
         optmem_max=optmem,
-        optmem_sends=None if optmem is None else optmem // _NOTIFICATION,
+        optmem_sends=None if optmem is None else optmem // notification_size(),
     )
 
 
