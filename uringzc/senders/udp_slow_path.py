@@ -1,8 +1,8 @@
 """What the compiled part of a UdpSender calls Python for: destinations, failures, and reports to the program.
 
 ``_native/udp/`` calls these methods in a call of the program, or in the timer's thread, with the sender's
-lock, at most once per submission. They run no code of the program's, except for ``report`` and ``write_log``,
-which are called when the call has ended, without the lock.
+lock, at most once per submission. They run no code of the program's, except for ``report``, ``write_log`` and
+``report_dropped``, which are called at the end, without the lock.
 """
 
 import errno
@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -316,6 +317,15 @@ class UdpSlowPath:
         self.lost += count
         text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
         self._add_error(datagram_error(errno.ETIMEDOUT, text, -1, 0, None))
+
+    def report_dropped(self, count: int) -> None:
+        """The program dropped the sender: warns of what nobody asks for any more, and of `count` not sent."""
+        if count:
+            self.report_discarded(count)
+        errors = _take(self.errors)
+        if lost := count + sum(error.index >= 0 for error in errors):
+            text = f"{counted(lost, 'datagram')} of a UdpSender that was not closed"
+            warnings.warn(f"{text} could not be sent: {errors[0]}", ResourceWarning, stacklevel=2)
 
     def _add_error(self, error: SendError) -> None:
         if len(self.errors) < MAX_ERRORS:
