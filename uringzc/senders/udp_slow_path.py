@@ -104,6 +104,7 @@ class UdpSlowPath:
         self.notifications: list[Notification] = []  #: not reported
         self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
+        self.failure: tuple[int, str] | None = None  #: errno, and text: why close() could send nothing at all
 
     def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int]:
         """The policy's first decision for it, and the largest datagram of a train."""
@@ -315,8 +316,9 @@ class UdpSlowPath:
     def report_discarded(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""
         self.lost += count
+        number, why = self.failure or (errno.ETIMEDOUT, "")
         text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
-        self._add_error(datagram_error(errno.ETIMEDOUT, text, -1, 0, None))
+        self._add_error(datagram_error(number, f"{text}: {why}" if why else text, -1, 0, None))
 
     def report_dropped(self, count: int) -> None:
         """The program dropped the sender: warns of what nobody asks for any more, and of `count` not sent."""
