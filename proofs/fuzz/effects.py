@@ -73,7 +73,7 @@ class Effects:
             self.user_data += 1000
             given["user_data"] = self.user_data
         some = [given[name] for name in ("data", "region", "datagrams", "buffers") if name in given]
-        several = [item for each in some for item in ([*each] if isinstance(each, (list, tuple)) else [each])]
+        several = [item for each in some for item in self.sends.items(each, [each])]
         found.memory = [m for m in (memory_of(self.player, each) for each in several) if m is not None]
         for memory in found.memory if len(found.memory) == 1 else ():  # of several, each has its own
             memory.fill(self.player.memories.next())

@@ -23,6 +23,12 @@ class Sends:
         self.effects = effects
         self.player = effects.player
 
+    def items(self, some: Any, otherwise: Any = None) -> Iterable[Any]:
+        """Of a sequence or an iterator, which is not used up; `otherwise`: of what is neither."""
+        if isinstance(some, Iterator):
+            return self.player.inside
+        return list(some) if otherwise is None or isinstance(some, (list, tuple)) else otherwise
+
     def _place(self, one: Any, to: Any) -> int | None:
         if isinstance(one, uringzc.aio.DatagramTransport) and one.get_extra_info("peername"):
             to = None  # as asyncio's, which is connected
@@ -88,10 +94,10 @@ class Sends:
 
     def sendto_many(self, method: faces.Method, one: Any, given: dict[str, Any]) -> Sent:
         place = self._place(one, given.get("addr"))
-        return [(place, _bytes(data)) for data in self._items(given["datagrams"])]
+        return [(place, _bytes(data)) for data in self.items(given["datagrams"])]
 
     def send_many(self, method: faces.Method, one: Any, given: dict[str, Any]) -> Sent:
-        some = [_bytes(data) if data is not None else b"" for data in self._items(given["datagrams"])]
+        some = [_bytes(data) if data is not None else b"" for data in self.items(given["datagrams"])]
         if method.face.endswith("Group"):
             places = [self.player.network.place_of(to) for to in one]
             return [(place, data) for data in some for place in places]
@@ -101,11 +107,11 @@ class Sends:
         return [(self._place(one, to), data) for data in some]
 
     def send_buffers(self, method: faces.Method, one: Any, given: dict[str, Any]) -> Sent:
-        return [(None, _bytes(data)) for data in self._items(given["buffers"])]
+        return [(None, _bytes(data)) for data in self.items(given["buffers"])]
 
     def fan_out(self, method: faces.Method, one: Any, given: dict[str, Any]) -> Sent:
         data = _bytes(given["data"])
-        return [(self._place(one, to), data) for to in self._items(given["addresses"])]
+        return [(self._place(one, to), data) for to in self.items(given["addresses"])]
 
     def send_region(self, method: faces.Method, one: Any, given: dict[str, Any]) -> Sent:
         data = _bytes(given["region"])
@@ -124,9 +130,6 @@ class Sends:
         data, place = _bytes(given["region"]), self._place(one, given.get("to"))
         pairs = zip(given["offsets"], given["lengths"], strict=False)
         return [(place, data[at : at + size]) for at, size in pairs]
-
-    def _items(self, some: Any) -> Iterable[Any]:
-        return self.player.inside if isinstance(some, Iterator) else list(some)
 
 
 def _bytes(data: Any) -> bytes:
