@@ -108,7 +108,8 @@ def _show(console: Console, progress: Progress) -> None:
 
 
 def _save(finding: Finding, number: int) -> Path:
-    file = FOUND / f"{finding.program.seed}-{number}-{finding.signature.partition(':')[0]}.json"
+    kind = finding.signature.partition(":")[0].replace(" ", "-")
+    file = FOUND / f"{finding.program.seed}-{number}-{kind}.json"
     file.write_text(finding.program.dumps() + "\n")
     file.with_suffix(".txt").write_text(f"{finding.text}\n{finding.program}\n")
     return file

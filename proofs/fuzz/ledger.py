@@ -9,12 +9,12 @@ from proofs.fuzz.network import Connection, Network
 
 @dataclass
 class Account:
-    """The datagrams of one object. `lost`: how many of them it has reported; `dropped`: it was not asked."""
+    """The datagrams of one object. `lost`: how many of them it has reported; `unknown`: nothing says."""
 
     taken: list[tuple[int | None, bytes]] = field(default_factory=list)
     perhaps: list[tuple[int | None, bytes]] = field(default_factory=list)
     lost: int = 0
-    dropped: bool = False
+    unknown: bool = False
 
 
 class Ledger:
@@ -22,6 +22,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self.accounts: dict[int, Account] = {}
+        self.lost_by_dropped = 0  #: datagrams, by UdpSenders that were dropped, and have warned
 
     def of(self, number: int) -> Account:
         """The account of an object."""
@@ -34,7 +35,7 @@ class Ledger:
         for account in self.accounts.values():
             for place, data in account.taken:
                 if place is not None:
-                    (may if account.dropped else must)[place][data] += 1
+                    (may if account.unknown else must)[place][data] += 1
             for place, data in account.perhaps:
                 if place is not None:
                     may[place][data] += 1
@@ -46,7 +47,7 @@ class Ledger:
                 if times > must[place][data] + may[place][data] and not _stale(data, first):
                     found.append(_wrong(place, data, times, must[place][data] + may[place][data], must, may))
             missing += sum((must[place] - got).values())
-        lost = sum(account.lost for account in self.accounts.values())
+        lost = self.lost_by_dropped + sum(account.lost for account in self.accounts.values())
         if missing > lost and not network.lost_at_receivers():
             found.append(f"lost: datagrams: {missing} have not come, {lost} were reported")
         found += [

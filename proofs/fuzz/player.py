@@ -6,16 +6,14 @@ import gc
 import logging
 import os
 import random
-import signal
+import re
 import sys
 import threading
-import time
 import traceback
 import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import FrameType
 from typing import Any
 
 import uringzc
@@ -25,8 +23,11 @@ from proofs.fuzz.ledger import Ledger
 from proofs.fuzz.leftovers import Before
 from proofs.fuzz.memory import Memories, Memory, still_held
 from proofs.fuzz.network import Network
-from proofs.fuzz.programs import Program, Step
+from proofs.fuzz.programs import Program, Step, making
+from proofs.fuzz.tasks import IN_TASK, Tasks, in_loop
 from proofs.fuzz.things import PlannedError, Things
+from proofs.fuzz.ways import InterruptError, Ways
+from proofs.fuzz.world import World
 from uringzc.engines import lifetime
 
 #: what the library may raise, besides what BY_METHOD adds
@@ -39,13 +40,8 @@ BY_METHOD: dict[str, tuple[type[BaseException], ...]] = {
     "Batch.__getitem__": (IndexError,),
     "aio.EventLoop.create_datagram_endpoint": (AttributeError,),  # as asyncio's, for what is no socket
 }
-IN_TASK = object()  # the result of a call that goes on
 OBJECTS = 4  # of one class, that a program has at once
-_SECONDS = 10.0  # that one call may take
-
-
-class InterruptError(KeyboardInterrupt):
-    """Out of a signal handler."""
+_LOST = re.compile(r"(\d+) datagrams? of a UdpSender that was not closed could not be sent")
 
 
 class Player:
@@ -62,11 +58,12 @@ class Player:
         self.objects: dict[str, list[Any]] = {face: [] for face in faces.CLASSES}
         self.regions: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
         self.seen: list[weakref.ref[Any]] = []
-        self.tasks: list[tuple[Any, Any]] = []
         self.inside: list[Any] = []  #: of the last iterator that was made
         self.things = Things(self)
         self.effects = effects.Effects(self)
-        self.loop: asyncio.AbstractEventLoop | None = None
+        self.world = World(self)
+        self.ways = Ways(self)
+        self.tasks = Tasks(self)
         self.depth = 0
         self.forked = False
         self.interruptible = False  #: inside a call of the library
@@ -78,8 +75,7 @@ class Player:
         os.environ["URINGZC_ENGINE"] = self.program.engine
         self.network.clear()
         before = Before()
-        with self._listening(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(), self._listening():
             for step in self.program.steps:
                 self.step(step)
             self.end()
@@ -101,6 +97,9 @@ class Player:
         handler = _Handler(self)
         logger = logging.getLogger("uringzc")
         before = sys.unraisablehook, threading.excepthook
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", message=_LOST.pattern)
+        warnings.showwarning = lambda message, *_, **__: self._warned(str(message))
         sys.unraisablehook = lambda found: self.judge("unraisable", found.exc_value, str(found.object))
         threading.excepthook = lambda found: self.judge("in a thread", found.exc_value)
         logger.addHandler(handler)
@@ -113,26 +112,23 @@ class Player:
             logger.removeHandler(handler)
             logging.getLogger("asyncio").removeHandler(handler)
 
+    def _warned(self, message: str) -> None:
+        """What a UdpSender that was dropped says that it has lost."""
+        if found := _LOST.match(message):
+            self.ledger.lost_by_dropped += int(found[1])
+
     def end(self) -> None:
         """Closes what is left, or drops it."""
-        self.finish_tasks()
+        self.tasks.finish()
         orderly = self.rnd.random() < 0.7
         for face in reversed(list(self.objects)):
             for one in self.objects[face]:
                 if orderly or face.startswith("aio."):
                     self.close(face, one)
-                elif any(step.do == "world.stop" for step in self.program.steps):
-                    self.effects.dropped(one)  # what waits for a network that is stopped may be lost then
+                elif face != "UdpSender" and any(step.do == "world.stop" for step in self.program.steps):
+                    self.effects.unknown(one)  # what waits for a network that is stopped may be lost then
         self.effects.at_the_end()
-        if self.loop is not None:
-            deadline = time.monotonic() + _SECONDS
-            while not all(one._ended for one in self.objects["aio.DatagramTransport"]):
-                self.guarded("loop", lambda: self.loop and self.loop.run_until_complete(asyncio.sleep(0.001)))
-                if time.monotonic() > deadline:
-                    self.findings.append("hang: a transport that was closed does not end")
-                    break
-            self.guarded("loop.close", self.loop.close)
-            asyncio.set_event_loop(None)
+        self.tasks.end()
 
     def close(self, face: str, one: Any) -> None:
         """One of its objects."""
@@ -146,10 +142,8 @@ class Player:
             memory.holds.clear()  # which have notifiers, and those their engine
         self.objects.clear()
         self.regions.clear()
-        self.tasks.clear()
         self.inside = []
-        self.loop = None
-        self.effects = None  # type: ignore[assignment]
+        self.tasks = self.effects = None  # type: ignore[assignment]
         gc.collect()
         lifetime.release_parked()
         self.things.close()
@@ -161,13 +155,13 @@ class Player:
         """One step of the program itself."""
         self.memories.of.clear()
         if step.do.startswith("world."):
-            getattr(self, f"_{step.do[6:]}")(step)
+            getattr(self.world, step.do[6:])(step)
         elif step.how == "thread":
-            self.in_thread(lambda: self.play_step(step))
+            self.ways.in_thread(lambda: self.play_step(step))
         elif step.how == "fork":
-            self.in_child(step)
+            self.ways.in_child(step)
         elif step.how == "signal":
-            self.interrupted(lambda: self.play_step(step))
+            self.ways.interrupted(lambda: self.play_step(step))
         else:
             self.play_step(step)
 
@@ -205,11 +199,12 @@ class Player:
         if face == "Slots":
             return getattr(self.pick("Scheduler", index), "slots", None)
         if face == "aio.EventLoop":
-            return self.the_loop()
+            return self.tasks.the_loop()
         if not self.objects[face] and self.depth < 5 and not self.forked:
             self.depth += 1
             try:
-                self.effects.make_one(face)
+                for step in making(face):
+                    self.play_step(step)
             finally:
                 self.depth -= 1
         return self.objects[face][index % len(self.objects[face])] if self.objects[face] else None
@@ -222,8 +217,16 @@ class Player:
         some = self.objects[face]
         some.append(one)
         if len(some) > OBJECTS:
+            if face == "UdpSender":
+                self.effects.dropped(some[0])
             del some[0]
         return one
+
+    def drop(self, face: str, index: int) -> None:
+        """The program forgets an object."""
+        if some := self.objects[face]:
+            self.effects.dropped(some[index % len(some)])
+            del some[index % len(some)]
 
     def call(self, step: Step, one: Any, given: dict[str, Any]) -> Any:
         """Calls, counts, judges, and keeps account. None if it raised."""
@@ -253,7 +256,7 @@ class Player:
                     else called(*positional, **named)
                 )
             if asyncio.iscoroutine(result):
-                result = self.run(step, result, method, one, before)
+                result = self.tasks.run(step, result, method, one, before)
                 if result is IN_TASK:
                     return None
             self.interruptible = False
@@ -264,7 +267,7 @@ class Player:
             self.calls["calls that raised"] += 1
             self.judge(step.do, raised)
             if isinstance(error, InterruptError) and method.name in ("close", "__exit__"):
-                self.effects.dropped(one)  # what still waited is lost
+                self.effects.unknown(one)  # what still waited is lost
             error.__traceback__ = None
         self.effects.after(method, one, given, result, error, before)
         return result
@@ -305,182 +308,6 @@ class Player:
         except BaseException as error:
             self.judge(where, error)
             return None
-
-    # -- how else a call is made
-
-    def in_thread(self, call: Callable[[], object]) -> None:
-        """In a thread of its own, which ends."""
-        thread = threading.Thread(target=lambda: self.guarded("in a thread", call), daemon=True)
-        thread.start()
-        thread.join(_SECONDS)
-        if thread.is_alive():
-            self.findings.append("hang: a call in another thread does not return")
-
-    def interrupted(self, call: Callable[[], object]) -> None:
-        """An exception comes out of a signal handler, at any moment of it."""
-        armed = True
-
-        def handler(number: int, frame: FrameType | None) -> None:
-            nonlocal armed
-            if armed and self.interruptible:
-                armed = False
-                raise InterruptError
-
-        before = signal.signal(signal.SIGALRM, handler)
-        gc.disable()  # an exception in a callback of the collector would be lost there
-        try:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, self.rnd.choice([0.00002, 0.0001, 0.0004, 0.002]))
-                call()
-            finally:
-                armed = False
-        except InterruptError:
-            self.effects.uncertain()
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
-            gc.enable()
-
-    def in_child(self, step: Step) -> None:
-        """In a child of fork(), where every object is the parent's; what is sent there must not arrive."""
-        sys.stdout.flush()
-        if (pid := os.fork()) == 0:
-            code = 1
-            try:
-                self.findings.clear()
-                self.forked = True
-                signal.alarm(int(_SECONDS))
-                for face, some in self.objects.items():
-                    for one in some if face in ("Scheduler", "Ring", "UdpSender", "TcpSender") else ():
-                        self.close(face, one)
-                if not step.do.endswith("()"):  # a new one may be made, and used
-                    self.play_step(step)
-                self.objects.clear()
-                gc.collect()
-                code = 3 if self.findings else 0
-                print(*self.findings, sep="\n", file=sys.stderr, flush=True)
-            finally:
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
-        if status:
-            self.findings.append(f"fork: the child ended with status {status:#x}; see what it wrote")
-        self.effects.forked(step)
-
-    # -- coroutines
-
-    def the_loop(self) -> asyncio.AbstractEventLoop:
-        """The event loop of the program."""
-        if self.loop is None:
-            self.loop = uringzc.aio.new_event_loop()
-            self.loop.set_exception_handler(lambda _, context: self.judge("loop", context.get("exception")))
-            if not any(step.how == "signal" for step in self.program.steps):  # which leave asyncio in pieces
-                self.seen.append(weakref.ref(self.loop))
-        return self.loop
-
-    def run(self, step: Step, coroutine: Any, method: faces.Method, one: Any, before: effects.Before) -> Any:
-        """Awaits it, or leaves that to a task."""
-        loop = self.the_loop()
-        if loop.is_running():
-            coroutine.close()
-            return None
-        task = loop.create_task(coroutine)
-        if step.how == "task":
-            self.tasks.append((task, self.effects.of_task(method, one, before)))
-            return IN_TASK
-        try:
-            done, _ = loop.run_until_complete(asyncio.wait([task], timeout=_SECONDS))
-        except InterruptError:  # the task may go on
-            self.tasks.append((task, self.effects.of_task(method, one, before)))
-            return IN_TASK
-        if not done:
-            self.findings.append(f"hang: {step.do} is awaited for {_SECONDS:g} s")
-            task.cancel()
-            loop.run_until_complete(asyncio.wait([task], timeout=1))
-            return None
-        return task.result()
-
-    def finish_tasks(self) -> None:
-        """Of all that are left."""
-        if self.tasks and self.loop is not None:
-            _, late = self.loop.run_until_complete(asyncio.wait([t for t, _ in self.tasks], timeout=_SECONDS))
-            if late:
-                self.findings.append(
-                    f"hang: {len(late)} tasks do not end: {[str(t.get_coro()) for t in late]}"
-                )
-            for task, after in self.tasks:
-                if task.done():
-                    after(task)
-            self.tasks.clear()
-
-    # -- what else happens
-
-    def _write(self, _: Step) -> None:
-        self.memories.overwrite()
-
-    def _forget_holds(self, _: Step) -> None:
-        """A control: from here on the program does what it must not."""
-        for memory in self.memories.all:
-            memory.holds.clear()
-
-    def _stop(self, _: Step) -> None:
-        self.network.stop()
-
-    def _release(self, _: Step) -> None:
-        self.network.release()
-
-    def _wait(self, _: Step) -> None:
-        time.sleep(0.002)
-
-    def _collect(self, _: Step) -> None:
-        gc.collect()
-
-    def _threshold(self, _: Step) -> None:
-        gc.set_threshold(self.rnd.choice([1, 10, 700]))
-
-    def _drop(self, step: Step) -> None:
-        self.drop(step.give.get("kind", "UdpSender"), step.on)
-
-    def drop(self, face: str, index: int) -> None:
-        """The program forgets an object."""
-        if some := self.objects[face]:
-            self.effects.dropped(some[index % len(some)])
-            del some[index % len(some)]
-
-    def _resize(self, step: Step) -> None:
-        buffers = [one for one in self.memories.buffers if isinstance(one, bytearray)]
-        if buffers:
-            with contextlib.suppress(BufferError):
-                buffers[step.on % len(buffers)].append(0)
-
-    def _close_socket(self, step: Step) -> None:
-        self.effects.socket_closed()
-        self.things.close_socket(step.on)
-
-    def _steal_descriptor(self, _: Step) -> None:
-        self.things.steal_descriptor()
-
-    def _stop_reading(self, step: Step) -> None:
-        if some := self.network.connections:
-            self.network.stop_reading(some[step.on % len(some)])
-
-    def _reset(self, step: Step) -> None:
-        if some := self.network.connections:
-            self.network.reset(some[step.on % len(some)])
-
-    def _turn(self, step: Step) -> None:
-        if self.loop is not None:
-            for _ in range(1 + step.on):
-                self.guarded("loop", lambda: self.loop and self.loop.run_until_complete(asyncio.sleep(0)))
-
-    def _cancel(self, step: Step) -> None:
-        if self.tasks:
-            self.tasks[step.on % len(self.tasks)][0].cancel()
-
-
-async def in_loop(called: Callable[..., Any], positional: list[Any], named: dict[str, Any]) -> Any:
-    """What belongs to an event loop is used inside of it."""
-    result = called(*positional, **named)
-    return await result if asyncio.iscoroutine(result) else result
 
 
 class _Handler(logging.Handler):

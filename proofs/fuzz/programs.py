@@ -140,6 +140,36 @@ def generate(seed: int, engines: Sequence[str], only: str = "") -> Program:
     return Program(engine, [_step(rnd, name, wrongness, hostility) for name in picked], seed, only)
 
 
+def making(face: str) -> list[Step]:
+    """What makes one of a kind, where a step needs one and there is none."""
+    place = ["list", [["place", 0], ["place", 1]]]
+    make: dict[str, list[Step]] = {
+        "Ring": [Step("Ring()")],
+        "Scheduler": [Step("Scheduler()", give={"tags": ["list", [1, 2, 3]]})],
+        "Notifier": [
+            Step("Scheduler.send", give={"sock": ["socket", "udp", 0], "data": ["pool", 1200]}),
+            Step("Scheduler.flush", give={"slot": 0}),
+        ],
+        "Region": [Step("Scheduler.register", give={"size_or_buffer": 65536})],
+        "Batch": [Step("Scheduler.reap_completions")],
+        "UdpSender": [Step("UdpSender()", give={"remote": ["place", 0]})],
+        "Lease": [Step("UdpSender.lease", give={"size": 1200})],
+        "Group": [Step("UdpSender.group", give={"addresses": place})],
+        "TcpSender": [Step("TcpSender()", give={"sock": ["socket", "tcp", 0]})],
+        "aio.UdpSender": [Step("aio.UdpSender()", give={"remote": ["place", 2]})],
+        "aio.TcpSender": [Step("aio.TcpSender()", give={"sock": ["socket", "tcp", 1]})],
+        "aio.Group": [Step("aio.UdpSender.group", give={"addresses": place})],
+        "aio.Lease": [Step("aio.UdpSender.lease", give={"size": 1200})],
+        "aio.DatagramTransport": [
+            Step(
+                "aio.EventLoop.create_datagram_endpoint",
+                give={"protocol_factory": ["protocol", ""], "remote_addr": ["place", 3]},
+            )
+        ],
+    }
+    return make.get(face, [])
+
+
 def _weight(method: faces.Method) -> float:
     if method.name in _RARE or method.name.startswith("__"):
         return 0.3

@@ -327,6 +327,20 @@ def test_the_queue_of_a_dropped_sender_is_free_for_the_next(box: testing.Hold) -
             assert rx.wait(2) == [b"of the first", b"of the second"]
 
 
+def test_a_sender_without_a_queue_says_so_when_it_is_closed(box: testing.Hold) -> None:
+    with (
+        box.receiver_socket(),
+        box.run(lambda: uringzc.UdpSender(box.address, engine="af_xdp")) as other,
+    ):
+        other.send(b"has the only queue")
+        other.drain()
+        tx = box.run(lambda: uringzc.UdpSender(box.address, engine="af_xdp", max_delay=None))
+        tx.send_many([b"one", b"two"])
+        with pytest.raises(uringzc.SendError, match=r"2 datagrams .* all of its queues") as lost:
+            tx.close()
+        assert lost.value.errno == errno.EBUSY
+
+
 def test_nothing_leaves_while_the_device_is_down_nor_later(over: Macvlan) -> None:
     with scheduler(over.box) as s:
         send_all(s, over.raw, [frame(b"before")])

@@ -6,6 +6,8 @@ import select
 import socket
 import threading
 import time
+import warnings
+from typing import Any
 
 import pytest
 from marks import only_io_uring, zero_copy_engines
@@ -244,6 +246,48 @@ def test_many_senders_share_an_arena_that_has_not_a_block_for_each() -> None:
         for tx in some:
             tx.flush()
         assert len(rx.wait(120)) == 120
+
+
+# -- nobody comes back for what waits
+
+
+def drop_while_stopped(box: testing.Hold, sent: list[bytes], **options: Any) -> tuple[int, list[str]]:
+    """How many of `sent` come from a sender that is dropped, and the warnings of what it could not send."""
+    box.release()
+    with (
+        testing.receiver(sock=box.receiver_socket()) as rx,
+        box.socket() as sock,
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        sock.connect(rx.address)
+        tx = uringzc.UdpSender(sock=sock, **options)
+        box.stop()
+        tx.send_many(sent)
+        del tx
+        gc.collect()
+        box.release()
+        sock.send(b"last")
+        while b"last" not in (came := rx.datagrams):
+            rx.wait(len(came) + 1)
+    assert came == [*sent[: len(came) - 1], b"last"]
+    return len(came) - 1, [str(each.message) for each in caught if "could not be sent" in str(each.message)]
+
+
+@pytest.mark.parametrize("max_delay", [None, 0.001])
+def test_a_dropped_sender_does_not_wait_for_a_first_datagram_to_arrive(
+    box: testing.Hold, max_delay: float | None
+) -> None:
+    sent = [bytes([number]) * 1473 for number in range(5)]  # no trains: larger than the path takes
+    assert drop_while_stopped(box, sent, max_delay=max_delay) == (5, [])
+
+
+def test_what_a_dropped_sender_has_no_room_for_is_lost_with_a_warning(box: testing.Hold) -> None:
+    sent = [bytes(1473 + number) for number in range(40)]
+    came, said = drop_while_stopped(box, sent, max_delay=None, sndbuf=4608)
+    assert 0 < came < 40
+    lost = f"{40 - came} datagrams of a UdpSender that was not closed could not be sent: "
+    assert [text.startswith(lost) for text in said] == [True]
 
 
 # -- limits

@@ -5,7 +5,8 @@ in flight, even if the program has dropped the sender. Which function ends a sen
 
 - ``close()``: the program or its engine's close(), in the owner's thread. Sends what waits, waits for memory,
   and calls ``_end()``: ``_discard()`` reports what was not sent as lost, the engine parks what is in flight.
-- ``_drop()``: ``__del__``, in any thread. Waits for nothing: what waits is sent by system calls, or lost.
+- ``_drop()``: ``__del__``, in any thread. Waits for nothing: what waits is sent by system calls; what
+  the kernel does not take is lost, and a UdpSender warns of it.
 - ``_abort()``: a constructor that fails, in its thread. Nothing waits yet.
 - ``_release()``: close(), also in the child of a fork, and _abort(). Closes descriptors of the sender's own.
 

@@ -18,6 +18,7 @@ program's own memory in ``udp_bulk``, sending the rest at the end in ``udp_close
 in ``base``.
 """
 
+import errno
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -389,6 +390,8 @@ class UdpSender(BaseSender):
     def _send_rest(self, deadline: float) -> OSError | None:
         """Sends what waits, and waits for memory, until the deadline. Returns why nothing can be sent."""
         failure = flush_until(deadline, self._native, self._sock, None if self._blocking else self.fileno)
+        if failure is not None:  # without its traceback, which refers to this sender
+            self._slow_path.failure = failure.errno or errno.EIO, failure.strerror or str(failure)
         with suppress(TimeoutError):
             self._wait_for_memory(max(0.0, deadline - time.monotonic()), "close")
         return failure

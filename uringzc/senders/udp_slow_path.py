@@ -1,8 +1,8 @@
 """What the compiled part of a UdpSender calls Python for: destinations, failures, and reports to the program.
 
 ``_native/udp/`` calls these methods in a call of the program, or in the timer's thread, with the sender's
-lock, at most once per submission. They run no code of the program's, except for ``report`` and ``write_log``,
-which are called when the call has ended, without the lock.
+lock, at most once per submission. They run no code of the program's, except for ``report``, ``write_log`` and
+``report_dropped``, which are called at the end, without the lock.
 """
 
 import errno
@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -103,6 +104,7 @@ class UdpSlowPath:
         self.notifications: list[Notification] = []  #: not reported
         self._log: list[tuple[int, str]] = []  #: not written
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
+        self.failure: tuple[int, str] | None = None  #: errno, and text: why close() could send nothing at all
 
     def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int]:
         """The policy's first decision for it, and the largest datagram of a train."""
@@ -314,8 +316,18 @@ class UdpSlowPath:
     def report_discarded(self, count: int) -> None:
         """The sender was closed before so many datagrams could be sent."""
         self.lost += count
+        number, why = self.failure or (errno.ETIMEDOUT, "")
         text = f"{counted(count, 'datagram')} could not be sent before the sender was closed"
-        self._add_error(datagram_error(errno.ETIMEDOUT, text, -1, 0, None))
+        self._add_error(datagram_error(number, f"{text}: {why}" if why else text, -1, 0, None))
+
+    def report_dropped(self, count: int) -> None:
+        """The program dropped the sender: warns of what nobody asks for any more, and of `count` not sent."""
+        if count:
+            self.report_discarded(count)
+        errors = _take(self.errors)
+        if lost := count + sum(error.index >= 0 for error in errors):
+            text = f"{counted(lost, 'datagram')} of a UdpSender that was not closed"
+            warnings.warn(f"{text} could not be sent: {errors[0]}", ResourceWarning, stacklevel=2)
 
     def _add_error(self, error: SendError) -> None:
         if len(self.errors) < MAX_ERRORS:

@@ -31,7 +31,7 @@ bool first_arrived(const UdpBatcher *g, const struct destination *d, int outq) {
 }
 
 bool admit_to(UdpBatcher *g, struct destination *d, int outq) {
-    if (d->state == WARM)
+    if (d->state == WARM || g->last)
         return true;
     if (d->state == FIRST) {
         if (!first_arrived(g, d, outq))

@@ -4,7 +4,6 @@
 #include "udp/background.h"
 
 #include "udp/lock.h"
-#include "udp/pacing.h"
 #include "udp/timer.h"
 
 /* send_late(): the timer's. If the lock is taken, unlocking wakes the timer. */
@@ -40,8 +39,7 @@ PyObject *batcher_send_at_exit(PyObject *self, PyObject *Py_UNUSED(unused)) {
     if (g->lock_thread == thread || !lock_within(g, 20 * LOCK_WAIT))
         Py_RETURN_NONE;
     set_lock_thread(g, thread);
-    pace_set(g, Py_None);
-    send_all_waiting(g);
+    send_last(g);
     unlock(g);
     Py_RETURN_NONE;
 }

@@ -220,7 +220,9 @@ typedef struct udp_batcher {
     _Atomic uint32_t starts;   /* how often `due` was set since the timer last read it */
     _Atomic bool missed;       /* the timer found the lock taken: unlocking wakes it */
     struct udp_batcher *timer_prev, *timer_next; /* of the ring of senders with a timer; timer.c's mutex */
-    PyObject *deferred; /* list: holders of what the timer has sent; the owner drops them */
+    PyObject *deferred;      /* list: holders of what the timer has sent; the owner drops them */
+    bool last;               /* nobody comes back for what waits: it does not wait for an arrival any more */
+    unsigned long long lost; /* datagrams of a dropped sender that could not be sent */
 } UdpBatcher;
 
 /* Between these, what count_datagrams() reads in another thread does not match; nothing in between waits, or

@@ -55,25 +55,42 @@ int send_all_waiting(UdpBatcher *g) {
     return -EIO;
 }
 
-/* The program dropped the sender while a thread had the lock. */
+void send_last(UdpBatcher *g) {
+    g->last = true;
+    pace_set(g, Py_None);
+    send_all_waiting(g);
+}
+
+/* The program dropped the sender. What the kernel does not take now is lost. */
 static void end_dropped(UdpBatcher *g) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
-    pace_set(g, Py_None); /* nobody would wait for it */
-    send_all_waiting(g);
+    send_last(g);
     PyErr_Restore(type, value, trace);
     g->closed = 1;
-    discard_waiting(g);
+    g->lost = discard_waiting(g);
+}
+
+/* Without the lock: a warning may run code of the program's. */
+static void report_dropped(UdpBatcher *g) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    if (check_result(PyObject_CallMethod(g->slow_path, "report_dropped", "K", g->lost)) < 0)
+        PyErr_WriteUnraisable(g->slow_path);
+    PyErr_Restore(type, value, trace);
 }
 
 void unlock(UdpBatcher *g) {
-    if (g->dropped && !g->closed)
+    const bool ends = g->dropped && !g->closed;
+    if (ends)
         end_dropped(g);
     if (g->must_not_wait)
         g->must_not_wait = 0;
     atomic_store_explicit(&g->lock_thread, 0, memory_order_relaxed);
     allow_fast_path(g);
     PyThread_release_lock(g->lock);
+    if (ends)
+        report_dropped(g);
     if (g->dropped && !g->closed && try_lock(g)) { /* meanwhile, by a thread that found the lock taken */
         set_lock_thread(g, PyThread_get_thread_ident());
         unlock(g);

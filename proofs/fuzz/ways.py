@@ -1,0 +1,85 @@
+"""How else a call is made: in another thread, in a child of fork(), or with a signal in the middle of it."""
+
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from proofs.fuzz.programs import Step
+
+if TYPE_CHECKING:
+    from proofs.fuzz.player import Player
+
+SECONDS = 10.0  #: that one call may take
+
+
+class InterruptError(KeyboardInterrupt):
+    """Out of a signal handler."""
+
+
+class Ways:
+    """Of one program's calls."""
+
+    def __init__(self, player: "Player") -> None:
+        self.player = player
+
+    def in_thread(self, call: Callable[[], object]) -> None:
+        """In a thread of its own, which ends."""
+        thread = threading.Thread(target=lambda: self.player.guarded("in a thread", call), daemon=True)
+        thread.start()
+        thread.join(SECONDS)
+        if thread.is_alive():
+            self.player.findings.append("hang: a call in another thread does not return")
+
+    def interrupted(self, call: Callable[[], object]) -> None:
+        """An exception comes out of a signal handler, at any moment of it."""
+        armed = True
+
+        def handler(number: int, frame: FrameType | None) -> None:
+            nonlocal armed
+            if armed and self.player.interruptible:
+                armed = False
+                raise InterruptError
+
+        before = signal.signal(signal.SIGALRM, handler)
+        gc.disable()  # an exception in a callback of the collector would be lost there
+        try:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, self.player.rnd.choice([0.00002, 0.0001, 0.0004, 0.002]))
+                call()
+            finally:
+                armed = False
+        except InterruptError:
+            self.player.effects.uncertain()
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            gc.enable()
+
+    def in_child(self, step: Step) -> None:
+        """In a child of fork(), where every object is the parent's; what is sent there must not arrive."""
+        sys.stdout.flush()
+        if (pid := os.fork()) == 0:
+            code = 1
+            try:
+                self.player.findings.clear()
+                self.player.forked = True
+                signal.alarm(int(SECONDS))
+                for face, some in self.player.objects.items():
+                    for one in some if face in ("Scheduler", "Ring", "UdpSender", "TcpSender") else ():
+                        self.player.close(face, one)
+                if not step.do.endswith("()"):  # a new one may be made, and used
+                    self.player.play_step(step)
+                self.player.objects.clear()
+                gc.collect()
+                code = 3 if self.player.findings else 0
+                print(*self.player.findings, sep="\n", file=sys.stderr, flush=True)
+            finally:
+                os._exit(code)
+        _, status = os.waitpid(pid, 0)
+        if status:
+            self.player.findings.append(f"fork: the child ended with status {status:#x}; see what it wrote")
