@@ -1,9 +1,9 @@
 """`make tsan`: tests of threads with both modules under ThreadSanitizer.
 
 CPython is not instrumented, but its GIL is a pthread mutex and condition, which ThreadSanitizer replaces: it
-sees who passes the GIL to whom, and reports what our code does without it. For CPython without the GIL name
-one that was configured with --disable-gil --with-thread-sanitizer: its own locks are atomics, which only an
-instrumented one shows.
+sees in which order threads hold the GIL, and reports what our code does without it. For CPython without the
+GIL name one that was configured with --disable-gil --with-thread-sanitizer: its own locks are atomics, which
+only an instrumented one shows.
 """
 
 import click

@@ -143,6 +143,17 @@ def in_thread(call: Callable[[], T], name: str | None = None) -> T:
     return outcome.result()
 
 
+@contextmanager
+def soon(call: Callable[[], object]) -> Iterator[None]:
+    """Another thread calls it, while the block waits."""
+    later = threading.Timer(0.01, call)
+    later.start()
+    try:
+        yield
+    finally:
+        later.join()
+
+
 def fork() -> int:
     """os.fork(), of which CPython warns while there is another thread: a timer, or one that is ending."""
     with warnings.catch_warnings():

@@ -57,6 +57,18 @@ def failing(*calls: str, errors: st.SearchStrategy[int] = ERRORS) -> st.SearchSt
     return st.tuples(st.just("fail"), st.sampled_from(calls), errors, st.integers(0, 3), FEW)
 
 
+def lists_of_steps(
+    names: list[str],
+    calls: dict[str, st.SearchStrategy[Step]],
+    faults: st.SearchStrategy[Step],
+    least: int,
+    most: int,
+) -> st.SearchStrategy[list[Step]]:
+    """Programs of calls and faults. `names` weighs them: a name that is not among the calls is a fault."""
+    step = st.sampled_from(names).flatmap(lambda name: calls.get(name, faults))
+    return st.lists(step, min_size=least, max_size=most)
+
+
 #: what a kernel may do to each engine
 FAULTS: dict[str, st.SearchStrategy[Step]] = {
     "io_uring": st.one_of(
@@ -116,8 +128,7 @@ NAMES = [
 
 def programs(engine: str) -> st.SearchStrategy[list[Step]]:
     """Steps of a SchedulePlayer."""
-    step = st.sampled_from(NAMES).flatmap(lambda name: CALLS[name] if name in CALLS else FAULTS[engine])
-    return st.lists(step, min_size=20, max_size=60)
+    return lists_of_steps(NAMES, CALLS, FAULTS[engine], 20, 60)
 
 
 class SchedulePlayer:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hypothesis import strategies as st
-from schedules import ERRORS, FEW, Step, failing, was_injected
+from schedules import ERRORS, FEW, Step, failing, lists_of_steps, was_injected
 from seam import Plan, Seam
 
 from uringzc import SendError, UdpSender
@@ -73,8 +73,7 @@ NAMES = [
 
 def programs(engine: str) -> st.SearchStrategy[list[Step]]:
     """Steps of a UdpPlayer."""
-    step = st.sampled_from(NAMES).flatmap(lambda name: CALLS[name] if name in CALLS else FAULTS[engine])
-    return st.lists(step, min_size=8, max_size=30)
+    return lists_of_steps(NAMES, CALLS, FAULTS[engine], 8, 30)
 
 
 class UdpPlayer:

@@ -2,8 +2,7 @@
 
 import errno
 import socket
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from broken_networks import connected, scheduled
 from cells import Cell
 from held_memory import ring_fds
 from marks import only_io_uring, zero_copy_engines
+from processes import soon
 from raising import raises_errno
 from traffic import receive_exactly, received, stopped, tcp_connection
 from watched_faces import Requests
@@ -23,17 +23,6 @@ from uringzc.engines import io_uring as uring
 COUNT = 100
 #: datagrams of different sizes, which make no trains
 DATAGRAMS = [b"x" * (100 + number) for number in range(COUNT)]
-
-
-@contextmanager
-def soon(call: Callable[[], object]) -> Iterator[None]:
-    """Another thread calls it, while the block waits."""
-    later = threading.Timer(0.01, call)
-    later.start()
-    try:
-        yield
-    finally:
-        later.join()
 
 
 # -- CQ overflow

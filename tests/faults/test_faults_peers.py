@@ -257,7 +257,7 @@ def test_a_tcp_sender_whose_peer_resets(cell: Cell, zero_copy: str) -> None:
 
 @pytest.mark.cell("receiver stopped", "Scheduler")
 def test_a_scheduler_and_a_receiver_that_does_not_read(cell: Cell) -> None:
-    """Its kernel discards datagrams that it has no room for, and nobody is told."""
+    """Its kernel discards datagrams that it has no room for, and reports no error."""
     tx, rx = cell.udp()
     rx.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the least there is
     with uringzc.Scheduler() as s:

@@ -4,7 +4,6 @@ import errno
 import mmap
 import os
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,7 +11,7 @@ import pytest
 from broken_networks import connected, scheduled, udp_sender
 from cells import Cell
 from marks import all_engines, queued_engines, zero_copy_engines
-from processes import in_thread
+from processes import in_thread, soon
 from traffic import receive_exactly, received, stopped, tcp_connection
 
 import uringzc
@@ -22,17 +21,6 @@ from uringzc.engines import lifetime
 DATAGRAM = bytes(range(250)) * 4
 STREAM = bytes(range(256)) * 4096
 NOT_CLOSED = pytest.mark.filterwarnings("ignore:.* was not closed:ResourceWarning")
-
-
-@contextmanager
-def soon(call: Callable[[], object]) -> Iterator[None]:
-    """Another thread calls it, while the block waits."""
-    later = threading.Timer(0.01, call)
-    later.start()
-    try:
-        yield
-    finally:
-        later.join()
 
 
 # -- the socket is closed by another thread
