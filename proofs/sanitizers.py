@@ -57,7 +57,8 @@ class Outcome:
     def __str__(self) -> str:
         minutes, seconds = divmod(round(self.seconds), 60)
         counts = f"{self.passed:,} tests passed, {self.skipped:,} skipped, {self.failed:,} failed"
-        return f"{counts} in {minutes}:{seconds:02}"
+        ended = f"; pytest ended with {self.status}" if self.status and not self.failed else ""
+        return f"{counts} in {minutes}:{seconds:02}{ended}"
 
 
 def compile_controls(name: str) -> Path:
