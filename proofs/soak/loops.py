@@ -46,6 +46,9 @@ class LoopUser(User):
         to = self.receivers.addresses[self.remote]
         self.tx: Any = uringzc.aio.UdpSender(to, sock=self.own, on_error=self._failed)
         await self.tx.__aenter__()
+        if self.lasting:  # else these are made when it first has to wait: in any minute, or never
+            self.tx._sender.fileno()
+            self.transport._open().fileno()
 
     def _failed(self, error: uringzc.SendError) -> None:
         if error.index >= 0:

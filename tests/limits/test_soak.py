@@ -1,6 +1,7 @@
 """The soak test, for a second; its accounts, and the controls: what it would find."""
 
 import dataclasses
+import os
 import random
 
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("rich")
 from proofs.soak import measures
 from proofs.soak.__main__ import Leak
 from proofs.soak.ledger import MIN_SIZE, Ledger, datagram, recognise
+from proofs.soak.loops import LoopUser
 from proofs.soak.measures import Sample
 from proofs.soak.program import engines_here, program
 from uringzc import testing
@@ -29,6 +31,19 @@ def test_a_short_soak_holds() -> None:
         assert (dict(ledger.wrong), ledger.excused, ledger.lost) == ({}, 0, 0), ledger.examples
         assert ledger.arrived == ledger.datagrams
         assert running.world.operations > 0
+
+
+@testing.requires("net_admin")
+def test_a_user_that_lasts_has_its_descriptors_before_it_waits() -> None:
+    """Else the minute in which it does so for the first time looks like one with a leak."""
+    with program("waits", ["copy"], faulty=False) as running:
+        user = next(user for user in running.lasting if isinstance(user, LoopUser))
+        before = len(os.listdir("/proc/self/fd"))
+        user.tx._waiting._watch()
+        user.transport._block()
+        assert len(os.listdir("/proc/self/fd")) == before
+        user.tx._waiting._unwatch()
+        user.transport._unblock()
 
 
 @testing.requires("net_admin")
