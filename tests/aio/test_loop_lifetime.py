@@ -2,18 +2,21 @@
 
 import asyncio
 import gc
+import os
 import socket
 import threading
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import pytest
 from event_loops import LOCAL, Endpoints, arrived, descriptors, read, settle, turns
-from processes import run_program
+from processes import fork, run_program
 from recorder import Recorder
+
+from uringzc import ClosedError
 
 pytestmark = pytest.mark.engines()
 
@@ -255,6 +258,30 @@ def test_a_child_of_a_running_loop(endpoints: Endpoints, peer: socket.socket, ch
     run_program(PROGRAM + FORK % (child, child), peer.getsockname()[1], program_kind(endpoints))
     expected = [b"child"] if child == "a loop of its own" else []
     assert sorted(arrived(peer)) == sorted([*expected, b"gathered", b"parent"])
+
+
+@pytest.mark.parametrize("gathered", [0, 1, 3])  # the first datagram of a transport leaves without a sender
+async def test_a_transport_sends_nothing_in_the_child_of_a_fork(
+    endpoints: Endpoints, peer: socket.socket, gathered: int
+) -> None:
+    if not endpoints.ours:
+        pytest.skip("a stock transport sends there too")
+    transport, _ = await endpoints.open(remote_addr=peer.getsockname())
+    for _ in range(gathered):
+        transport.sendto(b"gathered")
+    if not (pid := fork()):
+        code = 1
+        with suppress(BaseException):
+            for send in (transport.sendto, lambda data: transport.sendto_many([data, data])):
+                with pytest.raises(ClosedError, match="belongs to the parent"):
+                    send(b"child")
+            transport.flush()
+            transport.close()
+            code = len(endpoints.problems)
+        os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    transport.sendto(b"parent")
+    assert await read(peer, gathered + 1) == [b"gathered"] * gathered + [b"parent"]
 
 
 def test_a_program_in_development_mode_has_nothing_to_complain(

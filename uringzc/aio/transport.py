@@ -26,6 +26,8 @@ from uringzc.aio.flow_control import FlowControl
 from uringzc.aio.receiving import Receiving
 from uringzc.aio.shared import Shared
 from uringzc.aio.turns import end_of_turn
+from uringzc.engines import lifetime
+from uringzc.errors import ClosedError
 from uringzc.senders.stats import UdpStats
 from uringzc.senders.udp import UdpSender
 
@@ -45,7 +47,8 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
     as SendError, which is also what ``socket.sendto`` would have raised; a protocol that has
     ``datagrams_received(list, addr)`` gets that instead of ``datagram_received(data, addr)``.
 
-    Belongs to the loop's thread: ``sendto`` in another raises WrongThreadError.
+    Belongs to the loop's thread: ``sendto`` in another raises WrongThreadError. After fork: ClosedError in
+    the child; what waits leaves once, from the parent.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         extra = {"socket": TransportSocket(sock), "sockname": sock.getsockname(), "peername": self._peer}
         super().__init__(extra)
         self._shared = Shared.of(loop)
+        self._forks = lifetime.forks
         self._sender: UdpSender | None = None  # made for the second datagram
         self._sent_one = False
         self._flow = FlowControl(loop, self)
@@ -133,6 +137,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
     def _open(self) -> UdpSender:
         """The sender, made when it is needed."""
         if self._sender is None:
+            self._check_process()
             self._sender = UdpSender(
                 self._remote if self._peer is None else None,
                 sock=self._sock,
@@ -146,8 +151,19 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
             self._writer.open(self._sender._native, self._is_connected())
         return self._sender
 
+    def _is_parents(self) -> bool:
+        """Whether this process is the child of a fork, in whose parent the transport was made."""
+        return self._forks != lifetime.forks
+
+    def _check_process(self) -> None:
+        if self._is_parents():
+            raise ClosedError(
+                "this transport belongs to the parent of this process, which forked: make an event loop here"
+            )
+
     def _send(self, data: Any, addr: Any, error: BaseException | None) -> None:
         """What is not the usual case of sendto(). `error`: with which the sender has refused it."""
+        self._check_process()
         self._shared.check_thread()
         if error is None:
             if not isinstance(data, (bytes, bytearray, memoryview)):
@@ -217,6 +233,8 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         return self._writer.flush()
 
     def _flush_failed(self, error: BaseException) -> None:
+        if self._is_parents():
+            return
         if isinstance(error, BlockingIOError):
             self._block()
             self._flow.pause_if_above()

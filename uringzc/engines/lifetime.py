@@ -59,6 +59,7 @@ _parked: list[Engine] = []  # C has a reference to it
 _orphaned: list[Engine] = []  # parked when their owner thread ended: no other thread can poll them
 _local = threading.local()
 _ending: set[int] = set()  # threads that are ending
+forks = 0  #: between the first process and this one
 
 
 def track(engine: Engine) -> None:
@@ -254,6 +255,8 @@ def _at_exit() -> None:
 
 
 def _after_fork() -> None:
+    global forks
+    forks += 1
     for engine in {*_living, *_parked, *_orphaned}:
         abandon(engine)
     _living.clear()
