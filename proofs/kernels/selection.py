@@ -33,7 +33,6 @@ TESTS = {
     "MSG_ZEROCOPY": ["tests/engines/test_msg_zerocopy.py"],
     "frames": [
         "tests/engines/test_af_xdp.py",
-        "tests/frames/test_frames_headers.py",
         "tests/senders/test_udp_frames.py",
     ],
 }
