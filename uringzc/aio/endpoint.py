@@ -106,16 +106,17 @@ async def _make(
 ) -> Endpoint:
     if sock is None:
         own, remote = await _open(loop, options)
-        try:
-            protocol = protocol_factory()
-        except BaseException:
-            own.close()
-            raise
     else:
         sock.setblocking(False)
-        own, remote, protocol = sock, None, protocol_factory()
+        own, remote = sock, None
     ready = loop.create_future()
-    transport = DatagramTransport(loop, own, protocol, remote, ready)
+    try:
+        protocol = protocol_factory()
+        transport = DatagramTransport(loop, own, protocol, remote, ready)
+    except BaseException:
+        if sock is None:
+            own.close()
+        raise
     try:
         await ready
     except BaseException:

@@ -75,11 +75,11 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         self._queue: deque[tuple[bytes, Any]] = deque()  # what the sender has refused
         self._queued_bytes = 0
         self._closing = False
-        self._ended = False
         self._after_end = 0  # calls of sendto()
         self._writer = DatagramWriter(self._send, self._flush_failed)
         vars(self)["sendto"] = self._writer.sendto  # not a method, which would be a call more
         self._receiving = Receiving(loop, sock, protocol, self._reap)
+        self._ended = False  # from here on it owns the socket
         self._shared.add(self)
         loop.call_soon(self._begin, ready)
 
