@@ -253,7 +253,7 @@ FREE(PyMem_Free)
 static void *seam_mmap(void *a, size_t b, int c, int d, int e, off_t f) {
     const int error = refusal(N_mmap, NONE);
     void *mapped = error ? UNMAPPED(error) : real.mmap(a, b, c, d, e, f);
-    allocated += mapped != MAP_FAILED;
+    allocated += mapped != MAP_FAILED && !(d & (MAP_FIXED | MAP_FIXED_NOREPLACE));
     return mapped;
 }
 

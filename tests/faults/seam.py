@@ -38,7 +38,7 @@ GROUPS = {
         *("io_uring_queue_init", "io_uring_queue_init_params"),
     ),
     "allocation": (
-        *("malloc", "calloc", "realloc", "PyMem_Malloc", "PyMem_Calloc", "PyMem_Realloc"),
+        *("malloc", "calloc", "realloc", "mmap", "PyMem_Malloc", "PyMem_Calloc", "PyMem_Realloc"),
         *("PyThread_allocate_lock", "PyType_GenericAlloc", "PyBytes_FromStringAndSize"),
         *("PyByteArray_FromStringAndSize", "PyByteArray_Resize", "PyList_New", "PyList_Append"),
         *("PyTuple_New", "PyTuple_GetSlice", "PyDict_New", "PyDict_SetItem", "PySequence_List"),

@@ -1,21 +1,14 @@
-"""Each allocation of an operation fails once: the call says so, nothing is lost or leaked, the next works.
-
-The operation runs again and again, with the first, the second, ... allocation of the two modules failing,
-until it makes no more of them.
-"""
+"""Each allocation of an operation fails once: the call says so, nothing is lost or leaked, the next works."""
 
 import errno
-import gc
-import os
 import socket
 from collections.abc import Callable
-from itertools import count
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from allocations import Failing, each_allocation
 from cells import Cell
 from conftest import Pair
-from schedules import was_injected
 from seam import Seam
 from traffic import receive_exactly
 
@@ -24,61 +17,6 @@ from uringzc.engines import lifetime
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
-
-T = TypeVar("T")
-
-
-def descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.fixture(autouse=True)
-def slots_are_freed(cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fixtures would keep those of each engine."""
-    monkeypatch.setattr(lifetime, "track", lifetime._living.add)
-
-
-class Failing:
-    """Has one allocation fail, and calls again what said so."""
-
-    def __init__(self, seam: Seam) -> None:
-        self.seam = seam
-        self.said = 0  # by exceptions
-
-    def __call__(self, call: Callable[[], T]) -> T | None:
-        """The result; None: it failed for want of memory."""
-        try:
-            return call()
-        except (MemoryError, OSError) as error:
-            if not was_injected(error, {errno.ENOMEM}):
-                raise
-            self.said += 1
-            return None
-
-    def until(self, call: Callable[[], T]) -> T:
-        while (result := self(call)) is None:
-            assert self.said == 1, "the next call fails too"
-        return result
-
-
-def each_allocation(seam: Seam, operation: Callable[[Failing], None], at_least: int) -> None:
-    """With one more allocation that succeeds each time. `at_least`: so many say so by an exception."""
-    said = 0
-    operation(Failing(seam))  # what is allocated once in the process
-    for after in count():
-        gc.collect()
-        before = seam.allocated, descriptors()
-        failing = Failing(seam)
-        with seam.fail("allocation", errno.ENOMEM, after=after) as plan:
-            operation(failing)
-        gc.collect()
-        assert (seam.allocated, descriptors()) == before, f"leaked after allocation {after}"
-        assert failing.said <= plan.injected
-        said += failing.said
-        if not plan.injected:
-            break
-    assert said >= at_least
-    assert after > at_least
 
 
 def next_datagram_works(pair: Pair, cell: Cell) -> None:
