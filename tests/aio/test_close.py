@@ -5,7 +5,7 @@ import socket
 from typing import Any
 
 import pytest
-from event_loops import Endpoints, arrived, read, settle, turns
+from event_loops import Endpoints, arrived, descriptors, read, settle, turns
 from recorder import Recorder
 
 pytestmark = pytest.mark.engines()
@@ -68,6 +68,26 @@ async def test_the_socket_is_open_in_connection_lost_and_closed_behind_it(endpoi
     await turns(2)
     assert seen[0] > 0
     assert transport.get_extra_info("socket").fileno() == -1
+
+
+@pytest.mark.parametrize("end", ["close", "abort"])
+async def test_a_transport_whose_socket_was_closed_under_it_ends(
+    endpoints: Endpoints, peer: socket.socket, end: str
+) -> None:
+    """What waits is lost. Nothing of the transport is left: on a stock loop it has the only engine."""
+    before = descriptors()
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setblocking(False)
+    sock.connect(peer.getsockname())
+    transport, protocol = await endpoints.open(sock=sock)
+    for _ in range(3):  # the first one leaves at once, and the others have a sender
+        transport.sendto(b"x")
+    sock.close()
+    getattr(transport, end)()
+    await protocol.called("lost")
+    await turns(2)
+    if endpoints.kind.function:
+        assert descriptors() == before
 
 
 async def test_the_port_is_free_behind_connection_lost(endpoints: Endpoints) -> None:

@@ -17,7 +17,7 @@ import warnings
 from asyncio.trsock import TransportSocket
 from collections import deque
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -378,8 +378,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
     def end(self) -> None:
         """The loop is being closed: sends what waits, as far as the kernel takes it at once."""
         self._start_closing()  # what is sent from here on is dropped
-        if self._sender is not None:
-            self._sender.close(timeout=0)
+        self._end_sender()
 
     def _start_closing(self) -> None:
         self._closing = True
@@ -412,13 +411,17 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         if self._ended:
             return
         self._ended = True
-        try:
+        with ExitStack() as stack:  # calls the last first, and all of them, whatever they raise
+            stack.callback(self._shared.remove, self)
+            stack.callback(self._sock.close)
+            stack.callback(self._end_sender)
             self._receiving.protocol.connection_lost(error if isinstance(error, Exception) else None)
-        finally:
-            if self._sender is not None:
+
+    def _end_sender(self) -> None:
+        """What still waits is lost: where the socket was closed under the transport, for example."""
+        if self._sender is not None:
+            with suppress(OSError):
                 self._sender.close(timeout=0)
-            self._sock.close()
-            self._shared.remove(self)
 
 
 def _peer_of(sock: socket.socket) -> Any:
