@@ -367,9 +367,9 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         if self._closing:
             return
         self.flush()
-        self._start_closing()
         if not self._blocked:
-            self._loop.call_soon(self._lose, None)
+            self._loop.call_soon(self._lose, None)  # first: an interrupt from here on does not keep it open
+        self._start_closing()
 
     def abort(self) -> None:
         """As ``close``, but what the kernel does not take at once is dropped."""
@@ -399,17 +399,19 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
     def _force_close(self, error: BaseException | None) -> None:
         if self._ended:
             return
+        self._loop.call_soon(self._lose, error)  # first, as in close()
         self._start_closing()
         self._queue.clear()
         self._queued_bytes = 0
         self._unblock()
         self._flow.resume()
-        self._loop.call_soon(self._lose, error)
 
     def _lose(self, error: BaseException | None) -> None:
         """The last thing: tells the protocol, and closes the socket."""
         if self._ended:
             return
+        self._start_closing()
+        self._unblock()
         self._ended = True
         with ExitStack() as stack:  # calls the last first, and all of them, whatever they raise
             stack.callback(self._shared.remove, self)
