@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc._send import DatagramWriter
 from uringzc.aio.flow_control import FlowControl
+from uringzc.aio.loops import watch_descriptor
 from uringzc.aio.receiving import Receiving
 from uringzc.aio.shared import Shared
 from uringzc.aio.turns import end_of_turn
@@ -253,7 +254,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         self._writer.enabled = False
         if self._descriptor < 0:
             self._descriptor = self._open().fileno()
-        self._loop.add_reader(self._descriptor, self._on_room)
+        watch_descriptor(self._loop, self._descriptor, self._on_room)
 
     def _on_room(self) -> None:
         """The sender's descriptor is readable: tries again."""
