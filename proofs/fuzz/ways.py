@@ -1,10 +1,12 @@
 """How else a call is made: in another thread, in a child of fork(), or with a signal in the middle of it."""
 
+import contextlib
 import gc
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -63,6 +65,7 @@ class Ways:
     def in_child(self, step: Step) -> None:
         """In a child of fork(), where every object is the parent's; what is sent there must not arrive."""
         sys.stdout.flush()
+        _await_ending_threads()
         if (pid := os.fork()) == 0:
             code = 1
             try:
@@ -83,3 +86,22 @@ class Ways:
         _, status = os.waitpid(pid, 0)
         if status:
             self.player.findings.append(f"fork: the child ended with status {status:#x}; see what it wrote")
+
+
+def _await_ending_threads() -> None:
+    """Until none is left. What such a thread frees, it frees without the GIL.
+
+    gcc's AddressSanitizer leaves the lock of its allocator as it is at fork(): if another thread has it then,
+    the child waits for it without end.
+    """
+    deadline = time.monotonic() + SECONDS
+    while any(map(_is_ending, os.listdir("/proc/self/task"))) and time.monotonic() < deadline:
+        time.sleep(0.0005)
+
+
+def _is_ending(thread: str) -> bool:
+    """Whether Python does not know it any more. The kernel's own, which execute requests, are none."""
+    known = [one.native_id for one in threading.enumerate() if not isinstance(one, threading._DummyThread)]
+    with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as name:
+        return int(thread) not in known and not name.read().startswith("iou-")
+    return False

@@ -90,6 +90,24 @@ async def test_a_transport_whose_socket_was_closed_under_it_ends(
         assert descriptors() == before
 
 
+@pytest.mark.parametrize("call", ["close", "abort"])
+async def test_a_transport_ends_if_its_close_is_interrupted(
+    endpoints: Endpoints, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    if not endpoints.ours:
+        pytest.skip("a stock transport may stay open then")
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    transport, protocol = await endpoints.open()
+    with monkeypatch.context() as patch:
+        patch.setattr(transport._receiving, "close", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            getattr(transport, call)()
+    assert await protocol.called("lost") == [None]
+
+
 async def test_the_port_is_free_behind_connection_lost(endpoints: Endpoints) -> None:
     transport, protocol = await endpoints.open()
     name = transport.get_extra_info("sockname")

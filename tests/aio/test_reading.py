@@ -2,13 +2,16 @@
 
 import asyncio
 import itertools
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from event_loops import Endpoints, settle
+from event_loops import LOCAL, Endpoints, settle
 from recorder import Recorder
+
+from uringzc.aio.loops import running_loop
 
 pytestmark = pytest.mark.engines()
 
@@ -51,6 +54,49 @@ async def test_a_connected_transport_receives_of_its_peer_alone(
     make_peer().sendto(b"from another", transport.get_extra_info("sockname"))
     peer.sendto(b"from the peer", transport.get_extra_info("sockname"))
     assert await protocol.called("datagram") == [(b"from the peer", peer.getsockname())]
+
+
+@pytest.fixture
+def number_of_a_closed_socket(endpoints: Endpoints) -> Callable[[], int]:
+    """Makes a socket that the running loop watches, closes it, and returns the number of its descriptor."""
+    if not endpoints.ours:
+        pytest.skip("a stock transport receives nothing then")
+
+    def make() -> int:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        asyncio.get_running_loop().add_reader(sock.fileno(), int)
+        number = sock.fileno()
+        sock.close()
+        return number
+
+    return make
+
+
+async def test_a_socket_has_the_number_of_one_that_was_closed_while_it_was_watched(
+    endpoints: Endpoints, peer: socket.socket, number_of_a_closed_socket: Callable[[], int]
+) -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.bind(LOCAL)
+    sock.setblocking(False)
+    number = number_of_a_closed_socket()
+    os.dup2(sock.fileno(), number)
+    sock.close()
+    transport, protocol = await endpoints.open(sock=socket.socket(fileno=number))
+    peer.sendto(b"x", transport.get_extra_info("sockname"))
+    assert await protocol.called("datagram") == [(b"x", peer.getsockname())]
+
+
+async def test_a_descriptor_of_a_sender_has_such_a_number(
+    number_of_a_closed_socket: Callable[[], int],
+) -> None:
+    event, readable = os.eventfd(1), asyncio.Event()
+    number = number_of_a_closed_socket()
+    os.dup2(event, number)
+    stop = running_loop().watch(number, readable.set, None)
+    await readable.wait()
+    stop()
+    os.close(number)
+    os.close(event)
 
 
 async def test_pause_reading_and_resume_reading(endpoints: Endpoints, peer: socket.socket) -> None:

@@ -77,7 +77,7 @@ class AsyncioLoop:
             if not self._loop.is_closed():
                 self._loop.remove_reader(fd)
 
-        self._loop.add_reader(fd, ready)
+        watch_descriptor(self._loop, fd, ready)
         if every is not None:
             timer = self._loop.call_later(every, again)
         return stop
@@ -137,6 +137,16 @@ class TrioLoop:
 
 def _trio() -> Any:
     return sys.modules["trio"]
+
+
+def watch_descriptor(loop: asyncio.AbstractEventLoop, fd: Any, ready: Callable[[], object]) -> None:
+    """``loop.add_reader``, of a descriptor that nobody else watches.
+
+    Where a program has closed a socket under its transport, the loop keeps the number: ``add_reader`` would
+    take a new descriptor with that number for the old one, and the kernel would not watch it.
+    """
+    loop.remove_reader(fd)
+    loop.add_reader(fd, ready)
 
 
 def running_loop() -> Loop:

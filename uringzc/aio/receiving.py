@@ -16,6 +16,7 @@ from typing import Any
 
 from uringzc._send import DatagramReceiver
 from uringzc.address import Address
+from uringzc.aio.loops import watch_descriptor
 
 UDP_GRO = 104  # of <linux/udp.h>
 TURN = 0.001  #: seconds of delivery, then other callbacks of the loop run
@@ -71,7 +72,7 @@ class Receiving:
         if not self._started and not self._closed:
             self._started = True
             if not self._paused:
-                self._loop.add_reader(self._watched, self._read)
+                watch_descriptor(self._loop, self._watched, self._read)
 
     def is_reading(self) -> bool:
         """Whether datagrams are delivered, if there are any."""
@@ -88,7 +89,7 @@ class Receiving:
         if self._paused and not self._closed:
             self._paused = False
             if self._started:
-                self._loop.add_reader(self._watched, self._read)
+                watch_descriptor(self._loop, self._watched, self._read)
             self._deliver_soon()
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from uringzc._send import DatagramWriter
 from uringzc.aio.flow_control import FlowControl
+from uringzc.aio.loops import watch_descriptor
 from uringzc.aio.receiving import Receiving
 from uringzc.aio.shared import Shared
 from uringzc.aio.turns import end_of_turn
@@ -253,7 +254,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         self._writer.enabled = False
         if self._descriptor < 0:
             self._descriptor = self._open().fileno()
-        self._loop.add_reader(self._descriptor, self._on_room)
+        watch_descriptor(self._loop, self._descriptor, self._on_room)
 
     def _on_room(self) -> None:
         """The sender's descriptor is readable: tries again."""
@@ -367,9 +368,9 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         if self._closing:
             return
         self.flush()
-        self._start_closing()
         if not self._blocked:
-            self._loop.call_soon(self._lose, None)
+            self._loop.call_soon(self._lose, None)  # first: an interrupt from here on does not keep it open
+        self._start_closing()
 
     def abort(self) -> None:
         """As ``close``, but what the kernel does not take at once is dropped."""
@@ -399,17 +400,19 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
     def _force_close(self, error: BaseException | None) -> None:
         if self._ended:
             return
+        self._loop.call_soon(self._lose, error)  # first, as in close()
         self._start_closing()
         self._queue.clear()
         self._queued_bytes = 0
         self._unblock()
         self._flow.resume()
-        self._loop.call_soon(self._lose, error)
 
     def _lose(self, error: BaseException | None) -> None:
         """The last thing: tells the protocol, and closes the socket."""
         if self._ended:
             return
+        self._start_closing()
+        self._unblock()
         self._ended = True
         with ExitStack() as stack:  # calls the last first, and all of them, whatever they raise
             stack.callback(self._shared.remove, self)
