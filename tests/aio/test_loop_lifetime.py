@@ -35,12 +35,19 @@ def unclosed() -> Iterator[list[str]]:
         gc.collect()
 
 
-def test_a_transport_that_was_not_closed_warns_and_closes_its_socket(endpoints: Endpoints) -> None:
+@pytest.mark.parametrize("datagrams", [0, 3])
+def test_a_transport_that_was_not_closed_warns_and_closes_its_socket(
+    datagrams: int, endpoints: Endpoints, peer: socket.socket
+) -> None:
+    """What it sends with goes too, and is not kept by what its loop's transports share."""
     before = descriptors()
     loop = endpoints.new_loop()
 
     async def main() -> None:
-        await endpoints.kind.create(Recorder, local_addr=LOCAL)
+        transport, _ = await endpoints.kind.create(Recorder, local_addr=LOCAL)
+        for _ in range(datagrams):
+            transport.sendto(b"sent", peer.getsockname())
+        await turns(1)
 
     with unclosed() as found:
         loop.run_until_complete(main())

@@ -18,7 +18,6 @@ from asyncio.trsock import TransportSocket
 from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from uringzc._send import DatagramWriter
@@ -26,7 +25,7 @@ from uringzc.aio.flow_control import FlowControl
 from uringzc.aio.loops import watch_descriptor
 from uringzc.aio.receiving import Receiving
 from uringzc.aio.shared import Shared
-from uringzc.aio.turns import end_of_turn
+from uringzc.aio.turns import end_of_turn, weakly
 from uringzc.engines import lifetime
 from uringzc.errors import ClosedError
 from uringzc.senders.stats import UdpStats
@@ -68,6 +67,7 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         super().__init__(extra)
         self._shared = Shared.of(loop)
         self._forks = lifetime.forks
+        self._at_end_of_turn = end_of_turn(loop)
         self._sender: UdpSender | None = None  # made for the second datagram
         self._sent_one = False
         self._flow = FlowControl(loop, self)
@@ -146,8 +146,8 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
                 max_delay=None,
                 sndbuf=None,
                 scheduler=self._shared.scheduler(),
-                on_error=self._on_error,
-                on_waiting=partial(end_of_turn(self._loop), self._writer.flush),
+                on_error=weakly(self._on_error),
+                on_waiting=weakly(self._flush_soon),
             )
             self._writer.open(self._sender._native, self._is_connected())
         return self._sender
@@ -232,6 +232,9 @@ class DatagramTransport(asyncio.DatagramTransport, asyncio.Transport):  # as asy
         Returns whether callbacks of the loop may have been scheduled.
         """
         return self._writer.flush()
+
+    def _flush_soon(self) -> None:
+        self._at_end_of_turn(self._writer.flush)
 
     def _flush_failed(self, error: BaseException) -> None:
         if self._is_parents():

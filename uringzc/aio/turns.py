@@ -3,6 +3,8 @@
 import selectors
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from typing import Any
+from weakref import WeakMethod
 
 #: what is called; returns whether it may have scheduled callbacks of the loop
 Function = Callable[[], object]
@@ -39,3 +41,14 @@ def end_of_turn(loop: AbstractEventLoop) -> Callable[[Function], object]:
     """
     schedule: Callable[[Function], object] = getattr(loop, "at_end_of_turn", loop.call_soon)
     return schedule
+
+
+def weakly(method: Callable[..., object]) -> Callable[..., object]:
+    """Calls a method of what may be gone: a plain sender does not keep what refers to it, or to its loop."""
+    reference = WeakMethod(method)
+
+    def call(*args: Any) -> object:
+        found = reference()
+        return None if found is None else found(*args)
+
+    return call

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any
-from weakref import WeakMethod
 
 from uringzc import address
 from uringzc.address import Address
@@ -21,6 +20,7 @@ from uringzc.aio.lease import Lease
 from uringzc.aio.loops import Loop
 from uringzc.aio.many import send_all
 from uringzc.aio.sender import AwaitableSender
+from uringzc.aio.turns import weakly
 from uringzc.aio.waiting import Waiting
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.memory import Region
@@ -70,7 +70,7 @@ class UdpSender(AwaitableSender):
             family = family or (address.family_of(remote) if remote else 0)
             options["bind"] = await _resolve(loop, options["bind"], family)
         sender = udp.UdpSender(
-            remote, blocking=False, max_delay=None, on_waiting=_weakly(waiting.flush_soon), **options
+            remote, blocking=False, max_delay=None, on_waiting=weakly(waiting.flush_soon), **options
         )
         sender._slow_path.pack = partial(address.pack, int(sender.sock.family), names=False)
         waiting.hopeless = partial(_only_leases, sender)
@@ -206,17 +206,6 @@ class UdpSender(AwaitableSender):
     def stats(self) -> UdpStats:
         """A snapshot of what it has done."""
         return self._sender.stats
-
-
-def _weakly(method: Callable[[], None]) -> Callable[[], None]:
-    """Calls a method of what may be gone: the plain sender does not keep what refers to it."""
-    reference = WeakMethod(method)
-
-    def call() -> None:
-        if (found := reference()) is not None:
-            found()
-
-    return call
 
 
 def _only_leases(sender: udp.UdpSender) -> bool:
