@@ -278,11 +278,11 @@ class Effects:
             self.kept[number] = given.get("completions", "all")
 
     def dropped(self, one: Any) -> None:
-        """By the program, without close(). A UdpSender has said what it has lost, or warns when it ends."""
-        if isinstance(one, uringzc.UdpSender):
-            self.player.ledger.of(self.number(one)).lost += one._slow_path.lost
-        else:
-            self.unknown(one)
+        """By the program, without close(). A sender has reported what it has lost, or warns when it ends."""
+        sender = one if isinstance(one, uringzc.UdpSender) else getattr(one, "_sender", None)
+        if isinstance(sender, uringzc.UdpSender):
+            warned = 0 if sender.closed else sum(error.index >= 0 for error in sender._slow_path.errors)
+            self.player.ledger.of(self.number(one)).lost += sender._slow_path.lost - warned
 
     def unknown(self, one: Any) -> None:
         """Nothing says any more what was lost."""

@@ -32,7 +32,7 @@ from uringzc.engines import lifetime
 
 #: what the library may raise, besides what BY_METHOD adds
 ALLOWED = (uringzc.UringzcError, OSError, ValueError, TypeError, BufferError, MemoryError, OverflowError)
-#: and what it must not, since no program does what they report
+#: and what it must not, since no program does what these report
 NEVER = (uringzc.PoisonedError, uringzc.BufferModifiedError)
 BY_METHOD: dict[str, tuple[type[BaseException], ...]] = {
     "Group.remove": (KeyError,),
@@ -125,8 +125,6 @@ class Player:
             for one in self.objects[face]:
                 if orderly or face.startswith("aio."):
                     self.close(face, one)
-                elif face != "UdpSender" and any(step.do == "world.stop" for step in self.program.steps):
-                    self.effects.unknown(one)  # what waits for a network that is stopped may be lost then
         self.effects.at_the_end()
         self.tasks.end()
 
@@ -217,8 +215,7 @@ class Player:
         some = self.objects[face]
         some.append(one)
         if len(some) > OBJECTS:
-            if face == "UdpSender":
-                self.effects.dropped(some[0])
+            self.effects.dropped(some[0])
             del some[0]
         return one
 
@@ -266,8 +263,6 @@ class Player:
             error = raised
             self.calls["calls that raised"] += 1
             self.judge(step.do, raised)
-            if isinstance(error, InterruptError) and method.name in ("close", "__exit__"):
-                self.effects.unknown(one)  # what still waited is lost
             error.__traceback__ = None
         self.effects.after(method, one, given, result, error, before)
         return result
@@ -289,7 +284,7 @@ class Player:
             self.depth -= 1
 
     def judge(self, where: str, error: BaseException | None, about: str = "") -> None:
-        """A finding, if nobody is told to expect that."""
+        """Makes a finding of an exception that the library must not raise there."""
         if error is None or isinstance(error, (PlannedError, InterruptError, asyncio.CancelledError)):
             return
         asynchronous = where.startswith(("aio.", "loop", "task"))
