@@ -18,7 +18,7 @@ from proofs.signals import interruptible
 
 KERNELS = ("5.10", "6.1", "6.12", "newest")
 #: COMMAND:PACKAGE, of Debian
-TOOLS = ("qemu-system-x86_64:qemu-system-x86", "cpio", "modprobe:kmod", "dpkg-deb:dpkg")
+TOOLS = ("qemu-system-x86_64:qemu-system-x86", "cpio", "modprobe:kmod", "dpkg-deb:dpkg", "setpriv:util-linux")
 AT_ONCE = 2
 
 

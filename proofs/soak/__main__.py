@@ -5,11 +5,11 @@ reported it, or a fault must explain it. What a notification gives back is overw
 links, neighbours, MTU and offloads that change; queues that are full or stopped; receivers that close;
 signals, forks, threads that end, senders that are dropped, network namespaces that end.
 
-Memory, descriptors, threads and pinned pages are measured once a minute, while only those users are open that
-last as long as the run. All lines are written to build/soak.jsonl. How small a leak is found, behind the first
-tenth of the run: a single descriptor, thread, pinned or locked page or parked engine, if it is lost before the
-last third. One Python object, or 110 bytes of C memory, for every 1000 operations, from three million
-operations on (half a minute); in an hour one object for every 3900, or 9 bytes for every 1000.
+Memory, descriptors, threads and pinned pages are measured once a minute, while only those users are open
+that last as long as the run. All lines are written to build/soak.jsonl. How small a leak is found, behind
+the first tenth of the run: a single descriptor, thread, pinned or locked page or parked engine, if it is lost
+before the last third. One Python object, or 110 bytes of C memory, for every 1000 operations, from three
+million operations on (half a minute); in an hour one object for every 3900, or 9 bytes for every 1000.
 """
 
 import argparse
@@ -48,7 +48,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", default=None, help="decides what is done, and which faults happen")
     parser.add_argument("--engine", action="append", help="only this engine; may be repeated")
     parser.add_argument("--write", action="store_true", help="write what it said into docs/proof.md")
-    parser.add_argument("--leak", type=int, default=0, help="lose an object every so many operations: a control")
+    parser.add_argument(
+        "--leak", type=int, default=0, help="a control: lose an object after so many operations"
+    )
     parser.add_argument(
         "--limits",
         action="store_true",
