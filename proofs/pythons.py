@@ -5,7 +5,6 @@ in `3.10 3.14t`. What the environments need is fetched by pip, into build/python
 """
 
 import shlex
-import signal
 import sys
 
 import click
@@ -15,6 +14,7 @@ from rich.table import Table
 
 from proofs import builds, page, suite
 from proofs.interpreters import FREE_THREADED, WITH_GIL, Interpreter, PreparationError, all_interpreters
+from proofs.signals import interruptible
 
 console = Console(width=None if sys.stdout.isatty() else 150)
 
@@ -26,8 +26,7 @@ console = Console(width=None if sys.stdout.isatty() else 150)
 @click.option("--write", is_flag=True, help="Put the result into docs/proof.md.")
 def main(versions: tuple[str, ...], paths: tuple[str, ...], quick: bool, write: bool) -> None:
     """Run them, and print the table."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts its jobs with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
+    interruptible()
     try:
         interpreters = chosen(versions, paths)
     except PreparationError as error:

@@ -9,7 +9,6 @@ import json
 import os
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -25,6 +24,7 @@ from rich.table import Table
 from proofs import builds, page, suite
 from proofs.distributions.system import HERE, System, mirror
 from proofs.interpreters import PreparationError
+from proofs.signals import interruptible
 
 RELEASES = {"12": "bookworm", "13": "trixie", "testing": "testing"}
 INSIDE = Path(__file__).with_name("inside.py")
@@ -54,8 +54,7 @@ class Result:
 @click.option("--write", is_flag=True, help="Put the result into docs/proof.md.")
 def main(releases: tuple[str, ...], whole: bool, url: str | None, write: bool) -> None:
     """Prepare, run, and print the table."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts its jobs with SIGINT ignored
-        signal.signal(number, signal.default_int_handler)
+    interruptible()
     if os.geteuid():
         raise click.ClickException("only root can make another system in a folder")
     subprocess.run(["scripts/system-packages", sys.executable, "debootstrap"], cwd=page.ROOT, check=True)

@@ -14,10 +14,11 @@ from proofs import page
 from proofs.kernels import image, machine, tables
 from proofs.kernels.machine import Report
 from proofs.kernels.packages import NotFoundError
+from proofs.signals import interruptible
 
 KERNELS = ("5.10", "6.1", "6.12", "newest")
 #: COMMAND:PACKAGE, of Debian
-TOOLS = ("qemu-system-x86_64:qemu-system-x86", "cpio", "modprobe:kmod", "dpkg-deb:dpkg")
+TOOLS = ("qemu-system-x86_64:qemu-system-x86", "cpio", "modprobe:kmod", "dpkg-deb:dpkg", "setpriv:util-linux")
 AT_ONCE = 2
 
 
@@ -30,6 +31,7 @@ def main(kernels: tuple[str, ...], write: bool, minutes: float) -> None:
 
     Needs to be root on Debian, a Debian mirror in /etc/apt, and 2 GiB of memory.
     """
+    interruptible()
     if write and kernels:
         raise click.UsageError("--write replaces whole tables: name no kernels")
     console = Console()
@@ -59,7 +61,7 @@ def main(kernels: tuple[str, ...], write: bool, minutes: float) -> None:
 
 
 def run_all(kernels: list[image.Kernel], root: Path, limit: float, console: Console) -> list[Report]:
-    """Two at a time, with a bar for each; Ctrl-C ends the emulators."""
+    """Two at a time, with a bar for each; an interrupt ends the emulators."""
     stop = threading.Event()
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as progress, ThreadPoolExecutor(AT_ONCE) as pool:

@@ -17,6 +17,8 @@ QEMU = (
     *("qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1G"),
     *("-nodefaults", "-nic", "none", "-display", "none", "-no-reboot"),
 )
+#: The emulator ends with this program, however that ends: after a second Ctrl-C it waits for no threads.
+WITH_US = ("setpriv", "--pdeathsig", "KILL")
 #: A panic is a reset, which ends the emulator. On a busy machine the emulated timer is late, and the kernel
 #: would take it for a broken one. What protects against other users of a processor would only be slow.
 PARAMETERS = "console=ttyS0 panic=-1 no_timer_check mitigations=off quiet"
@@ -75,7 +77,9 @@ def run(
     begin = time.monotonic()
     # in a session of its own: Ctrl-C of a terminal ends this program, which ends the emulator
     with (
-        subprocess.Popen([*QEMU, *ports, *boot], start_new_session=True, stderr=subprocess.PIPE) as qemu,
+        subprocess.Popen(
+            [*WITH_US, *QEMU, *ports, *boot], start_new_session=True, stderr=subprocess.PIPE
+        ) as qemu,
         said.open() as lines,
     ):
         try:

@@ -81,7 +81,7 @@ class Faults(threading.Thread):
                 try:
                     with fault():
                         self._ended.wait(lasts)
-                except Exception as error:  # it is told at the end
+                except Exception as error:  # printed at the end
                     self.problems.append(f"{name}: {error!r}")
                 if lossy:
                     self._lossy_until = time.monotonic() + AFTERMATH

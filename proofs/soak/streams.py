@@ -19,7 +19,7 @@ MOST = 1_000_000  # bytes of a call
 
 
 class TcpUser(User):
-    """A connection through the network with faults: they delay it, but not for ever, or end it."""
+    """A connection through the network with faults: they delay it for a while, or end it."""
 
     def open(self) -> None:
         net, chance = self.world.net, self.chance

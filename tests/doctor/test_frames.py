@@ -16,6 +16,7 @@ from processes import run_program
 
 import uringzc
 from uringzc import testing
+from uringzc.engines import af_xdp
 from uringzc.engines.choose import FRAME_ENGINES
 
 pytestmark = [pytest.mark.engines(), testing.requires("send_zc"), testing.requires("net_admin")]
@@ -231,7 +232,7 @@ def test_trains_are_found(framing: str) -> None:
         assert longest == 1
 
 
-def test_a_queue_that_is_taken_is_named(sink: testing.Sandbox) -> None:
+def test_a_queue_that_is_taken_is_named(sink: testing.Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
     if reason := uringzc.probe().engines["af_xdp"]:
         pytest.skip(str(reason))
 
@@ -247,7 +248,9 @@ def test_a_queue_that_is_taken_is_named(sink: testing.Sandbox) -> None:
                     scheduler.drain(5)
             return uringzc.probe(sink.address[0])
 
-    found = sink.run(take_all)
+    with monkeypatch.context() as patch:
+        patch.setattr(af_xdp, "_BUSY", 0.1)
+        found = sink.run(take_all)
     assert found.engines["af_xdp"] is None
     assert "other AF_XDP sockets have all of its queues" in found.frames["af_xdp"].why
     assert found.frames["packet"].framed

@@ -135,6 +135,15 @@ def test_control_a_leak_is_seen(slopes: dict[str, float]) -> None:
     assert list(measures.grown(run_of(**slopes))) == list(slopes)
 
 
+def test_control_a_single_descriptor_that_is_lost_is_seen() -> None:
+    """Not one that was open in a single moment."""
+    for lost, seen in ((range(3, 4), []), (range(3, 13), ["descriptors"]), (range(8, 13), ["descriptors"])):
+        samples = run_of()
+        for at in lost:
+            samples[at].descriptors += 1
+        assert list(measures.grown(samples)) == seen
+
+
 @testing.requires("net_admin")
 def test_control_a_leak_of_a_real_run_is_seen() -> None:
     """An object for every three operations, so that a second is enough; proofs.soak --leak 1000 for hours."""

@@ -21,8 +21,9 @@ _FRAME = 4096  # bytes
 _MOST = 32768  # frames
 #: since this version a completion names the frame that is free, and no other (30f241fcf52a)
 _NAMES_FRAMES = (6, 18)
-#: seconds that a queue may be taken for after the socket that had it was closed, and between tries
-_BUSY, _AGAIN = 0.2, 0.002
+#: seconds that a queue may be taken for after its socket was closed, and between tries: the kernel frees it
+#: later, under the lock of all network devices, which others may hold for some tenths of a second
+_BUSY, _AGAIN = 1.0, 0.002
 
 
 class AfXdpEngine(FrameEngine):
