@@ -93,7 +93,7 @@ def commands(name: str) -> list[list[str]]:
 def test_the_commands_of_a_description_work_together(name: str) -> None:
     receiving, sending = commands(name)
     port = free_port(socket.SOCK_DGRAM)
-    rx = start(name, *receiving, "-p", port, "-t", "1")  # and not so long
+    rx = start(name, *receiving, "-p", port, "-t", "4")  # until the sender has ended, on a slow machine too
     wait_for_port("udp", port)
     tx = start(name, *sending, "-p", port, "-t", "0.2")
     assert re.match(r"(packets|tx)=[1-9]", finish(tx))
