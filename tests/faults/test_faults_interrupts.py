@@ -166,7 +166,7 @@ def test_before_any_line_of_a_ring(udp_pair: Pair, tcp_pair: Pair) -> None:
 @NOT_CLOSED
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_before_any_line_of_asyncio(udp_pair: Pair, tcp_pair: Pair, engine: str) -> None:
-    """KeyboardInterrupt, which asyncio does not catch. What was suspended in ``async with`` is dropped there."""
+    """By KeyboardInterrupt, which asyncio does not catch; what waits in ``async with`` is dropped there."""
     first = ["io_uring", "msg_zerocopy", "copy"].index(engine) * STRIDE // 3
     interrupt_lines(first, with_asyncio, udp_pair, tcp_pair, KeyboardInterrupt)
 
