@@ -7,6 +7,7 @@ functions have allocated, and nothing points to any more, is a report too.
 import click
 
 from proofs import builds, sanitizers
+from proofs.signals import interruptible
 
 #: (program, what is reported)
 CONTROLS = {
@@ -54,6 +55,7 @@ def main(short: bool, write: bool, pytest_arguments: tuple[str, ...]) -> None:
 
     PYTEST_ARGUMENTS: options of pytest, or the tests that are to be run.
     """
+    interruptible()
     sanitizers.say("compiling both modules with -fsanitize=address,undefined")
     builds.build("asan")
     environment = builds.environment("asan")

@@ -9,6 +9,7 @@ only an instrumented one shows.
 import click
 
 from proofs import builds, sanitizers
+from proofs.signals import interruptible
 
 CONTROLS = {"a data race": ("c.race()", "data race")}
 #: threads against each other, and what they leave behind: timers, leases, forks, event loops
@@ -36,6 +37,7 @@ def main(python: str | None, write: bool, pytest_arguments: tuple[str, ...]) -> 
 
     PYTEST_ARGUMENTS: options of pytest, or the tests that are to be run instead.
     """
+    interruptible()
     tests = pytest_arguments if any(not one.startswith("-") for one in pytest_arguments) else TESTS
     said, reports, holds = [], [], True
     for name, interpreter in {"tsan": None, "tsan-nogil": python}.items():

@@ -1,5 +1,6 @@
 """A signal handler that raises, anywhere in a constructor or in close(), leaves nothing behind."""
 
+import asyncio
 import gc
 import os
 import sys
@@ -13,12 +14,12 @@ import pytest
 from cells import Cell
 from conftest import Pair
 from held_memory import wait_for_parked
-from marks import zero_copy_engines
+from marks import frame_engines, only_io_uring, zero_copy_engines
 from processes import Alarms
 from traffic import stopped, tcp_connection, wait_until
 
 import uringzc
-from uringzc import ClosedError, scheduler, testing
+from uringzc import ClosedError, aio, scheduler, testing
 from uringzc.engines import lifetime
 from uringzc.engines.attached import AttachedSenders
 from uringzc.engines.choose import choose
@@ -67,9 +68,37 @@ FACES = pytest.mark.parametrize(
 Use = Callable[[Pair, Pair], None]
 
 
+def with_ring(udp: Pair, tcp: Pair) -> None:
+    with uringzc.Ring(entries=8) as ring:
+        ring.register_socket(udp.tx)
+        ring.send_zc(udp.tx, ring.register(4096), length=10)
+        ring.submit(wait=2)
+        ring.fileno()
+
+
+def with_asyncio(udp: Pair, tcp: Pair) -> None:
+    """On a loop whose close() ends nothing of ours; what an interrupt leaves open is dropped."""
+
+    async def main() -> None:
+        to = udp.rx.getsockname()
+        transport, _ = await aio.create_datagram_endpoint(asyncio.DatagramProtocol, remote_addr=to)
+        for _ in range(3):
+            transport.sendto(b"x")
+        await asyncio.sleep(0)
+        transport.abort()
+        async with aio.UdpSender(to) as tx:
+            await tx.send(b"x")
+
+    loop = asyncio.new_event_loop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+
+
 @contextmanager
-def interrupted_before_line(number: int) -> Iterator[list[int]]:
-    """Raises Interrupt before that line of the library which the block executes; yields how many were left.
+def interrupted_before_line(number: int, interrupt: type[BaseException] = Interrupt) -> Iterator[list[int]]:
+    """Raises it before that line of the library which the block executes; yields how many were left.
 
     Not in __del__(), where Python swallows what is raised.
     """
@@ -79,7 +108,7 @@ def interrupted_before_line(number: int) -> Iterator[list[int]]:
         if event == "line":
             left[0] -= 1
             if left[0] == -1:
-                raise Interrupt
+                raise interrupt
         return local
 
     def enter(frame: FrameType, event: str, _: Any) -> Any:
@@ -91,34 +120,66 @@ def interrupted_before_line(number: int) -> Iterator[list[int]]:
     sys.settrace(enter)
     try:
         yield left
-    except Interrupt:
+    except interrupt:
         pass
     finally:
         sys.settrace(before)
 
 
-@NOT_CLOSED
-@FACES
-def test_before_any_line(use: Use, udp_pair: Pair, tcp_pair: Pair, engine: str) -> None:
-    tcp_pair.rx.setblocking(False)
-    use(udp_pair, tcp_pair)
+def interrupt_lines(
+    first: int, use: Use, udp: Pair, tcp: Pair, interrupt: type[BaseException] = Interrupt
+) -> None:
+    """From that line on, every STRIDE lines."""
+    tcp.rx.setblocking(False)
+    use(udp, tcp)
     before = len(os.listdir("/proc/self/fd"))
 
     def nothing_is_left() -> bool:
         with suppress(BlockingIOError):
-            tcp_pair.rx.recv(1 << 20)
+            tcp.rx.recv(1 << 20)
         gc.collect()
         lifetime.release_parked()
         return len(os.listdir("/proc/self/fd")) == before and not lifetime.parked()
 
-    number = ["io_uring", "msg_zerocopy", "copy"].index(engine) * STRIDE // 3
-    left = -1
+    number, left = first, -1
     while left < 0:
-        with interrupted_before_line(number) as remaining:
-            use(udp_pair, tcp_pair)
+        with interrupted_before_line(number, interrupt) as remaining:
+            use(udp, tcp)
         left = remaining[0]
         assert wait_until(nothing_is_left), f"line {number}"
         number += STRIDE
+
+
+@NOT_CLOSED
+@FACES
+def test_before_any_line(use: Use, udp_pair: Pair, tcp_pair: Pair, engine: str) -> None:
+    first = ["io_uring", "msg_zerocopy", "copy"].index(engine) * STRIDE // 3
+    interrupt_lines(first, use, udp_pair, tcp_pair)
+
+
+@NOT_CLOSED
+@only_io_uring
+def test_before_any_line_of_a_ring(udp_pair: Pair, tcp_pair: Pair) -> None:
+    interrupt_lines(0, with_ring, udp_pair, tcp_pair)
+
+
+@NOT_CLOSED
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_before_any_line_of_asyncio(udp_pair: Pair, tcp_pair: Pair, engine: str) -> None:
+    """By KeyboardInterrupt, which asyncio does not catch; what waits in ``async with`` is dropped there."""
+    first = ["io_uring", "msg_zerocopy", "copy"].index(engine) * STRIDE // 3
+    interrupt_lines(first, with_asyncio, udp_pair, tcp_pair, KeyboardInterrupt)
+
+
+@NOT_CLOSED
+@frame_engines
+def test_before_any_line_of_frames(box: testing.Hold, udp_pair: Pair, tcp_pair: Pair) -> None:
+    def with_frames(udp: Pair, tcp: Pair) -> None:
+        with box.run(lambda: uringzc.UdpSender(box.address, blocking=False, max_delay=None)) as s:
+            s.send_many([b"x"] * 3)
+            s.flush()
+
+    interrupt_lines(0, with_frames, udp_pair, tcp_pair)
 
 
 def interrupt(*args: Any, **options: Any) -> Any:
