@@ -1,4 +1,7 @@
-"""How else a call is made: in another thread, in a child of fork(), or with a signal in the middle of it."""
+"""How else a call is made: in another thread, in a child of fork(), or with a signal in the middle of it.
+
+A step has the name of it in ``how``: "thread", "beside", "fork", "signal".
+"""
 
 import contextlib
 import gc
@@ -17,6 +20,19 @@ if TYPE_CHECKING:
     from proofs.fuzz.player import Player
 
 SECONDS = 10.0  #: that one call may take
+_DATA, _SOCK = ["bytes", 1200], ["socket", "udp", 0]
+#: what one thread calls while another does something; with memory that nobody else writes to
+_BESIDE = (
+    Step("UdpSender.send", give={"data": _DATA}),
+    Step("UdpSender.flush"),
+    Step("UdpSender.stats"),
+    Step("UdpSender.explain"),
+    Step("TcpSender.stats"),
+    Step("Scheduler.send", give={"sock": _SOCK, "data": _DATA}),
+    Step("Scheduler.submit"),
+    Step("Scheduler.stats"),
+    Step("Ring.send_zc", give={"sock": _SOCK, "data": _DATA}),
+)
 
 
 class InterruptError(KeyboardInterrupt):
@@ -29,13 +45,26 @@ class Ways:
     def __init__(self, player: "Player") -> None:
         self.player = player
 
-    def in_thread(self, call: Callable[[], object]) -> None:
+    def in_thread(self, call: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
         """In a thread of its own, which ends."""
         thread = threading.Thread(target=lambda: self.player.guarded("in a thread", call), daemon=True)
         thread.start()
+        meanwhile()
         thread.join(SECONDS)
         if thread.is_alive():
             self.player.findings.append("hang: a call in another thread does not return")
+
+    def beside(self, step: Step) -> None:
+        """In another thread, while this one makes calls too: on the same object, or another of its engine."""
+        player, other = self.player, self.player.rnd.choice(_BESIDE)
+        one = player.pick(other.do.partition(".")[0], step.on)
+        given = {name: player.things.make(value) for name, value in other.give.items()}
+
+        def call() -> None:
+            for _ in range(20):
+                player.call(other, one, dict(given))
+
+        self.in_thread(lambda: player.play_step(step), call if one is not None else bool)
 
     def interrupted(self, call: Callable[[], object]) -> None:
         """An exception comes out of a signal handler, at any moment of it."""
