@@ -44,6 +44,7 @@ class Ways:
 
     def __init__(self, player: "Player") -> None:
         self.player = player
+        self._before = _threads()  # faulthandler's, which Python does not know, among them
 
     def in_thread(self, call: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
         """In a thread of its own, which ends."""
@@ -94,7 +95,7 @@ class Ways:
     def in_child(self, step: Step) -> None:
         """In a child of fork(), where every object is the parent's; what is sent there must not arrive."""
         sys.stdout.flush()
-        _await_ending_threads()
+        self._await_ending_threads()
         if (pid := os.fork()) == 0:
             code = 1
             try:
@@ -116,21 +117,25 @@ class Ways:
         if status:
             self.player.findings.append(f"fork: the child ended with status {status:#x}; see what it wrote")
 
+    def _await_ending_threads(self) -> None:
+        """Until none is left. What such a thread frees, it frees without the GIL.
 
-def _await_ending_threads() -> None:
-    """Until none is left. What such a thread frees, it frees without the GIL.
+        gcc's AddressSanitizer leaves the lock of its allocator as it is at fork(): if another thread has it
+        then, the child waits for it without end.
+        """
+        deadline = time.monotonic() + SECONDS
+        while any(map(self._is_ending, _threads())) and time.monotonic() < deadline:
+            time.sleep(0.0005)
 
-    gcc's AddressSanitizer leaves the lock of its allocator as it is at fork(): if another thread has it then,
-    the child waits for it without end.
-    """
-    deadline = time.monotonic() + SECONDS
-    while any(map(_is_ending, os.listdir("/proc/self/task"))) and time.monotonic() < deadline:
-        time.sleep(0.0005)
+    def _is_ending(self, thread: int) -> bool:
+        """Whether Python does not know it any more. The kernel's own, which execute requests, are none."""
+        known = [
+            one.native_id for one in threading.enumerate() if not isinstance(one, threading._DummyThread)
+        ]
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as name:
+            return thread not in self._before and thread not in known and not name.read().startswith("iou-")
+        return False
 
 
-def _is_ending(thread: str) -> bool:
-    """Whether Python does not know it any more. The kernel's own, which execute requests, are none."""
-    known = [one.native_id for one in threading.enumerate() if not isinstance(one, threading._DummyThread)]
-    with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as name:
-        return int(thread) not in known and not name.read().startswith("iou-")
-    return False
+def _threads() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/task")))
