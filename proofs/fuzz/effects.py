@@ -8,7 +8,9 @@ a notifier is done, a CQE has come, or nothing is in flight.
 
 import contextlib
 import itertools
+import threading
 import weakref
+from collections import defaultdict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +38,8 @@ class Effects:
             weakref.WeakKeyDictionary()
         )  #: of aio's groups, leases
         self._count = itertools.count(1)
-        self.active: list[tuple[int, Before]] = []  #: calls on a UdpSender, each inside the one before
+        #: calls on a UdpSender, by thread, each inside the one before
+        self.active: defaultdict[int, list[tuple[int, Before]]] = defaultdict(list)
         self.noted: dict[int, int] = {}  #: datagrams, or bytes, that were accounted for
         self.remote: dict[int, int | None] = {}
         self.leases: dict[int, tuple[Any, bytes]] = {}
@@ -63,9 +66,10 @@ class Effects:
         """May replace `user_data`."""
         found = Before()
         if method.face in ("UdpSender", "Group", "Lease") and (sender := self._sender_of(one)) is not None:
-            if self.active and self.active[-1][0] == self.number(sender):
-                self._note(sender, self.active[-1][1])
-            self.active.append((self.number(sender), found))
+            active = self.active[threading.get_ident()]
+            if active and active[-1][0] == self.number(sender):
+                self._note(sender, active[-1][1])
+            active.append((self.number(sender), found))
         sends = None if method.name.startswith("_") else getattr(self.sends, method.name, None)
         if sends is None or method.face in ("Slots", "Notifier"):
             return found
@@ -104,7 +108,7 @@ class Effects:
         if method.face in ("Scheduler", "Ring") and before.sent is not None:
             self._queued(method, one, given, result, before, refused, error is not None)
         elif method.face in ("UdpSender", "Group", "Lease"):
-            self._taken(one, before, error is not None)
+            self._taken(one, before, error)
         elif method.face == "TcpSender" and one is not None:
             self._accepted(one, before.data)
         elif method.face.startswith("aio.") and one is not None:
@@ -161,29 +165,32 @@ class Effects:
             if hold.owner() is one and hold.notifier is None and (slot is None or hold.slot == slot):
                 hold.notifier, hold.slot = notifier, -1
 
-    def _taken(self, one: Any, before: Before, raised: bool) -> None:
+    def _taken(self, one: Any, before: Before, error: BaseException | None) -> None:
         """What a call on a UdpSender has taken; it has returned, or raised."""
         sender = self._sender_of(one)
         if not isinstance(sender, uringzc.UdpSender):
             return
-        if self.active and self.active[-1][1] is before:
-            self.active.pop()
+        active = self.active[threading.get_ident()]
+        if active and active[-1][1] is before:
+            active.pop()
         self._note(sender, before)
         taken, sent = before.taken, before.sent or []
         if taken > len(sent):
             self.player.findings.append(
                 f"count: a UdpSender has taken more: {taken} datagrams of {len(sent)}"
             )
-        elif taken < len(sent) and not raised:
+        elif taken < len(sent) and error is None:
             self.player.findings.append(
                 f"count: a call returned and has taken less: {taken} of {len(sent)} datagrams"
             )
 
     def _note(self, sender: Any, before: Before) -> None:
         """What was taken since it was looked at belongs to this call."""
-        number = self.number(sender)
-        more = sender._native.datagrams - self.noted.get(number, 0)
-        self.noted[number] = sender._native.datagrams
+        number, datagrams = self.number(sender), sender._native.datagrams
+        if not sender._engine.is_owner():
+            return  # what was taken meanwhile belongs to a call of another thread
+        more = datagrams - self.noted.get(number, 0)
+        self.noted[number] = datagrams
         self.player.ledger.of(number).taken += (before.sent or [])[before.taken : before.taken + more]
         before.taken += more
 
@@ -191,9 +198,12 @@ class Effects:
         number, connection = self.number(one), self.connections.get(self.number(one))
         if connection is None:
             return
-        native = one._native if isinstance(one, uringzc.TcpSender) else one._sender._native
-        accepted = native.nbytes - self.noted.get(number, 0)
-        self.noted[number] = native.nbytes
+        sender = one if isinstance(one, uringzc.TcpSender) else one._sender
+        nbytes = sender._native.nbytes
+        if not sender._engine.is_owner():
+            return  # as in _note()
+        accepted = nbytes - self.noted.get(number, 0)
+        self.noted[number] = nbytes
         connection.expected += data[:accepted]
         if accepted > len(data) and connection.order_known:
             self.player.findings.append(f"count: a TcpSender has sent {accepted} bytes of {len(data)}")

@@ -1,5 +1,6 @@
 """Memory that programs send: what is in each datagram is known, and seen if it was written to too early."""
 
+import itertools
 import mmap
 import struct
 import sys
@@ -58,7 +59,8 @@ class Memories:
     """All that a program has."""
 
     def __init__(self, first: int) -> None:
-        self.number = self.first = first
+        self.first = first
+        self._numbers = itertools.count(first + 1)
         self.all: list[Memory] = []
         self.buffers: list[Any] = []  #: objects that were given to the library
         self._pool: list[Memory] = []
@@ -66,19 +68,19 @@ class Memories:
 
     def next(self) -> int:
         """A number that was not used."""
-        self.number += 1
-        return self.number
+        return next(self._numbers)
 
     def make(self, kind: str, size: int) -> Any:
         """A buffer of a kind, with a new content."""
-        data = content(self.next(), size)
+        number = self.next()
+        data = content(number, size)
         if kind == "bytes":
             self.buffers.append(data)
             return data
         if kind == "readonly":
             return memoryview(data)
         if kind == "pool":
-            return self._pooled(size)
+            return self._pooled(number, size)
         made: Any
         if kind == "mapping":
             made = mmap.mmap(-1, max(size, 1))
@@ -101,14 +103,14 @@ class Memories:
         self.of[id(given)] = memory
         return given
 
-    def _pooled(self, size: int) -> Any:
+    def _pooled(self, number: int, size: int) -> Any:
         while len(self._pool) < POOL:
             made = bytearray(POOL_SIZE)
             self.buffers.append(made)
             self._pool.append(Memory(memoryview(made)))
             self.all.append(self._pool[-1])
-        memory = self._pool[self.number % POOL]
-        memory.fill(self.number)
+        memory = self._pool[number % POOL]
+        memory.fill(number)
         view = memory.view[:size]
         self.of[id(view)] = memory
         return view

@@ -156,6 +156,8 @@ class Player:
             getattr(self.world, step.do[6:])(step)
         elif step.how == "thread":
             self.ways.in_thread(lambda: self.play_step(step))
+        elif step.how == "beside":
+            self.ways.beside(step)
         elif step.how == "fork":
             self.ways.in_child(step)
         elif step.how == "signal":

@@ -7,6 +7,7 @@ is made.
 
 import json
 import random
+import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
@@ -20,7 +21,7 @@ LOOPBACK_ENGINES = ENGINES[:3]
 
 @dataclass
 class Step:
-    """One call. `do`: "Face.method", "Face()", or "world.what"; `how`: "thread", "signal", "task", "fork"."""
+    """One call. `do`: "Face.method", "Face()", or "world.what"; `how`: see ``ways``, or "task"."""
 
     do: str
     on: int = 0
@@ -108,6 +109,7 @@ _WEIGHTS = {
     "aio.TcpSender()": 2,
 }
 _RARE = {"stats", "closed", "engine", "sock", "view", "dtype", "registered", "explain", "fileno", "slots"}
+_HOW = ("thread", "beside", "signal", "signal", "fork", "task", "task")
 #: what happens to objects and the network between calls
 _WORLD = {
     "world.write": 10,
@@ -191,9 +193,10 @@ def _step(rnd: random.Random, name: str, wrongness: float, hostility: float) -> 
     }
     if rnd.random() < wrongness / 8 and give and method.name != "(":
         give.pop(rnd.choice(list(give)))
-    how = (
-        rnd.choice(["thread", "signal", "signal", "fork", "task", "task"]) if rnd.random() < hostility else ""
-    )
+    match give:
+        case {"sock": ["socket", "tcp", _], "msg_flags": int(flags)}:
+            give["msg_flags"] = flags | rnd.choice([0, socket.MSG_MORE])
+    how = rnd.choice(_HOW) if rnd.random() < hostility else ""
     if not how and name.startswith("aio.") and rnd.random() < 0.2:
         how = "task"
     return Step(name, on, give, how)

@@ -1,5 +1,6 @@
 """Makes the arguments of a step from how programs write them."""
 
+import contextlib
 import gc
 import socket
 from array import array
@@ -53,7 +54,7 @@ class Things:
         self.network = player.network
         self.sockets: dict[tuple[str, int], socket.socket] = {}
         self.connections: dict[socket.socket, Connection] = {}
-        self.remotes: dict[int, int | None] = {}  #: descriptor -> place, of connected sockets
+        self._places: dict[socket.socket, int | None] = {}  # of connected sockets
         self.stolen: list[socket.socket] = []
 
     def make(self, value: Value, target: "list[Any] | None" = None) -> Any:
@@ -93,11 +94,10 @@ class Things:
         return made
 
     def place_of(self, sock: Any) -> int | None:
-        """The receiver that a socket is connected to."""
-        try:
-            return self.network.place_of(sock.getpeername())
-        except (OSError, AttributeError):  # not connected, or None
-            return None
+        """The receiver that a socket is connected to, or was: a closed one that is registered may send."""
+        with contextlib.suppress(OSError, AttributeError):  # closed, not connected, or None
+            self._places[sock] = self.network.place_of(sock.getpeername())
+        return self._places.get(sock)
 
     def close_socket(self, index: int) -> None:
         """Closes one of the program's; its number stays, with a closed socket."""

@@ -199,7 +199,7 @@ GOOD: dict[str, Callable[[random.Random], Value]] = {
     "user_data": one_of(0, 1, 2**64 - 1),
     "flush": FLAG,
     "zero_copy": FLAG,
-    "msg_flags": one_of(0, 0, 0x40, 0x800),  # MSG_DONTWAIT, MSG_CONFIRM; MSG_MORE would join datagrams
+    "msg_flags": one_of(0, 0, 0x40, 0x800),  # MSG_DONTWAIT, MSG_CONFIRM; MSG_MORE, which joins datagrams: TCP
     "tags": lambda rnd: [
         "list",
         [rnd.choice([0, 10, 2**64 - 1]) for _ in range(rnd.choice([1, 2, 3, 3, 300]))],

@@ -1,4 +1,7 @@
-"""How else a call is made: in another thread, in a child of fork(), or with a signal in the middle of it."""
+"""How else a call is made: in another thread, in a child of fork(), or with a signal in the middle of it.
+
+A step has the name of it in ``how``: "thread", "beside", "fork", "signal".
+"""
 
 import contextlib
 import gc
@@ -17,6 +20,19 @@ if TYPE_CHECKING:
     from proofs.fuzz.player import Player
 
 SECONDS = 10.0  #: that one call may take
+_DATA, _SOCK = ["bytes", 1200], ["socket", "udp", 0]
+#: what one thread calls while another does something; with memory that nobody else writes to
+_BESIDE = (
+    Step("UdpSender.send", give={"data": _DATA}),
+    Step("UdpSender.flush"),
+    Step("UdpSender.stats"),
+    Step("UdpSender.explain"),
+    Step("TcpSender.stats"),
+    Step("Scheduler.send", give={"sock": _SOCK, "data": _DATA}),
+    Step("Scheduler.submit"),
+    Step("Scheduler.stats"),
+    Step("Ring.send_zc", give={"sock": _SOCK, "data": _DATA}),
+)
 
 
 class InterruptError(KeyboardInterrupt):
@@ -28,14 +44,28 @@ class Ways:
 
     def __init__(self, player: "Player") -> None:
         self.player = player
+        self._before = _threads()  # faulthandler's, which Python does not know, among them
 
-    def in_thread(self, call: Callable[[], object]) -> None:
+    def in_thread(self, call: Callable[[], object], meanwhile: Callable[[], object] = bool) -> None:
         """In a thread of its own, which ends."""
         thread = threading.Thread(target=lambda: self.player.guarded("in a thread", call), daemon=True)
         thread.start()
+        meanwhile()
         thread.join(SECONDS)
         if thread.is_alive():
             self.player.findings.append("hang: a call in another thread does not return")
+
+    def beside(self, step: Step) -> None:
+        """In another thread, while this one makes calls too: on the same object, or another of its engine."""
+        player, other = self.player, self.player.rnd.choice(_BESIDE)
+        one = player.pick(other.do.partition(".")[0], step.on)
+        given = {name: player.things.make(value) for name, value in other.give.items()}
+
+        def call() -> None:
+            for _ in range(20):
+                player.call(other, one, dict(given))
+
+        self.in_thread(lambda: player.play_step(step), call if one is not None else bool)
 
     def interrupted(self, call: Callable[[], object]) -> None:
         """An exception comes out of a signal handler, at any moment of it."""
@@ -65,7 +95,7 @@ class Ways:
     def in_child(self, step: Step) -> None:
         """In a child of fork(), where every object is the parent's; what is sent there must not arrive."""
         sys.stdout.flush()
-        _await_ending_threads()
+        self._await_ending_threads()
         if (pid := os.fork()) == 0:
             code = 1
             try:
@@ -87,21 +117,25 @@ class Ways:
         if status:
             self.player.findings.append(f"fork: the child ended with status {status:#x}; see what it wrote")
 
+    def _await_ending_threads(self) -> None:
+        """Until none is left. What such a thread frees, it frees without the GIL.
 
-def _await_ending_threads() -> None:
-    """Until none is left. What such a thread frees, it frees without the GIL.
+        gcc's AddressSanitizer leaves the lock of its allocator as it is at fork(): if another thread has it
+        then, the child waits for it without end.
+        """
+        deadline = time.monotonic() + SECONDS
+        while any(map(self._is_ending, _threads())) and time.monotonic() < deadline:
+            time.sleep(0.0005)
 
-    gcc's AddressSanitizer leaves the lock of its allocator as it is at fork(): if another thread has it then,
-    the child waits for it without end.
-    """
-    deadline = time.monotonic() + SECONDS
-    while any(map(_is_ending, os.listdir("/proc/self/task"))) and time.monotonic() < deadline:
-        time.sleep(0.0005)
+    def _is_ending(self, thread: int) -> bool:
+        """Whether Python does not know it any more. The kernel's own, which execute requests, are none."""
+        known = [
+            one.native_id for one in threading.enumerate() if not isinstance(one, threading._DummyThread)
+        ]
+        with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as name:
+            return thread not in self._before and thread not in known and not name.read().startswith("iou-")
+        return False
 
 
-def _is_ending(thread: str) -> bool:
-    """Whether Python does not know it any more. The kernel's own, which execute requests, are none."""
-    known = [one.native_id for one in threading.enumerate() if not isinstance(one, threading._DummyThread)]
-    with contextlib.suppress(OSError), open(f"/proc/self/task/{thread}/comm") as name:
-        return int(thread) not in known and not name.read().startswith("iou-")
-    return False
+def _threads() -> set[int]:
+    return set(map(int, os.listdir("/proc/self/task")))

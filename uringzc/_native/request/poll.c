@@ -9,6 +9,15 @@ int begin_exclusive(Queue *q) {
     return refusal ? (refuse(q, refusal), -1) : 0;
 }
 
+int claim_engine(Queue *q, PyObject *slow_path) {
+    const int refusal = begin_call(q);
+    if (refusal)
+        return refuse_as(slow_path, refusal), -1;
+    int error = check_result(PyObject_CallMethod(slow_path, "claim", NULL));
+    set_busy(q, 0);
+    return error;
+}
+
 /* Other threads may add to these while this is read: then it is for the next call. */
 static bool something_waits(const Queue *q) {
     return PyList_Size(q->parked) || PyList_Size(q->to_detach) || PyObject_Size(q->retired);

@@ -2,6 +2,7 @@
 /* The begin and the end of each call of a TcpStream that uses the engine. */
 #include "tcp/call.h"
 
+#include "request/poll.h"
 #include "tcp/transfer.h"
 
 /* calls that make no request, until the engine is entered for what has come back */
@@ -20,7 +21,7 @@ int stream_begin(TcpStream *s) {
     if (refusal)
         return refuse_as(s->slow_path, refusal), -1;
     if (!s->claimed) {
-        if (check_result(PyObject_CallMethod(s->slow_path, "claim", NULL)) < 0)
+        if (claim_engine(s->queue, s->slow_path) < 0)
             return -1;
         s->claimed = 1;
     }

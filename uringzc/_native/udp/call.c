@@ -2,6 +2,7 @@
 /* How each call of the owner begins and ends: checks, the lock, and reports to the program. */
 #include "udp/call.h"
 
+#include "request/poll.h"
 #include "udp/lock.h"
 #include "udp/submit.h"
 #include "udp/syscalls.h"
@@ -28,7 +29,7 @@ static int claim_ownership(UdpBatcher *g, unsigned long thread) {
     unsigned long nobody = 0;
     if (!atomic_compare_exchange_strong(&g->owner, &nobody, thread))
         return 0; /* another thread's first call came before */
-    int error = check_result(PyObject_CallMethod(g->slow_path, "claim", NULL));
+    int error = claim_engine(g->queue, g->slow_path);
     if (!error && g->max_delay >= 0)
         error = start_timer(g);
     if (error)
