@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -205,3 +206,20 @@ def test_a_second_interpreter_is_refused() -> None:
     """
     out, _ = run_program(program)
     assert out.splitlines() == ["refused", "<class 'uringzc.scheduler.Scheduler'>"]
+
+
+def test_the_sdist_has_every_file(tmp_path: Path) -> None:
+    """Of the repository, but for .gitignore; it is built in a copy, where nothing else lies around."""
+    pytest.importorskip("setuptools")
+    if not (ROOT / ".git").exists() or not shutil.which("git"):
+        pytest.skip("this is no checkout, or there is no git")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = set(listed.stdout.splitlines()) - {".gitignore"}
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, tmp_path / name)
+    program = "from setuptools import build_meta; build_meta.build_sdist('dist')"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=True)
+    with tarfile.open(next((tmp_path / "dist").glob("*.tar.gz"))) as sdist:
+        inside = {name.partition("/")[2] for name in sdist.getnames()}
+    assert files - inside == set()
