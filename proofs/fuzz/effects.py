@@ -41,6 +41,7 @@ class Effects:
         #: calls on a UdpSender, by thread, each inside the one before
         self.active: defaultdict[int, list[tuple[int, Before]]] = defaultdict(list)
         self.noted: dict[int, int] = {}  #: datagrams, or bytes, that were accounted for
+        self.lost: dict[int, int] = {}  #: datagrams of senders that were dropped
         self.remote: dict[int, int | None] = {}
         self.leases: dict[int, tuple[Any, bytes]] = {}
         self.requests: dict[tuple[int, int], Request] = {}
@@ -174,6 +175,8 @@ class Effects:
         if active and active[-1][1] is before:
             active.pop()
         self._note(sender, before)
+        if self.number(sender) in self.lost:
+            self._count_lost(sender, self.number(sender))
         taken, sent = before.taken, before.sent or []
         if taken > len(sent):
             self.player.findings.append(
@@ -291,8 +294,14 @@ class Effects:
         """By the program, without close(). A sender has reported what it has lost, or warns when it ends."""
         sender = one if isinstance(one, uringzc.UdpSender) else getattr(one, "_sender", None)
         if isinstance(sender, uringzc.UdpSender):
-            warned = 0 if sender.closed else sum(error.index >= 0 for error in sender._slow_path.errors)
-            self.player.ledger.of(self.number(one)).lost += sender._slow_path.lost - warned
+            self._count_lost(sender, self.number(one))
+
+    def _count_lost(self, sender: uringzc.UdpSender, number: int) -> None:
+        """Of a sender that was dropped: now, and after each call on a group of it, which keeps it alive."""
+        warned = 0 if sender.closed else sum(error.index >= 0 for error in sender._slow_path.errors)
+        lost = sender._slow_path.lost - warned
+        self.player.ledger.of(number).lost += lost - self.lost.get(number, 0)
+        self.lost[number] = lost
 
     def unknown(self, one: Any) -> None:
         """Nothing says any more what was lost."""

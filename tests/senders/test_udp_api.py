@@ -454,3 +454,19 @@ def test_slices_are_checked_before_any_is_sent(
         s.send(b"good")
     assert udp_pair.receive(1) == [b"good"]
     assert udp_pair.empty()
+
+
+def test_a_released_memoryview_is_no_iterable(udp_pair: Pair) -> None:
+    """CPython returns an iterator of it, with an exception set."""
+    released: Any = memoryview(bytearray(40))
+    released.release()
+    with UdpSender(sock=udp_pair.tx) as s:
+        for call in (
+            lambda: s.send_many(released),  # the first call of the sender, which finds out where to
+            lambda: s.send_many([b"x"], released),
+            lambda: s.fan_out(b"x", released),
+            lambda: s.group().send_many(released),
+        ):
+            with pytest.raises(ValueError, match="released"):
+                call()
+        assert s.stats.datagrams == 0

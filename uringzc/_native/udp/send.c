@@ -196,12 +196,20 @@ static bool take_one(UdpBatcher *g, PyObject *data, uint32_t destination, Py_ssi
     return after_datagram(g) == 0;
 }
 
+/* CPython returns an iterator of a released memoryview, with an exception set. */
+static PyObject *iterate(PyObject *some) {
+    PyObject *items = PyObject_GetIter(some);
+    if (items && PyErr_Occurred())
+        Py_CLEAR(items);
+    return items;
+}
+
 /* All of an iterable, to one address or to those of an iterable beside it, or to a group. */
 static PyObject *send_all(UdpBatcher *g, PyObject *datagrams, PyObject *to, uint32_t group) {
     uint32_t destination = group;
     Py_ssize_t sent = 0;
     bool paired = to != Py_None && !is_address(to) && !PyUnicode_Check(to);
-    PyObject *items = PyObject_GetIter(datagrams), *addresses = paired ? PyObject_GetIter(to) : NULL;
+    PyObject *items = iterate(datagrams), *addresses = items && paired ? iterate(to) : NULL;
     if (!items || (paired && !addresses) || batcher_begin(g) < 0) {
         Py_XDECREF(items);
         Py_XDECREF(addresses);
@@ -285,7 +293,7 @@ PyObject *batcher_fan_out(PyObject *self, PyObject *args) {
         return NULL;
     if (bytes_of(data, &bytes, &n, &holder) < 0)
         return NULL;
-    PyObject *items = PyObject_GetIter(addresses);
+    PyObject *items = iterate(addresses);
     if (!items || batcher_begin(g) < 0) {
         Py_XDECREF(items);
         Py_DECREF(holder);
