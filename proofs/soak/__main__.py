@@ -150,11 +150,12 @@ def main() -> int:
     FOLDER.mkdir(exist_ok=True)
     path = FOLDER / "soak.jsonl"
     path.unlink(missing_ok=True)
-    show.print(f"seed {seed}; {', '.join(engines)}", highlight=False)
-    show.print("  ".join(f"{title:>9}" for title in COLUMNS), highlight=False)
-    wrapped = ""
     if options.limits:
         wrapped = wrap_all(lambda text: show.print(text, highlight=False))
+        if options.write:
+            page.write("make soak ARGS=--limits", wrapped)
+    show.print(f"seed {seed}; {', '.join(engines)}", highlight=False)
+    show.print("  ".join(f"{title:>9}" for title in COLUMNS), highlight=False)
     with program(seed, engines) as running:
         interrupted = False
         try:
@@ -167,7 +168,7 @@ def main() -> int:
     show.print(f"{path}, {path.with_suffix('.png')}", highlight=False)
     show.print(("It holds: " if holds else "[red]It does not hold: ") + said, highlight=False)
     if options.write and not interrupted:
-        page.write("make soak", f"{said}; {wrapped}" if wrapped else said)
+        page.write("make soak", said)
     return 130 if interrupted else 0 if holds else 1
 
 
