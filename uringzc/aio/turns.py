@@ -4,7 +4,7 @@ import selectors
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakMethod
+from weakref import ref
 
 #: what is called; returns whether it may have scheduled callbacks of the loop
 Function = Callable[[], object]
@@ -43,12 +43,12 @@ def end_of_turn(loop: AbstractEventLoop) -> Callable[[Function], object]:
     return schedule
 
 
-def weakly(method: Callable[..., object]) -> Callable[..., object]:
+def weakly(method: Any) -> Callable[..., object]:
     """Calls a method of what may be gone: a plain sender does not keep what refers to it, or to its loop."""
-    reference = WeakMethod(method)
+    reference, function = ref(method.__self__), method.__func__  # WeakMethod is slower
 
     def call(*args: Any) -> object:
         found = reference()
-        return None if found is None else found(*args)
+        return None if found is None else function(found, *args)
 
     return call
