@@ -1,6 +1,8 @@
 """A plugin of pytest: tells the host through a serial port which test runs, and how each ended, in JSON."""
 
 import json
+from functools import cache
+from typing import TextIO
 
 import pytest
 
@@ -12,9 +14,14 @@ _broken: list[pytest.CollectReport] = []
 
 
 def tell(**line: object) -> None:
-    """A line to the host; it has left when this returns."""
-    with open(PORT, "w") as port:
-        print(json.dumps(line), file=port)
+    """A line to the host."""
+    print(json.dumps(line), file=_port(), flush=True)
+
+
+@cache
+def _port() -> TextIO:
+    """Open until the end: what has not left yet when a serial port is closed may be lost."""
+    return open(PORT, "w")
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:
