@@ -80,14 +80,15 @@ def test_a_fork_while_a_stream_is_in_flight(cell: Cell, box: testing.Hold) -> No
 #: says which of the descriptors that were open before it has, and whether its memory is not pinned
 NEXT_PROGRAM = """
 import os, sys
-from held_memory import pinned_kib
+from held_memory import descriptors, pinned_kib
 from traffic import wait_until
-print([fd for fd in sys.argv[1:] if os.path.lexists(f"/proc/self/fd/{fd}")], flush=True)
+print(sorted({*sys.argv[1:]} & {*descriptors()}), flush=True)
 print(wait_until(lambda: not pinned_kib()), flush=True)
 input()
 """
 EXEC = """
     import os, socket, sys, uringzc
+    from held_memory import descriptors
     datagram = bytes(range(250)) * 4
     program, host, udp_port, tcp_port = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
     sockets = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2)]
@@ -110,9 +111,8 @@ EXEC = """
     tx.send(b"waits in the sender, and is lost")
     tcp.send(datagram)
     s.send(sockets[1], b"queued, and lost")
-    descriptors = [each for each in os.listdir("/proc/self/fd") if int(each) > 2]
     print("sent", flush=True)
-    os.execv(sys.executable, [sys.executable, "-c", program, *descriptors])
+    os.execv(sys.executable, [sys.executable, "-c", program, *descriptors()])
 """
 
 
