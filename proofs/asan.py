@@ -71,7 +71,10 @@ def main(short: bool, write: bool, pytest_arguments: tuple[str, ...]) -> None:
     )
     reports = sanitizers.reported("asan")
     command = "make asan ARGS=--short" if short else "make asan"
-    sanitizers.finish(command, str(outcome), reports, holds=outcome.holds, write=write)
+    said = str(outcome)
+    if failed := sanitizers.not_searched("asan"):
+        said += f"; LeakSanitizer failed at the end of {failed:,} processes"
+    sanitizers.finish(command, said, reports, holds=outcome.holds, write=write)
 
 
 if __name__ == "__main__":

@@ -85,6 +85,12 @@ def reported(name: str) -> list[str]:
     return [error for file in files for error in _errors(file.read_text(errors="replace")) if _counts(error)]
 
 
+def not_searched(name: str) -> int:
+    """The processes at whose end LeakSanitizer failed, so that nobody has looked for leaks there."""
+    failed = "LeakSanitizer has encountered a fatal error"
+    return sum(failed in file.read_text(errors="replace") for file in builds.reports(name).iterdir())
+
+
 def _errors(text: str) -> Iterator[str]:
     starts = [match.start() for match in _BEGIN.finditer(text)] + [len(text)]
     for start, end in itertools.pairwise(starts):

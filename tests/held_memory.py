@@ -70,12 +70,15 @@ class BareEngine:
 
 
 def descriptors() -> list[str]:
-    """Those of this process, each with what it is; without standard input and output."""
+    """Those of this process that are no files, each with what it is; without standard input and output.
+
+    Libraries have files open: libffi itself, for its trampolines.
+    """
     found = []
     for fd in os.listdir("/proc/self/fd"):
         with suppress(OSError):  # that of listdir() itself
             found.append(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
-    return [each for each in found if int(each.split()[0]) > 2]
+    return [each for each in found if int(each.split()[0]) > 2 and " /" not in each]
 
 
 def ring_fds() -> set[int]:

@@ -4,6 +4,7 @@ import errno
 import os
 import platform
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
@@ -347,6 +348,7 @@ def test_a_queue_that_the_kernel_frees_late_is_waited_for(
 
         def sleep(self, seconds: float) -> None:
             clock[0] += seconds
+            time.sleep(seconds)  # the queue may be busy in truth too
 
     af_xdp_lib: Any = vars(af_xdp)["lib"]
     monkeypatch.setattr(af_xdp, "lib", Late())

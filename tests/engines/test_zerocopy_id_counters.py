@@ -131,7 +131,8 @@ for i, cookie in enumerate(cookies):
             ids.doubt()  # and is not remembered
 assert known == {REMEMBERED}
 for ids in kept:
-    assert ids.report(0, 0) == [1]
+    with ids:
+        assert ids.report(0, 0) == [1]
 """
 
 
@@ -163,6 +164,8 @@ assert open_.report(0, 0) == [1]
 with open_ids(cookies[1]) as again:
     again.guess()
     assert again.next == 1
+with open_, outstanding:  # frees them
+    pass
 """
 
 

@@ -163,7 +163,9 @@ def pinned(cell: Cell, left: contextlib.ExitStack) -> None:
         (descriptor, r"descriptor \d+, anon_inode:.eventfd."),
         (thread, r"thread \d+, "),
         (mapping, r"mapping of /memfd:left"),
-        (locked, r"KiB of VmLck"),
+        pytest.param(
+            locked, r"KiB of VmLck", marks=pytest.mark.uninstrumented("AddressSanitizer replaces mlock()")
+        ),
         (memory, r"reference to Memory"),
         (immutable, r"1 bytes objects"),
         (sock, r"reference to <socket.socket"),

@@ -144,6 +144,7 @@ def test_control_a_single_descriptor_that_is_lost_is_seen() -> None:
         assert list(measures.grown(samples)) == seen
 
 
+@pytest.mark.uninstrumented("CPython counts no blocks that malloc makes")
 @testing.requires("net_admin")
 def test_control_a_leak_of_a_real_run_is_seen() -> None:
     """An object for every three operations, so that a second is enough; proofs.soak --leak 1000 for hours."""

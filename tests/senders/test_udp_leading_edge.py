@@ -104,6 +104,7 @@ def test_what_follows_directly_waits_and_keeps_the_order() -> None:
             pytest.fail("nothing ever waits")
 
 
+@pytest.mark.uninstrumented("the program is slower than the network")
 def test_behind_one_that_waits_everything_waits() -> None:
     """A pause ends nothing: what waits leaves first, or else the order would be lost."""
     with sender() as (tx, rx):

@@ -47,6 +47,7 @@ SLOW: dict[str, tuple[str, Setup, int]] = {
 }
 
 
+@pytest.mark.uninstrumented("the program is slower than the network")
 @pytest.mark.slow
 @pytest.mark.parametrize("how", SLOW)
 def test_order_is_kept_where_the_network_is_slower_than_the_program(net: testing.Hold, how: str) -> None:
@@ -131,6 +132,7 @@ def test_control_a_cold_neighbour_swallows_a_burst(net: testing.Hold) -> None:
         assert len(came) < count // 2
 
 
+@pytest.mark.uninstrumented("no train is made of datagrams between which are pauses")
 @pytest.mark.parametrize("zero_copy", ["always", "never"])
 def test_an_mtu_below_the_segment_sends_single_datagrams(net: testing.Hold, zero_copy: str) -> None:
     """On a socket that is not connected nothing is known of the path before the first train."""
