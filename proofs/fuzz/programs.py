@@ -195,7 +195,7 @@ def _step(rnd: random.Random, name: str, wrongness: float, hostility: float) -> 
         give.pop(rnd.choice(list(give)))
     match give:
         case {"sock": ["socket", "tcp", _], "msg_flags": int(flags)}:
-            give["msg_flags"] = flags | rnd.choice([0, socket.MSG_MORE])
+            give["msg_flags"] = flags | rnd.choice([0, int(socket.MSG_MORE)])  # as JSON has it
     how = rnd.choice(_HOW) if rnd.random() < hostility else ""
     if not how and name.startswith("aio.") and rnd.random() < 0.2:
         how = "task"
