@@ -23,6 +23,7 @@ CONTROLS = {
     "a leak": ("[c.leak() for _ in range(10)]", "Direct leak of"),
 }
 
+PARALLEL = ("-n", "2", "--dist", "worksteal")
 #: but for what is about the files of the repository
 ALL = ("--ignore=tests/project", "--ignore=tests/docs")
 #: for CI, about a minute: the tests that use most of the C code, each on one engine
@@ -61,14 +62,7 @@ def main(short: bool, write: bool, pytest_arguments: tuple[str, ...]) -> None:
     environment = builds.environment("asan")
     sanitizers.require_controls("asan", CONTROLS, environment)
     chosen = SHORT if short else ALL
-    # pytest-xdist's own process runs no test: to search for leaks at its end shows nothing, and may crash
-    options = environment["ASAN_OPTIONS"]
-    parallel = ("--dist", "worksteal", "--tx", f"2*popen//env:ASAN_OPTIONS={options}")
-    outcome = sanitizers.run_pytest(
-        "asan",
-        [*parallel, *chosen, *pytest_arguments],
-        environment | {"ASAN_OPTIONS": f"{options}:detect_leaks=0"},
-    )
+    outcome = sanitizers.run_pytest("asan", [*PARALLEL, *chosen, *pytest_arguments], environment)
     reports = sanitizers.reported("asan")
     command = "make asan ARGS=--short" if short else "make asan"
     said = str(outcome)

@@ -17,5 +17,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Reports what nothing points to any more, in the processes that ran tests."""
     search = getattr(ctypes.CDLL(None), "__lsan_do_recoverable_leak_check", None)
-    if search and (hasattr(session.config, "workerinput") or not session.config.option.tx):
+    if search and (hasattr(session.config, "workerinput") or not session.config.option.numprocesses):
         search()
