@@ -12,6 +12,7 @@ from event_loops import LOCAL, Endpoints, settle
 from recorder import Recorder
 
 from uringzc.aio.loops import running_loop
+from uringzc.testing.receiving import make_room
 
 pytestmark = pytest.mark.engines()
 
@@ -197,6 +198,7 @@ async def test_the_loop_has_its_turn_while_much_is_received(
 ) -> None:
     """Callbacks that are due run between datagrams, not behind the last of thousands."""
     transport, protocol = await endpoints.open()
+    make_room(transport.get_extra_info("socket"))
     transport.pause_reading()
     send_numbers(peer, transport, range(3000))
     seen: list[int] = []

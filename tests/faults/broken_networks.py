@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cells import Cell
+from conftest import SO_SNDBUFFORCE, force
 from frame_paths import index, link
 from watched_faces import Requests, UdpSender
 
@@ -92,7 +93,8 @@ def udp_sender(box: testing.Sandbox, cell: Cell, **options: Any) -> Iterator[Udp
 
 
 def connected(box: testing.Sandbox, cell: Cell) -> socket.socket:
-    """A watched socket that sends to the sandbox's receiver."""
+    """A watched socket that sends to the sandbox's receiver, with room for what a test stops."""
     sock = cell.watch(box.socket())
+    force(sock, SO_SNDBUFFORCE, 8 << 20)
     sock.connect(box.address)
     return sock

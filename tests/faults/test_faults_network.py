@@ -20,7 +20,7 @@ from broken_networks import (
 from cells import Cell
 from frame_paths import set_neighbour
 from marks import all_engines, holding_engines
-from traffic import receive_exactly, received, send_until_one_waits, tcp_connection, wait_until
+from traffic import receive_exactly, received, send_until_one_waits, tcp_connection, unsent_bytes, wait_until
 from watched_faces import TcpSender, UdpSender
 
 from uringzc import SendError, testing
@@ -200,8 +200,9 @@ def test_a_link_without_a_carrier_discards(cell: Cell, net: testing.Hold) -> Non
     with (
         net.receiver_socket() as rx,
         connected(net, cell) as sock,
+        connected(net, cell) as udp,
         scheduled(net, cell) as requests,
-        udp_sender(net, cell, scheduler=requests.scheduler) as s,
+        udp_sender(net, cell, sock=udp, scheduler=requests.scheduler) as s,
     ):
         rx.settimeout(20)
         assert sent(s, b"before") == []
@@ -215,6 +216,7 @@ def test_a_link_without_a_carrier_discards(cell: Cell, net: testing.Hold) -> Non
         requests.reap(notifications=20)
         assert len(requests.notifications) == 20
         assert (s.reports.reported, s.stats.lost) == ([], 0)
+        assert wait_until(lambda: unsent_bytes(sock) == unsent_bytes(udp) == 0)  # the device has taken all
         link_up(net.peer)
         set_neighbour(net.peer, NEAR.ip, NEAR.mac)
         cell.next_works(lambda data: s.send(data) and s.flush(), rx)
