@@ -278,5 +278,5 @@ def test_pages_and_what_they_link_to_are_in_the_source_distribution(tmp_path: Pa
         if not link.startswith(("https:", "#"))
     }
     assert {*PAGES, *linked, ROOT / "docs" / "layers.py"} - listed == set()
-    assert {ROOT / "docs" / "layers.svg", ROOT / "benchmarks" / "results.png"} <= linked
+    assert {ROOT / "docs" / "layers.svg", ROOT / "benchmarks" / "plots" / "headlines.svg"} <= linked
     assert ROOT / ".gitignore" not in listed  # it is not just everything
