@@ -21,8 +21,8 @@ from uringzc import aio, testing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
-LANGUAGES = {"python", "sh", "console"}
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+LANGUAGES = {"python", "sh", "console", "c"}
 
 
 class Block(NamedTuple):
