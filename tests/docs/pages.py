@@ -21,8 +21,8 @@ from uringzc import aio, testing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
-LANGUAGES = {"python", "sh", "console"}
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+LANGUAGES = {"python", "sh", "console", "c", "{toctree}"}  # the last one is read by `make docs`
 
 
 class Block(NamedTuple):
@@ -97,6 +97,7 @@ ARGS_OF = {
     "test-quick": ("-m", "pytest"),
     "test-drop-in": ("tests/drop_in",),
     "bench": ("-m", "benchmarks"),
+    "docs": ("docs/make_site.py",),
     **{path.stem: ("-m", f"proofs.{path.stem}") for path in (ROOT / "proofs").iterdir()},
 }
 
