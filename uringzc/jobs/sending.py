@@ -1,0 +1,195 @@
+"""run(): does what a Job says, and returns what became of it."""
+
+import os
+import secrets
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+from uringzc import SendError, UdpSender
+from uringzc.address import Address, family_of, pack, unpack
+from uringzc.errors import counted
+from uringzc.jobs.clock import wait_until
+from uringzc.jobs.files import make_source
+from uringzc.jobs.job import Job, parse_address, parse_rate
+from uringzc.jobs.result import Interrupted, Intervals, Progress, Result
+from uringzc.jobs.sources import Source
+
+_SHOW = 0.1  # seconds between two calls of `progress`
+_LAST = (0.0, 0.02, 0.1)  # seconds before each time that the end of a stream is sent: one may be lost
+_ENOUGH = 0.95  # of a rate: less was not what was asked for
+_LATE = 0.1  # seconds
+
+
+def run(job: Job, progress: Callable[[Progress], object] | None = None) -> Result:
+    """Sends what the job says; returns when it has left, and the memory is free.
+
+    `progress` is called about ten times a second. What the network refuses is counted (``Result.errors``),
+    and what did not hold is said in ``Result.failed``; neither is raised. OSError or ValueError for what
+    cannot be begun: an address, a file, an engine. Ctrl-C raises Interrupted, a KeyboardInterrupt that has
+    the Result so far. It needs numpy.
+    """
+    return _Run(job, progress).run()
+
+
+class _Run:
+    def __init__(self, job: Job, progress: Callable[[Progress], object] | None) -> None:
+        self.job, self._progress = job, progress
+        self._rate = None if job.rate is None else parse_rate(job.rate)
+        self._errors = Counter[str]()
+        self._counts = Intervals(job.interval)
+        self._late = 0.0
+        self._sent = 0  # datagrams of the streams, however many destinations get them
+        first = secrets.randbits(32) if job.stream is None else job.stream
+        self._streams = [(first + i) % 2**32 for i in range(len(job.to) if job.spread else 1)]
+        limits = [job.count, job.nbytes and -(-job.nbytes // job.size)]
+        if self._rate and job.duration:  # no datagram more at the end, where a slow job would wait for it
+            limits.append(max(1, round(self._rate.pps(job.size) * job.duration)))
+        self._limit = min((limit for limit in limits if limit), default=None)
+
+    def run(self) -> Result:
+        to = [parse_address(text) for text in dict.fromkeys(self.job.to)]
+        with self._open(to) as tx, make_source(tx, self.job, self._streams) as source:
+            if len(to) == 1:
+                destinations: list[Address | None] = [None]
+            else:
+                destinations = [_resolved(tx, one) for one in to]
+            interrupted = False
+            try:
+                if self.job.start_at is not None:
+                    self._late = wait_until(self.job.start_at)
+                self._begin()
+                stopped = self._send(tx, source, destinations)
+            except KeyboardInterrupt:
+                interrupted, stopped = True, "interrupt"
+            result = self._end(tx, stopped)
+            if source.numbered:
+                self._send_last(tx, source, destinations, interrupted)
+        if interrupted:
+            raise Interrupted(result)
+        return result
+
+    def _open(self, to: list[tuple[str, int]]) -> UdpSender:
+        job, rate = self.job, self._rate
+        families = {family_of(address) for address in to}
+        if len(families) > 1:
+            raise ValueError("the destinations are IPv4 and IPv6 addresses: give each kind a job of its own")
+        each = 1 if job.spread else len(to)
+        self._begin()
+        return UdpSender(
+            to[0] if len(to) == 1 else None,
+            family=families.pop(),
+            bind=None if job.bind is None else parse_address(job.bind),
+            ttl=job.ttl,
+            interface=job.interface,
+            multicast_loop=job.multicast_loop,
+            engine=job.engine,
+            zero_copy=job.zero_copy,
+            on_error=self._on_error,
+            rate=rate.value * each if rate and rate.unit == "bit" else None,
+            pps=rate.value * each if rate and rate.unit == "pps" else None,
+        )
+
+    def _on_error(self, error: SendError) -> None:
+        self._errors[os.strerror(error.errno or 0)] += 1
+
+    def _begin(self) -> None:
+        self._start_ns, self._started, self._cpu = time.time_ns(), time.monotonic(), time.thread_time_ns()
+        self._shown = self._started
+
+    def _send(self, tx: UdpSender, source: Source, destinations: list[Address | None]) -> str:
+        """Sends until the source or a limit ends it; says which."""
+        job = self.job
+        until = self._started + job.duration if job.duration else None
+
+        def most() -> int:
+            return (1 << 40) if self._limit is None else max(1, self._limit - self._sent)
+
+        for block in source.blocks(most):
+            some = [destinations[block.stream]] if job.spread else destinations
+            for to in some:
+                block.send(to)
+            block.sent(tx.flush())
+            self._sent += block.datagrams
+            self._counts.add(time.time_ns(), block.datagrams * len(some), block.nbytes * len(some))
+            now = time.monotonic()
+            if self._progress and now - self._shown >= _SHOW:
+                self._shown = now
+                self._progress(self._so_far(now, source.total))
+            if until is not None and now >= until:
+                return "duration"
+            if self._limit is not None and self._sent >= self._limit:
+                if until is not None and not (job.count or job.nbytes):
+                    time.sleep(max(0.0, until - time.monotonic()))
+                    return "duration"
+                return "count" if job.count else "nbytes" if job.nbytes else "duration"
+        return "end"
+
+    def _so_far(self, now: float, total: int | None) -> Progress:
+        known = [limit for limit in (self._limit, total) if limit]
+        counts = self._counts
+        each = 1 if self.job.spread else len(self.job.to)
+        whole = min(known) * each if known else None
+        return Progress(now - self._started, counts.datagrams, counts.nbytes, whole)
+
+    def _end(self, tx: UdpSender, stopped: str) -> Result:
+        """What was done, when the kernel holds nothing any more."""
+        with suppress(TimeoutError):
+            tx.drain(5.0)
+        stop, end_ns = time.monotonic(), time.time_ns()
+        seconds = max(1e-9, stop - self._started)
+        stats, counts = tx.stats, self._counts
+        pps, bits = counts.datagrams / seconds, 8 * counts.nbytes / seconds
+        return Result(
+            start_ns=self._start_ns,
+            end_ns=max(end_ns, self._start_ns),
+            pps=pps,
+            bits_per_second=bits,
+            datagrams=counts.datagrams,
+            nbytes=counts.nbytes,
+            interval_ns=counts.ns,
+            counts=counts.counts(),
+            lost=stats.lost,
+            errors=dict(self._errors),
+            cpu_ns=time.thread_time_ns() - self._cpu,
+            trains=stats.trains,
+            mean_train=stats.mean_train,
+            requests=stats.requests,
+            syscalls=stats.syscalls,
+            zero_copy=stats.zero_copy,
+            copied=stats.copied,
+            engine=tx._engine.name,
+            explain=tx.explain(),
+            stream=self._streams[0],
+            stopped=stopped,
+            failed=tuple(self._failures(stats.lost, pps, bits, stopped)),
+        )
+
+    def _failures(self, lost: int, pps: float, bits: float, stopped: str) -> list[str]:
+        failed = [f"{counted(lost, 'datagram')} could not be sent"] if lost else []
+        failed += [f"{text}: {counted(times, 'time')}" for text, times in self._errors.items()]
+        if self._late > _LATE:
+            failed.append(f"the job began {self._late:.1f} s after its start_at")
+        kept = pps if self._rate and self._rate.unit == "pps" else bits
+        each = 1 if self.job.spread else len(self.job.to)
+        judged = stopped != "interrupt" and self.job.file != "-"  # who writes there may be slow
+        if self._rate and judged and (share := kept / each / self._rate.value) < _ENOUGH:
+            failed.append(f"the rate was {share:.1%} of {self.job.rate}")
+        return failed
+
+    def _send_last(
+        self, tx: UdpSender, source: Source, destinations: list[Address | None], at_once: bool
+    ) -> None:
+        """Says that the streams have ended, several times: nobody answers."""
+        for pause in _LAST[:1] if at_once else _LAST:
+            time.sleep(pause)
+            for stream in range(len(self._streams)):
+                for to in [destinations[stream]] if self.job.spread else destinations:
+                    tx.send(source.last(stream), to)
+            tx.flush()
+
+
+def _resolved(tx: UdpSender, to: Address) -> Address:
+    """A name is looked up once, not with each block."""
+    return unpack(pack(int(tx.sock.family), to))
