@@ -10,11 +10,15 @@ Jobs and results can be pickled, and results are plain data for JSON (``as_dict`
 process, by ssh, or on a cluster's worker. Nothing here starts processes. It needs numpy (extra `jobs`).
 """
 
+from typing import TYPE_CHECKING, Any
+
 from uringzc.jobs.job import Job, Rate, parse_address, parse_rate
 from uringzc.jobs.receive_job import Received, ReceiveJob, StreamReport
-from uringzc.jobs.receiving import receive
 from uringzc.jobs.result import Count, Interrupted, Progress, Result, total
-from uringzc.jobs.sending import run
+
+if TYPE_CHECKING:
+    from uringzc.jobs.receiving import receive
+    from uringzc.jobs.sending import run
 
 __all__ = [
     "Count",
@@ -32,3 +36,16 @@ __all__ = [
     "run",
     "total",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """run and receive when they are needed: numpy takes as long to import as all else that a command does."""
+    if name == "run":
+        from uringzc.jobs.sending import run
+
+        return run
+    if name == "receive":
+        from uringzc.jobs.receiving import receive
+
+        return receive
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
