@@ -82,7 +82,7 @@ def recv(loss: str | None, check: bool, as_json: bool, **options: Any) -> None:
         click.echo("Stopped.", err=True)
         sys.exit(130)
     except OSError as error:
-        raise click.ClickException(f"{error.filename or job.bind}: {error.strerror or error}.") from error
+        raise output.os_error(error, job.bind) from error
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     wrong = failures(received, job, None if loss is None else loss_share(loss), check)
@@ -116,9 +116,9 @@ class Lines:
     def __call__(self, now: Progress) -> None:
         """To be called several times a second."""
         last = self._last
-        if now.seconds - last.seconds < 1:
+        if now.datagrams and now.seconds - last.seconds < 1:
             return
-        self._last = now
+        self._last = now  # the first second begins when something comes
         if now.datagrams == last.datagrams:
             return
         seconds = now.seconds - last.seconds
@@ -201,7 +201,9 @@ def _stream(stream: StreamReport) -> list[output.Row]:
             table.append(row("  latency p50", duration(stream.latency["p50"]), _percentiles(stream.latency)))
         else:
             table.append(
-                row("  latency p50", f"+{duration(above['p50'])}", f"{_percentiles(above)}, above the fastest")
+                row(
+                    "  latency p50", f"+{duration(above['p50'])}", f"{_percentiles(above)}, above the fastest"
+                )
             )
             clocks = "the fastest, by the clocks of two machines: only as right as these agree"
             table.append(row("", duration(stream.latency["min"]), clocks))

@@ -113,8 +113,7 @@ def send(as_json: bool, **options: Any) -> None:
         click.echo("Stopped.", err=True)
         sys.exit(130)
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise click.ClickException(f"{where}{error.strerror or error}.") from error
+        raise output.os_error(error) from error
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     if as_json:
@@ -147,13 +146,15 @@ def make_job(options: dict[str, Any]) -> Job:
 def _run(job: Job) -> Result:
     from uringzc.jobs import run
 
+    if job.file == "-":  # what is typed, or who writes there, has the terminal
+        return run(job)
     with live_line() as show:
         return run(job, progress=show and (lambda progress: show(so_far(progress))))
 
 
 def report(console: Console, job: Job, result: Result) -> None:
     """What was sent, for people."""
-    to = job.to[0] if len(job.to) == 1 else counted(len(set(job.to)), "destination")
+    to = job.to[0] if len(job.to) == 1 else counted(len(job.to), "destination")
     stopped = ", until Ctrl-C" if result.stopped == "interrupt" else ""
     console.print(
         f"{tables.datagrams(result.datagrams)} to {to} in {result.seconds:.2f} s{stopped}", style="bold"

@@ -1,5 +1,6 @@
 """Datagrams from a file, a pipe or standard input: mapped pieces, pieces that are read, or lines."""
 
+import errno
 import mmap
 import os
 import stat
@@ -144,6 +145,8 @@ class Reader:
         else:
             self._fd = os.open(job.file, os.O_RDONLY)
             on_exit.callback(os.close, self._fd)
+            if stat.S_ISDIR(os.fstat(self._fd).st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), job.file)
         self.first, self.length = 0, None
         self._regular = job.file != "-" and stat.S_ISREG(os.fstat(self._fd).st_mode)
         if self._regular:

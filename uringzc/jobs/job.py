@@ -1,6 +1,7 @@
 """Job: what to send, as plain data that can be pickled. Pure: nothing is opened or resolved here."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -56,7 +57,8 @@ class Job:
     """What to send, to whom, how fast and how long. ``run`` does it.
 
     `to`: one "HOST:PORT" or several. Each gets the whole stream, and so the rate, the count and the bytes
-    that the job names; with `spread` they share these, in turn, each in a stream of its own.
+    that the job names; with `spread` they share these, in turn, each in a stream of its own. It is kept as a
+    tuple.
 
     `file`: a path, "-" for standard input; None: generated payload. `size`: bytes of a datagram; the last one
     of a file is shorter. `numbered`: the file's datagrams begin with the header of ``uringzc.jobs.header``,
@@ -66,8 +68,8 @@ class Job:
     `pcap`: the file is a capture, of which the UDP payloads are sent, at `speed` times the capture's own
     pace (0: at once), or at `rate`. It needs dpkt.
 
-    Limits, of which the first ends the job: `count` datagrams, `nbytes` of payload, `duration` in seconds.
-    Generated payload needs one. `rate`: see parse_rate; None: as fast as it goes.
+    Limits, of which the first ends the job: `count` datagrams, `nbytes` in whole datagrams, `duration` in
+    seconds. Generated payload needs one. `rate`: see parse_rate; None: as fast as it goes.
 
     `start_at`: when to begin, in seconds of CLOCK_REALTIME (``time.time()``), so that jobs on many machines
     begin together; their clocks should agree (NTP, PTP). `stream`: 0 to 2**32 - 1, how receivers tell streams
@@ -78,7 +80,7 @@ class Job:
     ValueError for what cannot be.
     """
 
-    to: tuple[str, ...]
+    to: Sequence[str]
     file: str | None = None
     size: int = SIZE
     count: int | None = None
@@ -103,7 +105,7 @@ class Job:
     multicast_loop: bool | None = None
 
     def __post_init__(self) -> None:
-        to = (self.to,) if isinstance(self.to, str) else tuple(self.to)
+        to = (self.to,) if isinstance(self.to, str) else tuple(dict.fromkeys(self.to))
         object.__setattr__(self, "to", to)
         object.__setattr__(self, "share", tuple(self.share))
         for problem in self._problems():
@@ -134,7 +136,7 @@ class Job:
         part, parts = self.share
         if not 0 <= part < parts:
             yield f"share {part} of {parts}: they are counted from 0 to {parts - 1}"
-        if self.spread and len(set(self.to)) < 2:
+        if self.spread and len(self.to) < 2:
             yield "spread shares a stream among several destinations"
         yield from self._problems_with_file()
 
@@ -157,6 +159,8 @@ class Job:
             yield "numbered is for the pieces of a file, not for lines or a capture"
         if self.numbered and self.size <= 40:
             yield f"the header has 40 bytes: a numbered datagram needs more than {self.size}"
+        if self.nbytes and (self.lines or self.pcap):
+            yield "nbytes is for datagrams of one size, not for lines or a capture"
         if self.lines and self.pcap:
             yield "a file is lines or a capture, not both"
         if self.file == "-" and (self.pcap or self.share != (0, 1) or self.repeat != 1):

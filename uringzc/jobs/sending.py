@@ -44,12 +44,14 @@ class _Run:
         first = secrets.randbits(32) if job.stream is None else job.stream
         self._streams = [(first + i) % 2**32 for i in range(len(job.to) if job.spread else 1)]
         limits = [job.count, job.nbytes and -(-job.nbytes // job.size)]
-        if self._rate and job.duration:  # no datagram more at the end, where a slow job would wait for it
+        if (
+            self._rate and job.duration and not (job.lines or job.pcap)
+        ):  # no datagram more at the end, where a slow job would wait for it
             limits.append(max(1, round(self._rate.pps(job.size) * job.duration)))
         self._limit = min((limit for limit in limits if limit), default=None)
 
     def run(self) -> Result:
-        to = [parse_address(text) for text in dict.fromkeys(self.job.to)]
+        to = [parse_address(text) for text in self.job.to]
         with self._open(to) as tx, make_source(tx, self.job, self._streams) as source:
             if len(to) == 1:
                 destinations: list[Address | None] = [None]
@@ -63,9 +65,7 @@ class _Run:
                 stopped = self._send(tx, source, destinations)
             except KeyboardInterrupt:
                 interrupted, stopped = True, "interrupt"
-            result = self._end(tx, stopped)
-            if source.numbered:
-                self._send_last(tx, source, destinations, interrupted)
+            result = self._end(tx, source, destinations, stopped)
         if interrupted:
             raise Interrupted(result)
         return result
@@ -133,14 +133,21 @@ class _Run:
         whole = min(known) * each if known else None
         return Progress(now - self._started, counts.datagrams, counts.nbytes, whole)
 
-    def _end(self, tx: UdpSender, stopped: str) -> Result:
-        """What was done, when the kernel holds nothing any more."""
+    def _end(self, tx: UdpSender, source: Source, destinations: list[Address | None], stopped: str) -> Result:
+        """What was done, when the kernel holds nothing any more; says to the receivers that this was all."""
         with suppress(TimeoutError):
             tx.drain(5.0)
-        stop, end_ns = time.monotonic(), time.time_ns()
-        seconds = max(1e-9, stop - self._started)
-        stats, counts = tx.stats, self._counts
+        seconds, end_ns = max(1e-9, time.monotonic() - self._started), time.time_ns()
+        cpu_ns, stats, counts = time.thread_time_ns() - self._cpu, tx.stats, self._counts
+        if more := stats.datagrams - counts.datagrams:  # of a block that an interrupt has cut short
+            counts.add(end_ns, more, stats.nbytes - counts.nbytes)
+            if len(source.numbers) == len(destinations) == 1:
+                source.numbers[0] = stats.datagrams
+        explain = tx.explain()
+        if source.numbered:
+            self._send_last(tx, source, destinations, stopped == "interrupt")
         pps, bits = counts.datagrams / seconds, 8 * counts.nbytes / seconds
+        lost = tx.stats.lost
         return Result(
             start_ns=self._start_ns,
             end_ns=max(end_ns, self._start_ns),
@@ -150,9 +157,9 @@ class _Run:
             nbytes=counts.nbytes,
             interval_ns=counts.ns,
             counts=counts.counts(),
-            lost=stats.lost,
+            lost=lost,
             errors=dict(self._errors),
-            cpu_ns=time.thread_time_ns() - self._cpu,
+            cpu_ns=cpu_ns,
             trains=stats.trains,
             mean_train=stats.mean_train,
             requests=stats.requests,
@@ -160,10 +167,10 @@ class _Run:
             zero_copy=stats.zero_copy,
             copied=stats.copied,
             engine=tx._engine.name,
-            explain=tx.explain(),
+            explain=explain,
             stream=self._streams[0],
             stopped=stopped,
-            failed=tuple(self._failures(stats.lost, pps, bits, stopped)),
+            failed=tuple(self._failures(lost, pps, bits, stopped)),
         )
 
     def _failures(self, lost: int, pps: float, bits: float, stopped: str) -> list[str]:

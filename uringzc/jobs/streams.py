@@ -84,11 +84,11 @@ class Stream:
         behind[0] = self._highest
         np.maximum.accumulate(signed[:-1], out=behind[1:])
         np.maximum(behind, self._highest, out=behind)
-        self._forget(int(signed.max()))
-        _, firsts = np.unique(signed, return_index=True)
-        old = signed[firsts] <= self._highest - WINDOW
-        new = firsts[old | ~self._seen[signed[firsts] % WINDOW]]
-        self._seen[signed[firsts[~old]] % WINDOW] = True
+        each, firsts = np.unique(signed, return_index=True)
+        known = (each > self._highest - WINDOW) & (each <= self._highest)
+        new = firsts[~(known & self._seen[each % WINDOW])]
+        self._forget(int(each[-1]))
+        self._seen[each[each > self._highest - WINDOW] % WINDOW] = True
         self.duplicates += len(numbers) - len(new)
         self.reordered += int((signed[new] < behind[new]).sum())
         self._count(len(new), int(nbytes[new].sum()))
