@@ -48,9 +48,9 @@ def receive(
         output = None if job.output is None else stack.enter_context(Output(job.output))
         sock = stack.enter_context(open_receiver(job))
         run = _Run(job, sock, output, progress)
-        if ready:
-            ready(run.bind)
         try:
+            if ready:
+                ready(run.bind)
             stopped = run.run()
         except KeyboardInterrupt:
             run.look()

@@ -13,13 +13,13 @@ from uringzc.errors import counted
 from uringzc.jobs.clock import wait_until
 from uringzc.jobs.files import make_source
 from uringzc.jobs.job import Job, parse_address, parse_rate
-from uringzc.jobs.result import Interrupted, Intervals, Progress, Result
+from uringzc.jobs.result import SECOND, Interrupted, Intervals, Progress, Result
 from uringzc.jobs.sources import Source
 
 _SHOW = 0.1  # seconds between two calls of `progress`
 _LAST = (0.0, 0.02, 0.1)  # seconds before each time that the end of a stream is sent: one may be lost
-_ENOUGH = 0.95  # of a rate: less was not what was asked for
-_LATE = 0.1  # seconds
+_LATE = 0.1  # seconds that a job may begin late
+_SLOWER, _SETTLING = 1.05, 0.05  # times, and seconds more, than a job takes at the rate that was asked for
 
 
 def run(job: Job, progress: Callable[[Progress], object] | None = None) -> Result:
@@ -137,7 +137,8 @@ class _Run:
         """What was done, when the kernel holds nothing any more; says to the receivers that this was all."""
         with suppress(TimeoutError):
             tx.drain(5.0)
-        seconds, end_ns = max(1e-9, time.monotonic() - self._started), time.time_ns()
+        seconds = max(1e-9, time.monotonic() - self._started)
+        end_ns = self._start_ns + round(seconds * SECOND)
         cpu_ns, stats, counts = time.thread_time_ns() - self._cpu, tx.stats, self._counts
         if more := stats.datagrams - counts.datagrams:  # of a block that an interrupt has cut short
             counts.add(end_ns, more, stats.nbytes - counts.nbytes)
@@ -150,7 +151,7 @@ class _Run:
         lost = tx.stats.lost
         return Result(
             start_ns=self._start_ns,
-            end_ns=max(end_ns, self._start_ns),
+            end_ns=end_ns,
             pps=pps,
             bits_per_second=bits,
             datagrams=counts.datagrams,
@@ -170,19 +171,21 @@ class _Run:
             explain=explain,
             stream=self._streams[0],
             stopped=stopped,
-            failed=tuple(self._failures(lost, pps, bits, stopped)),
+            failed=tuple(self._failures(lost, seconds, stopped)),
         )
 
-    def _failures(self, lost: int, pps: float, bits: float, stopped: str) -> list[str]:
+    def _failures(self, lost: int, seconds: float, stopped: str) -> list[str]:
         failed = [f"{counted(lost, 'datagram')} could not be sent"] if lost else []
         failed += [f"{text}: {counted(times, 'time')}" for text, times in self._errors.items()]
         if self._late > _LATE:
             failed.append(f"the job began {self._late:.1f} s after its start_at")
-        kept = pps if self._rate and self._rate.unit == "pps" else bits
-        each = 1 if self.job.spread else len(self.job.to)
-        judged = stopped != "interrupt" and self.job.file != "-"  # who writes there may be slow
-        if self._rate and judged and (share := kept / each / self._rate.value) < _ENOUGH:
-            failed.append(f"the rate was {share:.1%} of {self.job.rate}")
+        if self._rate and stopped != "interrupt" and self.job.file != "-":  # who writes there may be slow
+            counts, each = self._counts, 1 if self.job.spread else len(self.job.to)
+            amount = counts.datagrams if self._rate.unit == "pps" else 8 * counts.nbytes
+            planned = self.job.duration if stopped == "duration" else None
+            due = amount / each / self._rate.value  # seconds
+            if (planned or seconds) > _SLOWER * due + _SETTLING:
+                failed.append(f"the rate was {due / (planned or seconds):.1%} of {self.job.rate}")
         return failed
 
     def _send_last(
