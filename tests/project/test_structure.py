@@ -36,7 +36,6 @@ COMPILED = {
             "senders",
             "__init__",
             "aio",
-            "jobs",
         )
     },
 }

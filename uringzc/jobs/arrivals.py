@@ -1,7 +1,7 @@
 """Datagrams as they came, taken apart: those of numbered streams, and the others."""
 
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 
 import numpy as np
@@ -9,6 +9,7 @@ import numpy as np
 from uringzc.address import Address
 from uringzc.jobs import header
 from uringzc.jobs.header import Bytes, Words
+from uringzc.jobs.reader import Batch
 from uringzc.jobs.streams import Stream
 
 STREAMS = 1024  #: of more, nothing is said: they count as datagrams without a number
@@ -25,28 +26,24 @@ class Arrivals:
         self.streams: dict[int, Stream] = {}
         self.datagrams = self.nbytes = self.unnumbered = 0
 
-    def take(self, datagrams: Sequence[bytes], addresses: Sequence[Address], came: Words) -> tuple[int, int]:
-        """In the order in which they came; `came`: ns of CLOCK_REALTIME. Returns how many, and their bytes.
-
-        Datagrams that end a stream are not among those.
-        """
-        sizes = np.fromiter(map(len, datagrams), np.int64, len(datagrams))
-        joined = np.frombuffer(b"".join(datagrams), np.uint8)
-        starts = np.cumsum(sizes) - sizes
+    def take(self, batch: Batch) -> tuple[int, int]:
+        """Counts them. Returns how many, and their bytes: without those that end a stream."""
+        sizes, joined, starts, came = batch.sizes, batch.memory, batch.starts, batch.came
         numbered = np.flatnonzero(sizes >= header.SIZE)
         headers = _headers(joined, starts[numbered])
-        known = self._of_streams(headers, lambda at: addresses[int(numbered[at])])
-        headers, numbered = headers[known], numbered[known]
+        known = self._of_streams(headers, lambda at: batch.addresses[batch.train[numbered[at]]])
+        if not known.all():
+            headers, numbered = headers[known], numbered[known]
         ends = (headers[:, 4] >> np.uint64(32) & np.uint64(header.END)) != 0
         good = self._intact(joined, starts[numbered], sizes[numbered], headers, ends)
         self._count_streams(headers, sizes[numbered], came[numbered], good, ends)
-        others = np.ones(len(datagrams), bool)
+        others = np.ones(len(batch), bool)
         others[numbered] = False
         self.unnumbered += int(others.sum())
         if self._append:
             for i in np.flatnonzero(others):
-                self._append(datagrams[int(i)])
-        count = len(datagrams) - int(ends.sum())
+                self._append(joined[starts[i] : starts[i] + sizes[i]].tobytes())
+        count = len(batch) - int(ends.sum())
         nbytes = int(sizes.sum()) - int(ends.sum()) * header.SIZE
         self.datagrams += count
         self.nbytes += nbytes
@@ -73,26 +70,40 @@ class Arrivals:
     def _intact(self, joined: Bytes, starts: Words, sizes: Words, headers: Words, ends: Words) -> Words:
         """Which have the right checksum. Payload of those is written."""
         good = np.zeros(len(sizes), bool)
-        for size in np.unique(sizes):
-            of_size = np.flatnonzero(sizes == size)
-            rows = _rows(joined, starts[of_size], int(size))[:, header.SIZE :]
-            fine = header.intact(headers[of_size], header.payload_sums(rows))
-            good[of_size] = fine
-            fine = fine & ~ends[of_size]
+        for size in _distinct(sizes):
+            some = slice(None) if _all_same(sizes) else sizes == size
+            rows = _rows(joined, starts[some], int(size))[:, header.SIZE :]
+            fine = header.intact(headers[some], header.payload_sums(rows))
+            good[some] = fine
+            fine = fine & ~ends[some]
             if self._write and bool(fine.any()):
-                self._write(headers[of_size, 3][fine].astype(np.int64), rows if fine.all() else rows[fine])
+                self._write(headers[some, 3][fine].astype(np.int64), rows[fine])
         return good
 
     def _count_streams(self, headers: Words, sizes: Words, came: Words, good: Words, ends: Words) -> None:
         ids = headers[:, 0] >> np.uint64(32)
-        for number in np.unique(ids):
-            stream, own = self.streams[int(number)], ids == number
-            some = own & good & ~ends
+        fine = good & ~ends
+        for number in _distinct(ids):
+            stream = self.streams[int(number)]
+            if _all_same(ids) and fine.all():
+                stream.take(headers[:, 1], sizes, came, headers[:, 2])
+                continue
+            own = ids == number
+            some = own & fine
             stream.corrupt += int((own & ~good).sum())
-            if bool(some.any()):
+            if some.any():
                 stream.take(headers[some, 1], sizes[some], came[some], headers[some, 2])
             for at in np.flatnonzero(own & good & ends):
                 stream.end = int(headers[at, 1])
+
+
+def _all_same(values: Words) -> bool:
+    return bool((values == values[0]).all())
+
+
+def _distinct(values: Words) -> Words:
+    """As np.unique(), which sorts, and is needed seldom."""
+    return values[:1] if len(values) and _all_same(values) else np.unique(values)
 
 
 def _headers(joined: Bytes, starts: Words) -> Words:
@@ -108,7 +119,7 @@ def _rows(joined: Bytes, starts: Words, size: int) -> Bytes:
     step = int(starts[1] - starts[0]) if count > 1 else size
     if count == 1 or (step >= size and bool((np.diff(starts) == step).all())):
         return np.ndarray((count, size), np.uint8, joined, int(starts[0]), (step, 1))
-    return joined[starts[:, None] + np.arange(size)]
+    return np.ndarray((len(joined) - size + 1, size), np.uint8, joined, 0, (1, 1))[starts]
 
 
 def _is_own(host: str) -> bool:

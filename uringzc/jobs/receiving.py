@@ -1,7 +1,7 @@
 """receive(): does what a ReceiveJob says, and returns what came.
 
-What waits is read with recvmmsg, trains that the kernel joined (UDP_GRO) among it, and collected for some
-milliseconds; then all of it is looked at together.
+What waits is read (``reader.py``) and collected for some milliseconds; then all of it is looked at together
+(``arrivals.py``), so that numpy has much to do in each call.
 """
 
 import ipaddress
@@ -12,22 +12,18 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-import numpy as np
-
-from uringzc._send import DatagramReceiver
-from uringzc.address import Address, family_of
+from uringzc.address import family_of
 from uringzc.jobs.arrivals import Arrivals
 from uringzc.jobs.job import parse_address
 from uringzc.jobs.output import Output
+from uringzc.jobs.reader import UDP_GRO, Reader
 from uringzc.jobs.receive_job import Received, ReceiveJob
 from uringzc.jobs.result import SECOND, Interrupted, Intervals, Progress
 
-_UDP_GRO = 104  # of <linux/udp.h>
 _SO_MEMINFO, _DROPS = 55, 8
 _SO_RCVBUFFORCE = 33
 _RCVBUF = 64 << 20
 _COLLECT = 0.005  # seconds
-_MOST = 8192  # datagrams that are collected, about
 _QUIET = 0.2  # seconds after the end of all streams: there may be another
 _SHOW = 0.1  # seconds between two calls of `progress`
 
@@ -66,7 +62,7 @@ def open_receiver(job: ReceiveJob) -> socket.socket:
     try:
         _make_room(sock, job.rcvbuf)
         with suppress(OSError):  # Linux before 5.0 has none
-            sock.setsockopt(socket.IPPROTO_UDP, _UDP_GRO, 1)
+            sock.setsockopt(socket.IPPROTO_UDP, UDP_GRO, 1)
         group = _group(host)
         if group is None and job.interface is not None:
             raise ValueError(f"interface is for a multicast group, and {host or 'any address'} is none")
@@ -125,11 +121,9 @@ class _Run:
         self.job, self._sock, self._output, self._progress = job, sock, output, progress
         host, port = sock.getsockname()[:2]
         self.bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._receiver = DatagramReceiver(sock.fileno())
+        self._reader = Reader(sock)
         self._counts = Intervals(job.interval)
         self._arrivals = Arrivals(output.write, output.append) if output is not None else Arrivals(None, None)
-        self._waiting: list[tuple[bytes, Address]] = []  # what was read, and not looked at
-        self._times: list[tuple[int, int]] = []  # when, and how many
         self._came = self._began = time.monotonic()  # when datagrams came last
         self._cpu = time.thread_time_ns()
         self._start_ns = self._end_ns = 0
@@ -142,20 +136,18 @@ class _Run:
         oldest = 0.0  # of what was read, and not looked at
         while True:
             now = time.monotonic()
-            if self._waiting and (now - oldest >= _COLLECT or len(self._waiting) >= _MOST):
+            if self._reader and (now - oldest >= _COLLECT or self._reader.full):
                 self.look()
             if stopped := self._over(now):
                 self.look()
                 return stopped
             self._show(now)
-            if not poll.poll(1000 * (_COLLECT if self._waiting else self._patience(now))):
+            if not poll.poll(1000 * (_COLLECT if self._reader else self._patience(now))):
                 continue
-            came = time.time_ns()
-            if batch := self._receiver.receive(False):
+            first = not self._reader
+            if self._reader.read():
                 self._came = time.monotonic()
-                oldest = oldest if self._waiting else self._came
-                self._waiting += batch
-                self._times.append((came, len(batch)))
+                oldest = self._came if first else oldest
 
     def _patience(self, now: float) -> float:
         """Seconds until something is due."""
@@ -173,7 +165,7 @@ class _Run:
             return "count"
         if job.duration is not None and now - self._began >= job.duration:
             return "duration"
-        if self._waiting:
+        if self._reader:
             return ""
         if job.idle is not None and self._start_ns and now - self._came >= job.idle:
             return "idle"
@@ -183,14 +175,12 @@ class _Run:
 
     def look(self) -> None:
         """Counts what was read."""
-        waiting, times = self._waiting, self._times
-        self._waiting, self._times = [], []
-        if not waiting:
+        if not self._reader:
             return
         most = None if self.job.count is None else self.job.count - self._arrivals.datagrams
-        datagrams, addresses = zip(*waiting[:most], strict=True)
-        came = np.repeat([when for when, _ in times], [count for _, count in times])[: len(datagrams)]
-        count, nbytes = self._arrivals.take(datagrams, addresses, came)
+        batch = self._reader.take(most)
+        count, nbytes = self._arrivals.take(batch)
+        came = batch.came
         if count:
             self._start_ns = self._start_ns or int(came[0])
             self._end_ns = int(came[-1])

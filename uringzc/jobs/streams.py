@@ -69,9 +69,13 @@ class Stream:
         self._latency.add(came.view(np.int64) - made.view(np.int64))
         count = len(numbers)
         first, last = int(numbers[0]), int(numbers[-1])
-        if self._first is None or int(numbers.min()) < self._first:
-            self._first = int(numbers.min())
-        if first == self._highest + 1 and last - first == count - 1 and bool(np.all(np.diff(numbers) == 1)):
+        least = int(numbers.min())
+        self._first = least if self._first is None else min(least, self._first)
+        if (
+            first == self._highest + 1
+            and last - first == count - 1
+            and bool((numbers[1:] - numbers[:-1] == 1).all())
+        ):
             self._forget(last)
             self._mark(first, count)
             self._count(count, int(nbytes.sum()))
