@@ -12,12 +12,13 @@ from uringzc.address import Address, family_of, pack, unpack
 from uringzc.errors import counted
 from uringzc.jobs.clock import wait_until
 from uringzc.jobs.files import make_source
-from uringzc.jobs.job import Job, parse_address, parse_rate
+from uringzc.jobs.job import Job, Rate, parse_address, parse_rate
 from uringzc.jobs.result import SECOND, Interrupted, Intervals, Progress, Result
 from uringzc.jobs.sources import Source
 
 _SHOW = 0.1  # seconds between two calls of `progress`
 _LAST = (0.0, 0.02, 0.1)  # seconds before each time that the end of a stream is sent: one may be lost
+_LATENESS = 0.009  # seconds that a paced job makes up for, as the sender does
 _LATE = 0.1  # seconds that a job may begin late
 _SLOWER, _SETTLING = 1.05, 0.05  # times, and seconds more, than a job takes at the rate that was asked for
 
@@ -89,6 +90,7 @@ class _Run:
             on_error=self._on_error,
             rate=rate.value * each if rate and rate.unit == "bit" else None,
             pps=rate.value * each if rate and rate.unit == "pps" else None,
+            burst=None if rate is None else _burst(rate, each, job.size),
         )
 
     def _on_error(self, error: SendError) -> None:
@@ -96,17 +98,13 @@ class _Run:
 
     def _begin(self) -> None:
         self._start_ns, self._started, self._cpu = time.time_ns(), time.monotonic(), time.thread_time_ns()
-        self._shown = self._started
+        self._shown = self._paced_from = self._started
 
     def _send(self, tx: UdpSender, source: Source, destinations: list[Address | None]) -> str:
         """Sends until the source or a limit ends it; says which."""
         job = self.job
         until = self._started + job.duration if job.duration else None
-
-        def most() -> int:
-            return (1 << 40) if self._limit is None else max(1, self._limit - self._sent)
-
-        for block in source.blocks(most):
+        for block in source.blocks(self._may_send):
             some = [destinations[block.stream]] if job.spread else destinations
             for to in some:
                 block.send(to)
@@ -125,6 +123,23 @@ class _Run:
                     return "duration"
                 return "count" if job.count else "nbytes" if job.nbytes else "duration"
         return "end"
+
+    def _may_send(self) -> int:
+        """How many datagrams may follow. Waits for the rate, before they are made.
+
+        The sender would wait too, but behind that: the time in a datagram is to be when it leaves.
+        """
+        if self._rate:
+            due, now = self._paced_from + self._seconds_at_rate(self._rate), time.monotonic()
+            time.sleep(max(0.0, due - now))
+            self._paced_from += max(0.0, now - due - _LATENESS)
+        return (1 << 40) if self._limit is None else max(1, self._limit - self._sent)
+
+    def _seconds_at_rate(self, rate: Rate) -> float:
+        """How long what was sent takes at the rate that was asked for."""
+        counts = self._counts
+        each = 1 if self.job.spread else len(self.job.to)
+        return (counts.datagrams if rate.unit == "pps" else 8 * counts.nbytes) / each / rate.value
 
     def _so_far(self, now: float, total: int | None) -> Progress:
         known = [limit for limit in (self._limit, total) if limit]
@@ -180,10 +195,8 @@ class _Run:
         if self._late > _LATE:
             failed.append(f"the job began {self._late:.1f} s after its start_at")
         if self._rate and stopped != "interrupt" and self.job.file != "-":  # who writes there may be slow
-            counts, each = self._counts, 1 if self.job.spread else len(self.job.to)
-            amount = counts.datagrams if self._rate.unit == "pps" else 8 * counts.nbytes
             planned = self.job.duration if stopped == "duration" else None
-            due = amount / each / self._rate.value  # seconds
+            due = self._seconds_at_rate(self._rate)
             if (planned or seconds) > _SLOWER * due + _SETTLING:
                 failed.append(f"the rate was {due / (planned or seconds):.1%} of {self.job.rate}")
         return failed
@@ -198,6 +211,12 @@ class _Run:
                 for to in [destinations[stream]] if self.job.spread else destinations:
                     tx.send(source.last(stream), to)
             tx.flush()
+
+
+def _burst(rate: Rate, each: int, size: int) -> int:
+    """What the sender lets leave at once: twice what the job makes up for, so that it seldom waits again."""
+    datagrams = max(2, 2 * _LATENESS * rate.pps(size) * each)
+    return round(datagrams if rate.unit == "pps" else datagrams * size)
 
 
 def _resolved(tx: UdpSender, to: Address) -> Address:

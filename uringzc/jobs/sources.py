@@ -55,7 +55,7 @@ class Source:
         self.on_exit.close()
 
     def blocks(self, most: Callable[[], int]) -> Iterator[Block]:
-        """Until there is no more. `most`: how many datagrams may follow, at least 1 when it is asked."""
+        """Until there is no more. `most`: how many datagrams may follow, 1 or more; it waits for the rate."""
         raise NotImplementedError
 
     def last(self, stream: int) -> bytes:
