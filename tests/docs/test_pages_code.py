@@ -38,6 +38,7 @@ PRINTED = {
     "await tx.send_region(": "16 datagrams",
     'tx.set_rate("100Mbit", burst=64_000)': "Paced to 100 Mbit/s of payload",
     'uringzc.UdpSender(address, engine="packet")': "1000 datagrams have arrived",
+    "results = list(pool.map(run, [job, job]))": " came, 0 lost",
     "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)": "Notification(tag=0, sequence=0, ",
 }
 

