@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from traffic import wait_readable
+from traffic import wait_readable, wait_until
 
 import uringzc
 from uringzc._uring import ffi, lib
@@ -112,6 +112,11 @@ def is_held(data: bytearray) -> bool:
         return True
     data.pop()
     return False
+
+
+def none_parked(other: uringzc.Scheduler) -> bool:
+    """Whether all parked engines have ended, as calls of another one see; a busy kernel is late."""
+    return wait_until(lambda: [other.submit()] and not lifetime.parked())
 
 
 def wait_for_parked(fileno: int, other: uringzc.Scheduler) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from cells import Cell
 from conftest import SO_SNDBUFFORCE, force
-from frame_paths import index, link
+from frame_paths import RTMGRP_LINK, index, link
 from watched_faces import Requests, UdpSender
 
 import uringzc
@@ -16,7 +16,6 @@ from uringzc.engines.frames import FrameEngine
 from uringzc.testing.devices import NEAR
 
 _LINK_SCOPE = 253
-RTMGRP_LINK = 1
 TCP_USER_TIMEOUT = 100  # ms
 
 

@@ -18,7 +18,7 @@ from broken_networks import (
     udp_sender,
 )
 from cells import Cell
-from frame_paths import set_neighbour
+from frame_paths import set_neighbour, wait_for_carrier
 from marks import all_engines, holding_engines
 from traffic import receive_exactly, received, send_until_one_waits, tcp_connection, unsent_bytes, wait_until
 from watched_faces import TcpSender, UdpSender
@@ -218,6 +218,7 @@ def test_a_link_without_a_carrier_discards(cell: Cell, net: testing.Hold) -> Non
         assert (s.reports.reported, s.stats.lost) == ([], 0)
         assert wait_until(lambda: unsent_bytes(sock) == unsent_bytes(udp) == 0)  # the device has taken all
         link_up(net.peer)
+        net.run(lambda: wait_for_carrier(net.device))
         set_neighbour(net.peer, NEAR.ip, NEAR.mac)
         cell.next_works(lambda data: s.send(data) and s.flush(), rx)
 

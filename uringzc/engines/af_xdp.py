@@ -22,8 +22,8 @@ _MOST = 32768  # frames
 #: since this version a completion names the frame that is free, and no other (30f241fcf52a)
 _NAMES_FRAMES = (6, 18)
 #: seconds that a queue may be taken for after its socket was closed, and between tries: the kernel frees it
-#: later, under the lock of all network devices, which others may hold for some tenths of a second
-_BUSY, _AGAIN = 1.0, 0.002
+#: later, under the lock of all network devices, which on a busy machine others hold for more than a second
+_BUSY, _AGAIN = 3.0, 0.002
 
 
 class AfXdpEngine(FrameEngine):
