@@ -12,9 +12,9 @@ from typing import Any
 from sphinx.application import Sphinx
 
 import uringzc
-from uringzc import aio, testing
+from uringzc import aio, jobs, testing
 
-PUBLIC = (uringzc, aio, testing)
+PUBLIC = (uringzc, aio, jobs, testing)
 
 #: the classes that a program makes; of others, what their constructor takes is nobody's business
 MADE = {"EventLoop", "Ring", "Scheduler", "TcpSender", "UdpSender"}

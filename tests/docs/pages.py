@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import uringzc
-from uringzc import aio, testing
+from uringzc import aio, jobs, testing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
@@ -293,6 +293,7 @@ def wrong_functions(text: str) -> list[str]:
 
 
 PUBLIC = [getattr(uringzc, name) for name in uringzc.__all__] + [testing, testing.Hold, testing.Receiver]
+PUBLIC += [jobs, *(getattr(jobs, name) for name in jobs.__all__)]
 PUBLIC += [aio, *(getattr(aio, name) for name in aio.__all__), asyncio.DatagramProtocol]
 OTHERS = {"anyio", "asyncio", "functools", "hypercorn", "loop", "trio"}  # whose calls are not ours
 FIELDS = {

@@ -48,6 +48,7 @@ PRINTED = {
     "await tx.send_region(": "16 datagrams",
     'tx.set_rate("100Mbit", burst=64_000)': "Paced to 100 Mbit/s of payload",
     'uringzc.UdpSender(address, engine="packet")': "1000 datagrams have arrived",
+    "results = list(pool.map(run, [job, job]))": " came, 0 lost",
     "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)": "Notification(tag=0, sequence=0, ",
     'tx.send(b"%06d" % number)\n\nprint(receiver.recv(100))': "b'000000'",
     '    for number in range(50):\n        tx.send(b"%06d" % number)  # copied': "50 datagrams",

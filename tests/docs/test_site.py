@@ -14,14 +14,14 @@ import pytest
 from pages import ROOT
 
 import uringzc
-from uringzc import aio, testing
+from uringzc import aio, jobs, testing
 
 pytestmark = pytest.mark.engines()
 
 DOCS = ROOT / "docs"
 MAKE = runpy.run_path(str(DOCS / "make_site.py"))
 SPHINX = ("sphinx", "furo", "myst_parser", "sphinx_copybutton")
-PUBLIC = (uringzc, aio, testing)
+PUBLIC = (uringzc, aio, jobs, testing)
 EXPORTED = [f"{module.__name__}.{name}" for module in PUBLIC for name in module.__all__]
 
 
