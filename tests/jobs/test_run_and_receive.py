@@ -129,6 +129,22 @@ def test_a_file_in_shares_and_repeated(file: Path, tmp_path: Path) -> None:
 
 
 @once
+def test_ends_of_streams_do_not_count() -> None:
+    """All is read at once, so that they are among the datagrams."""
+    datagrams = [one for stream in (1, 2) for one in sent_by(count=5, size=100, stream=stream)]
+    assert len(datagrams) == 2 * (5 + 3)
+
+    def put(bind: str) -> None:
+        host, _, port = bind.rpartition(":")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            for datagram in datagrams:
+                sock.sendto(datagram, (host, int(port)))
+
+    received = receive(ReceiveJob("127.0.0.1:0", count=10, duration=10), ready=put)
+    assert (received.stopped, received.datagrams) == ("count", 10)
+
+
+@once
 def test_an_empty_file_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     path = str(tmp_path / "empty")

@@ -33,6 +33,15 @@ class Batch:
     def __len__(self) -> int:
         return len(self.starts)
 
+    def split(self, count: int) -> "tuple[Batch, Batch]":
+        """The first `count` datagrams, and the others."""
+
+        def part(at: slice) -> Batch:
+            arrays = self.starts[at], self.sizes[at], self.came[at], self.train[at]
+            return Batch(self.memory, *arrays, self.addresses)
+
+        return part(slice(count)), part(slice(count, None))
+
 
 class Reader:
     """A socket, and what was read from it and not taken."""
@@ -74,11 +83,11 @@ class Reader:
             self._end += size
         return len(self._trains) > some
 
-    def take(self, most: int | None) -> Batch:
-        """What was read, up to `most` datagrams; the rest is forgotten."""
+    def take(self) -> Batch:
+        """What was read."""
         starts, sizes, pieces, came = np.array(self._trains, np.int64).reshape(-1, 4).T
         counts = np.maximum(1, -(-sizes // pieces))
-        train = np.repeat(np.arange(len(counts)), counts)[:most]
+        train = np.repeat(np.arange(len(counts)), counts)
         behind = np.cumsum(counts) - counts
         offsets = (np.arange(len(train)) - behind[train]) * pieces[train]
         each = np.minimum(pieces[train], sizes[train] - offsets)

@@ -177,14 +177,17 @@ class _Run:
         """Counts what was read."""
         if not self._reader:
             return
-        most = None if self.job.count is None else self.job.count - self._arrivals.datagrams
-        batch = self._reader.take(most)
-        count, nbytes = self._arrivals.take(batch)
-        came = batch.came
-        if count:
-            self._start_ns = self._start_ns or int(came[0])
-            self._end_ns = int(came[-1])
-            self._counts.add(int(came[-1]), count, nbytes)
+        rest = self._reader.take()
+        while len(rest):
+            wanted = len(rest) if self.job.count is None else self.job.count - self._arrivals.datagrams
+            if wanted <= 0:
+                break
+            batch, rest = rest.split(wanted)  # of which some may be ends of streams, which are not counted
+            count, nbytes = self._arrivals.take(batch)
+            if count:
+                self._start_ns = self._start_ns or int(batch.came[0])
+                self._end_ns = int(batch.came[-1])
+                self._counts.add(int(batch.came[-1]), count, nbytes)
 
     def _show(self, now: float) -> None:
         if self._progress and now - self._shown >= _SHOW:
