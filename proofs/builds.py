@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 
 _COMMON = "log_path={log}"
+_SUPPRESSED = ROOT / "proofs" / "tsan.supp"
 _SEEN = ("-g", "-fno-omit-frame-pointer", "-U_FORTIFY_SOURCE")  # checks of libc would be the first to see it
 KINDS = {
     "asan": Kind(
@@ -73,7 +74,7 @@ KINDS = {
     "tsan": Kind(
         ("-fsanitize=thread", "-O1", *_SEEN),
         ("libtsan.so",),
-        (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4"),),
+        (("TSAN_OPTIONS", f"{_COMMON}:die_after_fork=0:history_size=4:suppressions={_SUPPRESSED}"),),
     ),
 }
 
