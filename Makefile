@@ -21,7 +21,7 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test test-quick test-drop-in bench check wheel clean
+.PHONY: help demo test test-quick test-drop-in bench check wheel release clean
 .PHONY: asan tsan valgrind fuzz kernels pythons distributions soak
 help:
 	@echo 'make demo        watch zero-copy sends and their notifications  (ARGS: to uringzc demo)'
@@ -31,6 +31,7 @@ help:
 	@echo 'make bench       measure                                        (ARGS: to python -m benchmarks)'
 	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
 	@echo 'make wheel       a wheel for CPython 3.10 and later, or for this one without the GIL; liburing is inside'
+	@echo 'make release     check, build and try what is released; uploads nothing (docs/releasing.md)'
 	@echo 'make clean       remove all that these made'
 	@echo
 	@echo 'What takes longer; docs/proof.md says what each proves (ARGS=--help: how each is used):'
@@ -66,7 +67,7 @@ MINUTES = 5
 HOURS = 1
 
 # A proof prepares what it needs itself: other builds, interpreters, machines.
-asan tsan valgrind kernels pythons distributions: $(DEV)
+asan tsan valgrind kernels pythons distributions release: $(DEV)
 	@$(BIN)/python -m proofs.$@ $(ARGS)
 
 fuzz: $(DEV)
