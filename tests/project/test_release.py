@@ -7,6 +7,7 @@ import pytest
 
 from proofs import release
 from proofs.interpreters import Interpreter
+from proofs.page import ROOT
 
 pytestmark = pytest.mark.engines()
 CHANGES = "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2026-11-22\n\n### Added\n\n- All.\n"
@@ -86,5 +87,5 @@ def test_a_wheel_is_tried_with_what_can_install_it(
 
 
 def test_a_release_promises_a_platform_that_the_page_names() -> None:
-    page = (release.ROOT / "docs" / "releasing.md").read_text()
+    page = (ROOT / "docs" / "releasing.md").read_text()
     assert f"-{release.PROMISED}`" in page
