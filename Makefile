@@ -21,7 +21,7 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test test-quick test-drop-in bench check wheel release clean
+.PHONY: help demo test test-quick test-drop-in bench check docs wheel release clean
 .PHONY: asan tsan valgrind fuzz kernels pythons distributions soak
 help:
 	@echo 'make demo        watch zero-copy sends and their notifications  (ARGS: to uringzc demo)'
@@ -30,6 +30,7 @@ help:
 	@echo 'make test-drop-in  run the tests of other packages with the event loops of uringzc.aio in place of theirs'
 	@echo 'make bench       measure                                        (ARGS: to python -m benchmarks)'
 	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
+	@echo 'make docs        the documentation as a site                    (ARGS=--external: also looks at links to other sites)'
 	@echo 'make wheel       a wheel for CPython 3.10 and later, or for this one without the GIL; liburing is inside'
 	@echo 'make release     check, build and try what is released; uploads nothing (docs/releasing.md)'
 	@echo 'make clean       remove all that these made'
@@ -86,6 +87,10 @@ check: $(DEV)
 	    -I$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("include"))')"; \
 	echo "gcc -Wall -Wextra -Werror: $(words $(filter %.c,$(C_FILES))) files"; \
 	printf '%s\n' $(filter %.c,$(C_FILES)) | xargs -P 2 -I FILE gcc $$flags -c -o /dev/null FILE
+
+docs: $(PACKAGE) pyproject.toml
+	@$(PIP) install --quiet 'uringzc[docs]'
+	@$(BIN)/python docs/make_site.py $(ARGS)
 
 # Without the GIL there is no limited API (request/python.h): that wheel is for one version.
 FREE_THREADED = $(filter 1,$(shell \

@@ -13,6 +13,8 @@ Each file here imports only those above it:
     programs/      what is measured: the library's calls, Python's own, and reference.c
     bench.py       what a case works with: networks, sockets, senders, `compare`
     cases/         what is compared with what, topic by topic
-    report.py      RESULTS.md            chart.py    results.png
+    report.py      RESULTS.md
+    chart.py       the picture of the headline cases
+    plots.py       plots/: that and others as SVG, for light and for dark pages
     __main__.py    the command
 """

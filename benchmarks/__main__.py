@@ -1,6 +1,6 @@
 """Measure the library beside Python programs without it, and beside a C program.
 
-Writes results.json, and from it RESULTS.md and results.png, into benchmarks/, or what --only measures into
+Writes results.json, and from it RESULTS.md and plots/, into benchmarks/, or what --only measures into
 benchmarks/build/; there are all single runs too, in runs.json. All of it takes about half an hour. Needs
 root, or `unshare --map-root-user`.
 
@@ -14,10 +14,9 @@ from pathlib import Path
 
 import click
 
-from benchmarks import results
+from benchmarks import plots, results
 from benchmarks.bench import Plan, opened
 from benchmarks.cases import TOPICS
-from benchmarks.chart import draw
 from benchmarks.report import report, show
 from uringzc import testing
 
@@ -55,8 +54,8 @@ def main(
         results.write(out / "results.json", results.updated(kept, measured) if kept else measured)
     found = results.read(out / "results.json")
     (out / "RESULTS.md").write_text(report(found, TOPICS))
-    draw(found, out / "results.png")
-    print(f"written: {out / 'RESULTS.md'}, results.png")
+    plots.draw(found, out / "plots")
+    print(f"written: {out / 'RESULTS.md'}, plots/")
 
 
 def measure(plan: Plan, topics: tuple[str, ...]) -> results.Results:

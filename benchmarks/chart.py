@@ -1,10 +1,9 @@
-"""results.png: the headline cases, as bars that someone who has never seen the library understands."""
+"""The picture of the headline cases, as bars that someone who has never seen the library understands."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -133,11 +132,6 @@ HEADLINES = (
 # Columns, as parts of the width; lines, in units of a bar's height.
 LABELS, BARS, BAR_WIDTH, FACTORS = 0.475, 0.485, 0.25, 0.96
 HEAD, GAP, FOOT = 5.4, 1.1, 2.9
-
-
-def draw(results: Results, path: Path) -> None:
-    """Write the picture; the same results give the same bytes."""
-    figure(results).savefig(path, metadata={"Software": None})
 
 
 def figure(results: Results) -> Figure:

@@ -23,7 +23,7 @@ INTRODUCTION = """\
 
 Written by `make bench` from `results.json`, which `python -m benchmarks --redraw` reads again.
 
-![What a program gains, case by case](results.png)
+![What a program gains, case by case](plots/headlines.svg)
 
 Programs run in rounds, each once a round, in random order; *times* is the median of the ratios of two rates
 in each round, then come the interval that holds the true median with 95 %, and the range. A target is met if

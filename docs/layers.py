@@ -180,6 +180,14 @@ def _lay_out(arrows: Graph, rank: dict[str, int]) -> Drawing:
     return Drawing(rows, ways, near)
 
 
+#: of each colour, what stands for it on dark pages
+DARK = {
+    "#fff": "#131416",
+    "#567": "#a3acb5",
+    "#fde8d0": "#4d2a10",
+    "#e4e4e4": "#2a3037",
+    "#d8e8f8": "#16324f",
+}
 ROW, GAP, HEIGHT, LETTER = 66, 26, 30, 7.6
 
 
@@ -206,6 +214,10 @@ def draw(found: Layers) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height}" '
         f'viewBox="0 0 {width:.0f} {height}" font-family="monospace" font-size="12">',
         "<!-- drawn by docs/layers.py -->",
+        "<style>@media (prefers-color-scheme: dark) { text { fill: #e6edf3; }",
+        *(f'[fill="{light}"] {{ fill: {dark}; }}' for light, dark in DARK.items()),
+        f'[stroke="#567"] {{ stroke: {DARK["#567"]}; }}',
+        '[stroke="#a40"] { stroke: #e58a3e; } }</style>',
         '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="7" markerHeight="7" '
         'orient="auto">'
         '<path d="M0 0L8 4L0 8z" fill="#567"/></marker></defs>',

@@ -10,13 +10,13 @@ import pytest
 from uringzc import testing
 from uringzc.address import pack
 from uringzc.engines.paths import Path, Paths
-from uringzc.testing.devices import FAR, NEAR
+from uringzc.testing.devices import FAR
 from uringzc.testing.sandboxes import Hold, Sandbox
 
 T = TypeVar("T")
 FRAME, SOCKET, ERROR, RAW = 1, 2, 3, 4
 PORT = 9
-RTMGRP_LINK, RTMGRP_IPV6_ROUTE = 1, 0x400
+RTMGRP_LINK = 1
 MARK = b"a datagram whose headers are compared"
 
 
@@ -108,8 +108,6 @@ def _settle(device: str) -> None:
 
     with IPRoute() as ip:
         ip.flush_addr(index=socket.if_nametoindex(device), scope=253)
-        local = {"family": socket.AF_INET6, "table": 255, "dst": f"{NEAR.ip6}/128"}
-        _wait_for(RTMGRP_IPV6_ROUTE, lambda: list(ip.get_routes(**local)))
     wait_for_carrier(device)
 
 
@@ -117,19 +115,13 @@ def wait_for_carrier(device: str) -> None:
     """Returns when the kernel has done all that a carrier brings: before, the device drops what it gets."""
     from pyroute2 import IPRoute
 
-    with IPRoute() as ip:
+    with IPRoute() as ip, socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as events:
         here = socket.if_nametoindex(device)
-        _wait_for(RTMGRP_LINK, lambda: ip.get_links(here)[0].get_attr("IFLA_OPERSTATE") == "UP")
-        ip.link("set", index=here, state="up")  # after the rest of it: they share a lock
-
-
-def _wait_for(group: int, condition: Callable[[], object]) -> None:
-    """Returns when it is true, which may have changed with each message of the group."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as events:
-        events.bind((0, group))
+        events.bind((0, RTMGRP_LINK))
         events.settimeout(10)
-        while not condition():
+        while ip.get_links(here)[0].get_attr("IFLA_OPERSTATE") != "UP":
             events.recv(1 << 16)
+        ip.link("set", index=here, state="up")  # after the rest of it: they share a lock
 
 
 @contextmanager

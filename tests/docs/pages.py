@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import uringzc
-from uringzc import aio, testing
+from uringzc import aio, jobs, testing
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md")]
-PAGES += sorted((ROOT / "docs").glob("*.md"))
-LANGUAGES = {"python", "sh", "console"}
+PAGES += sorted((ROOT / "docs").rglob("*.md"))
+LANGUAGES = {"python", "sh", "console", "c", "{toctree}"}  # the last one is read by `make docs`
 
 
 class Block(NamedTuple):
@@ -97,6 +97,7 @@ ARGS_OF = {
     "test-quick": ("-m", "pytest"),
     "test-drop-in": ("tests/drop_in",),
     "bench": ("-m", "benchmarks"),
+    "docs": ("docs/make_site.py",),
     **{path.stem: ("-m", f"proofs.{path.stem}") for path in (ROOT / "proofs").iterdir()},
 }
 
@@ -292,6 +293,7 @@ def wrong_functions(text: str) -> list[str]:
 
 
 PUBLIC = [getattr(uringzc, name) for name in uringzc.__all__] + [testing, testing.Hold, testing.Receiver]
+PUBLIC += [jobs, *(getattr(jobs, name) for name in jobs.__all__)]
 PUBLIC += [aio, *(getattr(aio, name) for name in aio.__all__), asyncio.DatagramProtocol]
 OTHERS = {"anyio", "asyncio", "functools", "hypercorn", "loop", "trio"}  # whose calls are not ours
 FIELDS = {

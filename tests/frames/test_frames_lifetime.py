@@ -133,15 +133,10 @@ def test_a_thread_that_ends_waits_for_its_frames(
 
 
 FORKED = """
-    import ctypes, os, sys, uringzc
+    import os, sys, uringzc
     from processes import fork
     from uringzc import testing
     from uringzc.engines import lifetime
-    from uringzc.memory import address_of
-
-    MADV_DOFORK = 11
-    madvise = ctypes.CDLL(None).madvise
-    madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
     with testing.hold() as box, box.socket() as sock, testing.receiver(sock=box.receiver_socket()) as rx:
         sock.connect(box.address)
@@ -156,7 +151,6 @@ FORKED = """
         s.send(sock, b"queued", flush=True)
         sender.flush()
         if sys.argv[1] == "shared":  # without the protection
-            madvise(address_of(s._engine._memory), len(s._engine._memory), MADV_DOFORK)
             lifetime.abandon = lambda engine: None
         child = fork()
         if not child:
@@ -221,6 +215,42 @@ def test_control_a_child_that_shares_the_frames_changes_them() -> None:
     out, errors = run_program(FORKED, "shared")
     came = [(b"cccccc", 600), (b"cccccc", 1000), (b"first", 5), (b"queued", 6)]
     assert out.splitlines() == ["refused 0", str(came), "2 0 0"], errors
+
+
+MAPPED_FIRST = """
+    import mmap, os
+
+    def take() -> None:
+        taken.extend(mmap.mmap(-1, 1 << 16) for _ in range(500))  # the kernel fills gaps from above
+
+    taken = []
+    os.register_at_fork(after_in_child=take)
+    import uringzc
+    from processes import fork
+    from uringzc import testing
+
+    with testing.hold() as box, box.run(lambda: uringzc.UdpSender(box.address)) as sender:
+        leases = [sender.lease(1000) for _ in range(20)]
+        child = fork()
+        if not child:
+            code = 1
+            try:
+                for lease in leases:
+                    lease.view[:] = b"c" * 1000
+                code = any(one.find(b"c") >= 0 for one in taken)
+            finally:
+                os._exit(code)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        for lease in leases:
+            lease.release()
+"""
+
+
+@frame_engines
+def test_leases_of_a_forked_child_are_no_other_memory(engine: str) -> None:
+    """Not even what is mapped before the engine knows of the fork."""
+    out, errors = run_program(MAPPED_FIRST)
+    assert out == "0\n", errors
 
 
 AT_EXIT = """

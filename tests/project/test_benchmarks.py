@@ -16,7 +16,7 @@ for needed in ("click", "matplotlib", "numpy", "pyroute2", "rich", "uvloop"):
 from matplotlib.text import Text
 
 import benchmarks
-from benchmarks import chart, results
+from benchmarks import chart, plots, results
 from benchmarks.cases import TOPICS
 from benchmarks.pairs import Contender, Sample, Target, compare, median_interval, progress_bars
 from benchmarks.programs.batches import Shape
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.engines()  # makes none
 HERE = Path(benchmarks.__file__).parent
 KEPT = results.read(HERE / "results.json")
 #: a module may import only what stands before it, or what lies in its own folder
-ORDER = ["pairs", "results", "paths", "programs", "bench", "cases", "report", "chart", "__main__"]
+ORDER = ["pairs", "results", "paths", "programs", "bench", "cases", "report", "chart", "plots", "__main__"]
 
 
 def imports(file: Path) -> Iterator[str]:
@@ -229,10 +229,29 @@ def test_a_round_has_one_run_of_each() -> None:
     assert [row.ratios for row in found] == [[10 / 11] * 32, [10 / 12] * 32]
 
 
-def test_the_same_results_give_the_same_picture(tmp_path: Path) -> None:
-    for name in ("one.png", "two.png"):
-        chart.draw(KEPT, tmp_path / name)
-    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
+def words(plot: str) -> list[str]:
+    """What is written in a plot, from its beginning to its end."""
+    return re.findall(r"<text[^>]*>([^<]+)</text>", plot)
+
+
+def test_the_plots_are_those_of_the_kept_results(tmp_path: Path) -> None:
+    plots.draw(KEPT, tmp_path)
+    for name in plots.PLOTS:
+        kept, drawn = (HERE / "plots" / name).read_text(), (tmp_path / name).read_text()
+        assert words(kept) == words(drawn) != [], "run: python -m benchmarks --redraw"
+        plots.draw(KEPT, tmp_path)
+        assert (tmp_path / name).read_text() == drawn
+    plots.draw(Results(KEPT.about), tmp_path / "of nothing")  # of one topic, perhaps
+    others = replace(KEPT, cases=[replace(each, ratio=1 / each.ratio) for each in KEPT.cases])
+    assert words(plots.themed(plots.ratios(others))) != words((HERE / "plots" / "ratios.svg").read_text())
+
+
+@pytest.mark.parametrize("name", plots.PLOTS)
+def test_every_colour_of_a_plot_has_one_for_dark_pages(name: str) -> None:
+    plot = plots.themed(plots.PLOTS[name](KEPT))
+    drawing = plot.partition("</style>")[2]
+    assert "var(--text)" in drawing
+    assert re.findall(r"#[0-9a-fA-F]{6}\b", re.sub(r"url\(#\w+\)|href=\"#\w+\"", "", drawing)) == []
 
 
 @pytest.mark.parametrize(

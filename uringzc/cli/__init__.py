@@ -1,6 +1,7 @@
 """The `uringzc` command: a file for each subcommand, and `output` for what they print.
 
-Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`.
+Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`; of `send` and
+`recv` is `traffic`, and `uringzc/jobs/` does what they say.
 """
 
 import os
@@ -12,7 +13,7 @@ from typing import Any
 try:
     import click
 
-    from uringzc.cli import demo, doctor
+    from uringzc.cli import demo, doctor, recv, send
     from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -55,3 +56,5 @@ def main() -> None:
 
 main.add_command(demo.demo)
 main.add_command(doctor.doctor)
+main.add_command(recv.recv)
+main.add_command(send.send)

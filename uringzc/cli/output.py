@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.text import Text
 
@@ -16,6 +17,14 @@ Row = Sequence[Text]
 
 class OutputError(Exception):
     """Standard output cannot be written to, and why. No OSError, which a failed send raises."""
+
+
+def os_error(error: OSError, what: str = "") -> click.ClickException:
+    """An error of a file as one of the options, exit status 2; any other, of `what`, exit status 1."""
+    why = error.strerror or str(error)
+    if isinstance(error.filename, str):
+        return click.UsageError(f"{error.filename}: {why}.")
+    return click.ClickException(f"{what}: {why}." if what else f"{why}.")
 
 
 class _Console(Console):

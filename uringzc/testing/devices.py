@@ -8,6 +8,7 @@ import os
 import socket
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, NamedTuple
 
 
@@ -24,6 +25,7 @@ NEAR = End("10.0.0.1", "fd00::1", "02:00:00:00:00:01")
 FAR = End("10.0.0.2", "fd00::2", "02:00:00:00:00:02")
 
 _IFA_F_NODAD = 0x02
+_RTMGRP_IPV6_ROUTE = 0x400
 
 
 def refusal(number: int, what: str) -> OSError:
@@ -64,6 +66,16 @@ def bring_up(device: str, here: End, there: End, **new: Any) -> None:
                 ip.neigh("add", ifindex=index, dst=address, lladdr=there.mac, state="permanent")
     except NetlinkError as error:
         raise refusal(error.code, f"make {device}, of kind {new.get('kind')}") from error
+
+
+def wait_for_ip6(end: End) -> None:
+    """Returns when its IPv6 address takes datagrams: the kernel adds the route after the address."""
+    line = f"{socket.inet_pton(socket.AF_INET6, end.ip6).hex()} 80 "  # of a route to it alone
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as events:
+        events.bind((0, _RTMGRP_IPV6_ROUTE))
+        events.settimeout(10)
+        while line not in Path("/proc/thread-self/net/ipv6_route").read_text():
+            events.recv(1 << 16)
 
 
 def set_mtu(device: str, mtu: int, shrink: bool = True) -> None:

@@ -162,6 +162,7 @@ def sink(mtu: int = 1500) -> Iterator[Sandbox]:
     """
     with closing(Sandbox("ifb0")) as box:
         box.run(lambda: bring_up(box.device, NEAR, FAR, kind="ifb", mtu=_checked(mtu)))
+        box.run(lambda: devices.wait_for_ip6(NEAR))
         yield box
 
 
@@ -186,6 +187,8 @@ def hold(delay: float = 0.05, mtu: int = 1500) -> Iterator[Hold]:
         peer.run(lambda: bring_up(peer.device, FAR, NEAR))
         # Last: the near end came up without a carrier, and a new qdisc starts its queue at once.
         box._slow_down(delay)
+        box.run(lambda: devices.wait_for_ip6(NEAR))
+        peer.run(lambda: devices.wait_for_ip6(FAR))
         yield box
 
 

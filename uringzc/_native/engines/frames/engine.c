@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* Frames as an engine: its table of calls, its queue, its descriptor, waiting. */
-#define _GNU_SOURCE /* MAP_FIXED_NOREPLACE, process_vm_readv() */
+#define _GNU_SOURCE /* process_vm_readv() */
 #include <limits.h>
 #include <net/ethernet.h>
 #include <netinet/udp.h>
@@ -64,7 +64,8 @@ int frames_map(uzc_frames *e, uint64_t length, int flags, int fd) {
         return -errno;
     e->base = base;
     e->memory_length = length;
-    return madvise(base, length, MADV_DONTFORK) < 0 ? -errno : 0;
+    /* or a fork copies what the kernel has pinned: all of it */
+    return flags & MAP_PRIVATE && madvise(base, length, MADV_WIPEONFORK) < 0 ? -errno : 0;
 }
 
 int frames_made(uzc_frames **out, int error) {
@@ -85,16 +86,16 @@ void uzc_frames_exit(uzc_frames **engine) {
         free_all(e);
 }
 
-/* The memory is not mapped in the child, where the program may have leases: they get memory of the child's.
- */
+/* Leases of the program get memory of the child's. It replaces what the child has inherited: where that was
+ * not mapped (MADV_DONTFORK), something else could have got the place since the fork. */
 void uzc_frames_abandon(uzc_frames **engine) {
     uzc_frames *e = *engine;
     *engine = NULL;
     if (!e)
         return;
-    if (e->base)
-        mmap(e->base, e->memory_length, PROT_READ | PROT_WRITE,
-             MAP_FIXED_NOREPLACE | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (e->base && mmap(e->base, e->memory_length, PROT_READ | PROT_WRITE,
+                        MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED)
+        munmap(e->base, e->memory_length); /* better a crash than another byte in the parent's frame */
     free_all(e);
 }
 
