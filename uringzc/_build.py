@@ -6,16 +6,72 @@ liburing into the module, for a wheel that runs where liburing is not installed.
 """
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import cffi
 
 LIBURING = "2.3"
 NATIVE = "uringzc/_native"  # setuptools wants paths relative to setup.py
+
+
+class Packages(NamedTuple):
+    """What a distribution calls that which a build needs; "" is what it does not have."""
+
+    names: str
+    install: str  # the command
+    compiler: str  # with the headers of the C library, and those of the kernel
+    headers: str  # Python.h
+    pkg_config: str
+    liburing: str
+    archive: str  # liburing.a
+
+
+#: by ID in /etc/os-release
+DISTRIBUTIONS = {
+    "debian": Packages(
+        "Debian 12, Ubuntu 24.04 and later",
+        "apt-get install",
+        compiler="gcc libc6-dev",
+        headers="python3-dev",
+        pkg_config="pkg-config liburing-dev",
+        liburing="liburing-dev",
+        archive="liburing-dev",
+    ),
+    "fedora": Packages(
+        "Fedora",
+        "dnf install",
+        compiler="gcc",
+        headers="python3-devel",
+        pkg_config="pkgconf-pkg-config liburing-devel",
+        liburing="liburing-devel",
+        archive="",
+    ),
+    "alpine": Packages(
+        "Alpine",
+        "apk add",
+        compiler="gcc musl-dev linux-headers",
+        headers="python3-dev",
+        pkg_config="pkgconf liburing-dev",
+        liburing="liburing-dev",
+        archive="liburing-dev",
+    ),
+    "arch": Packages(
+        "Arch",
+        "pacman -S",
+        compiler="gcc",
+        headers="python",
+        pkg_config="pkgconf liburing",
+        liburing="liburing",
+        archive="",
+    ),
+}
 
 
 def ffibuilder() -> cffi.FFI:
@@ -46,26 +102,40 @@ def sources() -> list[str]:
 
 def require() -> None:
     """Ends the build with one sentence: all that is missing, and the command that installs it."""
-    missing = {}  # what, and the packages that have it
+    missing = {}  # field of Packages: what it is
     compiler = (os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc").split()[0]
     if not shutil.which(compiler):
-        missing[f"a C compiler ({compiler})"] = "gcc libc6-dev"
+        missing["compiler"] = f"a C compiler ({compiler})"
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
-        missing[f"Python.h of Python {sys.version_info[0]}.{sys.version_info[1]}"] = "python3-dev"
+        missing["headers"] = f"Python.h of Python {sys.version_info[0]}.{sys.version_info[1]}"
     if not shutil.which("pkg-config"):
-        missing["pkg-config"] = "pkg-config liburing-dev"
+        missing["pkg_config"] = "pkg-config"
     elif subprocess.run(["pkg-config", "--exists", f"liburing >= {LIBURING}"], check=False).returncode:
         found = _pkg_config("--modversion")
-        missing[f"liburing {LIBURING} or newer" + (f" (this is {found})" if found else "")] = "liburing-dev"
+        missing["liburing"] = f"liburing {LIBURING} or newer" + (f" (this is {found})" if found else "")
     elif (
         os.environ.get("URINGZC_STATIC") and not Path(_pkg_config("--variable=libdir"), "liburing.a").exists()
     ):
-        missing["liburing.a (for URINGZC_STATIC)"] = "liburing-dev"
+        missing["archive"] = "liburing.a (for URINGZC_STATIC)"
     if missing:
-        raise SystemExit(
-            f"uringzc cannot be built without {' and '.join(missing)}; "
-            f"on Debian 12, Ubuntu 24.04 and later: apt-get install {' '.join(missing.values())}"
-        )
+        names = " and ".join(missing.values())
+        raise SystemExit(f"uringzc cannot be built without {names}; {_how_to_install(missing)}")
+
+
+def _how_to_install(missing: Iterable[str]) -> str:
+    """The command of the distribution that this is; where it is none of ours, that of each."""
+    try:
+        release = platform.freedesktop_os_release()
+    except OSError:
+        release = {}
+    ids = [release.get("ID", ""), *release.get("ID_LIKE", "").split()]
+    found = next((DISTRIBUTIONS[name] for name in ids if name in DISTRIBUTIONS), None)
+    commands = []
+    for one in [found] if found else DISTRIBUTIONS.values():
+        needed: list[str] = [getattr(one, field) for field in missing]
+        how = f"{one.install} {' '.join(needed)}" if all(needed) else "no package has it"
+        commands.append(f"on {one.names}: {how}")
+    return "; ".join(commands)
 
 
 def _pkg_config(option: str) -> str:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +36,7 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Build:
         path.chmod(0o755)
 
     monkeypatch.delenv("URINGZC_STATIC", raising=False)
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "debian"})
 
     def attempt(
         compiler: bool = True, liburing: str | None = "2.3", pkg_config: bool = True, headers: bool = True
@@ -106,11 +108,49 @@ def test_all_that_is_missing_is_named_in_one_sentence(build: Build) -> None:
     assert "\n" not in said
 
 
+@pytest.mark.parametrize(
+    ("release", "command"),
+    [
+        ({"ID": "debian"}, "apt-get install gcc libc6-dev liburing-dev"),
+        ({"ID": "ubuntu", "ID_LIKE": "debian"}, "apt-get install gcc libc6-dev liburing-dev"),
+        ({"ID": "fedora"}, "dnf install gcc liburing-devel"),
+        ({"ID": "rocky", "ID_LIKE": "rhel centos fedora"}, "dnf install gcc liburing-devel"),
+        ({"ID": "alpine"}, "apk add gcc musl-dev linux-headers liburing-dev"),
+        ({"ID": "arch"}, "pacman -S gcc liburing"),
+    ],
+)
+def test_packages_are_those_of_the_distribution(
+    build: Build, monkeypatch: pytest.MonkeyPatch, release: dict[str, str], command: str
+) -> None:
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: release)
+    said = build(compiler=False, liburing=None)
+    assert said.endswith(f": {command}")
+    assert said.count(" install ") + said.count("apk add") + said.count("pacman") == 1
+
+
+@pytest.mark.parametrize("release", [{"ID": "plan9"}, None])
+def test_another_distribution_is_shown_the_packages_of_each(
+    build: Build, monkeypatch: pytest.MonkeyPatch, release: dict[str, str] | None
+) -> None:
+    def answer() -> dict[str, str]:
+        if release is None:
+            raise OSError("there is no os-release")
+        return release
+
+    monkeypatch.setattr(platform, "freedesktop_os_release", answer)
+    said = build(liburing=None)
+    for name in ("apt-get install liburing-dev; ", "dnf install liburing-devel; ", "apk add liburing-dev; "):
+        assert name in said
+    assert said.endswith("on Arch: pacman -S liburing")
+
+
 def test_a_static_build_needs_the_static_library(
     build: Build, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("URINGZC_STATIC", "1")
     assert "without liburing.a" in build()
+    monkeypatch.setattr(platform, "freedesktop_os_release", lambda: {"ID": "fedora"})
+    assert build().endswith("on Fedora: no package has it")
     (tmp_path / "liburing.a").touch()
     assert build() == ""
 
@@ -128,7 +168,41 @@ def test_setup_prints_one_sentence_and_nothing_else(tmp_path: Path) -> None:
         check=False,
     )
     assert (tried.returncode, tried.stdout) == (1, "")
-    assert re.fullmatch(r"uringzc cannot be built without [^\n]+ apt-get install [^\n]+\n", tried.stderr)
+    assert re.fullmatch(r"uringzc cannot be built without [^\n]+; on [A-Z][^\n]+: [^\n]+\n", tried.stderr)
+
+
+@pytest.mark.skipif(not shutil.which("pkg-config"), reason="there is no pkg-config")
+@pytest.mark.parametrize(
+    ("system", "command"),
+    [
+        ("debian", "apt-get install liburing-dev"),
+        ("fedora", "dnf install liburing-devel"),
+        ("alpine", "apk add liburing-dev"),
+        ("arch", "pacman -S liburing"),
+    ],
+)
+def test_a_real_build_without_liburing_names_its_package(tmp_path: Path, system: str, command: str) -> None:
+    """pkg-config looks in an empty folder, and the system says that it is that one."""
+    program = f"""
+        import platform, runpy, sys
+        platform.freedesktop_os_release = lambda: {{"ID": {system!r}}}
+        sys.argv = ["setup.py", "build", "--build-base", {str(tmp_path)!r}]
+        runpy.run_path("setup.py", run_name="__main__")
+    """
+    environment = {**os.environ, "PKG_CONFIG_LIBDIR": str(tmp_path), "PKG_CONFIG_PATH": ""}
+    tried = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert tried.returncode == 1
+    sentence = rf"uringzc cannot be built without liburing 2\.3 or newer; on [^\n]+: {command}\n"
+    assert re.fullmatch(sentence, tried.stderr), tried.stderr
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64" or not shutil.which("gcc"), reason="needs gcc on x86_64")
