@@ -11,13 +11,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from both_ends import sent_by
 from click.testing import CliRunner, Result
+from traffic import wait_until
 
 from uringzc import testing
 from uringzc.cli import main
@@ -452,26 +453,12 @@ def test_ctrl_c_before_it_begins() -> None:
     process = subprocess.Popen(
         [*COMMAND, "send", "127.0.0.1:9", "--start-at=+60"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    wait_for_socket(process.pid)
-    while process.poll() is None:  # it may come where Python can not raise it: in a finalizer
-        process.send_signal(signal.SIGINT)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(5)
-    out, err = process.communicate()
+    assert wait_until(lambda: "nanosleep" in Path(f"/proc/{process.pid}/wchan").read_text())
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert b"0 datagrams" in out or b"Stopped" in err
     assert b"Traceback" not in err
-
-
-def wait_for_socket(pid: int) -> None:
-    """Until the process has a socket, and so has begun with the job."""
-    for _ in range(1000):
-        for fd in os.listdir(f"/proc/{pid}/fd"):
-            with suppress(FileNotFoundError):  # it was closed meanwhile
-                if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("socket:"):
-                    return
-        threading.Event().wait(0.02)
-    raise TimeoutError("no socket")
 
 
 @pytest.mark.parametrize("columns", [40, 100])
