@@ -223,7 +223,7 @@ def test_debug_accepts_changes_after_the_notification(udp_pair: Pair) -> None:
             s.send(udp_pair.tx, region, length=0)
             s.send(udp_pair.tx, b"constant")
             s.send_run(udp_pair.tx, region, 10, 5, flush=True)
-            s.reap_notifications(wait=1)
+            s.reap_notifications(wait=5)
             s.reap_completions()
             udp_pair.receive(9)
         assert s.stats.notifications == 1500
