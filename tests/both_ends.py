@@ -26,10 +26,15 @@ class Receiving:
 
     def put(self, datagrams: Sequence[bytes]) -> None:
         """Sends it these, as they are."""
-        host, _, port = self.address.rpartition(":")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for datagram in datagrams:
-                sock.sendto(datagram, (host, int(port)))
+        put(self.address, datagrams)
+
+
+def put(address: str, datagrams: Sequence[bytes]) -> None:
+    """Sends these to "HOST:PORT", as they are."""
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        for datagram in datagrams:
+            sock.sendto(datagram, (host, int(port)))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both_ends import both, on_the_way, receiving, sent_by
+from both_ends import both, on_the_way, put, receiving, sent_by
 
 from uringzc import testing
 from uringzc.jobs import Interrupted, Job, Progress, ReceiveJob, receive, run, sending, total
@@ -133,14 +133,8 @@ def test_ends_of_streams_do_not_count() -> None:
     """All is read at once, so that they are among the datagrams."""
     datagrams = [one for stream in (1, 2) for one in sent_by(count=5, size=100, stream=stream)]
     assert len(datagrams) == 2 * (5 + 3)
-
-    def put(bind: str) -> None:
-        host, _, port = bind.rpartition(":")
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-            for datagram in datagrams:
-                sock.sendto(datagram, (host, int(port)))
-
-    received = receive(ReceiveJob("127.0.0.1:0", count=10, duration=10), ready=put)
+    job = ReceiveJob("127.0.0.1:0", count=10, duration=10)
+    received = receive(job, ready=lambda bind: put(bind, datagrams))
     assert (received.stopped, received.datagrams) == ("count", 10)
 
 

@@ -155,18 +155,22 @@ def test_a_static_build_needs_the_static_library(
     assert build() == ""
 
 
-def test_setup_prints_one_sentence_and_nothing_else(tmp_path: Path) -> None:
-    environment = {**os.environ, "PATH": str(tmp_path), "CC": "gcc"}
-    environment.pop("PYTHONPATH", None)
-    tried = subprocess.run(
-        [sys.executable, "setup.py", "--version"],
+def run_python(*arguments: str, env: dict[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, *arguments],
         cwd=ROOT,
-        env=environment,
+        env=env,
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
     )
+
+
+def test_setup_prints_one_sentence_and_nothing_else(tmp_path: Path) -> None:
+    environment = {**os.environ, "PATH": str(tmp_path), "CC": "gcc"}
+    environment.pop("PYTHONPATH", None)
+    tried = run_python("setup.py", "--version", env=environment)
     assert (tried.returncode, tried.stdout) == (1, "")
     assert re.fullmatch(r"uringzc cannot be built without [^\n]+; on [A-Z][^\n]+: [^\n]+\n", tried.stderr)
 
@@ -190,15 +194,7 @@ def test_a_real_build_without_liburing_names_its_package(tmp_path: Path, system:
         runpy.run_path("setup.py", run_name="__main__")
     """
     environment = {**os.environ, "PKG_CONFIG_LIBDIR": str(tmp_path), "PKG_CONFIG_PATH": ""}
-    tried = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=ROOT,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    tried = run_python("-c", textwrap.dedent(program), env=environment)
     assert tried.returncode == 1
     sentence = rf"uringzc cannot be built without liburing 2\.3 or newer; on [^\n]+: {command}\n"
     assert re.fullmatch(sentence, tried.stderr), tried.stderr

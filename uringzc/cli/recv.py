@@ -90,8 +90,9 @@ def recv(loss: str | None, check: bool, as_json: bool, **options: Any) -> None:
         found = json.dumps({"received": received.as_dict(), "failed": wrong}, indent=2)
         click.echo(found, err=job.output == "-")
     else:
-        report(console if not quiet else Console(stderr=True, highlight=False, markup=False), received)
-        failed(console if not quiet else Console(stderr=True, highlight=False, markup=False), wrong)
+        shown = console if not quiet else Console(stderr=True, highlight=False, markup=False)
+        report(shown, received)
+        failed(shown, wrong)
     sys.exit(130 if interrupted else 1 if wrong else 0)
 
 

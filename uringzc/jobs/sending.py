@@ -42,6 +42,7 @@ class _Run:
         self._counts = Intervals(job.interval)
         self._late = 0.0
         self._sent = 0  # datagrams of the streams, however many destinations get them
+        self._each = 1 if job.spread else len(job.to)  # destinations of a datagram
         first = secrets.randbits(32) if job.stream is None else job.stream
         self._streams = [(first + i) % 2**32 for i in range(len(job.to) if job.spread else 1)]
         limits = [job.count, job.nbytes and -(-job.nbytes // job.size)]
@@ -76,7 +77,6 @@ class _Run:
         families = {family_of(address) for address in to}
         if len(families) > 1:
             raise ValueError("the destinations are IPv4 and IPv6 addresses: give each kind a job of its own")
-        each = 1 if job.spread else len(to)
         self._begin()
         return UdpSender(
             to[0] if len(to) == 1 else None,
@@ -88,9 +88,9 @@ class _Run:
             engine=job.engine,
             zero_copy=job.zero_copy,
             on_error=self._on_error,
-            rate=rate.value * each if rate and rate.unit == "bit" else None,
-            pps=rate.value * each if rate and rate.unit == "pps" else None,
-            burst=None if rate is None else _burst(rate, each, job.size),
+            rate=rate.value * self._each if rate and rate.unit == "bit" else None,
+            pps=rate.value * self._each if rate and rate.unit == "pps" else None,
+            burst=None if rate is None else _burst(rate, self._each, job.size),
         )
 
     def _on_error(self, error: SendError) -> None:
@@ -138,14 +138,12 @@ class _Run:
     def _seconds_at_rate(self, rate: Rate) -> float:
         """How long what was sent takes at the rate that was asked for."""
         counts = self._counts
-        each = 1 if self.job.spread else len(self.job.to)
-        return (counts.datagrams if rate.unit == "pps" else 8 * counts.nbytes) / each / rate.value
+        return (counts.datagrams if rate.unit == "pps" else 8 * counts.nbytes) / self._each / rate.value
 
     def _so_far(self, now: float, total: int | None) -> Progress:
         known = [limit for limit in (self._limit, total) if limit]
         counts = self._counts
-        each = 1 if self.job.spread else len(self.job.to)
-        whole = min(known) * each if known else None
+        whole = min(known) * self._each if known else None
         return Progress(now - self._started, counts.datagrams, counts.nbytes, whole)
 
     def _end(self, tx: UdpSender, source: Source, destinations: list[Address | None], stopped: str) -> Result:
