@@ -1,0 +1,317 @@
+"""`uringzc bench`: what engines reach with datagrams of several sizes; the largest rate without more loss."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from uringzc import __version__, probe
+from uringzc.address import joined
+from uringzc.cli import bench_tables, output
+from uringzc.cli.bench_tables import Screen
+from uringzc.cli.recv import loss_share
+from uringzc.cli.traffic import RATE, Parsed, failed
+from uringzc.engines.choose import ENGINES, FRAME_ENGINES
+from uringzc.jobs.bench_report import BenchReport, BenchRun, Limit
+from uringzc.jobs.job import MOST, SIZE, parse_address
+
+if TYPE_CHECKING:
+    from uringzc.jobs.near_end import NearEnd
+
+SIZES = (64, 200, 512, 1200, 1472, 8900)  #: of these, those that fit the MTU
+SOCKET = "socket"
+LOSS = 0.0001
+_MOST_SIZES = 100
+_OVERHEAD = 0.4  # seconds of a run besides those that it sends
+
+
+def parse_peer(text: str) -> tuple[str, int | None]:
+    """ "HOST", "HOST:PORT", an IPv6 address with a port in brackets; a host may be empty. ValueError."""
+    if text.count(":") > 1 and "]" not in text:
+        return text, None
+    if text[:1] == "[" and text[-1:] == "]":
+        return text[1:-1], None
+    return parse_address(text) if ":" in text else (text, None)
+
+
+def parse_sizes(text: str) -> list[int]:
+    """ "64,512,1200", or "100-1400:100" for steps of 100. ValueError."""
+    sizes: list[int] = []
+    for part in text.split(","):
+        first, dash, rest = part.partition("-")
+        last, colon, step = rest.partition(":")
+        words = [first, *([last, step] if dash else [])]
+        if not all(word.isascii() and word.isdigit() for word in words) or bool(dash) != bool(colon):
+            raise ValueError(f"{part!r} is no size: 1200, or 100-1400:100 for a range in steps of 100")
+        numbers = [int(word) for word in words]
+        if dash and (numbers[2] == 0 or numbers[1] < numbers[0]):
+            raise ValueError(f"{part!r} is no range: START-END:STEP, as in 100-1400:100")
+        found = range(numbers[0], numbers[1] + 1, numbers[2]) if dash else numbers
+        if len(found) + len(sizes) > _MOST_SIZES:
+            raise ValueError(f"at most {_MOST_SIZES} sizes, not as many as in {text!r}")
+        sizes += found
+    for size in sizes:
+        if not 1 <= size <= MOST:
+            raise ValueError(f"a datagram has 1 to {MOST} bytes, not {size}")
+    return sizes
+
+
+def parse_engines(text: str) -> list[str]:
+    """Names with commas between them. ValueError."""
+    known = ("auto", *ENGINES, *FRAME_ENGINES, SOCKET)
+    for name in text.split(","):
+        if name not in known:
+            raise ValueError(f"engine is one of {', '.join(known)}, not {name!r}")
+    return text.split(",")
+
+
+@click.command()
+@click.argument("host", required=False, metavar="HOST[:PORT]", type=Parsed("host", parse_peer))
+@click.option(
+    "--serve",
+    is_flag=False,
+    flag_value="",
+    metavar="[HOST:PORT]",
+    type=Parsed("host", parse_peer),
+    help="Be the receiving end, for those who bench to here.",
+)
+@click.option(
+    "--size",
+    "sizes",
+    multiple=True,
+    metavar="LIST",
+    type=Parsed("sizes", parse_sizes),
+    help="Bytes in a datagram: 64,1200 or 100-1400:100 [default: 64 to 8900, what fits the MTU].",
+)
+@click.option(
+    "--engine",
+    "engines",
+    multiple=True,
+    metavar="LIST",
+    type=Parsed("engines", parse_engines),
+    help='Engines, or "socket": socket.send of Python [default: io_uring, msg_zerocopy, copy that work '
+    "here, and socket].",
+)
+@click.option(
+    "--zero-copy", default="auto", show_default=True, type=click.Choice(["auto", "always", "never"])
+)
+@click.option(
+    "--seconds", default=1.0, show_default=True, type=click.FloatRange(0.05, 500), help="Of each run."
+)
+@click.option(
+    "--rounds",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="Runs of each engine and size; the median counts.",
+)
+@click.option("--rate", type=RATE, help="200kpps, 2.5Gbit or 300MB per second [default: as fast as it goes].")
+@click.option("--find-limit", is_flag=True, help="Look for the largest rate at which no more is lost.")
+@click.option(
+    "--loss",
+    type=Parsed("share", loss_share),
+    help="Fail if more is lost, as 1%; with --find-limit: what may be lost [default there: 0.01%].",
+)
+@click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Print one JSON object, or write it to FILE besides.",
+)
+def bench(host: str | None, serve: str | None, json_file: str | None, **options: Any) -> None:
+    """Measure what datagrams reach HOST, with several engines and sizes beside each other.
+
+    On HOST runs `uringzc bench --serve`. If HOST is this machine, that is not needed.
+
+    Without --rate it sends as fast as it can, which fills the network to HOST.
+
+    \b
+    Exit status: 0    it was measured, and what was asked for held
+                 1    it was not: no connection, a run that failed, the rate not reached, more than --loss;
+                      with --find-limit: no rate held
+                 2    wrong options
+                 130  Ctrl-C; what was measured until then is printed
+    """
+    if serve is not None:
+        if host is not None:
+            raise click.UsageError("--serve is the receiving end, which has no HOST to send to.")
+        _serve(serve)
+    if host is None:
+        took = json_file not in (None, "-")
+        hint = f" --json has taken {json_file!r} as its FILE: put HOST before it." if took else ""
+        raise click.UsageError(f"Missing argument 'HOST[:PORT]', or --serve.{hint}")
+    options["sizes"] = _flat(parse_sizes(text) for text in options["sizes"])
+    options["engines"] = _flat(parse_engines(text) for text in options["engines"])
+    if options["find_limit"]:
+        _check_find_limit(options)
+    to_stdout = json_file == "-"
+    try:
+        report, interrupted = _measure(host, output.console(quiet=to_stdout), json_file, options)
+    except OSError as error:
+        raise output.os_error(error) from error
+    except KeyboardInterrupt:
+        click.echo("Stopped.", err=True)
+        sys.exit(130)
+    if json_file is not None:
+        text = json.dumps(report.as_dict(), indent=2)
+        if to_stdout:
+            click.echo(text)
+        else:
+            _write(json_file, text)
+    sys.exit(130 if interrupted else 1 if report.failed else 0)
+
+
+def _flat(lists: Any) -> list[Any]:
+    """All of them once, in their order."""
+    return list(dict.fromkeys(value for values in lists for value in values))
+
+
+def _check_find_limit(options: dict[str, Any]) -> None:
+    for name, what in (("sizes", "--size"), ("engines", "--engine")):
+        if len(options[name]) > 1:
+            raise click.UsageError(f"--find-limit is for one {what}.")
+    if options["rate"] is not None:
+        raise click.UsageError("--find-limit looks for the rate: leave --rate out.")
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        with open(path, "w") as file:
+            file.write(text + "\n")
+    except OSError as error:
+        raise output.os_error(error) from error
+
+
+def _measure(
+    host: str, console: Console, json_file: str | None, options: dict[str, Any]
+) -> tuple[BenchReport, bool]:
+    """The report, and whether Ctrl-C has ended it. What is for people is printed."""
+    from uringzc.jobs.json_lines import PeerError
+    from uringzc.jobs.near_end import NearEnd
+
+    at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    name, port = parse_peer(host)
+    try:
+        with NearEnd(name, port) as end:
+            if json_file not in (None, "-"):
+                open(str(json_file), "a").close()  # better said now than when all is measured
+            measured = (_find_limit if options["find_limit"] else _sweep)(console, host, end, options)
+            runs, limit, wrong, interrupted = measured
+            about = (__version__, at, host, options["seconds"], end.machine, end.peer)
+            report = BenchReport(*about, runs, limit, tuple(wrong))
+    except PeerError as error:
+        raise click.ClickException(f"{host}: {error}.") from error
+    bench_tables.report(console, report)
+    failed(console, wrong)
+    return report, interrupted
+
+
+#: runs, the limit, what did not hold, whether Ctrl-C has ended it
+Measured = tuple[tuple[BenchRun, ...], Limit | None, list[str], bool]
+
+
+def _sweep(console: Console, host: str, end: "NearEnd", options: dict[str, Any]) -> Measured:
+    from uringzc.jobs.bench import Sweep
+
+    engines = options["engines"] or working_engines()
+    sizes = options["sizes"] or fitting_sizes(end.machine.mtu, ":" in end.host)
+    seconds, loss = options["seconds"], options["loss"]
+    sweep = Sweep(engines, sizes, seconds, options["rounds"], options["rate"], options["zero_copy"])
+    takes = sweep.total * (seconds + _OVERHEAD)
+    console.print(
+        f"{host}: {sweep.total} runs of {seconds:g} s, about {bench_tables.minutes(takes)}", style="bold"
+    )
+    screen = Screen(lambda: bench_tables.matrix(sweep), sweep.total, console)
+    interrupted = False
+    try:
+        with screen:
+            sweep.run(end, screen.watch, lambda run: screen.line(bench_tables.run_line(run)))
+    except KeyboardInterrupt:
+        interrupted = True
+    wrong = list(sweep.failed)
+    if loss is not None:
+        wrong += [
+            f"{run.engine}, {run.size} bytes: {lost:.4%} lost"
+            for run in sweep.runs
+            if (lost := run.spread(lambda each: each.lost_share).median) > loss_share(loss)
+        ]
+    if interrupted:
+        wrong.append("stopped by Ctrl-C")
+    return sweep.runs, None, wrong, interrupted
+
+
+def _find_limit(console: Console, host: str, end: "NearEnd", options: dict[str, Any]) -> Measured:
+    from uringzc.jobs.bench import LimitSearch
+    from uringzc.jobs.json_lines import PeerError
+
+    loss = LOSS if options["loss"] is None else loss_share(options["loss"])
+    engine = options["engines"][0] if options["engines"] else working_engines()[0]
+    size = options["sizes"][0] if options["sizes"] else SIZE
+    seconds = options["seconds"]
+    search = LimitSearch(end, engine, size, seconds, options["zero_copy"])
+    console.print(
+        f"{host}: {engine}, {size:,} bytes, tries of {seconds:g} s, at most {loss:.4g} may be lost"
+        f" ({loss:.4%})",
+        style="bold",
+    )
+    screen = Screen(lambda: bench_tables.tries(search.tries), None, console)
+    wrong, interrupted = [], False
+    try:
+        with screen:
+            search.run(loss, screen.watch, lambda one: screen.line(bench_tables.try_line(one)))
+    except KeyboardInterrupt:
+        interrupted = True
+        wrong.append("stopped by Ctrl-C")
+    except (PeerError, OSError, ValueError) as error:
+        wrong.append(f"{engine}, {size} bytes: {getattr(error, 'strerror', None) or error}")
+    limit = search.limit(loss)
+    if not limit.pps and not wrong:
+        wrong.append(f"at no rate that was tried, {loss:.4%} or less was lost")
+    return (), limit, wrong, interrupted
+
+
+def working_engines() -> list[str]:
+    """Those that need no privileges and work here, and plain sockets to compare with."""
+    engines = probe().engines
+    return [*(name for name in ENGINES if engines.get(name, "") is None), SOCKET]
+
+
+def fitting_sizes(mtu: int, ipv6: bool) -> Sequence[int]:
+    """Those that are not fragmented; if the MTU is not known, as on Ethernet."""
+    payload = (mtu or 1500) - (48 if ipv6 else 28)
+    return [size for size in SIZES if size <= payload] or [SIZES[0]]
+
+
+def _serve(bind: str) -> None:
+    from uringzc.jobs.far_end import PORT, FarEnd
+
+    host, port = parse_peer(bind)
+
+    def say(line: str) -> None:
+        with suppress(OSError):
+            click.echo(f"{time.strftime('%H:%M:%S')}  {line}", err=True)
+
+    try:
+        with FarEnd(joined(host, PORT if port is None else port), say) as end:
+            at = joined(*end.address) if host else f"port {end.address[1]} of every address of this machine"
+            click.echo(f"serving at {at} (TCP and UDP), until Ctrl-C", err=True)
+            if not host:
+                click.echo(
+                    "Whoever reaches it can send to it and have it counted; nothing is written. "
+                    "--serve HOST serves at one address.",
+                    err=True,
+                )
+            end.serve()
+    except OSError as error:
+        raise output.os_error(error, f"--serve {bind}".rstrip()) from error
+    except KeyboardInterrupt:
+        pass
+    sys.exit(130)
