@@ -258,8 +258,7 @@ def _find_limit(console: Console, host: str, end: "NearEnd", options: dict[str, 
     seconds = options["seconds"]
     search = LimitSearch(end, engine, size, seconds, options["zero_copy"])
     console.print(
-        f"{host}: {engine}, {size:,} bytes, tries of {seconds:g} s, at most {loss:.4g} may be lost"
-        f" ({loss:.4%})",
+        f"{host}: {engine}, {size:,} bytes, tries of {seconds:g} s, of which {100 * loss:g}% may be lost",
         style="bold",
     )
     screen = Screen(lambda: bench_tables.tries(search.tries), None, console)
@@ -274,7 +273,7 @@ def _find_limit(console: Console, host: str, end: "NearEnd", options: dict[str, 
         wrong.append(f"{engine}, {size} bytes: {getattr(error, 'strerror', None) or error}")
     limit = search.limit(loss)
     if not limit.pps and not wrong:
-        wrong.append(f"at no rate that was tried, {loss:.4%} or less was lost")
+        wrong.append(f"no rate was found at which {100 * loss:g}% or less is lost")
     return (), limit, wrong, interrupted
 
 

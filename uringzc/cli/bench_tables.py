@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _WIDE = 100  # columns of the table; where there are fewer, there is a block for each row
 _SHOWN = 0.01  # of the trains: lengths that are more seldom are left out
 _BOUND = {
-    "sender": "the sender is not faster",
+    "sender": "the sender is not faster, or its interface",
     "receiver": "the receiver's buffer was full: a faster receiver would get more",
     "loss": "more is lost on the way",
 }
@@ -159,7 +159,7 @@ def _machine(machine: Machine) -> str:
 
 def _table(runs: Sequence[BenchRun]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
-    for name in ("bytes", "engine", "datagrams/s", "range", "Gbit/s", "lost", "copied", "CPU ns", "train"):
+    for name in ("bytes", "engine", "datagrams/s", "range", "payload", "lost", "copied", "CPU ns", "train"):
         table.add_column(name, justify="left" if name == "engine" else "right", no_wrap=True)
     table.add_column("trains by length", no_wrap=not sys.stdout.isatty())
     last = None
@@ -172,7 +172,7 @@ def _table(runs: Sequence[BenchRun]) -> Table:
             run.engine,
             Text(f"{pps.median:,.0f}", "bold"),
             _range(pps),
-            f"{8 * run.size * pps.median / 1e9:.2f}",
+            bits(8 * run.size * pps.median),
             _lost(run),
             _copied(run),
             f"{_cpu(run):,.0f}",
@@ -192,7 +192,7 @@ def _blocks(console: Console, runs: Sequence[BenchRun]) -> None:
         console.print(f"{run.engine}", style="bold")
         for line in (
             f"{short(pps.median)}/s, {_range(pps)}",
-            f"{8 * run.size * pps.median / 1e9:.2f} Gbit/s, {_lost(run)} lost",
+            f"{bits(8 * run.size * pps.median)}, {_lost(run)} lost",
             f"{_copied(run)} copied, CPU {_cpu(run):,.0f} ns",
             f"train {_mean_train(run):.1f}: {trains(run)}",
         ):
@@ -222,7 +222,7 @@ def _limit(console: Console, limit: Limit) -> None:
     if limit.pps:
         payload = bits(8 * limit.size * limit.pps)
         console.print(f"\nlimit  {per_second(limit.pps)}, {payload}", style="bold")
-        console.print(f"with no more than {limit.loss:.4%} lost, twice; above it, {_BOUND[limit.bound]}")
+        console.print(f"with no more than {100 * limit.loss:g}% lost, twice; above it, {_BOUND[limit.bound]}")
     elif limit.bound:
         console.print(f"\nno limit was found: {_BOUND[limit.bound]}", style="bold")
 

@@ -28,6 +28,7 @@ from uringzc.jobs.job import parse_address
 from uringzc.jobs.json_lines import JsonLines, PeerError
 from uringzc.jobs.machine import this_machine
 from uringzc.jobs.receive_job import ReceiveJob
+from uringzc.jobs.receiving import receive
 
 PORT = 5217  #: TCP; and UDP, if it is free
 PROTOCOL = 1
@@ -128,8 +129,6 @@ class FarEnd:
             self._say(f"{host}: {runs} run{'' if runs == 1 else 's'}, and left")
 
     def _receive(self, sock: socket.socket, lines: JsonLines, job: ReceiveJob) -> None:
-        from uringzc.jobs.receiving import receive
-
         def ready(bind: str) -> None:
             if lines.waiting:
                 raise PeerError("a line that came before the port was known")
@@ -190,9 +189,14 @@ def keep_alive(sock: socket.socket) -> None:
 def main() -> None:
     """Serves at the address that is named, for as long as standard input is open: a process of a bench."""
     with FarEnd(sys.argv[1]) as end:
-        threading.Thread(target=lambda: (sys.stdin.read(), end.close()), daemon=True).start()
+        threading.Thread(target=_close_with_stdin, args=(end,), daemon=True).start()
         print(json.dumps({"address": end.address}), flush=True)
         end.serve()
+
+
+def _close_with_stdin(end: FarEnd) -> None:
+    sys.stdin.read()
+    end.close()
 
 
 if __name__ == "__main__":

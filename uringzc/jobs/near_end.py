@@ -23,7 +23,7 @@ from uringzc.jobs.socket_send import ENGINE, run_socket
 MARGIN = 10.0  #: seconds that the other end receives longer than is sent
 _LONGEST = 16 << 20  # bytes of a line: what came, of up to 1024 streams
 _CONNECT = 5.0  # seconds
-_ANSWER = 30.0  # seconds
+_HELLO, _ANSWER = 15.0, 30.0  # seconds
 
 
 class NearEnd:
@@ -40,7 +40,7 @@ class NearEnd:
             #: numeric
             self.host: str = sock.getpeername()[0].removeprefix("::ffff:")
             self._lines = JsonLines(sock, _LONGEST)
-            hello = self._answer(_CONNECT)
+            hello = self._answer(_HELLO)
             if hello.get("bench") != PROTOCOL:
                 other = _plain(hello.get("uringzc", "something else"))
                 raise PeerError(f"there runs uringzc {other}, which does not fit {__version__} here")
