@@ -292,7 +292,7 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(way: 
     [
         (("host.invalid",), "'host.invalid' is no host"),
         (("127.0.0.1:1",), "nobody serves there. Run `uringzc bench --serve :1` on that machine"),
-        (("--serve", "192.0.2.1"), "--serve 192.0.2.1: Cannot assign"),
+        (("--serve", "192.0.2.1"), "192.0.2.1:5217 cannot be served: Cannot assign"),
     ],
 )
 def test_what_is_not_possible_ends_with_1_and_a_sentence(arguments: tuple[str, ...], said: str) -> None:

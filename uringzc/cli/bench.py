@@ -1,6 +1,7 @@
 """`uringzc bench`: what engines reach with datagrams of several sizes; the largest rate without more loss."""
 
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from uringzc.cli.bench_tables import Screen
 from uringzc.cli.recv import loss_share
 from uringzc.cli.traffic import RATE, Parsed, failed
 from uringzc.engines.choose import ENGINES, FRAME_ENGINES
+from uringzc.errors import counted
 from uringzc.jobs.bench_report import BenchReport, BenchRun, Limit
 from uringzc.jobs.job import MOST, SIZE, parse_address
 
@@ -79,7 +81,7 @@ def parse_engines(text: str) -> list[str]:
     flag_value="",
     metavar="[HOST:PORT]",
     type=Parsed("host", parse_peer),
-    help="Be the receiving end, for those who bench to here.",
+    help="Be the receiving end [default: at every address, port 5217].",
 )
 @click.option(
     "--size",
@@ -129,7 +131,7 @@ def parse_engines(text: str) -> list[str]:
 def bench(host: str | None, serve: str | None, json_file: str | None, **options: Any) -> None:
     """Measure what datagrams reach HOST, with several engines and sizes beside each other.
 
-    On HOST runs `uringzc bench --serve`. If HOST is this machine, that is not needed.
+    Run `uringzc bench --serve` on HOST first. If HOST is this machine, that is not needed.
 
     Without --rate it sends as fast as it can, which fills the network to HOST.
 
@@ -227,7 +229,8 @@ def _sweep(console: Console, host: str, end: "NearEnd", options: dict[str, Any])
     sweep = Sweep(engines, sizes, seconds, options["rounds"], options["rate"], options["zero_copy"])
     takes = sweep.total * (seconds + _OVERHEAD)
     console.print(
-        f"{host}: {sweep.total} runs of {seconds:g} s, about {bench_tables.minutes(takes)}", style="bold"
+        f"{host}: {counted(sweep.total, 'run')} of {seconds:g} s, about {bench_tables.minutes(takes)}",
+        style="bold",
     )
     screen = Screen(lambda: bench_tables.matrix(sweep), sweep.total, console)
     interrupted = False
@@ -310,7 +313,9 @@ def _serve(bind: str) -> None:
                 )
             end.serve()
     except OSError as error:
-        raise output.os_error(error, f"--serve {bind}".rstrip()) from error
+        at = joined(host, PORT if port is None else port) if host else f"port {port or PORT}"
+        why = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+        raise click.ClickException(f"{at} cannot be served: {why}.") from error
     except KeyboardInterrupt:
         pass
     sys.exit(130)

@@ -20,7 +20,6 @@ from uringzc.jobs.result import Progress
 if TYPE_CHECKING:
     from uringzc.jobs.bench import Sweep
 
-_WIDE = 100  # columns of the table; where there are fewer, there is a block for each row
 _SHOWN = 0.01  # of the trains: lengths that are more seldom are left out
 _BOUND = {
     "sender": "the sender is not faster, or its interface",
@@ -40,7 +39,7 @@ def short(number: float) -> str:
 
 def minutes(seconds: float) -> str:
     """How long, roughly."""
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+    return f"{max(1.0, seconds):.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 def share(part: float | None) -> str:
@@ -95,7 +94,7 @@ class Screen:
 
 def matrix(sweep: "Sweep") -> Table:
     """Datagrams per second so far: a row for each size, a column for each engine."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+    table = _empty_table()
     table.add_column("bytes", justify="right", no_wrap=True)
     for engine in sweep.engines:
         table.add_column(engine.replace("msg_zerocopy", "msg_ zerocopy"), justify="right", min_width=5)
@@ -135,8 +134,13 @@ def tries(made: Sequence[LimitTry]) -> RenderableType:
 def report(console: Console, found: BenchReport) -> None:
     """All that was measured, for people."""
     if found.runs:
-        narrow = sys.stdout is not None and sys.stdout.isatty() and console.width < _WIDE
-        _blocks(console, found.runs) if narrow else console.print(_table(found.runs))
+        tables = (_table(found.runs, lengths) for lengths in (True, False))
+        if table := next((one for one in tables if _columns(one) <= console.width), None):
+            console.print()
+            console.print(table)
+            console.print()
+        else:
+            _blocks(console, found.runs)
         _notes(console, found.runs)
     if found.limit is not None:
         _limit(console, found.limit)
@@ -157,11 +161,18 @@ def _machine(machine: Machine) -> str:
     )
 
 
-def _table(runs: Sequence[BenchRun]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+def _columns(table: Table) -> int:
+    """How wide it is, if there is room for it."""
+    wide = Console(width=1000)
+    return max(sum(len(part.text) for part in line) for line in wide.render_lines(table, pad=False))
+
+
+def _table(runs: Sequence[BenchRun], lengths: bool) -> Table:
+    table = _empty_table()
     for name in ("bytes", "engine", "datagrams/s", "range", "payload", "lost", "copied", "CPU ns", "train"):
         table.add_column(name, justify="left" if name == "engine" else "right", no_wrap=True)
-    table.add_column("trains by length", no_wrap=not sys.stdout.isatty())
+    if lengths:
+        table.add_column("trains by length", no_wrap=True)
     last = None
     for run in runs:
         if last not in (None, run.size):
@@ -171,16 +182,27 @@ def _table(runs: Sequence[BenchRun]) -> Table:
             f"{run.size:,}" if run.size != last else "",
             run.engine,
             Text(f"{pps.median:,.0f}", "bold"),
-            _range(pps),
+            _range(run),
             bits(8 * run.size * pps.median),
             _lost(run),
             _copied(run),
             f"{_cpu(run):,.0f}",
             f"{_mean_train(run):.1f}",
-            trains(run),
+            *([trains(run)] if lengths else []),
         )
         last = run.size
     return table
+
+
+def _empty_table() -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        header_style="bold",
+    )
 
 
 def _blocks(console: Console, runs: Sequence[BenchRun]) -> None:
@@ -191,7 +213,7 @@ def _blocks(console: Console, runs: Sequence[BenchRun]) -> None:
         last, pps = run.size, _pps(run)
         console.print(f"{run.engine}", style="bold")
         for line in (
-            f"{short(pps.median)}/s, {_range(pps)}",
+            f"{short(pps.median)}/s" + (f", {_range(run)}" if _range(run) else ""),
             f"{bits(8 * run.size * pps.median)}, {_lost(run)} lost",
             f"{_copied(run)} copied, CPU {_cpu(run):,.0f} ns",
             f"train {_mean_train(run):.1f}: {trains(run)}",
@@ -231,8 +253,9 @@ def _pps(run: BenchRun) -> Spread:
     return run.spread(lambda each: each.result.pps)
 
 
-def _range(pps: Spread) -> str:
-    return f"{short(pps.least)} to {short(pps.most)}"
+def _range(run: BenchRun) -> str:
+    pps = _pps(run)
+    return f"{short(pps.least)} to {short(pps.most)}" if len(run.rounds) > 1 else ""
 
 
 def _lost(run: BenchRun) -> str:

@@ -134,9 +134,7 @@ class LimitSearch:
         over, self._bound = fastest.sent_pps, self._why(fastest, loss)
         rate = min(0.95 * came / self._seconds, over / _CLOSE)  # what came may hold
         while len(self.tries) < _TRIES and rate * self._seconds >= _LEAST:
-            found, _ = self._try(rate, loss, watch, done)
-            if found.held:
-                found, _ = self._try(rate, loss, watch, done)
+            found = self._try_twice(rate, loss, watch, done)
             if found.held:
                 self._best = rate
             else:
@@ -144,6 +142,18 @@ class LimitSearch:
             if self._best and over / self._best <= _CLOSE:
                 return
             rate = (self._best + over) / 2
+
+    def _try_twice(
+        self, rate: float, loss: float, watch: Watch, done: Callable[[LimitTry], object]
+    ) -> LimitTry:
+        """Until the rate has held twice, or not. That it was not reached, for once, says nothing."""
+        held = missed = 0
+        while True:
+            found, _ = self._try(rate, loss, watch, done)
+            held += found.held
+            missed += not found.held and self._why(found, loss) == "sender"
+            if held == 2 or missed == 2 or not (found.held or missed):
+                return found
 
     def limit(self, loss: float) -> Limit:
         """What was found, so far."""

@@ -82,7 +82,8 @@ class FarEnd:
                 client.close()
                 continue
             self._clients.add(client)
-            self._threads.append(threading.Thread(target=self._client, args=(client, address[0])))
+            host = address[0].removeprefix("::ffff:")  # IPv4, by a socket of IPv6
+            self._threads.append(threading.Thread(target=self._client, args=(client, host)))
             self._threads[-1].start()
 
     def close(self) -> None:
@@ -115,9 +116,9 @@ class FarEnd:
 
     def _serve(self, sock: socket.socket, lines: JsonLines, host: str) -> None:
         near, port = sock.getsockname()[:2]
-        near = near.removeprefix("::ffff:")  # IPv4, by a socket of IPv6
+        near = near.removeprefix("::ffff:")
         keep_alive(sock)
-        machine = this_machine(host.removeprefix("::ffff:"))
+        machine = this_machine(host)
         lines.send({"uringzc": __version__, "bench": PROTOCOL, "machine": asdict(machine)})
         runs = 0
         while (asked := lines.receive(_PATIENCE if runs else _FIRST)) is not None:
