@@ -180,7 +180,7 @@ def test_loss(way: type[Way], option: str, status: int, said: str) -> None:
 
 def test_the_limit_of_a_sender_that_may_lose_everything() -> None:
     options = ("--engine=copy", "--size=1200", "--seconds=0.05")
-    found = invoke("localhost", "--find-limit", "--loss=99%", *options)
+    found = invoke("localhost", "--find-limit", "--loss=100%", *options)
     assert found.exit_code == 0, found.output
     assert "above it, the sender is not faster, or its interface" in found.stdout
     assert found.stdout.count("  held") == 2
@@ -199,8 +199,10 @@ def test_the_limit_of_a_way_is_found() -> None:
             found = box.run(lambda: invoke(f"{box.address[0]}:9000", "--find-limit", *options))
     report = BenchReport.from_dict(json.loads(found.stdout))
     assert report.limit
-    assert (found.exit_code, report.limit.bound) == (0, "loss")
-    assert carries / 3 < report.limit.pps < carries * 2  # the queue is empty when a try begins
+    assert found.exit_code == (0 if report.limit.pps else 1)
+    assert not [one for one in report.limit.tries if one.held and one.sent_pps > 2 * carries]
+    if report.limit.bound == "loss":  # on a busy machine it may be the sender
+        assert carries / 3 < report.limit.pps < carries * 2  # the queue is empty when a try begins
 
 
 def test_where_nothing_comes_there_is_no_limit(way: type[Way], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -291,6 +293,7 @@ def test_a_file_that_cannot_be_written_is_said_before_anything_is_measured(way: 
     ("arguments", "said"),
     [
         (("host.invalid",), "'host.invalid' is no host"),
+        (("255.255.255.255",), "255.255.255.255:5217: Network is unreachable"),
         (("127.0.0.1:1",), "nobody serves there. Run `uringzc bench --serve :1` on that machine"),
         (("--serve", "192.0.2.1"), "192.0.2.1:5217 cannot be served: Cannot assign"),
     ],

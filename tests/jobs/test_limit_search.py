@@ -28,9 +28,9 @@ class Way:
 
 
 def search(way: Any, loss: float = 0.0) -> Limit:
-    made = LimitSearch(way, "copy", 1200, 1.0, "auto")
-    made.run(loss, lambda *_: None, lambda _: None)
-    return made.limit(loss)
+    made = LimitSearch(way, "copy", 1200, 1.0, loss)
+    made.run(lambda *_: None, lambda _: None)
+    return made.limit
 
 
 @pytest.mark.parametrize(
@@ -77,6 +77,19 @@ def test_where_no_rate_holds_it_ends() -> None:
     assert len(found.tries) < 40
 
 
+def test_a_rate_that_was_missed_once_is_tried_again() -> None:
+    class Slow(Way):
+        tries = 0
+
+        def measure(self, *options: Any) -> BenchRound:
+            self.tries += 1
+            self.paced = 1e9 if self.tries % 4 else 1.0
+            return super().measure(*options)
+
+    found = search(Slow(1e5))
+    assert 1e5 / 1.05 <= found.pps <= 1e5
+
+
 def test_ctrl_c_keeps_the_tries() -> None:
     class Stopped(Way):
         def measure(self, *options: Any) -> BenchRound:
@@ -84,7 +97,7 @@ def test_ctrl_c_keeps_the_tries() -> None:
                 raise Interrupted(None)
             return super().measure(*options)
 
-    made = LimitSearch(Stopped(1e5), "copy", 1200, 1.0, "auto")  # type: ignore[arg-type]
+    made = LimitSearch(Stopped(1e5), "copy", 1200, 1.0, 0.0)  # type: ignore[arg-type]
     with pytest.raises(KeyboardInterrupt):
-        made.run(0.0, lambda *_: None, lambda _: None)
-    assert made.limit(0.0).tries == (LimitTry(1e6, 1e6, 0.9, 0, False),)
+        made.run(lambda *_: None, lambda _: None)
+    assert made.limit.tries == (LimitTry(1e6, 1e6, 0.9, 0, False),)

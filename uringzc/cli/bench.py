@@ -129,7 +129,7 @@ def parse_engines(text: str) -> list[str]:
     help="Print one JSON object, or write it to FILE besides.",
 )
 def bench(host: str | None, serve: str | None, json_file: str | None, **options: Any) -> None:
-    """Measure what datagrams reach HOST, with several engines and sizes beside each other.
+    """Measure what engines reach on the way to HOST, with datagrams of several sizes.
 
     Run `uringzc bench --serve` on HOST first. If HOST is this machine, that is not needed.
 
@@ -259,7 +259,7 @@ def _find_limit(console: Console, host: str, end: "NearEnd", options: dict[str, 
     engine = options["engines"][0] if options["engines"] else working_engines()[0]
     size = options["sizes"][0] if options["sizes"] else SIZE
     seconds = options["seconds"]
-    search = LimitSearch(end, engine, size, seconds, options["zero_copy"])
+    search = LimitSearch(end, engine, size, seconds, loss, options["zero_copy"])
     console.print(
         f"{host}: {engine}, {size:,} bytes, tries of {seconds:g} s, of which {100 * loss:g}% may be lost",
         style="bold",
@@ -268,15 +268,17 @@ def _find_limit(console: Console, host: str, end: "NearEnd", options: dict[str, 
     wrong, interrupted = [], False
     try:
         with screen:
-            search.run(loss, screen.watch, lambda one: screen.line(bench_tables.try_line(one)))
+            search.run(screen.watch, lambda one: screen.line(bench_tables.try_line(one)))
     except KeyboardInterrupt:
         interrupted = True
         wrong.append("stopped by Ctrl-C")
     except (PeerError, OSError, ValueError) as error:
         wrong.append(f"{engine}, {size} bytes: {getattr(error, 'strerror', None) or error}")
-    limit = search.limit(loss)
+    limit = search.limit
     if not limit.pps and not wrong:
-        wrong.append(f"no rate was found at which {100 * loss:g}% or less is lost")
+        slow = limit.bound == "sender"
+        which = "that the sender reached" if slow else f"at which {100 * loss:g}% or less is lost"
+        wrong.append(f"no rate was found {which}")
     return (), limit, wrong, interrupted
 
 

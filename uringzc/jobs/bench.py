@@ -116,77 +116,76 @@ class LimitSearch:
     it does so twice. It ends when the highest that held and the lowest that did not are 5% apart.
     """
 
-    def __init__(self, end: NearEnd, engine: str, size: int, seconds: float, zero_copy: str) -> None:
+    def __init__(
+        self, end: NearEnd, engine: str, size: int, seconds: float, loss: float, zero_copy: str = "auto"
+    ) -> None:
         self._end, self._engine, self._size, self._seconds = end, engine, size, seconds
-        self._zero_copy = zero_copy
+        self._loss, self._zero_copy = loss, zero_copy
+        self._watch: Watch = lambda *_: None
+        self._done: Callable[[LimitTry], object] = lambda _: None
         self.tries: list[LimitTry] = []
         self._best, self._bound = 0.0, ""
 
-    def run(self, loss: float, watch: Watch, done: Callable[[LimitTry], object]) -> None:
+    @property
+    def limit(self) -> Limit:
+        """What was found, so far."""
+        return Limit(self._loss, self._engine, self._size, self._best, self._bound, tuple(self.tries))
+
+    def run(self, watch: Watch, done: Callable[[LimitTry], object]) -> None:
         """Looks for it. `done` is called with each try. Raises what NearEnd.measure does."""
-        fastest, came = self._try(None, loss, watch, done)
-        if fastest.held and self._try(None, loss, watch, done)[0].held:
+        self._watch, self._done = watch, done
+        fastest, came = self._try(None)
+        if fastest.held and self._try(None)[0].held:
             self._best, self._bound = min(one.sent_pps for one in self.tries), "sender"
             return
         if not came:
             self._bound = "loss"
             return
-        over, self._bound = fastest.sent_pps, self._why(fastest, loss)
+        over, self._bound = fastest.sent_pps, self._why(fastest)
         rate = min(0.95 * came / self._seconds, over / _CLOSE)  # what came may hold
         while len(self.tries) < _TRIES and rate * self._seconds >= _LEAST:
-            found = self._try_twice(rate, loss, watch, done)
+            found = self._try_twice(rate)
             if found.held:
                 self._best = rate
             else:
-                over, self._bound = rate, self._why(found, loss)
+                over, self._bound = rate, self._why(found)
             if self._best and over / self._best <= _CLOSE:
                 return
             rate = (self._best + over) / 2
 
-    def _try_twice(
-        self, rate: float, loss: float, watch: Watch, done: Callable[[LimitTry], object]
-    ) -> LimitTry:
-        """Until the rate has held twice, or not. That it was not reached, for once, says nothing."""
+    def _try_twice(self, pps: float) -> LimitTry:
+        """Until it has held twice, or does not hold. That it was not reached, for once, says nothing."""
         held = missed = 0
         while True:
-            found, _ = self._try(rate, loss, watch, done)
-            held += found.held
-            missed += not found.held and self._why(found, loss) == "sender"
-            if held == 2 or missed == 2 or not (found.held or missed):
+            found, _ = self._try(pps)
+            slow = not found.held and self._why(found) == "sender"
+            held, missed = held + found.held, missed + slow
+            if held == 2 or missed == 2 or not (found.held or slow):
                 return found
 
-    def limit(self, loss: float) -> Limit:
-        """What was found, so far."""
-        return Limit(loss, self._engine, self._size, self._best, self._bound, tuple(self.tries))
-
-    def _try(
-        self, pps: float | None, loss: float, watch: Watch, done: Callable[[LimitTry], object]
-    ) -> tuple[LimitTry, int]:
+    def _try(self, pps: float | None) -> tuple[LimitTry, int]:
         """And the datagrams that came. `pps` None: as fast as it goes."""
         engine, size, number = self._engine, self._size, len(self.tries) + 1
-        watch(engine, size, number, None)
+        self._watch(engine, size, number, None)
         rate = None if pps is None else f"{pps:.3f}pps"
+
+        def watch(progress: Progress) -> None:
+            self._watch(engine, size, number, progress)
+
         try:
-            each = self._end.measure(
-                engine,
-                size,
-                self._seconds,
-                rate,
-                self._zero_copy,
-                lambda progress: watch(engine, size, number, progress),
-            )
+            each = self._end.measure(engine, size, self._seconds, rate, self._zero_copy, watch)
         except Interrupted:
             raise KeyboardInterrupt from None  # that try says nothing
         sent = each.result.pps
         asked = sent if pps is None else pps
-        held = each.came > 0 and each.lost_share <= loss and sent >= _REACHED * asked
+        held = each.came > 0 and each.lost_share <= self._loss and sent >= _REACHED * asked
         found = LimitTry(asked, sent, each.lost_share, each.received.dropped, held)
         self.tries.append(found)
-        done(found)
+        self._done(found)
         return found, each.came
 
-    def _why(self, found: LimitTry, loss: float) -> str:
+    def _why(self, found: LimitTry) -> str:
         """Why a try did not hold."""
-        if found.lost_share <= loss:
+        if found.lost_share <= self._loss:
             return "sender"
         return "receiver" if found.dropped else "loss"

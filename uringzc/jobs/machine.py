@@ -13,7 +13,7 @@ from uringzc.senders.sockets import path_mtu
 def this_machine(peer: str) -> Machine:
     """This machine, and its way to a peer, a numeric address."""
     interface, mtu = "", 0
-    with suppress(OSError, ModuleNotFoundError):
+    with suppress(Exception):  # of many kinds, where there is no pyroute2, or no netlink
         interface = find_route(peer).device
     family = socket.AF_INET6 if ":" in peer else socket.AF_INET
     with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:

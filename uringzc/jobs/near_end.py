@@ -1,6 +1,8 @@
 """The sending end of a bench: its connection to the receiving end (``far_end.py``), and one measurement."""
 
+import errno
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -131,6 +133,9 @@ def _connected(host: str, port: int | None, on_exit: ExitStack) -> socket.socket
             text = f"{at}: nobody serves there. Run `{serve}` on that machine, then this again"
             raise ConnectionRefusedError(error.errno, text) from error
         return socket.create_connection(on_exit.enter_context(_Process(own)).address, _CONNECT)
+    except OSError as error:
+        number = error.errno or errno.ETIMEDOUT
+        raise OSError(number, f"{joined(host, port or PORT)}: {os.strerror(number)}") from error
 
 
 class _Process:
