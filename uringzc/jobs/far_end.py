@@ -78,7 +78,7 @@ class FarEnd:
                 time.sleep(0.1)  # out of descriptors, say: those who are here will leave
                 continue
             self._threads = [thread for thread in self._threads if thread.is_alive()]
-            if len(self._threads) >= 8:  # they are told at once that another is served
+            if len(self._threads) >= 8:  # so many wait for each other already
                 client.close()
                 continue
             self._clients.add(client)

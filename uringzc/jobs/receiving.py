@@ -26,6 +26,7 @@ _SO_RCVBUFFORCE = 33
 _RCVBUF = 64 << 20
 _COLLECT = 0.005  # seconds
 _QUIET = 0.2  # seconds after the end of all streams, or after `stop`: more may be on the way
+_DRAIN = 3.0  # seconds after `stop`, whatever comes
 _SHOW = 0.1  # seconds between two calls of `progress`
 
 
@@ -39,9 +40,9 @@ def receive(
 
     `ready` is called with the address as soon as datagrams can come: senders may begin. `progress` is called
     about ten times a second. `stop`: a file descriptor; when it can be read, or its other end is closed, it
-    is over as soon as nothing comes for 0.2 s. OSError or ValueError for an address or an output that cannot
-    be used. Ctrl-C raises Interrupted, a KeyboardInterrupt that has what was Received so far. UDP_GRO, Linux
-    5.0, is used if it is there. It needs numpy.
+    is over as soon as nothing comes for 0.2 s, and 3 s later in any case. OSError or ValueError for an
+    address or an output that cannot be used. Ctrl-C raises Interrupted, a KeyboardInterrupt that has what was
+    Received so far. UDP_GRO, Linux 5.0, is used if it is there. It needs numpy.
     """
     with ExitStack() as stack:
         output = None if job.output is None else stack.enter_context(Output(job.output))
@@ -177,6 +178,8 @@ class _Run:
             return "count"
         if job.duration is not None and now - self._began >= job.duration:
             return "duration"
+        if now - self._stopped_at >= _DRAIN:
+            return "stop"
         if self._reader:
             return ""
         if job.idle is not None and self._start_ns and now - self._came >= job.idle:
