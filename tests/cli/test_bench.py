@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 
 from uringzc import testing
 from uringzc.cli import main
-from uringzc.cli.bench import fitting_sizes, parse_peer, parse_sizes, working_engines
+from uringzc.cli.bench_options import fitting_sizes, parse_peer, parse_sizes, working_engines
 from uringzc.cli.bench_tables import share, short
 from uringzc.jobs import BenchReport, BenchRound
 
@@ -200,9 +200,9 @@ def test_the_limit_of_a_way_is_found() -> None:
     report = BenchReport.from_dict(json.loads(found.stdout))
     assert report.limit
     assert found.exit_code == (0 if report.limit.pps else 1)
+    assert report.limit.bound in ("loss", "sender")  # that, and less than it carries, on a busy machine
+    assert report.limit.pps < 2 * carries  # the queue is empty when a try begins
     assert not [one for one in report.limit.tries if one.held and one.sent_pps > 2 * carries]
-    if report.limit.bound == "loss":  # on a busy machine it may be the sender
-        assert carries / 3 < report.limit.pps < carries * 2  # the queue is empty when a try begins
 
 
 def test_where_nothing_comes_there_is_no_limit(way: type[Way], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,6 +272,8 @@ def on_a_terminal(columns: int, *arguments: str) -> tuple[str, str]:
         (("localhost", "--find-limit", "--size=64,1200"), "for one --size"),
         (("localhost", "--find-limit", "--engine=copy,socket"), "for one --engine"),
         (("localhost", "--find-limit", "--rate=5kpps"), "leave --rate out"),
+        (("localhost", "--find-limit", "--rounds=3"), "leave --rounds out"),
+        (("--serve=127.0.0.1", "--rate=5kpps"), "--rate is for the other"),
         (("localhost", "--serve", "127.0.0.1"), "has no HOST to send to"),
     ],
 )

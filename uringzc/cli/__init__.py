@@ -1,7 +1,8 @@
 """The `uringzc` command: a file for each subcommand, and `output` for what they print.
 
 Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`; of `bench`
-is `bench_tables`; of `send` and `recv` is `traffic`. What these three say, `uringzc/jobs/` does.
+are `bench_options` and `bench_tables`; of `send` and `recv` is `traffic`. What these three say,
+`uringzc/jobs/` does.
 """
 
 import os

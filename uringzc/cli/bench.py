@@ -4,73 +4,36 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 from rich.console import Console
 
-from uringzc import __version__, probe
+from uringzc import __version__
 from uringzc.address import joined
 from uringzc.cli import bench_tables, output
+from uringzc.cli.bench_options import (
+    fitting_sizes,
+    parse_engines,
+    parse_peer,
+    parse_sizes,
+    working_engines,
+)
 from uringzc.cli.bench_tables import Screen
 from uringzc.cli.recv import loss_share
 from uringzc.cli.traffic import RATE, Parsed, failed
-from uringzc.engines.choose import ENGINES, FRAME_ENGINES
 from uringzc.errors import counted
 from uringzc.jobs.bench_report import BenchReport, BenchRun, Limit
-from uringzc.jobs.job import MOST, SIZE, parse_address
+from uringzc.jobs.job import SIZE
 
 if TYPE_CHECKING:
     from uringzc.jobs.near_end import NearEnd
 
-SIZES = (64, 200, 512, 1200, 1472, 8900)  #: of these, those that fit the MTU
-SOCKET = "socket"
 LOSS = 0.0001
-_MOST_SIZES = 100
 _OVERHEAD = 0.4  # seconds of a run besides those that it sends
-
-
-def parse_peer(text: str) -> tuple[str, int | None]:
-    """ "HOST", "HOST:PORT", an IPv6 address with a port in brackets; a host may be empty. ValueError."""
-    if text.count(":") > 1 and "]" not in text:
-        return text, None
-    if text[:1] == "[" and text[-1:] == "]":
-        return text[1:-1], None
-    return parse_address(text) if ":" in text else (text, None)
-
-
-def parse_sizes(text: str) -> list[int]:
-    """ "64,512,1200", or "100-1400:100" for steps of 100. ValueError."""
-    sizes: list[int] = []
-    for part in text.split(","):
-        first, dash, rest = part.partition("-")
-        last, colon, step = rest.partition(":")
-        words = [first, *([last, step] if dash else [])]
-        if not all(word.isascii() and word.isdigit() for word in words) or bool(dash) != bool(colon):
-            raise ValueError(f"{part!r} is no size: 1200, or 100-1400:100 for a range in steps of 100")
-        numbers = [int(word) for word in words]
-        if dash and (numbers[2] == 0 or numbers[1] < numbers[0]):
-            raise ValueError(f"{part!r} is no range: START-END:STEP, as in 100-1400:100")
-        found = range(numbers[0], numbers[1] + 1, numbers[2]) if dash else numbers
-        if len(found) + len(sizes) > _MOST_SIZES:
-            raise ValueError(f"at most {_MOST_SIZES} sizes, not as many as in {text!r}")
-        sizes += found
-    for size in sizes:
-        if not 1 <= size <= MOST:
-            raise ValueError(f"a datagram has 1 to {MOST} bytes, not {size}")
-    return sizes
-
-
-def parse_engines(text: str) -> list[str]:
-    """Names with commas between them. ValueError."""
-    known = ("auto", *ENGINES, *FRAME_ENGINES, SOCKET)
-    for name in text.split(","):
-        if name not in known:
-            raise ValueError(f"engine is one of {', '.join(known)}, not {name!r}")
-    return text.split(",")
 
 
 @click.command()
@@ -145,6 +108,8 @@ def bench(host: str | None, serve: str | None, json_file: str | None, **options:
     if serve is not None:
         if host is not None:
             raise click.UsageError("--serve is the receiving end, which has no HOST to send to.")
+        if given := _given({"json_file", *options}):
+            raise click.UsageError(f"--serve is the receiving end: {given[0]} is for the other.")
         _serve(serve)
     if host is None:
         took = json_file not in (None, "-")
@@ -180,8 +145,18 @@ def _check_find_limit(options: dict[str, Any]) -> None:
     for name, what in (("sizes", "--size"), ("engines", "--engine")):
         if len(options[name]) > 1:
             raise click.UsageError(f"--find-limit is for one {what}.")
-    if options["rate"] is not None:
-        raise click.UsageError("--find-limit looks for the rate: leave --rate out.")
+    if given := _given({"rate", "rounds"}):
+        raise click.UsageError(f"--find-limit tries each rate that may hold twice: leave {given[0]} out.")
+
+
+def _given(names: set[str]) -> list[str]:
+    """Those of the options that are on the command line, as they are written there."""
+    context = click.get_current_context()
+    return [
+        option.opts[0]
+        for option in context.command.params
+        if option.name in names and context.get_parameter_source(option.name) is ParameterSource.COMMANDLINE
+    ]
 
 
 def _write(path: str, text: str) -> None:
@@ -280,18 +255,6 @@ def _find_limit(console: Console, host: str, end: "NearEnd", options: dict[str, 
         which = "that the sender reached" if slow else f"at which {100 * loss:g}% or less is lost"
         wrong.append(f"no rate was found {which}")
     return (), limit, wrong, interrupted
-
-
-def working_engines() -> list[str]:
-    """Those that need no privileges and work here, and plain sockets to compare with."""
-    engines = probe().engines
-    return [*(name for name in ENGINES if engines.get(name, "") is None), SOCKET]
-
-
-def fitting_sizes(mtu: int, ipv6: bool) -> Sequence[int]:
-    """Those that are not fragmented; if the MTU is not known, as on Ethernet."""
-    payload = (mtu or 1500) - (48 if ipv6 else 28)
-    return [size for size in SIZES if size <= payload] or [SIZES[0]]
 
 
 def _serve(bind: str) -> None:
