@@ -13,7 +13,7 @@ from typing import Any
 try:
     import click
 
-    from uringzc.cli import demo, doctor, recv, send
+    from uringzc.cli import calibrate, demo, doctor, recv, send
     from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -54,6 +54,7 @@ def main() -> None:
     """Zero-copy network sends with notifier slots, over io_uring or MSG_ZEROCOPY."""
 
 
+main.add_command(calibrate.calibrate)
 main.add_command(demo.demo)
 main.add_command(doctor.doctor)
 main.add_command(recv.recv)
