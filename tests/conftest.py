@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import hypothesis
@@ -17,6 +18,7 @@ from traffic import one_processor
 
 from uringzc import testing
 from uringzc._uring import ffi, lib
+from uringzc.calibration import saved
 from uringzc.engines import lifetime
 from uringzc.engines.base import Engine
 from uringzc.notif import Slots
@@ -37,6 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     default_signals()
     for name in ("FORCE_COLOR", "NO_COLOR", "PYTHON_COLORS", "COLUMNS", "LINES"):
         os.environ.pop(name, None)  # tests read what programs print
+    os.environ[saved.VARIABLE] = ""  # not what this machine has measured
     for name in ("CI", "BUILD_NUMBER"):
         os.environ.pop(name, None)  # or pytest compares all of what fails as expected: minutes
 
@@ -115,6 +118,16 @@ def nothing_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
         assert (stats.in_flight, stats.held, stats.open) == (0, 0, 0)
         assert stats.stray == 0 or request.node.get_closest_marker("strays")
         assert not lib.uzc_slots_release(slots.pointer, ffi.new("void **"), ffi.new("void **"))
+
+
+@pytest.fixture
+def calibration_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where senders of this process look for calibrations, during the test: there is none yet."""
+    path = tmp_path / "calibration.json"
+    monkeypatch.setenv(saved.VARIABLE, str(path))
+    saved.load.cache_clear()
+    yield path
+    saved.load.cache_clear()
 
 
 @pytest.fixture

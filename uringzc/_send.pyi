@@ -189,7 +189,6 @@ class UdpBatcher:
         engine_reads_queue: bool,  # of errors
         max_payload: int,  # bytes of a datagram
         hold_threshold: int,  # bytes from which on immutable data is held, not copied
-        min_zero_copy: int,  # bytes of a request
         max_segments: int,  # datagrams of a train (GSO batch), by the kernel
         max_inflight: int,
         max_delay: int,  # nanoseconds; 0: what a call takes leaves in it; -1: no timer

@@ -78,7 +78,7 @@ def test_json_has_all_of_probe(doctor: Doctor) -> None:
     probed: dict[str, Any] = json.loads(json.dumps(uringzc.probe().as_dict()))
     assert {name: found[name] for name in probed} == probed
     assert found["version"] == uringzc.__version__
-    assert {*found} - {*probed} == {"version", "kernel", "machine", "python", "sender"}
+    assert {*found} - {*probed} == {"version", "kernel", "machine", "python", "calibration", "sender"}
     assert found["sender"] is None
 
 

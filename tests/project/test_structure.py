@@ -20,7 +20,8 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 #: a layer may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
     *("errors", "records", "address", "compiled", "kernel", "memory", "notif", "testing"),
-    *("engines", "ring", "scheduler", "senders", "doctor", "__init__", "aio", "jobs", "cli", "__main__"),
+    *("engines", "calibration", "ring", "scheduler", "senders", "doctor", "__init__"),
+    *("aio", "jobs", "cli", "__main__"),
 ]
 COMPILED = {
     "_uring": {"kernel", "memory", "notif", "engines"},

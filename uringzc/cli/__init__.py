@@ -14,7 +14,7 @@ from typing import Any
 try:
     import click
 
-    from uringzc.cli import bench, demo, doctor, recv, send
+    from uringzc.cli import bench, calibrate, demo, doctor, recv, send
     from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -56,6 +56,7 @@ def main() -> None:
 
 
 main.add_command(bench.bench)
+main.add_command(calibrate.calibrate)
 main.add_command(demo.demo)
 main.add_command(doctor.doctor)
 main.add_command(recv.recv)

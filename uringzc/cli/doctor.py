@@ -11,7 +11,9 @@ from rich.console import Console
 from rich.text import Text
 
 import uringzc
+from uringzc.calibration import saved
 from uringzc.cli import output
+from uringzc.cli.calibrate import saved_row
 from uringzc.cli.output import Row, rows
 from uringzc.doctor.route import DISCARD, Route
 from uringzc.engines.tables import MAX_PAYLOAD
@@ -68,7 +70,15 @@ def doctor(host: str | None, as_json: bool) -> None:
             "machine": platform.machine(),
             "python": platform.python_version(),
         }
-        planned = {"sender": None if sender is None else asdict(sender)}
+        found = saved.load()
+        planned = {
+            "calibration": {
+                "path": found.path,
+                "ignored": found.problem,
+                "calibrations": [one.as_dict() for one in found.calibrations],
+            },
+            "sender": None if sender is None else asdict(sender),
+        }
         click.echo(json.dumps(about | capabilities.as_dict() | planned, indent=2))
     else:
         _print_report(output.console(), capabilities, sender)
@@ -101,6 +111,9 @@ def _print_report(console: Console, capabilities: uringzc.Capabilities, sender: 
     rows(console, _engines(capabilities))
     headline("Limits")
     rows(console, _limits(capabilities))
+    if calibrated := _calibrated():
+        headline("Calibrated: where zero-copy pays")
+        rows(console, calibrated)
     if capabilities.route:
         headline(f"The way to {capabilities.route.host}")
         rows(console, _route(capabilities.route, sender) + _frames(capabilities))
@@ -159,6 +172,14 @@ def _limits(capabilities: uringzc.Capabilities) -> list[Row]:
         _row("send buffer", _kib(limits.sndbuf), f"net.core.wmem_max is {limits.wmem_max}"),
         _row("MSG_ZEROCOPY", "not known" if sends is None else counted(sends, "send"), f"in flight, {why}"),
     ]
+
+
+def _calibrated() -> list[Row]:
+    """What `uringzc calibrate` has saved."""
+    found = saved.load()
+    if found.problem:
+        return [_row("ignored", False, f"{found.path}: {found.problem}")]
+    return [saved_row(one) for one in found.calibrations]
 
 
 def _route(route: Route, sender: Sender | None) -> list[Row]:

@@ -11,7 +11,8 @@ import struct
 from contextlib import suppress
 from typing import NamedTuple
 
-from uringzc.engines.netlink import Question, RefusedError, UnframedError
+from uringzc.engines.netlink import UnframedError
+from uringzc.kernel.rtnetlink import Question, RefusedError
 
 IP, IP6, SOL = socket.IPPROTO_IP, socket.IPPROTO_IPV6, socket.SOL_SOCKET
 # socket(7), ip(7), ipv6(7): those that the socket module lacks
@@ -59,8 +60,9 @@ class Flow(NamedTuple):
         return self.discover in wanted or (self.discover == _PMTUDISC_WANT and not locked)
 
 
-def flow(sock: socket.socket, to: bytes | None) -> Flow:
-    """Of datagrams to a packed sockaddr, or to the peer. Binds the socket to a port, as its first send would.
+def flow(sock: socket.socket, to: bytes | None, bind: bool = True) -> Flow:
+    """Of datagrams to a packed sockaddr, or to the peer. Binds the socket to a port, as its first send would,
+    except with `bind` False.
 
     UnframedError; RefusedError with the errno that a send would have.
     """
@@ -70,7 +72,7 @@ def flow(sock: socket.socket, to: bytes | None) -> Flow:
     address, port, scope = _packed_peer(sock) if to is None else _unpack(family, to)
     if not port:
         raise UnframedError("the port is 0")
-    if not sock.getsockname()[1]:
+    if bind and not sock.getsockname()[1]:
         _bind(sock)
     name = sock.getsockname()
     source, source_port = socket.inet_pton(family, name[0].partition("%")[0]), name[1]

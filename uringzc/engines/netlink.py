@@ -1,13 +1,10 @@
 """What the kernel knows of the way to an address, over rtnetlink: routes, devices, neighbours, their changes.
 
 Answers are decoded by pyroute2's message classes, over sockets of our own: its IPRoute runs an event loop,
-which cannot be done inside another one. Requests are packed here: rtmsg has no RTA_UID, RTA_SPORT, RTA_DPORT.
-The sockets stay in the network namespace of the thread that made them. The kernel answers within send(), so
-no call waits.
+which cannot be done inside another one.
 """
 
 import errno
-import os
 import socket
 import struct
 from collections.abc import Iterator
@@ -15,53 +12,29 @@ from contextlib import suppress
 from enum import Enum
 from typing import Any, NamedTuple
 
+from uringzc.kernel import rtnetlink
+from uringzc.kernel.rtnetlink import GETROUTE, RECEIVE, Message, Question, RefusedError, attribute
+
 # rtnetlink(7)
 _NEWLINK, _GETLINK = 16, 18
-_NEWROUTE, _GETROUTE = 24, 26
+_NEWROUTE = 24
 _NEWNEIGH, _DELNEIGH, _GETNEIGH = 28, 29, 30
 _GETMULTICAST, _MEMBERSHIP_CHANGES = 58, (56, 57)
-_NLMSG_ERROR, _NLMSG_DONE = 2, 3
-_NLM_F_REQUEST, _NLM_F_MULTI, _NLM_F_DUMP = 0x1, 0x2, 0x300
-_RTA_DST, _RTA_SRC, _RTA_OIF, _RTA_MARK = 1, 2, 4, 16
-_RTA_UID, _RTA_IP_PROTO, _RTA_SPORT, _RTA_DPORT = 25, 27, 28, 29
+_NLM_F_DUMP = 0x300
 _NDA_DST, _IFA_MULTICAST = 1, 7
 _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 #: links, neighbours; addresses, routes and rules of IPv4 and IPv6; what routers say of links; nexthop objects
 _GROUPS = (1, 3, 5, 7, 8, 9, 11, 12, 19, 32)
 _MEMBERSHIP_GROUPS = (37, 38)  # RTNLGRP_IPV4_MCADDR, RTNLGRP_IPV6_MCADDR: Linux 6.15
 _IFF_UP, _IFF_LOOPBACK, _IFF_MULTICAST = 0x1, 0x8, 0x1000
-_RECEIVE = 1 << 16
 
-SO_NETNS_COOKIE = 71  # Linux 5.14
 NUD_INCOMPLETE, NUD_STALE = 0x01, 0x04
 NUD_VALID = 0xDE  # PERMANENT, NOARP, REACHABLE, STALE, DELAY, PROBE
 Hop = tuple[int, int, bytes]  #: device, family and address of a neighbour
 
 
-class RefusedError(Exception):
-    """The kernel's errno for what a send would do. (No OSError: that may be a signal handler's.)"""
-
-    def __init__(self, code: int, text: str = "") -> None:
-        super().__init__(text or os.strerror(code))
-        self.code = code
-
-
 class UnframedError(Exception):
     """Such datagrams leave through the socket; the text says why, as part of a sentence."""
-
-
-class Question(NamedTuple):
-    """What decides about a route: of struct flowi."""
-
-    family: int
-    to: bytes
-    port: int
-    source: bytes  #: b"": none yet
-    source_port: int
-    device: int  #: 0: any
-    mark: int
-    tos: int
-    uid: int
 
 
 class Route(NamedTuple):
@@ -110,15 +83,6 @@ class Change(Enum):
     MEMBERSHIPS = 1  #: of multicast groups
 
 
-class _Message(NamedTuple):
-    kind: int
-    flags: int
-    sequence: int
-    data: bytes
-    start: int
-    end: int
-
-
 class Netlink:
     """Two sockets, one for requests and one for changes.
 
@@ -137,9 +101,9 @@ class Netlink:
         self._classes = {_NEWLINK: ifinfmsg, _NEWROUTE: rtmsg, _NEWNEIGH: ndmsg, _DELNEIGH: ndmsg}
         self._decode_error = NetlinkDecodeError
         self.requests = 0  #: how many were made
-        self._asking = _open()
+        self._asking = rtnetlink.open_socket()
         try:
-            self._changes = _open()
+            self._changes = rtnetlink.open_socket()
         except OSError:
             self._asking.close()
             raise
@@ -164,24 +128,11 @@ class Netlink:
 
     def namespace(self) -> bytes:
         """SO_NETNS_COOKIE of the sockets, b"" before Linux 5.14."""
-        try:
-            return self._asking.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
-        except OSError as error:
-            if error.errno != errno.ENOPROTOOPT:
-                raise
-            return b""
+        return rtnetlink.namespace(self._asking)
 
     def route(self, question: Question) -> Route:
         """`ip route get`. The error is what a socket's send would get."""
-        q = question
-        body = struct.pack("=8BI", q.family, 8 * len(q.to), 8 * len(q.source), q.tos & 0xFC, 0, 0, 0, 0, 0)
-        body += _attribute(_RTA_DST, q.to) + (_attribute(_RTA_SRC, q.source) if q.source else b"")
-        for kind, number in ((_RTA_OIF, q.device), (_RTA_MARK, q.mark)):
-            body += _attribute(kind, struct.pack("=I", number)) if number else b""
-        body += _attribute(_RTA_UID, struct.pack("=I", q.uid)) + _attribute(_RTA_IP_PROTO, b"\x11")
-        body += _attribute(_RTA_SPORT, struct.pack("!H", q.source_port))
-        body += _attribute(_RTA_DPORT, struct.pack("!H", q.port))
-        (answer,) = self._request(_GETROUTE, body)
+        (answer,) = self._request(GETROUTE, rtnetlink.route_request(question))
         metrics = answer.get_attr("RTA_METRICS")
         metric = metrics.get_attr if metrics else lambda name: 0
         source = answer.get_attr("RTA_PREFSRC")
@@ -190,7 +141,7 @@ class Netlink:
             flags=answer["flags"],
             device=answer.get_attr("RTA_OIF") or 0,
             gateway=_gateway(answer),
-            source=socket.inet_pton(q.family, source) if source else b"",
+            source=socket.inet_pton(question.family, source) if source else b"",
             mtu=metric("RTAX_MTU") or 0,
             locked=bool((metric("RTAX_LOCK") or 0) & 1 << 2),
             hop_limit=metric("RTAX_HOPLIMIT") or 0,
@@ -212,7 +163,7 @@ class Netlink:
         device, family, address = hop
         try:
             body = struct.pack("=B3xiHBB", family, device, 0, 0, 0)
-            (answer,) = self._request(_GETNEIGH, body + _attribute(_NDA_DST, address))
+            (answer,) = self._request(_GETNEIGH, body + attribute(_NDA_DST, address))
         except RefusedError as error:
             if error.code != errno.ENOENT:
                 raise
@@ -226,19 +177,17 @@ class Netlink:
             _GETMULTICAST, _NLM_F_DUMP, struct.pack("=4Bi", socket.AF_INET6, 0, 0, 0, 0)
         ):
             (device,) = struct.unpack_from("=i", answer.data, answer.start + 20)
-            at = answer.start + 24  # after a struct ifaddrmsg, of which pyroute2 knows no such message
-            while at < answer.end:
-                size, kind = struct.unpack_from("=HH", answer.data, at)
+            # after a struct ifaddrmsg, of which pyroute2 knows no such message
+            for kind, group in rtnetlink.attributes(answer, 8):
                 if kind == _IFA_MULTICAST:
-                    found.add((device, answer.data[at + 4 : at + size]))
-                at += (size + 3) & ~3
+                    found.add((device, group))
         return found
 
     def changes(self) -> Iterator[Neighbour | Change]:
         """The changes that wait."""
         while True:
             try:
-                data = self._changes.recv(_RECEIVE, socket.MSG_DONTWAIT)
+                data = self._changes.recv(RECEIVE, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
             except OSError as error:
@@ -246,7 +195,7 @@ class Netlink:
                     raise
                 yield Change.ANY
                 continue
-            for message in _messages(data):
+            for message in rtnetlink.messages(data):
                 if message.kind not in (_NEWNEIGH, _DELNEIGH):
                     yield Change.MEMBERSHIPS if message.kind in _MEMBERSHIP_CHANGES else Change.ANY
                 elif data[message.start + 16] in (socket.AF_INET, socket.AF_INET6):  # not of a bridge
@@ -257,50 +206,17 @@ class Netlink:
         """The answers, decoded."""
         return [self._decode(answer) for answer in self._answers(kind, flags, body)]
 
-    def _answers(self, kind: int, flags: int, body: bytes) -> list[_Message]:
+    def _answers(self, kind: int, flags: int, body: bytes) -> list[Message]:
         self.requests += 1
-        number = self.requests & 0xFFFFFFFF
-        head = struct.pack("=IHHII", 16 + len(body), kind, _NLM_F_REQUEST | flags, number, 0)
-        self._asking.send(head + body)
-        found: list[_Message] = []
-        while True:
-            for message in _messages(self._asking.recv(_RECEIVE)):
-                if message.sequence != number:  # of a request that a signal handler ended
-                    continue
-                if message.kind in (_NLMSG_ERROR, _NLMSG_DONE):
-                    (code,) = struct.unpack_from("=i", message.data, message.start + 16)
-                    if code:
-                        raise RefusedError(-code)
-                    return found
-                found.append(message)
-                if not message.flags & _NLM_F_MULTI:
-                    return found
+        return rtnetlink.answers(self._asking, self.requests & 0xFFFFFFFF, kind, body, flags)
 
-    def _decode(self, message: _Message) -> Any:
+    def _decode(self, message: Message) -> Any:
         decoded = self._classes[message.kind](message.data, offset=message.start)
         try:
             decoded.decode()
         except self._decode_error as error:
             raise UnframedError(f"pyroute2 cannot decode the kernel's answer: {error}") from error
         return decoded
-
-
-def _open() -> socket.socket:
-    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-    sock.bind((0, 0))  # without an address of its own it gets no changes
-    return sock
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _messages(data: bytes) -> Iterator[_Message]:
-    start = 0
-    while start + 16 <= len(data):
-        size, kind, flags, sequence = struct.unpack_from("=IHHI", data, start)
-        yield _Message(kind, flags, sequence, data, start, start + size)
-        start += (size + 3) & ~3
 
 
 def _gateway(route: Any) -> tuple[int, bytes] | None:

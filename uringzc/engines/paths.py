@@ -26,16 +26,16 @@ from uringzc.engines.netlink import (
     NUD_INCOMPLETE,
     NUD_STALE,
     NUD_VALID,
-    SO_NETNS_COOKIE,
     Change,
     Hop,
     Link,
     Neighbour,
     Netlink,
-    RefusedError,
     Route,
     UnframedError,
 )
+from uringzc.kernel import rtnetlink
+from uringzc.kernel.rtnetlink import RefusedError
 
 FRAME, SOCKET, ERROR, RAW = (
     *(lib.UZC_PATH_FRAME, lib.UZC_PATH_SOCKET),
@@ -130,7 +130,7 @@ class Paths:
         if sock.fileno() < 0:
             return _failed(errno.EBADF, "the socket is closed")
         try:
-            namespace = self._namespace and sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8)
+            namespace = self._namespace and rtnetlink.namespace(sock)
             if namespace != self._namespace:
                 raise UnframedError("the socket is of another network namespace")
             if sock.family == socket.AF_PACKET:

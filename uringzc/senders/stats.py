@@ -4,6 +4,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
+from uringzc.calibration import saved
+from uringzc.calibration.saved import Calibration
 from uringzc.errors import counted
 from uringzc.records import explained, renamed, snapshot
 from uringzc.senders.pacing import Pacing
@@ -102,7 +104,7 @@ def explain(
     sentences = [
         f"{engine.name}, {trains}",
         *(f"Not better, because {reason.text}" for reason in engine.passed_over.values()),
-        *(_frames(engine, slow_path.sock) if engine.sends_frames else [_copies(engine, batcher, slow_path)]),
+        *(_frames(engine, slow_path.sock) if engine.sends_frames else _copies(engine, batcher, slow_path)),
         f"Datagrams are collected in {_memory(engine, arena)}",
     ]
     if why := engine.why_copied(slow_path.sock):
@@ -175,19 +177,42 @@ def _waits(batcher: "UdpBatcher") -> list[str]:
     return sentences
 
 
-def _copies(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath) -> str:
+def _copies(engine: "Engine", batcher: "UdpBatcher", slow_path: UdpSlowPath) -> list[str]:
     if engine.name == "copy":
-        return "Each request is copied: this engine does nothing else"
+        return ["Each request is copied: this engine does nothing else"]
     if slow_path.mode == "always":
-        return "Each request is zero-copy, as asked"
+        return ["Each request is zero-copy, as asked"]
     if slow_path.mode == "never":
-        return "Each request is copied, as asked"
-    if slow_path.copying:
-        return (
-            f"The kernel would copy what goes to {slow_path.copying} of "
-            f"{counted(batcher.destinations, 'destination')} (loopback, a device without checksum offload, a "
-            "packet capture): copies are sent there, and zero-copy is tried again from time to time"
-        )
+        return ["Each request is copied, as asked"]
+    destinations = slow_path.calibrated
+    sentences = [_measured(one) for one in destinations if one]
+    never = sum(count for one, count in destinations.items() if one and not one.min_zero_copy)
+    if copying := slow_path.copying - never:
+        sentences.append(_kernel_copies(copying, batcher))
+    elif not sentences or None in destinations:
+        sentences.append(_not_measured(engine, batcher))
+    ignored = saved.load()
+    if ignored.problem:
+        sentences.append(f"The calibration in {ignored.path} is ignored: {ignored.problem}")
+    return sentences
+
+
+def _measured(one: Calibration) -> str:
+    measured = f"Measured {one.date} on {one.interface} (uringzc calibrate): zero-copy"
+    if not one.min_zero_copy:
+        return f"{measured} never pays, so all requests by it are copied"
+    return f"{measured} from {one.min_zero_copy:,} bytes of a request; smaller ones are copied"
+
+
+def _kernel_copies(copying: int, batcher: "UdpBatcher") -> str:
+    return (
+        f"The kernel would copy what goes to {copying} of "
+        f"{counted(batcher.destinations, 'destination')} (loopback, a device without checksum offload, a "
+        "packet capture): copies are sent there, and zero-copy is tried again from time to time"
+    )
+
+
+def _not_measured(engine: "Engine", batcher: "UdpBatcher") -> str:
     are = "are zero-copy"
     if not batcher.settled:  # no notification has said yet whether the kernel copies
         are = "are tried zero-copy first, and sent as copies where the kernel copies anyway"

@@ -73,10 +73,11 @@ class UdpSender(BaseSender):
 
     `scheduler`: use its engine, and with its other senders one arena and one charge for locked memory.
     `qdisc_bypass`: see Scheduler.
-    `zero_copy`: "auto" decides for each destination, "always", "never". `arena`: bytes of registered memory;
-    less if the limit for locked memory is lower. `max_inflight`: requests whose memory is not free yet.
-    `max_delay`: seconds after which what waits is sent, by a system call, even if the program does not call
-    again; None: only at ``flush``, ``drain``, ``close``, and when a batch is full. `strict_order`: a request
+    `zero_copy`: "auto" decides for each destination, also by what `uringzc calibrate` has saved; "always",
+    "never". `arena`: bytes of registered memory; less if the limit for locked memory is lower.
+    `max_inflight`: requests whose memory is not free yet. `max_delay`: seconds after which what waits is
+    sent, by a system call, even if the program does not call again; None: only at ``flush``, ``drain``,
+    ``close``, and when a batch is full. `strict_order`: a request
     is submitted when the one before it has its result. `blocking`: False raises BlockingIOError where a call
     would wait for the network; ``fileno`` is readable when it may succeed. `on_error` is called with each
     SendError, `notify` with the Notification of each of the sender's notifiers, and `on_timestamp` with a
@@ -198,7 +199,6 @@ class UdpSender(BaseSender):
             engine_reads_queue=engine.reads_error_queues,
             max_payload=MAX_PAYLOAD[int(self._sock.family)],
             hold_threshold=udp_setup.HOLD_THRESHOLD,
-            min_zero_copy=engine.min_zero_copy,
             max_segments=engine.max_segments(),
             max_inflight=engine.slots.max_inflight,
             max_delay=-1 if max_delay is None else 0 if max_delay == 0 else max(1, int(max_delay * 1e9)),

@@ -12,18 +12,21 @@ import socket
 import threading
 import time
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from uringzc import address
+from uringzc.calibration.lookup import lookup
+from uringzc.calibration.saved import Calibration
 from uringzc.errors import SendError, counted, datagram_error
 from uringzc.kernel import error_queue
 from uringzc.kernel.error_queue import ErrorMessage
 from uringzc.notif import Notification, notification
 from uringzc.senders import timer
-from uringzc.senders.policy import Policy
+from uringzc.senders.policy import NEVER, Policy
 from uringzc.senders.sockets import path_mtu
 from uringzc.senders.timestamps import Timestamps, TransmitTimestamp
 from uringzc.senders.udp_error_queue import ErrorQueue
@@ -98,6 +101,8 @@ class UdpSlowPath:
         self._on_error = on_error
         self._notify = notify
         self._policies: dict[int, Policy] = {}
+        self._lookup = lookup(engine.name) if mode == "auto" else None
+        self._calibrated: dict[int, Calibration] = {}  #: destinations that one was found for
         self._headers = 28 if self.family == socket.AF_INET else 48
         self._pending: list[int] = []  #: socket errors, before the error queue was read for them
         self.errors: list[SendError] = []  #: not reported
@@ -106,14 +111,22 @@ class UdpSlowPath:
         self.resent = self.lost = self.split = 0  #: datagrams, datagrams, times
         self.failure: tuple[int, str] | None = None  #: errno, and text: why close() could send nothing at all
 
-    def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int]:
-        """The policy's first decision for it, and the largest datagram of a train."""
-        self._policies[index] = policy = Policy(self.mode)
+    def add_destination(self, index: int, packed: bytes | None) -> tuple[bool, int, int, int]:
+        """The policy's first decision, the largest datagram of a train, the smallest zero-copy request."""
+        mode, min_zero_copy = self.mode, self._engine.min_zero_copy
+        found = self._lookup.find(self.sock, packed) if self._lookup else None
+        if found is not None:
+            self._calibrated[index] = found
+            mode = mode if found.min_zero_copy else "never"
+            min_zero_copy = found.min_zero_copy or NEVER
+        elif self._lookup:
+            self._calibrated.pop(index, None)
+        self._policies[index] = policy = Policy(mode)
         max_segment_size = 65507
         if not packed:
             with suppress(OSError):  # not connected
                 max_segment_size = path_mtu(self.sock) - self._headers
-        return *policy.start(), max_segment_size
+        return *policy.start(), max_segment_size, min_zero_copy
 
     @staticmethod
     def _address_of(batcher: "UdpBatcher", index: int) -> object:
@@ -126,8 +139,16 @@ class UdpSlowPath:
         return self._policies[index].observe(settled, copied)
 
     @property
+    def calibrated(self) -> Counter[Calibration | None]:
+        """The calibrations that are used, each with its destinations; None: the others."""
+        found = list(self._calibrated.values())
+        others = len(self._policies) - len(found)
+        return Counter(found) + Counter({None: others})
+
+    @property
     def copying(self) -> int:
-        """Destinations where the kernel copied zero-copy requests, so that copies are sent at once."""
+        """Destinations where the kernel copied zero-copy requests, or as a calibration has found, so that
+        copies are sent at once."""
         policies = list(self._policies.values())  # at once: the owner may be adding one
         return sum(policy.copying for policy in policies)
 

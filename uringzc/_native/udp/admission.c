@@ -50,7 +50,7 @@ bool admit_to(UdpBatcher *g, struct destination *d, int outq) {
 bool wants_zero_copy(const UdpBatcher *g, const struct train *t) {
     const struct destination *d = &g->destinations[t->destination];
     return t->nbytes && (g->always_zero_copy ||
-                         (d->zero_copy && t->nbytes >= g->min_zero_copy && t->size <= d->max_segment_size));
+                         (d->zero_copy && t->nbytes >= d->min_zero_copy && t->size <= d->max_segment_size));
 }
 
 /* Whether a train may be submitted together with the `admitted` ones before it. After one that decides

@@ -64,6 +64,7 @@ struct destination {
     bool zero_copy;                  /* the policy's decision, */
     uint32_t requests, review_after; /* requests since, and after how many the policy decides again */
     uint32_t settled, copied; /* zero-copy requests since that are free; of those, copied by the kernel */
+    uint32_t min_zero_copy;   /* bytes: smaller requests are copied */
     uint64_t left_host; /* zero-copy requests that are free and not known to be copied: they were sent */
     /* the owner counts these three without the lock, where it enters the engine for another sender */
 };
@@ -132,7 +133,6 @@ typedef struct udp_batcher {
     uint32_t slot;
     uint32_t max_payload;    /* bytes of a datagram */
     uint32_t hold_threshold; /* bytes: immutable data of this size or more is held, not copied */
-    uint32_t min_zero_copy;  /* bytes: smaller requests are copied */
     uint32_t max_segments;   /* datagrams of a train, by the kernel, */
     uint32_t max_train;      /* and bytes */
     uint32_t max_open;       /* open trains; then the oldest is closed */

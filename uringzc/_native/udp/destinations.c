@@ -31,7 +31,8 @@ static int new_destination(UdpBatcher *g, PyObject *packed, uint32_t *destinatio
     PyObject *start = PyObject_CallMethod(g->slow_path, "add_destination", "kO",
                                           (unsigned long)g->destination_count, packed ? packed : Py_None);
     int zero_copy = 0;
-    int parsed = start && PyArg_ParseTuple(start, "pII", &zero_copy, &d->review_after, &d->max_segment_size);
+    int parsed = start && PyArg_ParseTuple(start, "pIII", &zero_copy, &d->review_after, &d->max_segment_size,
+                                           &d->min_zero_copy);
     Py_XDECREF(start);
     if (!parsed)
         return -1;

@@ -154,7 +154,6 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
                                "engine_reads_queue",
                                "max_payload",
                                "hold_threshold",
-                               "min_zero_copy",
                                "max_segments",
                                "max_inflight",
                                "max_delay",
@@ -165,11 +164,11 @@ static int batcher_setup(UdpBatcher *g, PyObject *args, PyObject *keywords) {
     int blocking;
     unsigned max_inflight;
     long long max_delay;
-    if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "O!O!OOpppppppIIIIILOO", accepted, queue_type, &queue, arena_type, &arena, &sock,
-            &slow_path, &g->own_socket, &blocking, &g->strict_order, &g->always_zero_copy, &g->notify,
-            &g->timestamps, &g->engine_reads_queue, &g->max_payload, &g->hold_threshold, &g->min_zero_copy,
-            &g->max_segments, &max_inflight, &max_delay, &pacing, &on_waiting))
+    if (!PyArg_ParseTupleAndKeywords(args, keywords, "O!O!OOpppppppIIIILOO", accepted, queue_type, &queue,
+                                     arena_type, &arena, &sock, &slow_path, &g->own_socket, &blocking,
+                                     &g->strict_order, &g->always_zero_copy, &g->notify, &g->timestamps,
+                                     &g->engine_reads_queue, &g->max_payload, &g->hold_threshold,
+                                     &g->max_segments, &max_inflight, &max_delay, &pacing, &on_waiting))
         return -1;
     g->lock = PyThread_allocate_lock();
     g->destination_numbers = PyDict_New();
