@@ -20,7 +20,19 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 #: a layer may import only what stands before it; _build, which setup.py runs, none of it
 ORDER = [
     *("errors", "records", "address", "compiled", "kernel", "memory", "notif", "testing"),
-    *("engines", "ring", "scheduler", "senders", "doctor", "__init__", "aio", "jobs", "cli", "__main__"),
+    *(
+        "engines",
+        "ring",
+        "scheduler",
+        "senders",
+        "doctor",
+        "__init__",
+        "aio",
+        "jobs",
+        "report",
+        "cli",
+        "__main__",
+    ),
 ]
 COMPILED = {
     "_uring": {"kernel", "memory", "notif", "engines"},
@@ -45,6 +57,7 @@ INSTALLED = {
     "engines": {"pyroute2"},
     "doctor": {"pyroute2"},
     "jobs": {"numpy", "dpkt"},
+    "report": {"jinja2", "matplotlib", "msgspec", "numpy"},
     "cli": {"click", "rich"},
     "_build": {"cffi"},
 }
