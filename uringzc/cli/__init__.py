@@ -20,7 +20,7 @@ from typing import Any
 try:
     import click
 
-    from uringzc.cli import bench, demo, diff, doctor, recv, send
+    from uringzc.cli import bench, demo, diff, doctor, recv, report, send
     from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -73,4 +73,5 @@ main.add_command(demo.demo)
 main.add_command(diff.diff)
 main.add_command(doctor.doctor)
 main.add_command(recv.recv)
+main.add_command(report.report)
 main.add_command(send.send)
