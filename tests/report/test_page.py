@@ -178,6 +178,7 @@ def test_the_policy_of_the_page_holds_where_a_text_is_not_escaped(chromium: Brow
     assert chromium.evaluate("document.title") == "ran"
 
 
+@pytest.mark.slow
 @in_browser
 def test_what_was_received_in_a_browser(chromium: Browser, tmp_path: Path) -> None:
     """The page that recv writes of what came over loopback; of a sender beside it."""
@@ -243,6 +244,7 @@ def test_pictures(tmp_path: Path) -> None:
     assert "io_uring" in (tmp_path / "a.svg").read_text()
 
 
+@pytest.mark.slow
 def test_bench_writes_both(tmp_path: Path) -> None:
     html, picture = tmp_path / "b.html", tmp_path / "b.png"
     options = ("--engine=copy", "--size=64", "--seconds=0.05", "--rounds=1", "--rate=1kpps")
@@ -275,7 +277,8 @@ def test_a_picture_needs_a_bench(tmp_path: Path) -> None:
     assert (done.exit_code, "--html shows others too" in done.output) == (2, True)
 
 
-@pytest.mark.parametrize("missing", ["jinja2", "matplotlib", "msgspec"])
+@pytest.mark.slow
+@pytest.mark.parametrize("missing", ["jinja2", "msgspec"])
 def test_what_is_not_installed_is_named(tmp_path: Path, missing: str) -> None:
     path = write(tmp_path, "a.json", bench(sizes=(64,)))
     arguments = ["report", path, f"--html={tmp_path}/x.html"]

@@ -44,11 +44,12 @@ def percentage(text: str) -> float:
 @click.option("--worse", type=Parsed("percent", percentage), help="Fail if B is worse by more, as 5%.")
 @json_option
 def diff(a: str, b: str, worse: str | None, as_json: bool) -> None:
-    """Compare two results: what `uringzc bench`, `send` or `recv` printed with --json.
+    """Compare two results, and say what is only noise.
 
-    Runs of a bench are compared with those of the same engine, zero-copy, size and rate. A change is
-    "within the noise" if the ranges of the rounds overlap. Changes of shares, such as lost datagrams, are in
-    percentage points. What else is different, such as the kernel, comes first.
+    A and B are what `uringzc bench`, `send` or `recv` printed with --json. Runs of a bench are compared
+    with those of the same engine, zero-copy, size and rate. A change is "within the noise" if the ranges of
+    the rounds overlap. Changes of shares, such as lost datagrams, are in percentage points. What else is
+    different, such as the kernel, comes first.
 
     \b
     Exit status: 0    compared; with --worse: nothing is worse by more than that and beyond the noise

@@ -20,10 +20,11 @@ picture_option = click.option("--picture", type=_OUTPUT, help="Write plots of it
 @html_option
 @picture_option
 def report(results: tuple[str, ...], html: str | None, picture: str | None) -> None:
-    """Make a web page, or a picture, of what `uringzc bench`, `send` or `recv` printed with --json.
+    """Make a web page, or a picture, of results.
 
-    The page is one file, with tables and plots, and needs no network. Several results are shown beside each
-    other: benches of two versions, or both ends of a transfer. A picture is of benches.
+    RESULT.json is what `uringzc bench`, `send` or `recv` printed with --json. The page is one file, with
+    tables and plots, and needs no network. Several results are shown beside each other: benches of two
+    versions, or both ends of a transfer. A picture is of benches.
     """
     if html is None and picture is None:
         raise click.UsageError("what to write? --html FILE, --picture FILE, or both.")
