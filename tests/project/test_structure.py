@@ -21,7 +21,7 @@ HEADER = (PACKAGE / "_native" / "uringzc.h").read_text()
 ORDER = [
     *("errors", "records", "address", "compiled", "kernel", "memory", "notif", "testing"),
     *("engines", "calibration", "ring", "scheduler", "senders", "doctor", "__init__"),
-    *("aio", "jobs", "cli", "__main__"),
+    *("aio", "jobs", "report", "cli", "__main__"),
 ]
 COMPILED = {
     "_uring": {"kernel", "memory", "notif", "engines"},
@@ -46,6 +46,7 @@ INSTALLED = {
     "engines": {"pyroute2"},
     "doctor": {"pyroute2"},
     "jobs": {"numpy", "dpkt"},
+    "report": {"jinja2", "matplotlib", "msgspec", "numpy"},
     "cli": {"click", "rich"},
     "_build": {"cffi"},
 }

@@ -1,11 +1,11 @@
 """The `uringzc` command: a file for each subcommand, and `output` for what they print.
 
 Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`; of `bench`
-are `bench_options` and `bench_tables`; of `send` and `recv` is `traffic`. What these three say,
-`uringzc/jobs/` does.
+    from uringzc.cli import bench, calibrate, demo, diff, doctor, recv, report, send
 """
 
 import os
+import shlex
 import sys
 import traceback
 from contextlib import suppress
@@ -15,6 +15,7 @@ try:
     import click
 
     from uringzc.cli import bench, calibrate, demo, doctor, recv, send
+    from uringzc.cli import bench, demo, diff, doctor, recv, report, send
     from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -32,7 +33,14 @@ def _while_printing(error: OSError) -> bool:
 
 
 class Commands(click.Group):
-    """Ends with one line where standard output cannot be written to."""
+    """Ends with one line where standard output cannot be written to. A context's `obj`: the command line."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        """As in click."""
+        line = shlex.join(["uringzc", *args])  # before it is parsed, which empties args
+        return super().make_context(info_name, args, parent, obj=line, **extra)
 
     def main(self, *args: Any, **options: Any) -> Any:
         """As in click, which prints its own errors."""
@@ -58,6 +66,8 @@ def main() -> None:
 main.add_command(bench.bench)
 main.add_command(calibrate.calibrate)
 main.add_command(demo.demo)
+main.add_command(diff.diff)
 main.add_command(doctor.doctor)
 main.add_command(recv.recv)
+main.add_command(report.report)
 main.add_command(send.send)

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -24,10 +25,12 @@ from uringzc.cli.bench_options import (
 )
 from uringzc.cli.bench_tables import Screen
 from uringzc.cli.recv import loss_share
+from uringzc.cli.report import can_report, html_option, picture_option, write_report
 from uringzc.cli.traffic import RATE, Parsed, failed
 from uringzc.errors import counted
 from uringzc.jobs.bench_report import BenchReport, BenchRun, Limit
 from uringzc.jobs.job import SIZE
+from uringzc.report.files import File
 
 if TYPE_CHECKING:
     from uringzc.jobs.near_end import NearEnd
@@ -91,7 +94,19 @@ _OVERHEAD = 0.4  # seconds of a run besides those that it sends
     metavar="[FILE]",
     help="Print one JSON object, or write it to FILE besides.",
 )
-def bench(host: str | None, serve: str | None, json_file: str | None, **options: Any) -> None:
+@html_option
+@picture_option
+@click.pass_obj
+def bench(
+    command: str,
+    /,
+    host: str | None,
+    serve: str | None,
+    json_file: str | None,
+    html: str | None,
+    picture: str | None,
+    **options: Any,
+) -> None:
     """Measure what engines reach on the way to HOST, with datagrams of several sizes.
 
     Run `uringzc bench --serve` on HOST first. If HOST is this machine, that is not needed.
@@ -108,7 +123,7 @@ def bench(host: str | None, serve: str | None, json_file: str | None, **options:
     if serve is not None:
         if host is not None:
             raise click.UsageError("--serve is the receiving end, which has no HOST to send to.")
-        if given := _given({"json_file", *options}):
+        if given := _given({"json_file", "html", "picture", *options}):
             raise click.UsageError(f"--serve is the receiving end: {given[0]} is for the other.")
         _serve(serve)
     if host is None:
@@ -119,6 +134,7 @@ def bench(host: str | None, serve: str | None, json_file: str | None, **options:
     options["engines"] = _flat(parse_engines(text) for text in options["engines"])
     if options["find_limit"]:
         _check_find_limit(options)
+    can_report(html, picture)
     to_stdout = json_file == "-"
     try:
         report, interrupted = _measure(host, output.console(quiet=to_stdout), json_file, options)
@@ -127,12 +143,14 @@ def bench(host: str | None, serve: str | None, json_file: str | None, **options:
     except KeyboardInterrupt:
         click.echo("Stopped.", err=True)
         sys.exit(130)
+    report = replace(report, command=command)
     if json_file is not None:
         text = json.dumps(report.as_dict(), indent=2)
         if to_stdout:
             click.echo(text)
         else:
             _write(json_file, text)
+    write_report([File(host, report)], html, picture)
     sys.exit(130 if interrupted else 1 if report.failed else 0)
 
 

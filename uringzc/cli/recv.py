@@ -9,7 +9,9 @@ from typing import Any
 import click
 from rich.console import Console
 
+from uringzc import __version__
 from uringzc.cli import output, tables
+from uringzc.cli.report import can_report, html_option, write_report
 from uringzc.cli.traffic import (
     ADDRESS,
     SECONDS,
@@ -25,6 +27,7 @@ from uringzc.cli.traffic import (
 )
 from uringzc.jobs.receive_job import Received, ReceiveJob, StreamReport
 from uringzc.jobs.result import Interrupted, Progress
+from uringzc.report.files import File, ReceiveReport
 
 
 def loss_share(text: str) -> float:
@@ -51,7 +54,11 @@ def loss_share(text: str) -> float:
 @click.option("--check", is_flag=True, help="Fail if anything is lost, twice, out of order or not numbered.")
 @click.option("--interface", help="Of multicast: a name, or for IPv4 an address.")
 @json_option
-def recv(loss: str | None, check: bool, as_json: bool, **options: Any) -> None:
+@html_option
+@click.pass_obj
+def recv(
+    command: str, /, loss: str | None, check: bool, as_json: bool, html: str | None, **options: Any
+) -> None:
     """Receive UDP datagrams, and say what came, and what did not.
 
     Datagrams of `uringzc send` are numbered, unless it sends a file without --numbered; for those it finds
@@ -71,6 +78,7 @@ def recv(loss: str | None, check: bool, as_json: bool, **options: Any) -> None:
         job = ReceiveJob(**options)
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
+    can_report(html)
     quiet = as_json or job.output == "-"
     console = output.console(quiet=quiet)
     interrupted = False
@@ -87,12 +95,14 @@ def recv(loss: str | None, check: bool, as_json: bool, **options: Any) -> None:
         raise click.UsageError(f"{error}.") from error
     wrong = failures(received, job, None if loss is None else loss_share(loss), check)
     if as_json:
-        found = json.dumps({"received": received.as_dict(), "failed": wrong}, indent=2)
+        about = {"uringzc": __version__, "command": command}
+        found = json.dumps({"received": received.as_dict(), "failed": wrong} | about, indent=2)
         click.echo(found, err=job.output == "-")
     else:
         shown = console if not quiet else Console(stderr=True, highlight=False, markup=False)
         report(shown, received)
         failed(shown, wrong)
+    write_report([File("recv", ReceiveReport(received, tuple(wrong), __version__, command))], html)
     sys.exit(130 if interrupted else 1 if wrong else 0)
 
 

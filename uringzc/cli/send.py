@@ -9,6 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from uringzc import __version__
 from uringzc.cli import output, tables
 from uringzc.cli.traffic import (
     ADDRESS,
@@ -90,7 +91,8 @@ def share_of(text: str) -> tuple[int, int]:
 @click.option("--interface", help="That multicast leaves by: a name, or for IPv4 an address.")
 @click.option("--no-loop", is_flag=True, help="Multicast is not for receivers of this machine.")
 @json_option
-def send(as_json: bool, **options: Any) -> None:
+@click.pass_obj
+def send(command: str, /, as_json: bool, **options: Any) -> None:
     """Send FILE to HOST:PORT as UDP datagrams, or standard input (-), or generated payload without FILE.
 
     HOST may be a multicast group. Generated datagrams of 40 bytes and more carry a number, a time and a
@@ -117,7 +119,8 @@ def send(as_json: bool, **options: Any) -> None:
     except ValueError as error:
         raise click.UsageError(f"{error}.") from error
     if as_json:
-        click.echo(json.dumps({"job": job.as_dict(), "result": result.as_dict()}, indent=2))
+        found = {"job": job.as_dict(), "result": result.as_dict()}
+        click.echo(json.dumps(found | {"uringzc": __version__, "command": command}, indent=2))
     else:
         report(console, job, result)
     sys.exit(130 if interrupted else 1 if result.failed else 0)

@@ -13,8 +13,9 @@ from rich.text import Text
 from uringzc.cli.output import Row
 from uringzc.jobs.job import parse_address, parse_rate
 from uringzc.jobs.result import Progress
-
-_PREFIXES = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
+from uringzc.report.numbers import bits as bits
+from uringzc.report.numbers import duration as duration
+from uringzc.report.numbers import per_second as per_second
 
 
 class Parsed(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # of click 8.2
@@ -36,27 +37,6 @@ ADDRESS = Parsed("host:port", parse_address)
 RATE = Parsed("rate", parse_rate)
 SECONDS = click.FloatRange(0, min_open=True)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-
-
-def per_second(pps: float) -> str:
-    """Datagrams per second."""
-    return f"{pps:,.0f} /s" if pps >= 100 else f"{pps:.3g} /s"
-
-
-def bits(number: float) -> str:
-    """Bits per second, with a decimal prefix."""
-    for scale, prefix in _PREFIXES:
-        if number >= scale:
-            return f"{number / scale:.2f} {prefix}bit/s"
-    return f"{number:.0f} bit/s"
-
-
-def duration(ns: float) -> str:
-    """A time, with the unit that fits."""
-    for scale, unit in ((1e9, "s"), (1e6, "ms"), (1e3, "us")):
-        if abs(ns) >= scale:
-            return f"{ns / scale:.3g} {unit}"
-    return f"{ns:.0f} ns"
 
 
 def row(name: str, value: str, note: str = "", style: str = "bold") -> Row:

@@ -114,6 +114,7 @@ class BenchReport:
     runs: tuple[BenchRun, ...]
     limit: Limit | None  #: of --find-limit
     failed: tuple[str, ...]  #: what was asked for and did not hold, as sentences
+    command: str = ""  #: the command line
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` makes it again."""
@@ -134,6 +135,7 @@ class BenchReport:
             "runs": runs,
             "limit": limit,
             "failed": list(self.failed),
+            "command": self.command,
         }
 
     @classmethod
