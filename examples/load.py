@@ -5,8 +5,8 @@
     load.py 192.0.2.7:9000 dask tcp://192.0.2.1:8786          # each worker (needs distributed)
     load.py 192.0.2.7:9000 ray 192.0.2.1:6379                 # each node (needs ray)
 
-The receiver is `uringzc recv --bind :9000`. Each machine runs a Job of its own; all begin at one time, by
-their clocks. A file is one that each machine has: `uringzc recv --output` puts the shares together.
+The receiver is `uringzc recv --bind :9000 --idle 5`. Each machine runs a Job of its own; all begin at one
+time, by their clocks. A file is one that each machine has: `uringzc recv --output` puts the shares together.
 
 uringzc is installed on all machines, with the extra jobs. Exit status 1 if a machine failed, or did not send
 what was asked for; 2 for wrong options; 130 for Ctrl-C, which ends the load everywhere.

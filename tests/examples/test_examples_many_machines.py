@@ -22,8 +22,18 @@ from uringzc.jobs import Received
 pytestmark = pytest.mark.engines()
 ssh_starts_python = pytest.mark.uninstrumented("a Python that ssh starts is not instrumented")
 
-#: what a busy machine may make of it, which is said too
-LATE = r"FAILED: the (job began [\d.]+ s after its start_at|rate was [\d.]+% of \w+)"
+#: what a busy machine may make of it; and ends of streams that a receiver, which has all, does not wait for
+LATE = "|".join(
+    (
+        r"FAILED: the job began [\d.]+ s after its start_at",
+        r"FAILED: the rate was [\d.]+% of \w+",
+        r"FAILED: Connection refused: \d+ times?\b",
+        r"FAILED: \d+ datagrams? could not be sent",
+    )
+)
+
+
+PIECES = 53  # datagrams of the file
 
 
 @pytest.fixture
@@ -73,7 +83,7 @@ def check_load(said: str, received: Received) -> None:
 def load(*way: object, rate: str = "500pps") -> tuple[int, str, Received]:
     """A load of half a second, and what came of it."""
     options = [f"--rate={rate}", "--size=200", "--duration=0.5", "--start-in=2"]
-    with receiving() as end:
+    with receiving(count=500, idle=5) as end:  # all of it, or less where it was too slow
         status, said = run("load.py", end.address, *options, *way)
     return status, said, end.received
 
@@ -81,7 +91,7 @@ def load(*way: object, rate: str = "500pps") -> tuple[int, str, Received]:
 def file_from_many(file: Path, *way: object) -> tuple[int, str, bytes]:
     """Each sends a share of it: what one receiver has put together."""
     copy = file.with_suffix(".copy")
-    with receiving(output=str(copy)) as end:
+    with receiving(output=str(copy), count=PIECES, idle=20) as end:
         status, said = run("load.py", end.address, "--start-in=1", f"--file={file}", *way)
     return status, said, copy.read_bytes()
 
@@ -95,15 +105,15 @@ def file_to_many(file: Path, *way: object) -> tuple[int, str, bytes]:
 
 def test_processes(file: Path) -> None:
     status, said, received = load("processes", 2)
-    assert status == 0
+    assert status == 0, said
     check_load(said, received)
     status, said, copy = file_from_many(file, "processes", 3)
-    assert (status, copy == file.read_bytes()) == (0, True)
+    assert (status, copy == file.read_bytes()) == (0, True), said
 
 
 def test_threads_get_shares(file: Path) -> None:
     status, said, copy = file_to_many(file, "threads", 3)
-    assert (status, copy == file.read_bytes()) == (0, True)
+    assert (status, copy == file.read_bytes()) == (0, True), said
     assert re.findall(r"^thread (\d)  share (\d/3) +([\d,]+) bytes$", said, re.MULTILINE) == [
         ("1", "1/3", "19,720"),
         ("2", "2/3", "20,880"),
@@ -124,7 +134,7 @@ def test_ssh(file: Path, ssh: list[str]) -> None:
     check_load(said, received)
     assert said.endswith("1 of 3 failed, and are not in the sum\n")
     status, said, copy = file_from_many(file, *ssh, "one", "two")
-    assert (status, copy == file.read_bytes()) == (0, True)
+    assert (status, copy == file.read_bytes()) == (0, True), said
 
 
 @pytest.mark.slow
@@ -132,7 +142,7 @@ def test_ssh(file: Path, ssh: list[str]) -> None:
 @requires_sshd
 def test_ssh_gets_shares(file: Path, ssh: list[str]) -> None:
     status, said, copy = file_to_many(file, *ssh, "one", "two")
-    assert (status, copy == file.read_bytes()) == (0, True)
+    assert (status, copy == file.read_bytes()) == (0, True), said
     status, said, copy = file_to_many(file, *ssh, "one", "gone")
     assert status == 1
     assert re.search(r"^one +share 1/2 +\d\d,\d{3} bytes$", said, re.MULTILINE)
@@ -160,18 +170,18 @@ def test_dask(file: Path) -> None:
     with child(CLUSTER, file.parent) as cluster:
         way = ["dask", cluster.line()]
         status, said, received = load(*way)
-        assert status == 0
+        assert status == 0, said
         check_load(said, received)
         status, said, copy = file_to_many(file, *way)
-        assert (status, copy == file.read_bytes()) == (0, True)
-        with receiving(idle=0.5) as end:
+        assert (status, copy == file.read_bytes()) == (0, True), said
+        with receiving(count=PIECES // 2, idle=20) as end:
             status, said = run("load.py", end.address, "--start-in=1", f"--file={file.name}", *way)
         assert status == 1
         assert re.search(
             rf"^tcp://\S+ +FAILED: .*No such file or directory: '{file.name}'$", said, re.MULTILINE
         )
         assert said.endswith("1 of 2 failed, and are not in the sum\n")
-        assert end.received.datagrams in (26, 27)
+        assert end.received.datagrams == PIECES // 2
         cluster.write_line()
         cluster.end()
 
@@ -180,9 +190,9 @@ def test_dask(file: Path) -> None:
 def test_ray(file: Path) -> None:
     pytest.importorskip("ray")
     status, said, received = load("ray")
-    assert status == 0
+    assert status == 0, said
     check_load(said, received)
     status, said, copy = file_from_many(file, "ray")
-    assert (status, copy == file.read_bytes()) == (0, True)
+    assert (status, copy == file.read_bytes()) == (0, True), said
     status, said, copy = file_to_many(file, "ray")
-    assert (status, copy == file.read_bytes()) == (0, True)
+    assert (status, copy == file.read_bytes()) == (0, True), said
