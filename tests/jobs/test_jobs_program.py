@@ -80,7 +80,7 @@ def test_it_ends_when_nobody_reads_its_output(job: dict[str, Any]) -> None:
         with program({"to": f"127.0.0.1:{rx.address[1]}", **job}, stdout=writing) as process:
             os.close(writing)
             if "rate" in job:
-                rx.wait(100)
+                rx.wait(100, 30)
             os.close(reading)
             assert process.communicate(timeout=30)[1] == ""
     assert process.returncode == 130
@@ -90,7 +90,7 @@ def test_sigterm_ends_it_with_the_result() -> None:
     with testing.receiver() as rx:
         job = Job(f"127.0.0.1:{rx.address[1]}", count=10**12, rate="1kpps")
         with program(job.as_dict()) as process:
-            rx.wait(20)
+            rx.wait(20, 30)
             process.terminate()
             out, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (143, "")
