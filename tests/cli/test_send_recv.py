@@ -426,7 +426,9 @@ def test_failures_of_what_was_not_asked_for() -> None:
     assert failures(nothing, ReceiveJob(":0"), None, False) == ["nothing came"]
 
 
-def test_ctrl_c_of_send_and_recv(rx: testing.Receiver) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_send_and_recv(number: signal.Signals, code: int, rx: testing.Receiver) -> None:
+    """With the summary, and for the receivers with the datagram that ends the stream."""
     process = subprocess.Popen(
         [*COMMAND, "send", target(rx), "--rate=1kpps", "--duration=60", "--json"],
         stdout=subprocess.PIPE,
@@ -434,19 +436,19 @@ def test_ctrl_c_of_send_and_recv(rx: testing.Receiver) -> None:
         text=True,
     )
     rx.wait(20, 30)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (code, "")
     result = json.loads(out)["result"]
     assert result["stopped"] == "interrupt"
     *datagrams, last = rx.wait(result["datagrams"] + 1)  # the last one says how many there were
     assert int.from_bytes(last[8:16], "little") == len(datagrams) == result["datagrams"]
     with recv() as running:
         running.put([b"x"])
-        running.process.send_signal(signal.SIGINT)
+        running.process.send_signal(number)
         status, out, err = running.end()
-    assert (status, err) == (130, "")
-    assert "until Ctrl-C" in out
+    assert (status, err) == (code, "")
+    assert ", interrupted" in out
 
 
 def test_ctrl_c_before_it_begins() -> None:

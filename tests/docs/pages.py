@@ -144,10 +144,17 @@ def _sysctl(words: list[str]) -> Iterator[str]:
     yield from (f"sysctl {word}" for word in words if f'"{word.partition("=")[0]}"' not in known)
 
 
+def _python(words: list[str]) -> Iterator[str]:
+    script, *options = words
+    yield from missing_paths([script])
+    yield from _options([word for word in options if word != "--"], script)
+
+
 TOOLS: dict[str, Callable[[list[str]], Iterator[str]]] = {
     "make": _make,
     "uringzc": _uringzc,
     "pip": _pip,
+    "python": _python,
     "sysctl": _sysctl,
 }
 
@@ -295,7 +302,16 @@ def wrong_functions(text: str) -> list[str]:
 PUBLIC = [getattr(uringzc, name) for name in uringzc.__all__] + [testing, testing.Hold, testing.Receiver]
 PUBLIC += [jobs, *(getattr(jobs, name) for name in jobs.__all__)]
 PUBLIC += [aio, *(getattr(aio, name) for name in aio.__all__), asyncio.DatagramProtocol]
-OTHERS = {"anyio", "asyncio", "functools", "hypercorn", "loop", "trio"}  # whose calls are not ours
+OTHERS = {
+    "anyio",
+    "asyncio",
+    "client",
+    "functools",
+    "hypercorn",
+    "loop",
+    "pool",
+    "trio",
+}  # whose calls are not ours
 FIELDS = {
     field.name for kind in (uringzc.Stats, uringzc.UdpStats, uringzc.TcpStats) for field in fields(kind)
 }

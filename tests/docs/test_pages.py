@@ -49,6 +49,8 @@ def test_commands_are_there(page: Path) -> None:
         ("pip install '.[tests]'", "no extra tests"),
         ("pip install uringzc", "pip install uringzc"),
         ("sysctl kernel.io_uring=1", "sysctl kernel.io_uring=1"),
+        ("python examples/none.py", "no file examples/none.py"),
+        ("python examples/load.py --speed 3", "no option --speed"),
         ("cargo test", "no test knows cargo"),
     ],
 )

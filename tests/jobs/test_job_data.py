@@ -160,6 +160,21 @@ def test_what_is_plain_data_survives_pickle_and_json() -> None:
     assert pickle.loads(pickle.dumps(came)) == came
 
 
+def test_jobs_from_json_have_the_types_of_their_fields() -> None:
+    whole = Job([TO, "127.0.0.1:10"], file="f", numbered=True, share=(1, 2), start_at=1.5, rate="1kpps")
+    assert Job.from_dict(json.loads(json.dumps(whole.as_dict()))) == whole
+    assert Job.from_dict({"to": TO, "duration": 1}) == Job(TO, duration=1.0)  # an int where a float may be
+    assert ReceiveJob.from_dict({"bind": ":0", "idle": None}) == ReceiveJob(":0")
+    for wrong in (
+        {"to": 5}, {"to": [5]}, {"share": 3}, {"share": [0, 1, 2]}, {"share": [0, "2"]}, {"count": 1.5},
+        {"start_at": "x"}, {"numbered": "yes"}, {"rate": 200},
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=f"{next(iter(wrong))} of a Job cannot be "):
+            Job.from_dict({"to": TO, "count": 1, **wrong})
+    with pytest.raises(ValueError, match="a ReceiveJob has no 'to'"):
+        ReceiveJob.from_dict({"bind": ":0", "to": TO})
+
+
 def test_to_import_jobs_needs_no_numpy() -> None:
     code = "import sys, uringzc.cli, uringzc.jobs; sys.exit('numpy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -27,6 +27,7 @@ from uringzc.cli.traffic import (
 )
 from uringzc.jobs.receive_job import Received, ReceiveJob, StreamReport
 from uringzc.jobs.result import Interrupted, Progress
+from uringzc.jobs.signals import sigterm_interrupts
 from uringzc.report.files import File, ReceiveReport
 
 
@@ -72,7 +73,7 @@ def recv(
                  1    it did not: nothing came, or less than --count; wrong checksums; more than --loss, or
                       what --check finds; an --output that is not complete
                  2    wrong options or address
-                 130  Ctrl-C
+                 130  Ctrl-C; 143  SIGTERM
     """
     try:
         job = ReceiveJob(**options)
@@ -81,14 +82,16 @@ def recv(
     can_report(html)
     quiet = as_json or job.output == "-"
     console = output.console(quiet=quiet)
-    interrupted = False
+    interrupted = 0
     try:
-        received = _receive(job, None if quiet else console)
-    except Interrupted as stop:
-        interrupted, received = True, stop.result
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        sys.exit(130)
+        with sigterm_interrupts() as status:
+            try:
+                received = _receive(job, None if quiet else console)
+            except Interrupted as stop:
+                interrupted, received = status(), stop.result
+            except KeyboardInterrupt:
+                click.echo("Stopped.", err=True)
+                sys.exit(status())
     except OSError as error:
         raise output.os_error(error, job.bind) from error
     except ValueError as error:
@@ -103,7 +106,7 @@ def recv(
         report(shown, received)
         failed(shown, wrong)
     write_report([File("recv", ReceiveReport(received, tuple(wrong), __version__, command))], html)
-    sys.exit(130 if interrupted else 1 if wrong else 0)
+    sys.exit(interrupted or bool(wrong))
 
 
 def _receive(job: ReceiveJob, console: Console | None) -> Received:
@@ -169,9 +172,9 @@ def failures(received: Received, job: ReceiveJob, loss: float | None, check: boo
 
 def report(console: Console, received: Received) -> None:
     """What came, for people."""
-    ctrl_c = ", until Ctrl-C" if received.stopped == "interrupt" else ""
+    interrupted = ", interrupted" if received.stopped == "interrupt" else ""
     say: Callable[..., None] = console.print
-    say(f"{tables.datagrams(received.datagrams)} in {received.seconds:.2f} s{ctrl_c}", style="bold")
+    say(f"{tables.datagrams(received.datagrams)} in {received.seconds:.2f} s{interrupted}", style="bold")
     table = [
         row("rate", per_second(received.pps)),
         row("payload", bits(received.bits_per_second), tables.size(received.nbytes)),

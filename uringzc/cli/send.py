@@ -27,6 +27,7 @@ from uringzc.cli.traffic import (
 from uringzc.errors import counted
 from uringzc.jobs.job import MOST, SIZE, Job
 from uringzc.jobs.result import Interrupted, Result
+from uringzc.jobs.signals import sigterm_interrupts
 
 DURATION = 10.0  #: seconds, of generated payload without a limit
 
@@ -102,18 +103,20 @@ def send(command: str, /, as_json: bool, **options: Any) -> None:
     Exit status: 0    it was sent, as asked
                  1    it was not: datagrams refused, the rate not reached
                  2    wrong options or file
-                 130  Ctrl-C
+                 130  Ctrl-C; 143  SIGTERM
     """
     job = make_job(options)
     console = output.console(quiet=as_json)
-    interrupted = False
+    interrupted = 0
     try:
-        result = _run(job)
-    except Interrupted as stop:
-        interrupted, result = True, stop.result
-    except KeyboardInterrupt:
-        click.echo("Stopped.", err=True)
-        sys.exit(130)
+        with sigterm_interrupts() as status:
+            try:
+                result = _run(job)
+            except Interrupted as stop:
+                interrupted, result = status(), stop.result
+            except KeyboardInterrupt:
+                click.echo("Stopped.", err=True)
+                sys.exit(status())
     except OSError as error:
         raise output.os_error(error) from error
     except ValueError as error:
@@ -123,7 +126,7 @@ def send(command: str, /, as_json: bool, **options: Any) -> None:
         click.echo(json.dumps(found | {"uringzc": __version__, "command": command}, indent=2))
     else:
         report(console, job, result)
-    sys.exit(130 if interrupted else 1 if result.failed else 0)
+    sys.exit(interrupted or bool(result.failed))
 
 
 def make_job(options: dict[str, Any]) -> Job:
@@ -158,7 +161,7 @@ def _run(job: Job) -> Result:
 def report(console: Console, job: Job, result: Result) -> None:
     """What was sent, for people."""
     to = job.to[0] if len(job.to) == 1 else counted(len(job.to), "destination")
-    stopped = ", until Ctrl-C" if result.stopped == "interrupt" else ""
+    stopped = ", interrupted" if result.stopped == "interrupt" else ""
     console.print(
         f"{tables.datagrams(result.datagrams)} to {to} in {result.seconds:.2f} s{stopped}", style="bold"
     )

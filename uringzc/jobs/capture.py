@@ -1,4 +1,4 @@
-"""The UDP payloads of a capture (a pcap file): where they are in the file, and when they were captured.
+"""The UDP payloads of a capture (pcap or pcapng): where they are in the file, and when they were captured.
 
 It takes captures of Ethernet (also with VLAN tags), of Linux's "any" device (cooked) and of bare IP; IPv4 and
 IPv6. Fragments, datagrams that the capture cut short, and what is not UDP are counted and skipped. Reading it
@@ -17,12 +17,14 @@ from typing import Any
 
 from uringzc import UdpSender
 from uringzc.address import Address
+from uringzc.jobs import pcapng
 from uringzc.jobs.job import Job
 from uringzc.jobs.sources import Block, Source, in_block
 
 _LINKS = {1: (12, 14), 113: (14, 16), 276: (0, 20)}  # offset of the protocol, and of the payload
 _BARE = (12, 14, 101, 228, 229)  # only IP
 _TAGS = (b"\x81\x00", b"\x88\xa8")
+_LONG = 1e6  # seconds: no capture pauses longer, but a time in it may be wrong
 _TICK = 0.001  # seconds: what is due within one is sent together
 
 
@@ -43,29 +45,42 @@ def read_index(capture: Any, name: str) -> Index:
     except ModuleNotFoundError:
         raise ValueError("captures are read with dpkt, which is not installed: pip install dpkt") from None
     found = Index()
+    first, latest = None, 0.0
+    for link, seconds, offset, length in _packets(dpkt, capture, name):
+        if seconds is not None:
+            first = seconds if first is None else first
+            latest = max(latest, seconds - first)  # the clock may have been set back
+        piece = _payload(dpkt, link, capture[offset : offset + length])
+        if isinstance(piece, str):
+            found.skipped[piece] += 1
+            continue
+        found.offsets.append(offset + piece[0])
+        found.lengths.append(piece[1])
+        found.times.append(latest)
+    unknown = [why for why in found.skipped if why.startswith("link type")]
+    if unknown and not found.offsets:
+        raise ValueError(f"{name} is a capture of {unknown[0]}, which is not understood")
+    return found
+
+
+def _packets(dpkt: Any, capture: Any, name: str) -> Iterator[pcapng.Packet]:
+    """Those of a pcapng or a pcap file. ValueError."""
     try:
+        if capture[:4] == pcapng.SECTION:
+            yield from pcapng.packets(capture)
+            return
         reader = dpkt.pcap.Reader(capture)
     except (ValueError, dpkt.Error):
         raise ValueError(f"{name} is no pcap file") from None
-    link, first, latest = reader.datalink(), None, 0.0
-    if link not in _LINKS and link not in _BARE:
-        raise ValueError(f"{name} is a capture of link type {link}, which is not understood")
     with suppress(dpkt.NeedData):  # the last record may be cut off
         for timestamp, frame in reader:
-            first = float(timestamp) if first is None else first
-            latest = max(latest, float(timestamp) - first)  # the clock may have been set back
-            piece = _payload(dpkt, link, frame)
-            if isinstance(piece, str):
-                found.skipped[piece] += 1
-                continue
-            found.offsets.append(capture.tell() - len(frame) + piece[0])
-            found.lengths.append(piece[1])
-            found.times.append(latest)
-    return found
+            yield pcapng.Packet(reader.datalink(), float(timestamp), capture.tell() - len(frame), len(frame))
 
 
 def _payload(dpkt: Any, link: int, frame: bytes) -> tuple[int, int] | str:
     """Where in the frame its UDP payload is, and how long; or why it has none."""
+    if link not in _LINKS and link not in _BARE:
+        return f"link type {link}"
     try:
         start = 0
         if link in _LINKS:
@@ -112,7 +127,8 @@ class Capture(Source):
             start, at = time.monotonic(), 0
             while at < len(index.offsets):
                 if speed:
-                    time.sleep(max(0.0, start + index.times[at] / speed - time.monotonic()))
+                    due = start + index.times[at] / speed - time.monotonic()
+                    time.sleep(min(max(0.0, due), _LONG))
                     behind = bisect.bisect_right(index.times, (time.monotonic() - start + _TICK) * speed)
                 else:
                     behind = at + in_block(self.job)

@@ -1,9 +1,11 @@
 """Job: what to send, as plain data that can be pickled. Pure: nothing is opened or resolved here."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 from uringzc.senders.pacing import BITS, DATAGRAMS
 
@@ -129,8 +131,10 @@ class Job:
             limit = getattr(self, name)
             if limit is not None and not limit > 0:
                 yield f"{name} is more than 0, not {limit}"
-        if self.interval < 0.001:
+        if not 0.001 <= self.interval < math.inf:
             yield f"interval is a millisecond or more, not {self.interval} s"
+        if self.start_at is not None and not math.isfinite(self.start_at):
+            yield f"start_at is seconds since 1970, not {self.start_at}"
         if self.stream is not None and not 0 <= self.stream < 2**32:
             yield f"stream is 0 to 2**32 - 1, not {self.stream}"
         part, parts = self.share
@@ -171,5 +175,36 @@ class Job:
             yield f"speed is a factor, or 0 for at once, not {self.speed}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For JSON; ``Job(**d)`` makes it again."""
+        """For JSON; `from_dict` makes it again."""
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Job":
+        """What as_dict() gave, perhaps by way of JSON, or some of it.
+
+        ValueError for what a Job does not have, and for values of another type.
+        """
+        return cls(**checked(cls, {"to": (), **values}))
+
+
+def checked(kind: type, values: dict[str, Any]) -> dict[str, Any]:
+    """The values for a dataclass. ValueError for what it does not have, and for those of another type."""
+    kinds = get_type_hints(kind)
+    for name, value in values.items():
+        if name not in kinds:
+            raise ValueError(f"a {kind.__name__} has no {name!r}")
+        if not _fits(value, kinds[name]):
+            raise ValueError(f"{name} of a {kind.__name__} cannot be {value!r}")
+    return values
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    """Whether a value that JSON may have is of that type."""
+    origin, parts = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(_fits(value, part) for part in parts)
+    if origin is tuple:
+        return isinstance(value, (list, tuple)) and len(value) == len(parts) and all(map(_fits, value, parts))
+    if origin:  # a sequence, or one string
+        return isinstance(value, (list, tuple, str)) and all(_fits(each, parts[0]) for each in value)
+    return isinstance(value, (int, float) if kind is float else kind)

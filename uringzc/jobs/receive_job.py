@@ -1,9 +1,10 @@
 """ReceiveJob: what to receive, and Received: what came, both as plain data."""
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from uringzc.jobs.job import parse_address
+from uringzc.jobs.job import checked, parse_address
 from uringzc.jobs.result import SECOND, Count
 
 
@@ -39,8 +40,17 @@ class ReceiveJob:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"{name} is more than 0, not {value}")
-        if self.interval < 0.001:
+        if not 0.001 <= self.interval < math.inf:
             raise ValueError(f"interval is a millisecond or more, not {self.interval} s")
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; `from_dict` makes it again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "ReceiveJob":
+        """What as_dict() gave, perhaps by way of JSON, or some of it. ValueError as of Job.from_dict."""
+        return cls(**checked(cls, values))
 
 
 @dataclass(frozen=True)
