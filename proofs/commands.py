@@ -14,8 +14,8 @@ from proofs.suite import clean_environ
 
 def run(*command: str | Path, folder: Path = ROOT, environ: Mapping[str, str] | None = None) -> str:
     """What it prints; PreparationError, with that, if it fails. `environ` is added to this process's."""
-    line = shlex.join(map(str, command))
-    click.echo(f"$ {line}", err=True)
+    line = " ".join(shlex.join(map(str, command)).split())
+    click.echo(f"$ {line if len(line) < 160 else f'{line[:80]} ... {line[-75:]}'}", err=True)
     done = subprocess.run(
         command,
         cwd=folder,

@@ -104,7 +104,11 @@ def describe(files: list[Path], tried: list[attempt.Tried]) -> str:
     where: dict[str, list[str]] = {file.name: [] for file in files}
     for one in tried:
         where[one.file].append(one.where)
-    return "; ".join(f"{name}: {', '.join(places) or 'built, not run'}" for name, places in where.items())
+    short = {name: name.split("-", 2)[2].removesuffix(".whl") for name in where if name.endswith(".whl")}
+    return "; ".join(
+        f"{short.get(name, 'sdist')}: {', '.join(places) or 'built, not run'}"
+        for name, places in where.items()
+    )
 
 
 if __name__ == "__main__":

@@ -128,9 +128,16 @@ def test_a_folder_is_given_to_a_target(tmp_path: Path) -> None:
 
 
 def test_what_was_not_tried_is_said() -> None:
-    tried = [Tried("a.whl", "CPython 3.10.1 by io_uring"), Tried("a.whl", "CPython 3.11.2 by io_uring")]
-    said = describe([Path("dist/a.whl"), Path("dist/b.whl")], tried)
-    assert said == "a.whl: CPython 3.10.1 by io_uring, CPython 3.11.2 by io_uring; b.whl: built, not run"
+    files = [
+        Path("dist/u-1.2-cp310-abi3-a.whl"),
+        Path("dist/u-1.2-cp310-abi3-b.whl"),
+        Path("dist/u-1.2.tar.gz"),
+    ]
+    tried = [Tried(file.name, f"CPython {n} by io_uring") for n in (1, 2) for file in files[::2]]
+    assert describe(files, tried) == (
+        "cp310-abi3-a: CPython 1 by io_uring, CPython 2 by io_uring; cp310-abi3-b: built, not run; "
+        "sdist: CPython 1 by io_uring, CPython 2 by io_uring"
+    )
 
 
 def test_the_programs_that_are_tried_are_those_of_readme() -> None:
