@@ -71,6 +71,8 @@ def unreachable(pages: dict[Path, Page]) -> Iterator[str]:
             urllib.request.urlopen(request, timeout=20).close()
         except (OSError, urllib.error.URLError) as error:
             yield f"{link}: {error}"
+            if isinstance(error, urllib.error.HTTPError):
+                error.close()  # it is the answer, too
 
 
 def main() -> int:

@@ -26,11 +26,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import packaging.tags
 from packaging.requirements import Requirement
 
 from proofs.page import ROOT
 
 BUILD = ROOT / "build"
+_SHOW = "import sysconfig; print(sysconfig.{})"
 #: what the compiled modules are made of
 SOURCES = ("uringzc/_native/", "uringzc/_build.py", "setup.py")
 
@@ -171,17 +173,32 @@ def _venv(folder: Path, python: str | Path | None) -> Path:
     if wanted == base:  # without its .pth files: the package is in one
         paths += sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
     else:
-        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(interpreter)]
-        subprocess.run([*pip, "install", "--quiet", *packages], check=True)
-    site = _ask(interpreter, "import sysconfig; print(sysconfig.get_path('purelib'))")
+        subprocess.run([*_pip(interpreter), "--quiet", *packages], check=True)
+    site = _ask(interpreter, _SHOW.format("get_path('purelib')"))
     Path(site, "build.pth").write_text("\n".join(paths) + "\n")
     stamp.write_text(contents)
     return interpreter
 
 
+def _pip(interpreter: Path) -> list[str]:
+    """A command that installs what is named behind it into the environment of an interpreter.
+
+    pip runs in that interpreter. One that is instrumented would take half an hour: the pip that runs here picks
+    its wheels.
+    """
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
+    if "--with-thread-sanitizer" not in _ask(interpreter, _SHOW.format("get_config_var('CONFIG_ARGS')")):
+        return [*pip, "--python", str(interpreter), "install"]
+    tag = _ask(interpreter, _SHOW.format("get_config_var('SOABI')")).split("-")[1]  # 314t
+    platforms = [f"--platform={one}" for one in packaging.tags.platform_tags()]
+    wheels = [f"--python-version={tag.rstrip('t')}", f"--abi=cp{tag}", "--abi=none", "--only-binary=:all:"]
+    target = _ask(interpreter, _SHOW.format("get_path('purelib')"))
+    return [*pip, "install", f"--target={target}", "--implementation=cp", *wheels, *platforms]
+
+
 def _requirements(python: str | Path) -> list[str]:
     """What the package and its extras need, but for the package."""
-    gil = _ask(python, "import sysconfig; print(sysconfig.get_config_var('Py_GIL_DISABLED') != 1)") == "True"
+    gil = _ask(python, _SHOW.format("get_config_var('Py_GIL_DISABLED')")) != "1"
     needed = [Requirement(line) for line in importlib.metadata.requires("uringzc") or []]
     return sorted(
         {

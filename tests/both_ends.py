@@ -38,7 +38,7 @@ def put(address: str, datagrams: Sequence[bytes]) -> None:
 
 
 @contextmanager
-def receiving(bind: str = "127.0.0.1:0", **options: Any) -> Iterator[Receiving]:
+def receiving(bind: str = "127.0.0.1:0", stop: int | None = None, **options: Any) -> Iterator[Receiving]:
     """receive() in a thread, ready; it ends before this does."""
     ready, address = threading.Event(), list[str]()
 
@@ -47,7 +47,7 @@ def receiving(bind: str = "127.0.0.1:0", **options: Any) -> Iterator[Receiving]:
         ready.set()
 
     with ThreadPoolExecutor(1) as pool:
-        future = pool.submit(receive, ReceiveJob(bind, **options), None, note)
+        future = pool.submit(receive, ReceiveJob(bind, **options), None, note, stop)
         future.add_done_callback(lambda _: ready.set())
         assert ready.wait(20)
         if not address:

@@ -142,3 +142,17 @@ def _interface() -> str:
             if line.startswith("fe80"):
                 return line.split()[-1]
     return "eth0"
+
+
+def joined(host: str, port: int) -> str:
+    """HOST:PORT, with an IPv6 host in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def is_own(host: str) -> bool:
+    """Whether a numeric address is one of this machine: a socket can be bound to it."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+        sock.bind((host, 0))
+        return True
+    return False

@@ -76,7 +76,10 @@ def send_numbered(tx: UdpSender, rx: testing.Receiver, count: int = 10_000) -> l
     for number, data in enumerate(sent):
         tx.send(data)
         if number % 256 == 255:
-            rx.wait(number - 2000)
+            try:
+                rx.wait(number - 2000)
+            except TimeoutError as error:  # where are the others?
+                raise TimeoutError(f"{error}, of {number + 1} sent: {tx.stats}") from None
     return sent
 
 

@@ -433,6 +433,18 @@ def test_a_receiver_counts_and_keeps_datagrams(host: str, thread: bool) -> None:
     assert rx.sock.fileno() == -1
 
 
+def test_a_receiver_says_what_the_kernel_dropped() -> None:
+    sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the least that there is
+    sock.bind(("127.0.0.1", 0))
+    with testing.receiver(sock=sock, thread=False) as rx, socket.socket(type=socket.SOCK_DGRAM) as tx:
+        for _ in range(50):
+            tx.sendto(bytes(1000), rx.address)
+        with pytest.raises(TimeoutError) as error:
+            rx.wait(50, timeout=0.01)
+        assert f"{50 - rx.count} were dropped: its buffer was full" in str(error.value)
+
+
 def test_receiver_wakes_up_for_what_comes_later() -> None:
     with testing.receiver() as rx, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         start = time.monotonic()

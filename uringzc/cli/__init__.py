@@ -1,7 +1,8 @@
 """The `uringzc` command: a file for each subcommand, and `output` for what they print.
 
-Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`; of `send` and
-`recv` is `traffic`, and `uringzc/jobs/` does what they say.
+Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`; of `bench`
+are `bench_options` and `bench_tables`; of `send` and `recv` is `traffic`. What these three say,
+`uringzc/jobs/` does.
 """
 
 import os
@@ -13,7 +14,7 @@ from typing import Any
 try:
     import click
 
-    from uringzc.cli import demo, doctor, recv, send
+    from uringzc.cli import bench, demo, doctor, recv, send
     from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
@@ -54,6 +55,7 @@ def main() -> None:
     """Zero-copy network sends with notifier slots, over io_uring or MSG_ZEROCOPY."""
 
 
+main.add_command(bench.bench)
 main.add_command(demo.demo)
 main.add_command(doctor.doctor)
 main.add_command(recv.recv)

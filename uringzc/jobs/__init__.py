@@ -12,6 +12,7 @@ process, by ssh, or on a cluster's worker. Nothing here starts processes. It nee
 
 from typing import TYPE_CHECKING, Any
 
+from uringzc.jobs.bench_report import BenchReport, BenchRound, BenchRun, Limit, LimitTry, Machine, Spread
 from uringzc.jobs.job import Job, Rate, parse_address, parse_rate
 from uringzc.jobs.receive_job import Received, ReceiveJob, StreamReport
 from uringzc.jobs.result import Count, Interrupted, Progress, Result, total
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
     from uringzc.jobs.sending import run
 
 __all__ = [
+    "BenchReport",
+    "BenchRound",
+    "BenchRun",
     "Count",
     "Interrupted",
     "Job",
+    "Limit",
+    "LimitTry",
+    "Machine",
     "Progress",
     "Rate",
     "ReceiveJob",
     "Received",
     "Result",
+    "Spread",
     "StreamReport",
     "parse_address",
     "parse_rate",

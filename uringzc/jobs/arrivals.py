@@ -1,12 +1,10 @@
 """Datagrams as they came, taken apart: those of numbered streams, and the others."""
 
-import socket
 from collections.abc import Callable
-from contextlib import suppress
 
 import numpy as np
 
-from uringzc.address import Address
+from uringzc.address import Address, is_own, joined
 from uringzc.jobs import header
 from uringzc.jobs.header import Bytes, Words
 from uringzc.jobs.reader import Batch
@@ -63,8 +61,7 @@ class Arrivals:
                 magic &= ids != stream
             else:
                 host, port = address(at)[:2]
-                name = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-                self.streams[int(stream)] = Stream(int(stream), name, _is_own(host))
+                self.streams[int(stream)] = Stream(int(stream), joined(host, port), is_own(host))
         return magic
 
     def _intact(self, joined: Bytes, starts: Words, sizes: Words, headers: Words, ends: Words) -> Words:
@@ -120,12 +117,3 @@ def _rows(joined: Bytes, starts: Words, size: int) -> Bytes:
     if count == 1 or (step >= size and bool((np.diff(starts) == step).all())):
         return np.ndarray((count, size), np.uint8, joined, int(starts[0]), (step, 1))
     return np.ndarray((len(joined) - size + 1, size), np.uint8, joined, 0, (1, 1))[starts]
-
-
-def _is_own(host: str) -> bool:
-    """Whether an address is one of this machine: a socket can be bound to it."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
-        sock.bind((host, 0))
-        return True
-    return False

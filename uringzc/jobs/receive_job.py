@@ -87,7 +87,7 @@ class Received:
     rcvbuf: int  #: bytes of it, as the kernel counts them
     written: int  #: bytes, to the output
     cpu_ns: int  #: CPU time of the receiving thread
-    stopped: str  #: by what: "count", "duration", "idle", "ended" or "interrupt"
+    stopped: str  #: by what: "count", "duration", "idle", "stop", "ended" or "interrupt"
 
     @property
     def seconds(self) -> float:

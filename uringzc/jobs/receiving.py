@@ -5,6 +5,7 @@ What waits is read (``reader.py``) and collected for some milliseconds; then all
 """
 
 import ipaddress
+import math
 import select
 import socket
 import struct
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
-from uringzc.address import family_of
+from uringzc.address import family_of, joined
 from uringzc.jobs.arrivals import Arrivals
 from uringzc.jobs.job import parse_address
 from uringzc.jobs.output import Output
@@ -24,7 +25,8 @@ _SO_MEMINFO, _DROPS = 55, 8
 _SO_RCVBUFFORCE = 33
 _RCVBUF = 64 << 20
 _COLLECT = 0.005  # seconds
-_QUIET = 0.2  # seconds after the end of all streams: there may be another
+_QUIET = 0.2  # seconds after the end of all streams, or after `stop`: more may be on the way
+_DRAIN = 3.0  # seconds after `stop`, whatever comes
 _SHOW = 0.1  # seconds between two calls of `progress`
 
 
@@ -32,18 +34,20 @@ def receive(
     job: ReceiveJob,
     progress: Callable[[Progress], object] | None = None,
     ready: Callable[[str], object] | None = None,
+    stop: int | None = None,
 ) -> Received:
     """Receives until the job says that it is over, and returns what came.
 
     `ready` is called with the address as soon as datagrams can come: senders may begin. `progress` is called
-    about ten times a second. OSError or ValueError for an address or an output that cannot be used. Ctrl-C
-    raises Interrupted, a KeyboardInterrupt that has what was Received so far. UDP_GRO, Linux 5.0, is used if
-    it is there. It needs numpy.
+    about ten times a second. `stop`: a file descriptor; when it can be read, or its other end is closed, it
+    is over as soon as nothing comes for 0.2 s, and 3 s later in any case. OSError or ValueError for an
+    address or an output that cannot be used. Ctrl-C raises Interrupted, a KeyboardInterrupt that has what was
+    Received so far. UDP_GRO, Linux 5.0, is used if it is there. It needs numpy.
     """
     with ExitStack() as stack:
         output = None if job.output is None else stack.enter_context(Output(job.output))
         sock = stack.enter_context(open_receiver(job))
-        run = _Run(job, sock, output, progress)
+        run = _Run(job, sock, output, progress, stop)
         try:
             if ready:
                 ready(run.bind)
@@ -117,10 +121,11 @@ class _Run:
         sock: socket.socket,
         output: Output | None,
         progress: Callable[[Progress], object] | None,
+        stop: int | None,
     ) -> None:
         self.job, self._sock, self._output, self._progress = job, sock, output, progress
-        host, port = sock.getsockname()[:2]
-        self.bind = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._stop, self._stopped_at = stop, math.inf
+        self.bind = joined(*sock.getsockname()[:2])
         self._reader = Reader(sock)
         self._counts = Intervals(job.interval)
         self._arrivals = Arrivals(output.write, output.append) if output is not None else Arrivals(None, None)
@@ -133,6 +138,8 @@ class _Run:
         """Receives until it is over; returns why."""
         poll = select.poll()
         poll.register(self._sock, select.POLLIN)
+        if self._stop is not None:
+            poll.register(self._stop, select.POLLIN)
         oldest = 0.0  # of what was read, and not looked at
         while True:
             now = time.monotonic()
@@ -142,7 +149,11 @@ class _Run:
                 self.look()
                 return stopped
             self._show(now)
-            if not poll.poll(1000 * (_COLLECT if self._reader else self._patience(now))):
+            events = dict(poll.poll(1000 * (_COLLECT if self._reader else self._patience(now))))
+            if self._stop is not None and self._stop in events:
+                poll.unregister(self._stop)
+                self._stop, self._stopped_at = None, time.monotonic()
+            if self._sock.fileno() not in events:
                 continue
             first = not self._reader
             if self._reader.read():
@@ -156,6 +167,8 @@ class _Run:
             due.append(self._began + self.job.duration - now)
         if self.job.idle is not None and self._start_ns:
             due.append(self._came + self.job.idle - now)
+        if self._stopped_at < math.inf:
+            due.append(max(self._came, self._stopped_at) + _QUIET - now)
         return max(0.001, min(due))
 
     def _over(self, now: float) -> str:
@@ -165,10 +178,14 @@ class _Run:
             return "count"
         if job.duration is not None and now - self._began >= job.duration:
             return "duration"
+        if now - self._stopped_at >= _DRAIN:
+            return "stop"
         if self._reader:
             return ""
         if job.idle is not None and self._start_ns and now - self._came >= job.idle:
             return "idle"
+        if now - max(self._came, self._stopped_at) >= _QUIET:
+            return "stop"
         limited = job.count is not None or job.duration is not None or job.idle is not None
         ended = arrivals.streams and all(stream.end is not None for stream in arrivals.streams.values())
         return "ended" if ended and not limited and now - self._came >= _QUIET else ""

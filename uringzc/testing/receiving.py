@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 Address = tuple[str, int]
 Socket = socket.socket
 _SO_RCVBUFFORCE = 33
+_SO_MEMINFO, _DROPS = 55, 8  # <linux/sock_diag.h>: SK_MEMINFO_DROPS, of u32
 
 
 class Receiver:
@@ -35,18 +37,30 @@ class Receiver:
             return self._kept.copy()
 
     def wait(self, count: int, timeout: float = 5.0) -> list[bytes]:
-        """`datagrams`, as soon as `count` have come since the start; TimeoutError says how many did."""
+        """`datagrams`, as soon as `count` have come since the start.
+
+        TimeoutError says how many did, and how many the kernel dropped since the socket's buffer was full.
+        """
         deadline = time.monotonic() + timeout
         while self.count < count:
             left = deadline - time.monotonic()
             if left <= 0:
-                raise TimeoutError(f"{self.count} of {count} datagrams came to {self.address} in {timeout} s")
+                came = f"{self.count} of {count} datagrams came to {self.address} in {timeout} s"
+                raise TimeoutError(came + self._dropped())
             if self._thread:
                 with self._arrived:
                     self._arrived.wait_for(lambda: self.count >= count, left)
             elif select.select([self.sock], [], [], left)[0]:
                 self.read()
         return self.datagrams
+
+    def _dropped(self) -> str:
+        """How many the kernel has dropped since the socket's buffer was full, for an error."""
+        with suppress(OSError):  # it is closed
+            memory = self.sock.getsockopt(socket.SOL_SOCKET, _SO_MEMINFO, 4 * _DROPS + 4)
+            if dropped := int.from_bytes(memory[4 * _DROPS :], sys.byteorder):
+                return f", {dropped} were dropped: its buffer was full"
+        return ""
 
     def read(self) -> None:
         """Take what is there, without waiting: at most 1024. The thread does this, if there is one."""

@@ -100,8 +100,8 @@ uint32_t admit_trains(UdpBatcher *g) {
     }
     if (admitted && held) {
         begin_change(g);
-        memcpy(g->trains, trains, admitted * sizeof *trains);
-        memcpy(&g->trains[admitted], waiting, held * sizeof *waiting);
+        for (uint32_t i = 0; i < g->count; i++) /* memcpy() would not be atomic for who counts them */
+            WRITE_SHARED(g->trains[i], i < admitted ? trains[i] : waiting[i - admitted]);
         end_change(g);
     }
     if (g->count && !admitted)
