@@ -21,7 +21,7 @@ ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))
 PACKAGE = $(VENV)/.package
 DEV = $(VENV)/.dev
 
-.PHONY: help demo test test-quick test-drop-in bench check docs wheel release clean
+.PHONY: help demo test test-quick test-drop-in bench check docs wheel wheels release clean
 .PHONY: asan tsan valgrind fuzz kernels pythons distributions soak
 help:
 	@echo 'make demo        watch zero-copy sends and their notifications  (ARGS: to uringzc demo)'
@@ -32,6 +32,7 @@ help:
 	@echo 'make check       lint, types, formatting, and the C sources with -Werror'
 	@echo 'make docs        the documentation as a site                    (ARGS=--external: also looks at links to other sites)'
 	@echo 'make wheel       a wheel for CPython 3.10 and later, or for this one without the GIL; liburing is inside'
+	@echo 'make wheels      those for other machines and musl too, cross-compiled, checked and tried'
 	@echo 'make release     check, build and try what is released; uploads nothing (docs/releasing.md)'
 	@echo 'make clean       remove all that these made'
 	@echo
@@ -68,7 +69,7 @@ MINUTES = 5
 HOURS = 1
 
 # A proof prepares what it needs itself: other builds, interpreters, machines.
-asan tsan valgrind kernels pythons distributions release: $(DEV)
+asan tsan valgrind kernels pythons distributions wheels release: $(DEV)
 	@$(BIN)/python -m proofs.$@ $(ARGS)
 
 fuzz: $(DEV)

@@ -79,7 +79,7 @@ def ffibuilder() -> cffi.FFI:
     require()
     libraries = _pkg_config("--libs").split()
     if os.environ.get("URINGZC_STATIC"):
-        libraries = [{"-luring": "-l:liburing.a"}.get(flag, flag) for flag in libraries]
+        libraries = [str(_archive()) if flag == "-luring" else flag for flag in libraries]
         libraries.append("-Wl,--exclude-libs,ALL")  # its names stay inside
     ffi = cffi.FFI()
     ffi.cdef((Path(__file__).parent / "_native" / "uringzc.h").read_text())
@@ -113,9 +113,7 @@ def require() -> None:
     elif subprocess.run(["pkg-config", "--exists", f"liburing >= {LIBURING}"], check=False).returncode:
         found = _pkg_config("--modversion")
         missing["liburing"] = f"liburing {LIBURING} or newer" + (f" (this is {found})" if found else "")
-    elif (
-        os.environ.get("URINGZC_STATIC") and not Path(_pkg_config("--variable=libdir"), "liburing.a").exists()
-    ):
+    elif os.environ.get("URINGZC_STATIC") and not _archive().exists():
         missing["archive"] = "liburing.a (for URINGZC_STATIC)"
     if missing:
         names = " and ".join(missing.values())
@@ -136,6 +134,11 @@ def _how_to_install(missing: Iterable[str]) -> str:
         how = f"{one.install} {' '.join(needed)}" if all(needed) else "no package has it"
         commands.append(f"on {one.names}: {how}")
     return "; ".join(commands)
+
+
+def _archive() -> Path:
+    """Where liburing.a is, if it is installed."""
+    return Path(_pkg_config("--variable=libdir"), "liburing.a")
 
 
 def _pkg_config(option: str) -> str:

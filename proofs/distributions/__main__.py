@@ -1,8 +1,8 @@
 """Install the wheel and the sdist in other versions of Debian, and run the programs of README and the tests.
 
 RELEASES: 12, 13, testing; all if none is named. Each is made by debootstrap in build/distributions and kept.
-The wheel is built in the oldest of them, with `make wheel`; the sdist from source in each, against the
-liburing and the Python that are there. The tests are those of the sdist. Needs root.
+The wheel is that of --wheel, or built in the oldest of them with `make wheel`; the sdist from source in each,
+against the liburing and the Python that are there. The tests are those of the sdist. Needs root.
 """
 
 import json
@@ -50,9 +50,15 @@ class Result:
 @click.command(help=__doc__)
 @click.argument("releases", nargs=-1, type=click.Choice(list(RELEASES)))
 @click.option("--all", "whole", is_flag=True, help="With the tests that are marked slow.")
+@click.option(
+    "--wheel",
+    "given",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="To install this one, as of `make wheels`.",
+)
 @click.option("--mirror", "url", help="Where Debian's packages are; else where apt has them from.")
 @click.option("--write", is_flag=True, help="Put the result into docs/proof.md.")
-def main(releases: tuple[str, ...], whole: bool, url: str | None, write: bool) -> None:
+def main(releases: tuple[str, ...], whole: bool, given: Path | None, url: str | None, write: bool) -> None:
     """Prepare, run, and print the table."""
     interruptible()
     if os.geteuid():
@@ -65,7 +71,7 @@ def main(releases: tuple[str, ...], whole: bool, url: str | None, write: bool) -
             sdist = build_sdist()
             url = url or mirror()
             systems[0].make(url)
-            wheel = build_wheel(systems[0], sdist)
+            wheel = given or build_wheel(systems[0], sdist)
         except PreparationError as error:
             raise click.ClickException(str(error)) from error
         for system, result in results.items():

@@ -19,12 +19,16 @@ def run(*command: str) -> str:
     return done.stdout
 
 
+def programs(page: Path) -> list[str]:
+    """Each block of Python on it."""
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
 def main(readme: str) -> None:
-    """Of that page, each block of Python is a program."""
+    """With that page's programs."""
     tool = str(Path(sys.executable).with_name("uringzc"))
     engine = json.loads(run(tool, "doctor", "--json"))["engine"]
-    programs = re.findall(r"^```python\n(.*?)^```$", Path(readme).read_text(), re.MULTILINE | re.DOTALL)
-    said = [run(sys.executable, "-I", "-W", "error", "-c", program) for program in programs]
+    said = [run(sys.executable, "-I", "-W", "error", "-c", program) for program in programs(Path(readme))]
     assert said[-1].splitlines()[-1] == "b'hello'", said[-1]
     maps = "import uringzc; print('liburing' in open('/proc/self/maps').read())"
     linked = run(sys.executable, "-I", "-c", maps).strip() == "True"

@@ -1,4 +1,4 @@
-"""make release: what keeps a checkout from being released, and which file is for which interpreter."""
+"""make release: what keeps a checkout from being released."""
 
 import shutil
 import subprocess
@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 
 from proofs import release
-from proofs.interpreters import Interpreter
-from proofs.page import ROOT
 
 pytestmark = pytest.mark.engines()
 CHANGES = "# Changelog\n\n## [Unreleased]\n\n## [1.2.0] - 2026-11-22\n\n### Added\n\n- All.\n"
@@ -64,31 +62,3 @@ def test_changes_that_are_still_unreleased_are_refused(checkout: Path) -> None:
     git(checkout, "commit", "--quiet", "-am", "More.")
     (said,) = release.not_ready("1.2.0", checkout)
     assert "has changes under Unreleased" in said
-
-
-@pytest.mark.parametrize(
-    ("version", "free_threaded", "fitting"),
-    [
-        ((3, 10, 1), False, "abi3"),
-        ((3, 14, 7), False, "abi3"),
-        ((3, 14, 7), True, "cp314t"),
-        ((3, 15, 0), True, ""),
-    ],
-)
-def test_a_wheel_is_tried_with_what_can_install_it(
-    version: tuple[int, int, int], free_threaded: bool, fitting: str
-) -> None:
-    interpreter = Interpreter("python", version, free_threaded, Path())
-    wheels = {
-        "abi3": "uringzc-1.2.0-cp310-abi3-manylinux_2_34_x86_64.whl",
-        "cp314t": "uringzc-1.2.0-cp314-cp314t-manylinux_2_34_x86_64.whl",
-    }
-    assert [name for name, wheel in wheels.items() if release.fits(wheel, interpreter)] == [fitting][
-        : bool(fitting)
-    ]
-    assert release.fits("uringzc-1.2.0.tar.gz", interpreter)
-
-
-def test_a_release_promises_a_platform_that_the_page_names() -> None:
-    page = (ROOT / "docs" / "releasing.md").read_text()
-    assert f"-{release.PROMISED}`" in page

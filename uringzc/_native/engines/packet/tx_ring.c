@@ -4,9 +4,10 @@
  * The kernel takes frames in ring order, and stops at the first that is not to be sent. So frames that are
  * not to be sent yet, since a train is being staged there, are skipped: each is posted as a hole, whose
  * offset is not valid; with PACKET_LOSS the kernel then makes it available, and goes on. */
+#include <net/ethernet.h> /* first: musl's struct ethhdr, which Linux's headers then leave out */
+
 #include <linux/if_packet.h>
 #include <linux/virtio_net.h>
-#include <net/ethernet.h>
 #include <netinet/in.h>
 #include <netinet/udp.h>
 #include <stddef.h>
