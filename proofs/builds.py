@@ -183,8 +183,8 @@ def _venv(folder: Path, python: str | Path | None) -> Path:
 def _pip(interpreter: Path) -> list[str]:
     """A command that installs what is named behind it into the environment of an interpreter.
 
-    pip runs in that interpreter. One that is instrumented would take half an hour: the pip that runs here picks
-    its wheels.
+    pip runs in that interpreter. One that is instrumented would take half an hour: the pip that runs here
+    picks its wheels.
     """
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
     if "--with-thread-sanitizer" not in _ask(interpreter, _SHOW.format("get_config_var('CONFIG_ARGS')")):

@@ -44,9 +44,9 @@ class Queue:
 
     def __new__(
         cls,
-        engine: int,  # addresses of its struct, of its uzc_slots and its uzc_calls
-        slots: int,
+        engine: int,  # addresses of its struct and its uzc_calls
         calls: int,
+        slots: object,  # owner() of its uzc_slots
         describe_socket: Callable[[socket.socket], tuple[int, int, int, int, bool]],
         pin: Callable[..., Pinned],  # of the data; in debug mode also offset and length of what is sent
         pack: Callable[[int, Any], bytes],

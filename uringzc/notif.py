@@ -138,7 +138,8 @@ class Slots:
         self._check = refuse.check
         # not ffi.gc: the collector would run its destructor on a cycle that a finalizer then brings back
         free = ffi.cast("uintptr_t", ffi.addressof(lib, "uzc_slots_free"))
-        self._owner = owner(int(ffi.cast("uintptr_t", pointer)), int(free))
+        #: frees them with its last reference; C code that uses them has one
+        self.allocation = owner(int(ffi.cast("uintptr_t", pointer)), int(free))
         self.completion: Record[Any] = COMPLETION
         self.notification = NOTIFICATION
         self._stats = ffi.new("uzc_stats *")

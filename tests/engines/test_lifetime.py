@@ -508,3 +508,14 @@ def test_close_releases_descriptors_and_memory(udp_pair: Pair) -> None:
             s.submit()
     assert len(os.listdir("/proc/self/fd")) == before
     assert ring_count() == open_rings
+
+
+# -- the collector
+
+
+def test_what_c_uses_outlives_slots_that_the_collector_has_cleared() -> None:
+    """It clears what is in a cycle in any order, and a sender there uses the slots until it is gone."""
+    with uringzc.Scheduler(max_inflight=8) as engine:
+        slots, queue = engine._engine.slots, engine._engine.queue
+        kept = [held for held in gc.get_referents(queue) if isinstance(held, tuple)]
+        assert any(one is slots.allocation for held in kept for one in held)

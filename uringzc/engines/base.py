@@ -55,8 +55,8 @@ class Engine(KernelInterface):
         self.slots.posted = partial(_after_posting, weakref.ref(self))
         self.queue = Queue(
             int(ffi.cast("uintptr_t", self._native)),
-            int(ffi.cast("uintptr_t", self.slots.pointer)),
             int(ffi.cast("uintptr_t", calls)),
+            self.slots.allocation,
             self._describe_socket(),
             memory.pin_checked if self.debug else memory.pin,
             address.pack,

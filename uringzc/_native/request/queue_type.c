@@ -81,14 +81,17 @@ static PyObject *queue_exclusive(PyObject *self, PyObject *args) {
 }
 
 static int queue_setup(Queue *q, PyObject *args) {
-    unsigned long long engine, slots, calls;
-    if (!PyArg_ParseTuple(args, "KKKOOOOOOOOOOOOOO!O!", &engine, &slots, &calls, &q->describe_socket, &q->pin,
+    unsigned long long engine, calls;
+    PyObject *slots;
+    if (!PyArg_ParseTuple(args, "KKOOOOOOOOOOOOOOO!O!", &engine, &calls, &slots, &q->describe_socket, &q->pin,
                           &q->pack, &q->refuse, &q->find_path, &q->claimed, &q->tidy, &q->verify,
                           &q->region_type, &q->notifier_type, &q->batch_type, &q->slots_object, &q->retired,
                           &PyList_Type, &q->parked, &PyList_Type, &q->to_detach))
         return -1;
     q->engine = (void *)(uintptr_t)engine;
-    q->slots = q->records = (uzc_slots *)(uintptr_t)slots;
+    q->slots = q->records = PyCapsule_GetPointer(slots, NULL);
+    if (!q->slots)
+        return -1;
     q->calls = (const uzc_calls *)(uintptr_t)calls;
     if (q->verify == Py_None)
         q->verify = NULL;
