@@ -455,8 +455,8 @@ def test_ctrl_c_before_it_begins() -> None:
     process = subprocess.Popen(
         [*COMMAND, "send", "127.0.0.1:9", "--start-at=+60"], stderr=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    wchan = Path(f"/proc/{process.pid}/wchan")  # CPython 3.10 sleeps in select()
-    assert wait_until(lambda: any(call in wchan.read_text() for call in ("nanosleep", "select")))
+    wchan = Path(f"/proc/{process.pid}/wchan")  # CPython 3.10 sleeps in select(2)
+    assert wait_until(lambda: any(call in wchan.read_text() for call in ("nanosleep", "poll_schedule")))
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130

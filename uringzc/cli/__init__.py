@@ -1,7 +1,8 @@
 """The `uringzc` command: a file for each subcommand, and `output` for what they print.
 
 Of `demo` are also `demo_receiver`, `demo_peer`, `transfer`, `sources`, `compare` and `tables`; of `bench`
-    from uringzc.cli import bench, calibrate, demo, diff, doctor, recv, report, send
+are `bench_options` and `bench_tables`; of `send` and `recv` is `traffic`. What these three do is in
+`uringzc/jobs/`, and that of `diff` and `report` in `uringzc/report/`.
 """
 
 import os
@@ -14,8 +15,7 @@ from typing import Any
 try:
     import click
 
-    from uringzc.cli import bench, calibrate, demo, doctor, recv, send
-    from uringzc.cli import bench, demo, diff, doctor, recv, report, send
+    from uringzc.cli import bench, calibrate, demo, diff, doctor, recv, report, send
     from uringzc.cli.output import OutputError
 except ModuleNotFoundError as error:
     missing = (error.name or "").partition(".")[0]
