@@ -16,14 +16,14 @@ picture_option = click.option("--picture", type=_OUTPUT, help="Write plots of it
 
 
 @click.command()
-@click.argument("results", nargs=-1, required=True, type=RESULT, metavar="RESULT.json...")
+@click.argument("results", nargs=-1, required=True, type=RESULT, metavar="RESULT...")
 @html_option
 @picture_option
 def report(results: tuple[str, ...], html: str | None, picture: str | None) -> None:
     """Make a web page, or a picture, of results.
 
-    RESULT.json is what `uringzc bench`, `send` or `recv` printed with --json. The page is one file, with
-    tables and plots, and needs no network. Several results are shown beside each other: benches of two
+    RESULT is a file that `uringzc bench`, `send` or `recv` has printed with --json. The page is one file,
+    with tables and plots, and needs no network. Several results are shown beside each other: benches of two
     versions, or both ends of a transfer. A picture is of benches.
     """
     if html is None and picture is None:

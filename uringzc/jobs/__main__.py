@@ -33,7 +33,6 @@ def main() -> int:
         return 0 if sys.argv[1:] in (["-h"], ["--help"]) else 2
     try:
         job = read_job(sys.stdin.read())
-        interrupt_at_hangup(sys.stdout.fileno())
         done, status = run_job(job)
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -73,6 +72,7 @@ def run_job(job: Job | ReceiveJob) -> tuple[Any, int]:
     """Its Result, or what was Received; and the exit status."""
     from uringzc.jobs import receive, run
 
+    interrupt_at_hangup(sys.stdout.fileno())  # not while numpy is imported, which makes other errors of that
     with sigterm_interrupts() as status:
         try:
             if isinstance(job, Job):
