@@ -56,6 +56,12 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def frozen_again() -> None:
+    """Nor at what was imported, cached and reported since then."""
+    pytest_collection_finish()
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every test runs on every engine: on each of those that its mark names, if it has one."""
     marker = metafunc.definition.get_closest_marker("engines")
