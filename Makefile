@@ -13,8 +13,8 @@ NATIVE = $(shell find uringzc/_native -name '*.[ch]')
 C_FILES = $(NATIVE) $(wildcard benchmarks/programs/*.c tests/*/*.c proofs/*.c proofs/*/*.c)
 C_STRICT = -std=gnu11 -O2 -Wall -Wextra -Werror -Iuringzc/_native
 
-# In four processes, as many tests wait; ARGS=-n0: in one, as --pdb needs it.
-PYTEST = $(BIN)/python -m pytest -n 4 --dist worksteal
+# In three processes, as many tests wait; ARGS=-n0: in one, as --pdb needs it.
+PYTEST = $(BIN)/python -m pytest -n 3 --dist worksteal
 
 # Stamps: the environment of one interpreter, the package in it, and what tests need besides.
 ENVIRONMENT = $(VENV)/.made-by-$(subst /,_,$(PYTHON))

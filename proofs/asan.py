@@ -28,15 +28,10 @@ PARALLEL = ("-n", "2", "--dist", "worksteal")
 ALL = ("--ignore=tests/project", "--ignore=tests/docs")
 #: for CI, about a minute: the tests that use most of the C code, each on one engine
 SHORT = (
-    "tests/slots",
     "tests/scheduler/test_bad_input.py",
-    "tests/scheduler/test_batch_calls.py",
-    "tests/scheduler/test_reentry.py",
     "tests/engines/test_msg_zerocopy_errors.py",
-    "tests/engines/test_zerocopy_ids.py",
     "tests/frames/test_frames_lifetime.py",
     "tests/senders/test_udp_rules.py",
-    "tests/senders/test_udp_callbacks.py",
     "tests/senders/test_udp_lease.py",
     "tests/senders/test_udp_group.py",
     "tests/senders/test_timestamps.py",
@@ -48,7 +43,7 @@ SHORT = (
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
-@click.option("--short", is_flag=True, help="Only where most of the C code is used, in two minutes: for CI.")
+@click.option("--short", is_flag=True, help="Only where most of the C code is used, in a minute: for CI.")
 @click.option("--write", is_flag=True, help="Put the result into the table of docs/proof.md.")
 @click.argument("pytest_arguments", nargs=-1, type=click.UNPROCESSED)
 def main(short: bool, write: bool, pytest_arguments: tuple[str, ...]) -> None:
