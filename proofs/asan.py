@@ -30,7 +30,6 @@ ALL = ("--ignore=tests/project", "--ignore=tests/docs")
 SHORT = (
     "tests/scheduler/test_bad_input.py",
     "tests/engines/test_msg_zerocopy_errors.py",
-    "tests/frames/test_frames_lifetime.py",
     "tests/senders/test_udp_rules.py",
     "tests/senders/test_udp_lease.py",
     "tests/senders/test_udp_group.py",
