@@ -1,6 +1,11 @@
 """Both ends of a job over loopback, and a way between them that loses, repeats or changes datagrams."""
 
+import os
+import pty
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -77,3 +82,25 @@ def on_the_way(change: Callable[[list[bytes]], Sequence[bytes]], **job: Any) -> 
     with receiving() as end:
         end.put(datagrams)
     return end.received
+
+
+def on_a_terminal(columns: int, *arguments: str) -> tuple[str, str]:
+    """What `uringzc` leaves on it, roughly, and all that was written."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "uringzc", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"},
+    )
+    os.close(theirs)
+    said = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            said += chunk
+    except OSError:  # the other end is closed
+        pass
+    os.close(ours)
+    assert process.wait(30) in (0, 1)  # a busy machine may be slower than asked
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode()), said.decode()

@@ -1,9 +1,6 @@
 """`uringzc bench`: what it measures and prints, at both ends, and how it ends."""
 
 import json
-import os
-import pty
-import re
 import signal
 import subprocess
 import sys
@@ -14,13 +11,15 @@ from pathlib import Path
 
 import pytest
 from bench_figures import MACHINE, came, sent, stream
+from both_ends import on_a_terminal
 from click.testing import CliRunner, Result
 
 from uringzc import testing
 from uringzc.cli import main
 from uringzc.cli.bench_options import fitting_sizes, parse_peer, parse_sizes, working_engines
-from uringzc.cli.bench_tables import share, short
+from uringzc.cli.bench_tables import share
 from uringzc.jobs import BenchReport, BenchRound
+from uringzc.report.numbers import short
 
 pytestmark = pytest.mark.engines()
 COMMAND = [sys.executable, "-m", "uringzc", "bench"]
@@ -219,34 +218,12 @@ def test_where_nothing_comes_there_is_no_limit(way: type[Way], monkeypatch: pyte
 
 @pytest.mark.parametrize("columns", [40, 120])
 def test_terminals(columns: int) -> None:
-    text, said = on_a_terminal(columns, "localhost", *QUICK, "--rounds=1", "--rate=1kpps")
+    text, said = on_a_terminal(columns, "bench", "localhost", *QUICK, "--rounds=1", "--rate=1kpps")
     assert "4/4  socket  1,200 bytes" in said  # the line that moves
     shown = text.rpartition("\n64 bytes" if columns == 40 else "datagrams/s")
     assert shown[1]
     assert "socket" in shown[2]
     assert max(len(line.rstrip()) for line in shown[2].splitlines()) <= columns
-
-
-def on_a_terminal(columns: int, *arguments: str) -> tuple[str, str]:
-    """What is left on it, roughly, and all that was written."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"},
-    )
-    os.close(theirs)
-    said = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            said += chunk
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    assert process.wait(30) in (0, 1)  # a busy machine may be slower than asked
-    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode()), said.decode()
 
 
 # -- wrong use

@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from both_ends import sent_by
+from both_ends import on_a_terminal, sent_by
 from click.testing import CliRunner, Result
 from traffic import wait_until
 
@@ -466,27 +465,11 @@ def test_ctrl_c_before_it_begins() -> None:
 
 @pytest.mark.parametrize("columns", [40, 100])
 def test_a_narrow_terminal(columns: int, rx: testing.Receiver) -> None:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [*COMMAND, "send", target(rx), "--count=300", "--rate=1kpps"],  # long enough for the line that moves
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "COLUMNS": str(columns), "TERM": "xterm", "NO_COLOR": "1"},
-    )
-    os.close(theirs)
-    said = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            said += chunk
-    except OSError:  # the other end is closed
-        pass
-    os.close(ours)
-    assert process.wait(30) in (0, 1)  # a busy machine may be slower than asked
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
+    # long enough for the line that moves
+    text, said = on_a_terminal(columns, "send", target(rx), "--count=300", "--rate=1kpps")
     summary = "300 datagrams to" + text.rpartition("300 datagrams to")[2]
     assert max(len(line.rstrip()) for line in summary.splitlines()) <= columns
-    assert b"of 300 datagrams" in said  # the line that moves
+    assert "of 300 datagrams" in said  # the line that moves
 
 
 def test_standard_output_that_cannot_be_written_to(rx: testing.Receiver) -> None:

@@ -16,6 +16,7 @@ from uringzc.cli import output
 from uringzc.cli.traffic import bits, per_second
 from uringzc.jobs.bench_report import BenchReport, BenchRun, Limit, LimitTry, Machine, Spread
 from uringzc.jobs.result import Progress
+from uringzc.report.numbers import short
 
 if TYPE_CHECKING:
     from uringzc.jobs.bench import Sweep
@@ -26,15 +27,6 @@ _BOUND = {
     "receiver": "the receiver's buffer was full: a faster receiver would get more",
     "loss": "more is lost on the way",
 }
-
-
-def short(number: float) -> str:
-    """1.02M, 197k, 950."""
-    for scale, prefix in ((1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * scale:
-            value = number / scale
-            return f"{value:.0f}{prefix}" if value >= 99.95 else f"{value:.3g}{prefix}"
-    return f"{number:.3g}"
 
 
 def minutes(seconds: float) -> str:
